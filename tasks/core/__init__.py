@@ -1,0 +1,1 @@
+"""The mathematics: plain PyTorch, runnable without any service. Start with `records.py`."""

@@ -1,0 +1,106 @@
+"""The records that travel between the parts of the core. No logic beyond shape checks.
+
+Our renamings of published names: `text_embeds` for the synthetic "text labels", `step_sizes` for `syn_lr_img/txt`,
+`i2t_r1` for upstream's `txt_r1` and `t2i_r1` for its `img_r1`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class ImageCaptions:
+    """One raw example as a dataset plugin yields it.
+
+    Attributes:
+        name: unique file name inside the dataset, without `..` and not absolute.
+        split: one of `SPLITS`.
+        captions: at least one non-empty caption.
+        load: returns the picture as a PIL image in RGB; called once, lazily.
+    """
+
+    name: str
+    split: str
+    captions: tuple[str, ...]
+    load: Any = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a prepared dataset, all captions ragged.
+
+    Attributes:
+        images: (N, S, S, 3) uint8 array, usually a read-only memory map.
+        caption_image_idx: (T,) int64, the image (0..N-1) of each caption, ascending.
+        text_embeds: (T, D) float32 caption embeddings, in the order of `caption_image_idx`.
+        captions: the T caption texts.
+        features: (N, F) float32 frozen image features, when the encoder is frozen; else None.
+    """
+
+    images: np.ndarray
+    caption_image_idx: Tensor
+    text_embeds: Tensor
+    captions: tuple[str, ...]
+    features: Tensor | None = None
+
+    @property
+    def num_images(self) -> int:
+        return int(self.images.shape[0])
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Learnable soft similarity of LoRS: S = diag(diagonal) + (alpha / r) left @ right.T (METHOD 6).
+
+    Attributes:
+        diagonal: (M,).  left, right: (M, r).  alpha: scale.
+    """
+
+    diagonal: Tensor
+    left: Tensor
+    right: Tensor
+    alpha: float
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """M image-text pairs that a student is trained on: a coreset or a distilled set.
+
+    Attributes:
+        images: (M, C, H, W) float32 in the normalised space of (`mean`, `std`).
+        text_embeds: (M, D) float32 caption embeddings.
+        mean, std: per-channel normalisation of `images`, for pictures and for other encoders.
+        similarity: learned soft similarity, or None for the identity.
+        step_sizes: learned step sizes {"img": float, "txt": float}, or None.
+        provenance: JSON-serialisable facts: method, dataset, source row indices, seeds, warm-up model.
+    """
+
+    images: Tensor
+    text_embeds: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    similarity: Similarity | None = None
+    step_sizes: dict[str, float] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.text_embeds.ndim != 2 or len(self.images) != len(self.text_embeds):
+            raise ValueError(
+                f"a PairSet needs images (M, C, H, W) and text_embeds (M, D) of the same M; received "
+                f"{tuple(self.images.shape)} and {tuple(self.text_embeds.shape)}"
+            )
+        for name in ("images", "text_embeds"):
+            if not bool(torch.isfinite(getattr(self, name)).all()):
+                raise ValueError(f"PairSet.{name} has non-finite values; a set with NaN or infinity is never saved or trained on")
+
+    @property
+    def num_pairs(self) -> int:
+        return int(self.images.shape[0])
