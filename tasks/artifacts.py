@@ -1,0 +1,185 @@
+"""Atomic artifact folders: written in a work folder, renamed into place, with a manifest that names every file's sha256.
+
+An artifact exists only while its manifest verifies. Work folders are named by key, so that a stage killed in the
+middle finds its checkpoint there when it starts again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from tasks.stages import DATA
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Reference to an artifact: its folder and the digest of its content (not of its manifest's times)."""
+
+    path: str
+    digest: str
+    is_cached: bool = False
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.path)
+
+
+@dataclass(frozen=True)
+class Key:
+    """What an artifact depends on; two equal keys mean the same bytes on one machine with one thread count."""
+
+    stage: str
+    params: dict[str, Any]
+    inputs: dict[str, str]
+    code: str
+
+    @property
+    def digest(self) -> str:
+        return canonical_digest(asdict(self))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `manifest.json`."""
+
+    key: str
+    stage: str
+    params: dict[str, Any]
+    inputs: dict[str, str]
+    code: str
+    files: dict[str, str]
+    facts: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+    accepted_code: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Digest of the content: the files and what they were made from is enough; times are left out."""
+        return canonical_digest(self.files)
+
+
+class DamagedArtifact(ValueError):
+    """An artifact folder is there but its manifest does not verify."""
+
+
+def canonical_digest(value: Any) -> str:
+    """Return the sha256 of `value` as sorted, compact JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file, read in blocks."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def verify(folder: Path) -> Manifest | None:
+    """Return the manifest of `folder`, or None when there is no such folder.
+
+    Raises:
+        DamagedArtifact: the manifest is missing or unreadable, or a file is missing or differs.
+    """
+    if not folder.exists():
+        return None
+    path = folder / MANIFEST
+    try:
+        manifest = Manifest(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise DamagedArtifact(f"{folder}: {MANIFEST} is missing or unreadable ({error})") from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise DamagedArtifact(f"{folder}: format version {manifest.format_version}, this program reads {FORMAT_VERSION}")
+    for name, digest in manifest.files.items():
+        if not (folder / name).is_file():
+            raise DamagedArtifact(f"{folder}: file {name} is missing")
+        if file_digest(folder / name) != digest:
+            raise DamagedArtifact(f"{folder}: file {name} does not match its sha256 in {MANIFEST}")
+    return manifest
+
+
+def work_folder(key: Key, data: Path = DATA) -> Path:
+    """Return the work folder of a key; it outlives an interrupted build and holds its checkpoint."""
+    return data / ".work" / key.digest[:24]
+
+
+def lock(folder: Path, data: Path = DATA) -> FileLock:
+    """Return the lock that serialises builds of one artifact across processes."""
+    locks = data / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    return FileLock(locks / f"{canonical_digest(str(folder))[:24]}.lock")
+
+
+def write(folder: Path, key: Key, build: Callable[[Path], dict[str, Any]], facts: dict[str, Any]) -> Manifest:
+    """Build an artifact in its work folder and rename it to `folder`, replacing an older one.
+
+    `build(work)` writes the files and returns more facts for the manifest. Files whose name starts with a dot
+    (checkpoints) are removed before the rename. When `build` raises, `folder` is left as it was; an empty work
+    folder is removed, a checkpoint stays for the next try.
+    """
+    work = work_folder(key)
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        more = build(work)
+    except BaseException:
+        if not any(item.name.startswith(".") for item in work.iterdir()):
+            shutil.rmtree(work)
+        raise
+    for item in list(work.rglob(".*")):
+        item.unlink()
+    files = {str(path.relative_to(work)): path for path in sorted(work.rglob("*")) if path.is_file() and path.name != MANIFEST}
+    for path in files.values():
+        _fsync(path)
+    manifest = Manifest(
+        key=key.digest,
+        stage=key.stage,
+        params=key.params,
+        inputs=key.inputs,
+        code=key.code,
+        files={name: file_digest(path) for name, path in files.items()},
+        facts={**facts, **more},
+    )
+    _write_manifest(work, manifest)
+    _replace(work, folder)
+    return manifest
+
+
+def accept_code(folder: Path, manifest: Manifest, key: Key) -> Manifest:
+    """Record that an artifact made by other code is accepted as it is, under the key of today's code."""
+    accepted = Manifest(**{**asdict(manifest), "key": key.digest, "code": key.code, "accepted_code": manifest.code})
+    _write_manifest(folder, accepted)
+    return accepted
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    temporary = folder / f".{MANIFEST}"
+    temporary.write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
+    _fsync(temporary)
+    os.replace(temporary, folder / MANIFEST)
+
+
+def _replace(work: Path, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        old = work.with_name(work.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+        os.replace(work, folder)
+        shutil.rmtree(old)
+    else:
+        os.replace(work, folder)
+
+
+def _fsync(path: Path) -> None:
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())

@@ -1,0 +1,134 @@
+"""Cache key = stage + its parameters + input digests + the code it uses; a hit counts only if the artifact verifies."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.metadata
+import importlib.util
+import logging
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tasks import artifacts
+from tasks.artifacts import Key, Ref
+
+LOGGER = logging.getLogger("vl_distillery")
+_VERSIONED = ("torch", "timm", "transformers", "numpy", "pillow", "faiss-cpu", "vl-distillery")
+
+
+def obtain(
+    folder: Path,
+    key: Key,
+    build: Callable[[Path], dict[str, Any]],
+    *,
+    force: bool = False,
+    accept_code: bool = False,
+) -> Ref:
+    """Return the artifact in `folder` for `key`, building it unless a verified one with the same key is there.
+
+    Args:
+        force: build even when a valid artifact is there.
+        accept_code: keep an artifact whose key differs only in its code digest; the manifest records it.
+    """
+    with artifacts.lock(folder):
+        manifest = None
+        try:
+            manifest = artifacts.verify(folder)
+        except artifacts.DamagedArtifact as damage:
+            LOGGER.warning("rebuilding %s: %s", folder, damage)
+        if manifest and not force:
+            if manifest.key == key.digest:
+                return Ref(str(folder), manifest.digest, is_cached=True)
+            is_code_only = (manifest.params, manifest.inputs) == (key.params, key.inputs)
+            if accept_code and is_code_only:
+                manifest = artifacts.accept_code(folder, manifest, key)
+                LOGGER.warning("accepted %s as made by other code (%s)", folder, manifest.accepted_code)
+                return Ref(str(folder), manifest.digest, is_cached=True)
+            LOGGER.info("rebuilding %s: changed %s", folder, _difference(manifest, key))
+        started = time.monotonic()
+        manifest = artifacts.write(folder, key, lambda work: {**build(work), "seconds": time.monotonic() - started}, _facts())
+        return Ref(str(folder), manifest.digest)
+
+
+def code_digest(modules: Iterable[str]) -> str:
+    """Return the digest of the static import closure of `modules` inside `tasks.core`, and of the modules themselves.
+
+    Comments, docstrings and layout do not count: the digest is over the syntax trees.
+    """
+    closure: set[str] = set()
+    pending = list(modules)
+    while pending:
+        name = pending.pop()
+        if name not in closure:
+            closure.add(name)
+            pending.extend(_imports(name))
+    return artifacts.canonical_digest({name: _tree_digest(name) for name in closure})
+
+
+@functools.cache
+def _source(module: str) -> ast.Module:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ValueError(f"no source for module {module!r}, whose code is part of a cache key; see tasks/stages.py")
+    return ast.parse(Path(spec.origin).read_text())
+
+
+@functools.cache
+def _tree_digest(module: str) -> str:
+    tree = _source(module)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        is_documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if is_documented and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            body[0] = ast.Pass()
+    return artifacts.canonical_digest(ast.dump(tree))
+
+
+@functools.cache
+def _imports(module: str) -> tuple[str, ...]:
+    found = []
+    for node in ast.walk(_source(module)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(name for name in found if name.startswith("tasks.core.") and _is_module(name))
+
+
+@functools.cache
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _difference(manifest: artifacts.Manifest, key: Key) -> str:
+    changed = [part for part in ("params", "inputs", "code") if getattr(manifest, part) != getattr(key, part)]
+    return " and ".join(changed) or "format"
+
+
+@functools.cache
+def git_state() -> dict[str, Any]:
+    """Return {"commit": str | None, "is_dirty": bool | None} of the working directory's repository."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "is_dirty": None}
+    return {"commit": commit, "is_dirty": bool(status.strip())}
+
+
+def _facts() -> dict[str, Any]:
+    versions = {}
+    for name in _VERSIONED:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return {"git": dict(git_state()), "versions": versions, "machine": f"{platform.machine()} {platform.system()}"}

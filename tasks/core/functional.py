@@ -1,0 +1,108 @@
+"""A dual encoder as a pure function of two flat vectors, the form that trajectory matching differentiates.
+
+`Theta` = {"img": (P_img,), "txt": (P_txt,)} holds the trainable parameters of METHOD's two groups: those whose name
+starts with `text_` are the text group, all others the image group. Read `matching.py` next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+GROUPS = ("img", "txt")
+
+Theta = dict[str, Tensor]
+
+
+class FlatModel:
+    """Calls a dual encoder with parameters taken from flat vectors instead of from the module.
+
+    The module is put into eval mode in place: BatchNorm then uses its running statistics and no layer draws from the
+    global random state (the projections' dropout comes from the generator given to `call`). Parameters that do not
+    require a gradient stay in the module and are shared by all calls.
+
+    Args:
+        model: module with `forward(images, texts, generator) -> (img_emb, txt_emb)`.
+
+    Raises:
+        ValueError: no trainable parameter, or trainable parameters of different dtypes or devices.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model.eval()
+        trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        kinds = {(p.dtype, p.device) for _, p in trainable}
+        if len(kinds) != 1:
+            raise ValueError(
+                f"a matched model needs trainable parameters of one dtype on one device; received "
+                f"{sorted(map(str, kinds)) or 'none'}; change the trainable set or move the module as a whole"
+            )
+        self.dtype, self.device = next(iter(kinds))
+        self._layout: dict[str, list[tuple[str, torch.Size]]] = {group: [] for group in GROUPS}
+        for name, parameter in trainable:
+            self._layout["txt" if name.startswith("text_") else "img"].append((name, parameter.shape))
+        self._sizes = {group: [shape.numel() for _, shape in self._layout[group]] for group in GROUPS}
+
+    def flatten(self) -> Theta:
+        """Return copies of the trainable parameters, {"img": (P_img,), "txt": (P_txt,)}; a group may be empty."""
+        parameters = dict(self.model.named_parameters())
+        empty = torch.empty(0, dtype=self.dtype, device=self.device)
+        return {
+            group: torch.cat([empty, *(parameters[name].detach().reshape(-1) for name, _ in self._layout[group])])
+            for group in GROUPS
+        }
+
+    def call(
+        self, theta: Mapping[str, Tensor], images: Tensor, texts: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the (B, d) image and text embeddings under `theta`, differentiable in theta, images and texts.
+
+        Args:
+            theta: flat vectors as made by `flatten`; the module itself is not changed.
+            images: (B, C, H, W) normalised images, or (B, F) features of the frozen encoder.
+            texts: (B, D) caption embeddings.
+            generator: source of the dropout masks; None switches dropout off.
+
+        Raises:
+            ValueError: `theta` has other sizes, or the forward pass changed a buffer of the module.
+        """
+        before = self._buffer_versions()
+        outputs: tuple[Tensor, Tensor] = torch.func.functional_call(
+            self.model, self._unflatten(theta), (images, texts, generator)
+        )
+        changed = [name for name, version in self._buffer_versions().items() if before.get(name) != version]
+        if changed:
+            raise ValueError(
+                f"the forward pass of {type(self.model).__name__} changes its buffers {', '.join(changed[:4])} "
+                f"({len(changed)} in all), so its gradient would be wrong; allowed are networks without hidden state "
+                "(BatchNorm in eval mode); choose another image_encoder or keep the module in eval mode"
+            )
+        return outputs
+
+    def load(self, theta: Mapping[str, Tensor]) -> None:
+        """Copy `theta` into the parameters of the module, in place."""
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, value in self._unflatten(theta).items():
+                parameters[name].copy_(value)
+
+    def _unflatten(self, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        views: dict[str, Tensor] = {}
+        for group in GROUPS:
+            sizes = self._sizes[group]
+            if theta[group].shape != (sum(sizes),):
+                raise ValueError(
+                    f"theta[{group!r}] must have shape ({sum(sizes)},) for this model; received "
+                    f"{tuple(theta[group].shape)}; experts and student must share encoder and trainable set"
+                )
+            parts = theta[group].split(sizes) if sizes else ()
+            views.update(
+                {name: part.view(shape) for (name, shape), part in zip(self._layout[group], parts, strict=True)}
+            )
+        return views
+
+    def _buffer_versions(self) -> dict[str, tuple[int, int]]:
+        """Identity and in-place counter of each buffer: any write or replacement changes the pair."""
+        return {name: (id(buffer), buffer._version) for name, buffer in self.model.named_buffers()}

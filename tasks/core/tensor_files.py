@@ -1,0 +1,41 @@
+"""Tensors on disk: safetensors files, written whole and read whole or through a read-only memory map."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+_DTYPES: dict[str, Any] = {"U8": np.uint8, "I32": np.int32, "I64": np.int64, "F16": np.float16, "F32": np.float32, "F64": np.float64}
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write named tensors to `path`; equal inputs give equal bytes."""
+    save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, str(path), metadata=metadata)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read every tensor of a file written by `save_tensors`, on the CPU."""
+    return load_file(str(path))
+
+
+def map_tensor(path: Path, name: str) -> np.ndarray:
+    """Return the tensor `name` as a read-only memory map of its own shape and dtype.
+
+    Raises:
+        ValueError: the file has no such tensor, or its dtype has no numpy counterpart.
+    """
+    with path.open("rb") as handle:
+        (length,) = struct.unpack("<Q", handle.read(8))
+        header = json.loads(handle.read(length))
+    entry = header.get(name)
+    if entry is None or entry["dtype"] not in _DTYPES:
+        names = sorted(key for key in header if key != "__metadata__")
+        raise ValueError(f"{path}: cannot map tensor {name!r}; the file has {names}, mappable dtypes are {sorted(_DTYPES)}")
+    offset = 8 + length + entry["data_offsets"][0]
+    return np.memmap(path, dtype=_DTYPES[entry["dtype"]], mode="r", offset=offset, shape=tuple(entry["shape"]))

@@ -1,0 +1,101 @@
+"""The only importer of mlflow: one experiment per profile, a parent run per pipeline, a nested run per method and size."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+STORE = Path(".mlflow")
+MAX_BATCH = 1000
+
+
+def tracking_uri() -> str:
+    """Return MLFLOW_TRACKING_URI when it is set, otherwise the sqlite database in `.mlflow/`."""
+    STORE.mkdir(exist_ok=True)
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE.resolve()}/mlflow.db"
+
+
+class Tracker:
+    """Writes runs of one pipeline invocation; `invocation` ties the processes of one `dvc repro` to one parent run."""
+
+    def __init__(self, profile: str, invocation: str) -> None:
+        from mlflow.tracking import MlflowClient
+
+        self.invocation = invocation
+        STORE.mkdir(exist_ok=True)
+        with filelock.FileLock(STORE / "setup.lock"):
+            self.client = MlflowClient(tracking_uri())
+            experiment = self.client.get_experiment_by_name(profile)
+            location = (STORE / "artifacts").resolve().as_uri()
+            self.experiment_id = experiment.experiment_id if experiment else self.client.create_experiment(profile, location)
+
+    def parent(self, params: dict[str, Any], tags: dict[str, str]) -> str:
+        """Return the id of this invocation's parent run, created on first use with flat `params` and `tags`."""
+        found = self._find(f"tags.invocation = '{self.invocation}' and tags.level = 'pipeline'")
+        if found:
+            return found
+        all_tags = {"invocation": self.invocation, "level": "pipeline", **tags}
+        run = self.client.create_run(self.experiment_id, tags=all_tags, run_name=f"pipeline {self.invocation[:8]}")
+        self.log_params(run.info.run_id, params)
+        return str(run.info.run_id)
+
+    def child(self, parent: str, name: str, tags: dict[str, str]) -> str:
+        """Return the id of the nested run `name` (for example `bi_trajectory-20`) under `parent`."""
+        found = self._find(f"tags.`mlflow.parentRunId` = '{parent}' and tags.cell = '{name}'")
+        if found:
+            return found
+        all_tags = {"invocation": self.invocation, "cell": name, "mlflow.parentRunId": parent, **tags}
+        return str(self.client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id)
+
+    def log_params(self, run_id: str, params: dict[str, Any]) -> None:
+        """Log flat parameters, each value as text of at most 500 characters, once."""
+        from mlflow.entities import Param
+
+        known = self.client.get_run(run_id).data.params
+        fresh = [Param(key, str(value)[:500]) for key, value in params.items() if key not in known]
+        for start in range(0, len(fresh), 100):
+            self.client.log_batch(run_id, params=fresh[start : start + 100])
+
+    def log_history(self, run_id: str, rows: Iterable[tuple[int, dict[str, float]]]) -> None:
+        """Log metrics over steps in batches; values must be finite."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, value, now, step) for step, values in rows for key, value in values.items() if math.isfinite(value)]
+        for start in range(0, len(metrics), MAX_BATCH):
+            self.client.log_batch(run_id, metrics=metrics[start : start + MAX_BATCH])
+
+    def log_inputs(self, run_id: str, name: str, digest: str, source: str) -> None:
+        """Record a dataset input: its name and the first 36 characters of its digest."""
+        from mlflow.entities import Dataset, DatasetInput
+
+        dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": source}))
+        self.client.log_inputs(run_id, [DatasetInput(dataset)])
+
+    def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
+        """Attach a file to a run."""
+        self.client.log_artifact(run_id, str(path), folder)
+
+    def finish(self, run_id: str, status: str = "FINISHED") -> None:
+        """Mark a run as ended."""
+        self.client.set_terminated(run_id, status)
+
+    def _find(self, query: str) -> str | None:
+        runs = self.client.search_runs([self.experiment_id], query, max_results=1)
+        return str(runs[0].info.run_id) if runs else None
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested parameter tree as {"section.key": value}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat.update(flatten(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat
