@@ -23,5 +23,6 @@ def load(kind: str, name: str, *, where: str = "params.yaml") -> ModuleType:
     """
     names = available(kind)
     if name not in names:
-        raise ValueError(f"unknown {kind.removesuffix('s').replace('_', ' ')} {name!r}; available: {', '.join(names)}; change it in {where}")
+        label = kind.removesuffix("s").replace("_", " ")
+        raise ValueError(f"unknown {label} {name!r}; available: {', '.join(names)}; change it in {where}")
     return importlib.import_module(f"tasks.core.{kind}.{name}")
