@@ -207,8 +207,8 @@ def _reverse_sweep(
             log_grads[group] = log_grads[group] - torch.dot(w[group], product.grad[group])
             if engine != "tesla":
                 adjoint[group] = adjoint[group] - product.theta[group]
-        for name, grad in product.rows.items():
-            input_grads[name].index_add_(0, batches[step].to(grad.device), grad, alpha=-1)
+        for name, row_grad in product.rows.items():
+            input_grads[name].index_add_(0, batches[step].to(row_grad.device), row_grad, alpha=-1)
     theta_end = {group: last[group].detach() for group in GROUPS}
     return Gradient(float(value.detach()), input_grads, log_grads, theta_end)
 
@@ -245,7 +245,8 @@ def _forward_over_reverse(loss_fn: LossFn, theta: Theta, rows: Rows, step: int, 
         found: tuple[Theta, Rows] = torch.func.grad(lambda th, rs: loss_fn(th, rs, step), argnums=(0, 1))(at, rows)
         return found
 
-    (grad, _), (h_theta, h_rows) = torch.func.jvp(gradients, (theta,), (w,))
+    primal, tangent = torch.func.jvp(gradients, (theta,), (w,))  # type: ignore[misc] # without aux it returns two
+    (grad, _), (h_theta, h_rows) = primal, tangent
     return _Product(grad, h_theta, h_rows)
 
 
