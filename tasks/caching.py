@@ -125,7 +125,7 @@ def git_state() -> dict[str, Any]:
 
 
 def _facts() -> dict[str, Any]:
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in _VERSIONED:
         try:
             versions[name] = importlib.metadata.version(name)

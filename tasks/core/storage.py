@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -65,7 +66,7 @@ def load_theta(path: Path) -> dict[str, Tensor]:
 def save_pairs(folder: Path, pairs: PairSet) -> None:
     """Write a PairSet as `pairs.safetensors` and `pairs.json`."""
     tensors = {"images": pairs.images.contiguous(), "text_embeds": pairs.text_embeds.contiguous()}
-    facts = {"mean": pairs.mean, "std": pairs.std, "step_sizes": pairs.step_sizes, "provenance": pairs.provenance}
+    facts: dict[str, Any] = {"mean": pairs.mean, "std": pairs.std, "step_sizes": pairs.step_sizes, "provenance": pairs.provenance}
     if pairs.similarity is not None:
         soft = pairs.similarity
         tensors.update(sim_diagonal=soft.diagonal, sim_left=soft.left, sim_right=soft.right)

@@ -1,0 +1,78 @@
+"""Every exact engine equals a plain unrolled autograd in float64; TESLA's estimator does not."""
+
+import pytest
+import torch
+
+from tasks.core.matching import draw_batches, trajectory_gradient
+from tasks.core.seeding import make_generator
+
+STEPS, PAIRS, BATCH, D_IMG, D_TXT, D = 4, 7, 3, 5, 6, 4
+
+
+def _loss(theta, rows, step):
+    img = torch.tanh(rows["images"] @ theta["img"].reshape(D_IMG, D))
+    txt = torch.tanh(rows["texts"] @ theta["txt"].reshape(D_TXT, D))
+    mask = (torch.rand(txt.shape, generator=make_generator(3, step), dtype=txt.dtype) > 0.3).to(txt)
+    z = img @ (txt * mask).T / 0.5
+    z = z + rows["sim_left"] @ rows["sim_right"].T * z
+    return 0.5 * (torch.logsumexp(z, 0) + torch.logsumexp(z, 1) - 2 * z.diagonal()).mean()
+
+
+def _problem():
+    def draw(name, *shape):
+        return torch.randn(*shape, generator=make_generator(0, name), dtype=torch.float64)
+
+    theta = {"img": draw("img", D_IMG * D), "txt": draw("txt", D_TXT * D)}
+    inputs = {
+        "images": draw("x", PAIRS, D_IMG),
+        "texts": draw("y", PAIRS, D_TXT),
+        "sim_left": draw("l", PAIRS, 2) * 0.3,
+        "sim_right": draw("r", PAIRS, 2) * 0.3,
+    }
+    goal = {group: value + 0.1 * draw("goal" + group, *value.shape) for group, value in theta.items()}
+
+    def terminal(end):
+        return sum((end[g] - goal[g]).square().sum() / (theta[g] - goal[g]).square().sum() for g in ("img", "txt"))
+
+    logs = {"img": torch.tensor(0.3, dtype=torch.float64).log(), "txt": torch.tensor(0.2, dtype=torch.float64).log()}
+    return theta, inputs, draw_batches(PAIRS, BATCH, STEPS, make_generator(1)), logs, terminal
+
+
+def _unrolled(theta, inputs, batches, logs, terminal):
+    theta = {g: v.clone().requires_grad_() for g, v in theta.items()}
+    inputs = {n: v.clone().requires_grad_() for n, v in inputs.items()}
+    logs = {g: v.clone().requires_grad_() for g, v in logs.items()}
+    for step, batch in enumerate(batches):
+        loss = _loss(theta, {n: v[batch] for n, v in inputs.items()}, step)
+        grads = torch.autograd.grad(loss, [theta["img"], theta["txt"]], create_graph=True)
+        theta = {g: theta[g] - logs[g].exp() * grad for g, grad in zip(("img", "txt"), grads, strict=True)}
+    value = terminal(theta)
+    found = torch.autograd.grad(value, [*inputs.values(), *logs.values()])
+    return float(value.detach()), torch.cat([grad.reshape(-1) for grad in found])
+
+
+def _relative_error(engine):
+    theta, inputs, batches, logs, terminal = _problem()
+    value, expected = _unrolled(theta, inputs, batches, logs, terminal)
+    got = trajectory_gradient(_loss, theta, inputs, batches, logs, terminal, engine=engine)
+    assert got.loss == pytest.approx(value, rel=1e-12)
+    parts = [*(got.inputs[name] for name in inputs), *(got.log_step_sizes[group] for group in logs)]
+    received = torch.cat([part.reshape(-1) for part in parts])
+    return float((received - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize(
+    ("engine", "bound"),
+    [("unroll", 1e-9), ("double_backward", 1e-9), ("forward_over_reverse", 1e-9), ("central_difference", 1e-5)],
+)
+def test_exact_engines_equal_unrolled_autograd(engine, bound):
+    assert _relative_error(engine) <= bound
+
+
+def test_tesla_is_biased():
+    assert _relative_error("tesla") > 1e-3
+
+
+def test_every_pair_is_drawn_once_before_any_twice():
+    drawn = torch.cat(draw_batches(PAIRS, BATCH, 7, make_generator(2)))
+    assert sorted(drawn[:PAIRS].tolist()) == list(range(PAIRS))
