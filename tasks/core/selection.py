@@ -1,0 +1,78 @@
+"""What a coreset method selects from and what it returns; shared greedy mathematics of the methods (METHOD 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """L2-normalised features of a model warmed up on the data.
+
+    Attributes:
+        image: (N, d) image features.
+        text: (T, d) caption features.
+        caption_image_idx: (T,) int64, the image of each caption.
+    """
+
+    image: Tensor
+    text: Tensor
+    caption_image_idx: Tensor
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Chosen pairs: `image_idx` (M,) and `caption_idx` (M,), both int64, no image twice."""
+
+    image_idx: Tensor
+    caption_idx: Tensor
+
+
+def check_budget(num_pairs: int, num_images: int) -> None:
+    """Raise ValueError unless 1 <= num_pairs <= num_images."""
+    if not 1 <= num_pairs <= num_images:
+        raise ValueError(
+            f"cannot select {num_pairs} pairs from {num_images} images; allowed is 1 to {num_images}; "
+            "change `budgets` in params.yaml"
+        )
+
+
+def sample_captions(image_idx: Tensor, caption_image_idx: Tensor, generator: torch.Generator) -> Tensor:
+    """Return one caption index for each image (M,), uniform over that image's captions."""
+    chosen = []
+    for image in image_idx.tolist():
+        own = (caption_image_idx == image).nonzero()[:, 0]
+        chosen.append(own[torch.randint(len(own), (1,), generator=generator)])
+    return torch.cat(chosen)
+
+
+def herd(points: Tensor, num_points: int) -> Tensor:
+    """Return indices (M,) chosen greedily so that the running mean of the chosen stays closest to the mean of all (N, d)."""
+    mean, total = points.mean(0), torch.zeros_like(points[0])
+    is_free = torch.ones(len(points), dtype=torch.bool, device=points.device)
+    norms = points.square().sum(1)
+    chosen = []
+    for count in range(1, num_points + 1):
+        # |(total + p)/count - mean|^2 up to terms without p, times count^2.
+        cost = norms + 2 * points @ (total - count * mean)
+        index = int(cost.masked_fill(~is_free, torch.inf).argmin())
+        chosen.append(index)
+        is_free[index] = False
+        total = total + points[index]
+    return torch.tensor(chosen)
+
+
+def farthest_first(points: Tensor, num_points: int, generator: torch.Generator) -> Tensor:
+    """Return indices (M,) of a farthest-first traversal of (N, d) from a random start: O(N M d), one distance vector."""
+    chosen = [int(torch.randint(len(points), (1,), generator=generator))]
+    nearest = (points - points[chosen[0]]).square().sum(1)
+    nearest[chosen[0]] = -1.0
+    for _ in range(num_points - 1):
+        index = int(nearest.argmax())
+        chosen.append(index)
+        nearest = torch.minimum(nearest, (points - points[index]).square().sum(1))
+        nearest[index] = -1.0
+    return torch.tensor(chosen)
