@@ -1,0 +1,123 @@
+"""The parameter sections of the stages, typed once; values live in params.yaml alone and are read by `tasks/params.py`.
+
+Options of plugins are typed in the plugin's own `Config`. A section holds no default: a value that is not in
+params.yaml does not exist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tasks.core.section import Range, Section
+
+Count = Annotated[int, Range(ge=1)]
+Rate = Annotated[float, Range(gt=0.0, le=100.0, unit="(step size)")]
+Protocol = Literal["strict", "last", "upstream_best"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection(Section):
+    """The dual encoder (METHOD 2).
+
+    Attributes:
+        trainable: `full`, `heads` (both encoders frozen) or `text_head`.
+        embed_dim: width of the shared space for `heads`; null otherwise.
+        dropout: probability inside the projections.
+        tau: temperature of the similarity, for experts, students and evaluation.
+    """
+
+    trainable: Literal["full", "heads", "text_head"]
+    embed_dim: Annotated[int, Range(ge=1, le=16384)] | None
+    dropout: Annotated[float, Range(ge=0.0, lt=1.0)]
+    tau: Annotated[float, Range(gt=0.0, le=10.0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentSection(Section):
+    """Augmentation of training images (METHOD 3), drawn per batch from the trainer's generator.
+
+    Attributes:
+        crop_scale: smallest area of RandomResizedCrop as a fraction; 1.0 switches the crop off.
+        flip: mirror half of the images.
+        randaugment_ops, randaugment_magnitude: RandAugment(ops, magnitude); 0 operations switch it off.
+    """
+
+    crop_scale: Annotated[float, Range(gt=0.0, le=1.0)]
+    flip: bool
+    randaugment_ops: Annotated[int, Range(ge=0, le=10)]
+    randaugment_magnitude: Annotated[int, Range(ge=0, le=30)]
+
+    @property
+    def is_off(self) -> bool:
+        """Whether images pass unchanged."""
+        return self.crop_scale == 1.0 and not self.flip and self.randaugment_ops == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertSection(Section):
+    """Stage 1 (METHOD 3): plain SGD, one random caption per image and epoch.
+
+    Attributes:
+        num_experts: trajectories to store.
+        num_epochs: epochs of each; stage 2 reads snapshots 0 .. max_start_epoch - 1 + expert_epochs.
+        batch_size: pairs per step.
+        lr_img, lr_txt: step sizes of the two groups.
+        momentum: of SGD; the paper uses 0.
+    """
+
+    num_experts: Count
+    num_epochs: Count
+    batch_size: Annotated[int, Range(ge=2, unit="pairs")]
+    lr_img: Rate
+    lr_txt: Rate
+    momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
+    augment: AugmentSection
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeSection(Section):
+    """How a student is trained on a set (METHOD 8): SGD with momentum, step sizes x0.1 at half-time.
+
+    Attributes:
+        num_epochs: passes over the set.
+        batch_size: pairs per step, at most the set.
+        lr_img, lr_txt: step sizes; a distilled set that carries learned ones uses those.
+        momentum, weight_decay: of SGD.
+        num_validations: times that the validation split is scored, evenly spread, the last epoch among them.
+    """
+
+    num_epochs: Count
+    batch_size: Annotated[int, Range(ge=2, unit="pairs")]
+    lr_img: Rate
+    lr_txt: Rate
+    momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
+    weight_decay: Annotated[float, Range(ge=0.0, lt=1.0)]
+    num_validations: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSection(Section):
+    """The evaluator: one recipe for every small set, one for the full data.
+
+    Attributes:
+        num_eval: students per set, each with its own projections and data order.
+        protocol: which epoch's test scores count (METHOD 8).
+        small: recipe for coresets and distilled sets.  full: recipe for all of the training split.
+    """
+
+    num_eval: Annotated[int, Range(ge=1, unit="students")]
+    protocol: Protocol
+    small: RecipeSection
+    full: RecipeSection
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSection(Section):
+    """What the report shows beside the tables.
+
+    Attributes:
+        gallery_pairs: pairs of each distilled set in its gallery.
+    """
+
+    gallery_pairs: Annotated[int, Range(ge=1, le=200, unit="pairs")]
