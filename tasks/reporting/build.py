@@ -1,0 +1,90 @@
+"""Builds the whole report of one profile: page, metrics, tables and the data of the plots. Same input, same bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tasks.reporting.figures import average_curves
+from tasks.reporting.gallery import Gallery
+from tasks.reporting.page import check_facts, render
+from tasks.reporting.tables import check_scores, nested_metrics, order, primary, summarise
+
+CURVES = ("set", "seed", "epoch", "loss", "val_mean_recall")
+HISTORIES = ("set", "iteration", "loss", "loss_img", "loss_txt", "step_size_img", "step_size_txt")
+
+
+def build_report(
+    scores: pd.DataFrame,
+    curves: pd.DataFrame,
+    histories: pd.DataFrame,
+    galleries: Sequence[Gallery],
+    facts: dict[str, Any],
+    out: Path,
+    *,
+    published: pd.DataFrame | None,
+) -> None:
+    """Write `index.html`, `metrics.json`, `tables/*.csv` and `plots/*.csv` below `out`; nothing is written when the input is refused.
+
+    Args:
+        scores: one row per trained student, columns `tables.COLUMNS`, recalls in percent.
+        curves: learning curves of the students, columns `CURVES`; may be empty.
+        histories: distillation, columns `HISTORIES`; may be empty. Its sets, and those of `galleries`, count as distilled.
+        facts: `page.REQUIRED_FACTS`, and optionally `dataset` (default: the profile's name) and `student` (default: the one with
+            most sets), which the tables show; everything else is listed as it is.
+        published: `published.load_published()`, or None to leave published numbers out.
+
+    Raises:
+        ValueError: `scores`, a frame's columns, a gallery's set or `facts` is not as described; random of a size is missing.
+    """
+    check_facts(facts)
+    checked = check_scores(scores)
+    curves, histories = _check_frame(curves, CURVES, "curves", checked), _check_frame(histories, HISTORIES, "histories", checked)
+    distilled = frozenset(map(str, histories["set"])) | {one.set for one in galleries}
+    _check_sets(distilled, checked, "galleries")
+    summary = summarise(checked)
+    shown = order(primary(summary, facts["protocol"], facts.get("student")), distilled)
+    averaged = average_curves(curves)
+    page = render(summary, shown, averaged, histories, galleries, facts, distilled=distilled, published=published)
+    metrics = json.dumps(nested_metrics(summary, shown), indent=2, allow_nan=False)
+
+    for folder in ("tables", "plots"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    (out / "index.html").write_text(page, encoding="utf-8", newline="\n")
+    (out / "metrics.json").write_text(metrics + "\n", encoding="utf-8", newline="\n")
+    _write_csv(checked, out / "tables" / "scores.csv")
+    _write_csv(summary, out / "tables" / "summary.csv")
+    _write_csv(shown[["method", "num_pairs", "mean_recall"]], out / "plots" / "recall.csv")
+    _write_csv(averaged, out / "plots" / "learning_curves.csv")
+    _write_csv(histories[["set", "iteration", "loss"]], out / "plots" / "distillation.csv")
+
+
+def _check_frame(frame: pd.DataFrame, columns: tuple[str, ...], name: str, scores: pd.DataFrame) -> pd.DataFrame:
+    if frame.empty:
+        return pd.DataFrame({column: pd.Series(dtype="object" if column == "set" else "float64") for column in columns})
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"{name} cannot be plotted without the columns {missing}; received {list(frame.columns)}; allowed are {list(columns)}; "
+            "build it in tasks/report.py"
+        )
+    _check_sets(frozenset(map(str, frame["set"])), scores, name)
+    return frame[list(columns)].sort_values(list(columns[:3]), kind="stable").reset_index(drop=True)
+
+
+def _check_sets(names: frozenset[str], scores: pd.DataFrame, where: str) -> None:
+    unknown = sorted(names - set(scores["set"]))
+    if unknown:
+        raise ValueError(
+            f"{where} name sets that have no scores; received {unknown}; allowed are {sorted(set(scores['set']))}; "
+            "evaluate these sets, or leave them out of the report"
+        )
+
+
+def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+    # Ten digits: enough to recompute every figure, and free of the last bit in which numpy builds may differ.
+    frame.to_csv(path, index=False, float_format="%.10g", lineterminator="\n")

@@ -1,0 +1,204 @@
+"""Geometry of line charts as plain numbers, which `templates/chart.svg.j2` draws as inline SVG.
+
+Coordinates are SVG user units, origin top left. Text is 12 units high, so a chart of `WIDTH` reads on a 390 px phone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 400.0, 250.0
+LEFT, RIGHT, TOP, BOTTOM = 42.0, 14.0, 26.0, 38.0
+LABEL_WIDTH, LABEL_STEP = 96.0, 14.0
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a series is drawn; never by colour alone: `marker` and `dash` differ as well.
+
+    Attributes:
+        colour: `#rrggbb`, at least 3:1 against white (4.5:1 where it colours text).
+        marker: circle, square, diamond, triangle or none.
+        dash: SVG dash pattern, "" for a solid line.
+        width: of the line, in SVG units.
+    """
+
+    colour: str
+    marker: str = "circle"
+    dash: str = ""
+    width: float = 1.6
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line in data units.
+
+    Attributes:
+        points: (x, y), ascending in x.
+        spread: half length of each point's error bar in y units, or () for none; NaN draws none.
+        is_level: draw one horizontal line across the chart at the last y (full data as a reference).
+    """
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    style: Style
+    spread: tuple[float, ...] = ()
+    is_level: bool = False
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A tick at `at` (SVG units) with its text."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A drawn series: marks and bars in SVG units; `bars` holds (x, top, bottom) and `label_y` the baseline of its name."""
+
+    name: str
+    style: Style
+    marks: tuple[tuple[float, float], ...]
+    bars: tuple[tuple[float, float, float], ...]
+    label_y: float
+    has_marks: bool
+
+    @property
+    def path(self) -> str:
+        """The `points` attribute of an SVG polyline."""
+        return " ".join(f"{x:g},{y:g}" for x, y in self.marks)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A line chart ready to draw. `summary` says in words what the picture shows, from the same numbers."""
+
+    title: str
+    summary: str
+    x_label: str
+    y_label: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    lines: tuple[Line, ...]
+    right: float
+    has_labels: bool
+    width: float = WIDTH
+    height: float = HEIGHT
+    left: float = LEFT
+    top: float = TOP
+    bottom: float = HEIGHT - BOTTOM
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    title: str,
+    summary: str,
+    x_label: str,
+    y_label: str,
+    x_values: Iterable[float] = (),
+    is_log_x: bool = False,
+    has_labels: bool = False,
+) -> Chart:
+    """Return the chart of `series`.
+
+    Args:
+        x_values: ticks on x; none means round numbers.
+        is_log_x: logarithmic x (all x > 0).
+        has_labels: write each name at the right end of its line instead of leaving names to a legend.
+
+    Raises:
+        ValueError: there is no finite point to draw.
+    """
+    curves = [one for one in series if not one.is_level]
+    xs = [x for one in (curves or series) for x, _ in one.points]
+    lows = [y - gap for one in series for (_, y), gap in zip(one.points, _gaps(one), strict=True)]
+    highs = [y + gap for one in series for (_, y), gap in zip(one.points, _gaps(one), strict=True)]
+    if not xs or not all(map(math.isfinite, (*xs, *lows, *highs))):
+        raise ValueError(
+            f"the chart {title!r} needs finite points; received {[one.points for one in series]}; check the input of the report"
+        )
+    right = WIDTH - (LABEL_WIDTH if has_labels else RIGHT)
+    y_values = round_ticks(min(lows), max(highs))
+    y_low, y_high = y_values[0], y_values[-1]
+    x_ticks = list(x_values) or round_ticks(min(xs), max(xs), is_inside=True)
+    x_low, x_high = _x_range(min(xs), max(xs), is_log_x)
+
+    def place_x(value: float) -> float:
+        value = math.log(value) if is_log_x else value
+        return round(LEFT + (right - LEFT) * (value - x_low) / (x_high - x_low), 2)
+
+    def place_y(value: float) -> float:
+        return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (value - y_low) / (y_high - y_low), 2)
+
+    drawn = [_draw(one, place_x, place_y, right) for one in series]
+    return Chart(
+        title,
+        summary,
+        x_label,
+        y_label,
+        tuple(Tick(place_x(value), f"{value:g}") for value in x_ticks),
+        tuple(Tick(place_y(value), f"{value:g}") for value in y_values),
+        tuple(_spread_labels(drawn) if has_labels else drawn),
+        right,
+        has_labels,
+    )
+
+
+def round_ticks(low: float, high: float, *, count: int = 5, is_inside: bool = False) -> list[float]:
+    """Return about `count` round numbers (steps of 1, 2 or 5 times a power of ten) that enclose low..high, or lie inside it."""
+    span = (high - low) or abs(high) or 1.0
+    raw = span / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= raw * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    if is_inside:
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    if first == last:
+        last += 1
+    return [float(f"{index * step:.10g}") for index in range(first, last + 1)]
+
+
+def _gaps(series: Series) -> list[float]:
+    return [0.0 if math.isnan(gap) else gap for gap in series.spread] or [0.0] * len(series.points)
+
+
+def _x_range(low: float, high: float, is_log: bool) -> tuple[float, float]:
+    if is_log:
+        low, high = math.log(low), math.log(high)
+    room = (high - low) * 0.04 or 0.5
+    return (low - room, high + room) if is_log or low == high else (low, high)
+
+
+def _draw(series: Series, place_x: Callable[[float], float], place_y: Callable[[float], float], right: float) -> Line:
+    if series.is_level:
+        level = place_y(series.points[-1][1])
+        return Line(series.name, series.style, ((LEFT, level), (right, level)), (), level, has_marks=False)
+    marks = tuple((place_x(x), place_y(y)) for x, y in series.points)
+    bars = tuple(
+        (place_x(x), place_y(y + gap), place_y(y - gap)) for (x, y), gap in zip(series.points, _gaps(series), strict=True) if gap > 0
+    )
+    return Line(series.name, series.style, marks, bars, marks[-1][1], has_marks=series.style.marker != "none")
+
+
+def _spread_labels(lines: Sequence[Line]) -> list[Line]:
+    """Return `lines` with names at least `LABEL_STEP` apart, top to bottom in the order of their line ends."""
+    ordered = sorted(range(len(lines)), key=lambda index: (lines[index].label_y, index))
+    places = [lines[index].label_y for index in ordered]
+    for _ in range(200):
+        is_apart = True
+        for upper, lower in zip(range(len(places) - 1), range(1, len(places)), strict=True):
+            overlap = LABEL_STEP - (places[lower] - places[upper])
+            if overlap > 1e-6:
+                places[upper] -= overlap / 2
+                places[lower] += overlap / 2
+                is_apart = False
+        places = [min(max(place, TOP), HEIGHT - 4) for place in places]
+        if is_apart:
+            break
+    moved = dict(zip(ordered, places, strict=True))
+    return [Line(one.name, one.style, one.marks, one.bars, round(moved[index] + 4, 2), one.has_marks) for index, one in enumerate(lines)]

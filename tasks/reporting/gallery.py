@@ -1,0 +1,162 @@
+"""Before and after: the real pair a synthetic pair began as, beside its distilled image and nearest training sentence."""
+
+from __future__ import annotations
+
+import base64
+import io
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+MAX_SIDE, LOSSLESS_SIDE, JPEG_QUALITY = 168, 96, 86
+MAX_ROWS = 16
+# Sheet of pictures for MLflow, in pixels.
+SHEET_SIDE, SHEET_TEXT, SHEET_GAP, SHEET_COLUMNS = 160, 66, 12, 4
+
+
+@dataclass(frozen=True)
+class GalleryRow:
+    """One synthetic pair.
+
+    Attributes:
+        initial_image, distilled_image: (H, W, 3) uint8.
+        initial_caption: the caption it began as.
+        nearest_sentence: the training caption whose embedding has the largest cosine with the distilled one.
+        similarity: that cosine, -1..1.
+    """
+
+    initial_image: np.ndarray
+    distilled_image: np.ndarray
+    initial_caption: str
+    nearest_sentence: str
+    similarity: float
+
+    @property
+    def pixel_change(self) -> float:
+        """Mean absolute difference of the two pictures, 0..255."""
+        return float(np.abs(self.initial_image.astype(np.int16) - self.distilled_image.astype(np.int16)).mean())
+
+    @property
+    def is_same_sentence(self) -> bool:
+        """True when the nearest sentence still is the initial caption."""
+        return self.initial_caption == self.nearest_sentence
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Rows of one distilled set, for example `bi_trajectory-20`."""
+
+    set: str
+    rows: tuple[GalleryRow, ...]
+
+    def __post_init__(self) -> None:
+        for index, row in enumerate(self.rows):
+            for name in ("initial_image", "distilled_image"):
+                image = getattr(row, name)
+                if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.shape != row.initial_image.shape:
+                    raise ValueError(
+                        f"gallery {self.set!r}, pair {index}: {name} is no picture; received {image.dtype} {image.shape}; allowed are two "
+                        "uint8 arrays of one shape (H, W, 3); make them with tasks.reporting.gallery.to_pictures"
+                    )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A gallery row with both pictures as data URIs, ready for the page."""
+
+    row: GalleryRow
+    initial_uri: str
+    distilled_uri: str
+
+
+@dataclass(frozen=True)
+class ShownGallery:
+    """The pairs of one set that the page shows: the first ones of `num_rows`."""
+
+    set: str
+    pairs: tuple[Pair, ...]
+    num_rows: int
+
+
+def fit_galleries(galleries: Sequence[Gallery], max_bytes: int) -> tuple[ShownGallery, ...]:
+    """Return each gallery with as many of its first pairs, at most `MAX_ROWS`, as keep all pictures within `max_bytes` (at least one)."""
+    all_pairs = {
+        one.set: tuple(Pair(row, data_uri(row.initial_image), data_uri(row.distilled_image)) for row in one.rows[:MAX_ROWS])
+        for one in galleries
+    }
+    limit = MAX_ROWS
+    while limit > 1 and _picture_bytes(all_pairs.values(), limit) > max_bytes:
+        limit -= 1
+    return tuple(ShownGallery(one.set, all_pairs[one.set][:limit], len(one.rows)) for one in galleries)
+
+
+def to_pictures(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Return (M, H, W, C) uint8 pictures of normalised images (M, C, H, W); values outside the displayable range are clipped.
+
+    Raises:
+        ValueError: `images` is not (M, C, H, W) with C the length of `mean` and `std`.
+    """
+    if images.ndim != 4 or not images.shape[1] == len(mean) == len(std):
+        raise ValueError(
+            f"no pictures; received images {tuple(images.shape)}, mean {tuple(mean)}, std {tuple(std)}; allowed is (M, C, H, W) "
+            "with one mean and std for each channel; take all three from the same PairSet"
+        )
+    scale, shift = (torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (std, mean))
+    pixels = (images.detach().cpu().float() * scale + shift).mul(255).round().clamp(0, 255)
+    return pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def data_uri(image: np.ndarray, *, max_side: int = MAX_SIDE) -> str:
+    """Return a picture (H, W, 3) uint8 as a data URI: PNG up to `LOSSLESS_SIDE` pixels, JPEG of at most `max_side` above."""
+    picture = Image.fromarray(image)
+    buffer = io.BytesIO()
+    if max(picture.size) <= LOSSLESS_SIDE:
+        picture.save(buffer, "PNG", optimize=True)
+        kind = "png"
+    else:
+        picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+        picture.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def write_contact_sheet(gallery: Gallery, path: Path, *, columns: int = SHEET_COLUMNS) -> None:
+    """Write the gallery as one PNG: each cell has the initial and the distilled picture, captions below. Same input, same bytes."""
+    font, bold = ImageFont.load_default(12), ImageFont.load_default(14)
+    columns = max(1, min(columns, len(gallery.rows)))
+    lines = -(-len(gallery.rows) // columns)
+    cell_width, cell_height = 2 * SHEET_SIDE + 4, SHEET_SIDE + SHEET_TEXT
+    size = (columns * (cell_width + SHEET_GAP) + SHEET_GAP, lines * (cell_height + SHEET_GAP) + SHEET_GAP + 22)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((SHEET_GAP, 8), f"{gallery.set}: initial pair (left), distilled image and nearest sentence (right)", "#16191d", bold)
+    for index, row in enumerate(gallery.rows):
+        left = SHEET_GAP + (index % columns) * (cell_width + SHEET_GAP)
+        top = 22 + SHEET_GAP + (index // columns) * (cell_height + SHEET_GAP)
+        texts = (row.initial_caption, f"{row.similarity:.2f}  {row.nearest_sentence}")
+        for side, (image, text) in enumerate(zip((row.initial_image, row.distilled_image), texts, strict=True)):
+            x = left + side * (SHEET_SIDE + 4)
+            sheet.paste(_fit(image), (x, top))
+            draw.multiline_text((x, top + SHEET_SIDE + 3), _wrap(text, font), "#16191d", font, spacing=2)
+    sheet.save(path, "PNG")
+
+
+def _picture_bytes(galleries: Iterable[tuple[Pair, ...]], limit: int) -> int:
+    return sum(len(pair.initial_uri) + len(pair.distilled_uri) for pairs in galleries for pair in pairs[:limit])
+
+
+def _fit(image: np.ndarray) -> Image.Image:
+    how = Image.Resampling.NEAREST if max(image.shape[:2]) <= LOSSLESS_SIDE else Image.Resampling.LANCZOS
+    return Image.fromarray(image).resize((SHEET_SIDE, SHEET_SIDE), how)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Return `text` in at most four lines of the width of one picture, cut with dots."""
+    per_line = max(8, int(SHEET_SIDE / (font.getlength("a caption of a picture") / 22)))
+    return "\n".join(textwrap.wrap(text, per_line, max_lines=4, placeholder=" ..."))

@@ -1,0 +1,106 @@
+"""The page: everything the template needs, and its rendering. Captions and names are user data, so autoescape is always on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from tasks.reporting import figures
+from tasks.reporting.gallery import Gallery, fit_galleries
+from tasks.reporting.headline import headline
+from tasks.reporting.published import gap
+from tasks.reporting.recall_table import beside_published, crossing, groups_by_size
+from tasks.reporting.tables import METRICS, PROTOCOLS
+
+TEMPLATES = Path(__file__).parent / "templates"
+REQUIRED_FACTS = ("profile", "protocol", "models", "num_seeds", "commit", "is_dirty", "parameters_hash", "machine", "versions", "seconds")
+MAX_PICTURE_BYTES = 2_200_000
+DASH = "\u2013"
+
+
+def check_facts(facts: dict[str, Any]) -> None:
+    """Raise ValueError unless `facts` has every key of `REQUIRED_FACTS`; `dataset` and `student` are optional."""
+    missing = [name for name in REQUIRED_FACTS if name not in facts]
+    if missing:
+        raise ValueError(
+            f"facts of the run are missing; received {sorted(facts)} without {missing}; allowed are at least {list(REQUIRED_FACTS)}; "
+            "pass them to build_report in tasks/report.py"
+        )
+
+
+def render(
+    summary: pd.DataFrame,
+    shown: pd.DataFrame,
+    curves: pd.DataFrame,
+    histories: pd.DataFrame,
+    galleries: Sequence[Gallery],
+    facts: dict[str, Any],
+    *,
+    distilled: frozenset[str],
+    published: pd.DataFrame | None,
+) -> str:
+    """Return the HTML of the report.
+
+    Args:
+        summary: all students and protocols.
+        shown: the ordered rows of `summary` that the tables and figures show.
+        curves: set, epoch, val_mean_recall averaged over seeds; may be empty.
+        histories: distillation histories; may be empty.
+        distilled: names of the distilled sets.
+    """
+    dataset = str(facts.get("dataset", facts["profile"]))
+    styles = figures.method_styles(shown, distilled)
+    student, protocol = str(shown["student"].iloc[0]), str(shown["protocol"].iloc[0])
+    sets = [str(name) for name in shown["set"]]
+    gaps = gap(published, dataset, shown, distilled)
+    context = {
+        "dataset": dataset,
+        "headline": headline(shown, distilled),
+        "student": student,
+        "protocol": protocol,
+        "protocols": PROTOCOLS,
+        "metrics": METRICS,
+        "groups": groups_by_size(shown, distilled),
+        "recall_chart": figures.recall_by_size(shown, styles),
+        "students": crossing(summary[summary["protocol"] == protocol], "student", sets),
+        "by_protocol": crossing(summary[summary["student"] == student], "protocol", sets),
+        "has_published": published is not None,
+        "beside": [] if published is None else beside_published(published, dataset, shown, distilled),
+        "gaps": gaps,
+        "largest_ratio": max((row.ratio for row in gaps), default=1.0),
+        "learning": figures.learning_curves(curves, shown, styles) if len(curves) else None,
+        "losses": figures.distillation_curves(histories) if len(histories) else None,
+        "steps": figures.step_size_curves(histories) if len(histories) else None,
+        "galleries": fit_galleries(galleries, MAX_PICTURE_BYTES),
+        "sizes": dict(zip(sets, shown["num_pairs"], strict=True)),
+        "facts": facts,
+        "other_facts": {name: value for name, value in facts.items() if name not in (*REQUIRED_FACTS, "dataset", "student")},
+    }
+    return _environment().get_template("page.html.j2").render(context)
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = _number
+    environment.filters["duration"] = _duration
+    environment.tests["known"] = lambda value: not math.isnan(value)
+    return environment
+
+
+def _number(value: float, digits: int = 1) -> str:
+    return DASH if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,111 @@
+"""Summary rows arranged for the page: groups by size, cells with their spread, the best of each column marked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from tasks.reporting.published import budget_of, same_budget
+from tasks.reporting.tables import FULL, METRICS
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number; NaN is shown as a dash. `is_best` marks the highest of its column among the methods of one size."""
+
+    value: float
+    std: float = math.nan
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method. `cells` follow `METRICS`; `source` is empty for our own numbers."""
+
+    method: str
+    n: int
+    cells: tuple[Cell, ...]
+    recovery: Cell
+    over_random: Cell
+    is_distilled: bool = False
+    source: str = ""
+    protocol: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """All methods of one size. `share` is its fraction of the full training set, NaN if unknown."""
+
+    title: str
+    rows: tuple[Row, ...]
+    share: float = math.nan
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Mean recall of the same sets under several students or protocols: `cells` and `ratios` follow `columns`."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...], tuple[float, ...]], ...]
+
+
+def groups_by_size(shown: pd.DataFrame, distilled: frozenset[str]) -> list[Group]:
+    """Return the paper's table from ordered summary rows of one student and protocol; full data is the last group, never marked."""
+    full = shown.loc[shown["method"] == FULL, "num_pairs"]
+    total = int(full.iloc[0]) if len(full) else 0
+    groups = []
+    for (is_full, num_pairs), rows in shown.groupby([shown["method"] == FULL, "num_pairs"], sort=True):
+        best = {} if is_full else {name: _displayed(name, rows[name]).max() for name in (*METRICS, "recovery", "over_random")}
+        made = tuple(_row(row, best, str(row["set"]) in distilled) for row in rows.to_dict("records"))
+        share = num_pairs / total if total and not is_full else math.nan
+        groups.append(Group(f"Full data, {num_pairs} pairs" if is_full else f"{num_pairs} pairs", made, share))
+    return groups
+
+
+def beside_published(published: pd.DataFrame, dataset: str, shown: pd.DataFrame, distilled: frozenset[str]) -> list[Group]:
+    """Return, for each of our sizes with published numbers of the same dataset, our rows followed by the published ones."""
+    theirs = same_budget(published, dataset, shown)
+    groups = []
+    for (is_full, num_pairs), rows in shown.groupby([shown["method"] == FULL, "num_pairs"], sort=True):
+        matching = theirs[theirs["budget"] == budget_of(FULL if is_full else "", num_pairs)]
+        if len(matching):
+            ours = [_row(row, {}, str(row["set"]) in distilled) for row in rows.to_dict("records")]
+            cited = [_published(row) for row in matching.to_dict("records")]
+            groups.append(Group("Full data" if is_full else f"{num_pairs} pairs", (*ours, *cited)))
+    return groups
+
+
+def crossing(summary: pd.DataFrame, axis: str, distilled_order: Sequence[str]) -> Crossing:
+    """Return mean recall by set and by `axis` ("student" or "protocol"), sets in the order given, absent cells NaN."""
+    columns = tuple(sorted(set(summary[axis])))
+    cells = {(row["set"], row[axis]): row for row in summary.to_dict("records")}
+    rows = []
+    for name in distilled_order:
+        found = [cells.get((name, column)) for column in columns]
+        values = tuple(Cell(row["mean_recall"], row["mean_recall_std"]) if row else Cell(math.nan) for row in found)
+        rows.append((name, values, tuple(row["over_random"] if row else math.nan for row in found)))
+    return Crossing(columns, tuple(rows))
+
+
+def _row(row: dict[str, Any], best: dict[str, float], is_distilled: bool) -> Row:
+    def cell(name: str, std: float = math.nan) -> Cell:
+        is_best = name in best and bool(_displayed(name, pd.Series([row[name]])).iloc[0] == best[name])
+        return Cell(row[name], std, is_best)
+
+    cells = tuple(cell(name, row[f"{name}_std"]) for name in METRICS)
+    over_random = Cell(math.nan) if row["method"] == FULL else cell("over_random")
+    return Row(str(row["method"]), int(row["n"]), cells, cell("recovery"), over_random, is_distilled, protocol=str(row["protocol"]))
+
+
+def _published(row: dict[str, Any]) -> Row:
+    cells = tuple(Cell(row[name]) for name in METRICS)
+    return Row(str(row["method"]), 0, cells, Cell(math.nan), Cell(row["over_random"]), source=row["source"], protocol=row["protocol"])
+
+
+def _displayed(name: str, values: pd.Series) -> pd.Series:
+    """Return values as the page prints them (percentages to one decimal, ratios to two), so that a printed tie is marked as one."""
+    return (values * 100).round(1) if name == "recovery" else values.round(2 if name == "over_random" else 1)
