@@ -11,9 +11,9 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
-# Only decoders of pixel formats: PIL would start Ghostscript for an EPS file.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-# PIL's own limit; `max_pixels` cannot lie above it.
+# Only decoders of pixel formats: PIL would start Ghostscript for an EPS file. JPEG includes the MPO of some cameras.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# PIL warns above this and refuses above twice this: the largest sensible value of `max_pixels`.
 MAX_PIXELS = 89_478_485
 
 
@@ -65,6 +65,10 @@ def decode(image: Image.Image, source: str, *, image_size: int, max_pixels: int)
             f"{source}: the image has {width} x {height} = {width * height:,} pixels, allowed are {max_pixels:,}; "
             "scale the file down or raise prepare_data.max_pixels in params.yaml"
         )
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"{source}: mode {image.mode} has no defined range of values, allowed are 8 or 16 bits a channel; convert the file"
+        )
     try:
         upright = ImageOps.exif_transpose(image)
         picture = _to_rgb(upright)
@@ -83,8 +87,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         # Scientific and scanned PNG or TIFF: PIL's own conversion would clip 16 bits instead of scaling them.
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"mode {image.mode} has no defined range of values; save the file with 8 bits a channel")
     if image.mode == "P":
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
