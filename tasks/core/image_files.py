@@ -79,10 +79,11 @@ def attach_images(annotations: Sequence[Annotation], root: str, patterns: Sequen
 
     Raises:
         FileNotFoundError: a pattern matches nothing, or pictures are missing (with their number and the first).
-        ValueError: a name leaves the folder or belongs to several files.
+        ValueError: a name leaves the folder or belongs to several files, or two names share a file.
     """
     index = _index(Path(root), patterns)
     found: list[StoredFile] = []
+    claims: dict[StoredFile, Annotation] = {}
     missing: list[Annotation] = []
     for annotation in annotations:
         file = _find(index, annotation)
@@ -90,6 +91,12 @@ def attach_images(annotations: Sequence[Annotation], root: str, patterns: Sequen
             missing.append(annotation)
         else:
             found.append(file)
+            claim = claims.setdefault(file, annotation)
+            if claim.name != annotation.name:
+                raise ValueError(
+                    f"{annotation.where}: image {annotation.name!r} and image {claim.name!r} ({claim.where}) are both {file.name} of "
+                    f"{file.container}; allowed is one name for a file; narrow `images` of the dataset in params.yaml or repair the names"
+                )
     if missing:
         raise FileNotFoundError(
             f"{missing[0].where}: image {missing[0].name!r} is missing in {', '.join(patterns)} of {root} "

@@ -172,6 +172,15 @@ def test_a_name_of_two_files_is_refused(tmp_path):
     assert len(list(karpathy.examples(_karpathy(tmp_path, _entries(), ["two"])))) == 3
 
 
+def test_two_names_for_one_file_are_refused(tmp_path):
+    _tar(tmp_path, NAMES)
+    entries = [_entry("a.jpg", "train", "x", filepath="one"), _entry("a.jpg", "test", "x", filepath="two")]
+    with pytest.raises(ValueError, match=r"images\[1\]: image 'two/a\.jpg' and image 'one/a\.jpg' .* are both a\.jpg of .*images\.tar"):
+        list(karpathy.examples(_karpathy(tmp_path, entries, ["images.tar"])))
+    with pytest.raises(ValueError, match=r"images\[1\]: image '\./a\.jpg' and image 'a\.jpg'"):
+        list(karpathy.examples(_karpathy(tmp_path, [_entry("a.jpg", "train", "x"), _entry("./a.jpg", "test", "x")], ["images.tar"])))
+
+
 @pytest.mark.parametrize("damage", ["compressed", "truncated", "not a tar"])
 def test_unusable_tar_is_named(tmp_path, damage):
     _tar(tmp_path, NAMES, mode="w:gz" if damage == "compressed" else "w")
