@@ -106,7 +106,7 @@ def count_ranks(questions: tuple[Question, Question], *, limit: int, chunk_rows:
     above = [torch.zeros(len(q.queries), dtype=torch.long, device=q.best.device) for q in questions]
     not_below = [torch.zeros_like(count) for count in above]
     i2t, t2i = questions
-    for rows, columns, scores in _score_blocks(i2t.queries, i2t.keys, chunk_rows):
+    for rows, columns, scores in score_blocks(i2t.queries, i2t.keys, chunk_rows):
         # Comparing into a float buffer and adding it up is vectorised; counting booleans is ten times slower.
         mask = torch.empty_like(scores)
         for side, (question, part, dim) in enumerate(((i2t, rows, 1), (t2i, columns, 0))):
@@ -129,7 +129,7 @@ def finish_ranks(question: Question, above: Tensor, is_open: Tensor, chunk_rows:
     ranks.greater[open_idx] = 0
     ranks.tied[open_idx] = 0
     ranks.tied_positives[open_idx] = 0
-    for rows, columns, scores in _score_blocks(question.queries[open_idx], question.keys, chunk_rows):
+    for rows, columns, scores in score_blocks(question.queries[open_idx], question.keys, chunk_rows):
         low, high = (bound[:, None] for bound in question.band(open_idx[rows]))
         ranks.greater[open_idx[rows]] += (scores > high).sum(1)
         near = ((scores >= low) & (scores <= high)).nonzero()
@@ -215,7 +215,7 @@ def score_margin(queries: Tensor, keys: Tensor) -> float:
     return (1.01 * (width + 32) * precision.eps / 2 + is_rounded * 2.0**-7) * size + width * precision.tiny
 
 
-def _score_blocks(queries: Tensor, keys: Tensor, chunk_rows: int) -> Iterator[tuple[slice, slice, Tensor]]:
+def score_blocks(queries: Tensor, keys: Tensor, chunk_rows: int) -> Iterator[tuple[slice, slice, Tensor]]:
     """Yield (rows, columns, float32 scores) of blocks of chunk_rows queries and chunk_rows keys."""
     with torch.autocast(queries.device.type, enabled=False):
         for first in range(0, len(queries), chunk_rows):
@@ -232,12 +232,16 @@ def _check(image_embeds: Tensor, text_embeds: Tensor, owner: Tensor, ks: tuple[i
         raise ValueError(f"recall needs image_embeds (N, d), text_embeds (T, d), caption_image_idx (T,); received {shapes}")
     if not ks or min(ks) < 1:
         raise ValueError(f"ks must be integers of at least 1, one for each Recall@K; received {ks}; change the ks of the caller")
-    for name, value in (("image_embeds", image_embeds), ("text_embeds", text_embeds)):
+    check_embeddings(image_embeds=image_embeds, text_embeds=text_embeds)
+    if not torch.equal(owner.unique().cpu(), torch.arange(len(image_embeds), dtype=owner.dtype)):
+        raise ValueError(f"caption_image_idx must name each of the {len(image_embeds)} images at least once and no other")
+
+
+def check_embeddings(**embeddings: Tensor) -> None:
+    """Refuse embeddings with non-finite values, or without any, by name (ValueError)."""
+    for name, value in embeddings.items():
         if not value.numel() or not all(bool(torch.isfinite(extreme)) for extreme in value.aminmax()):  # NaN passes through aminmax
             raise ValueError(
                 f"{name} has non-finite values or none at all (shape {tuple(value.shape)}); "
                 "check the encoder and the training that produced it"
             )
-    counts = torch.bincount(owner, minlength=len(image_embeds))
-    if len(counts) != len(image_embeds) or not bool((counts > 0).all()):
-        raise ValueError(f"caption_image_idx must name each of the {len(image_embeds)} images at least once and no other")

@@ -74,13 +74,13 @@ def test_tie_report_equals_the_enumeration_of_all_orders(seed):
             assert report.pessimistic[name] == pytest.approx(100 * np.mean([min(h) for h in hits]))
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_many_ties_are_counted_exactly_in_any_chunk_size(seed):
     image, text, owner = _small_integers(seed, num_images=41, num_texts=97, width=4)
     scores, positive = image @ text.T, owner == torch.arange(41)[:, None]
     best = torch.where(positive, scores, -torch.inf).amax(1)
     greater = {"i2t": (scores > best[:, None]).sum(1), "t2i": (scores > scores[owner, torch.arange(97)]).sum(0)}
-    reports = [ties(image, text, owner, chunk_rows=rows) for rows in (1, 13, 41, 1000)]
+    reports = [ties(image, text, owner, chunk_rows=rows) for rows in (5, 13, 41, 1000)]
     for direction, count in greater.items():
         for k in (1, 5, 10):
             assert reports[0].optimistic[f"{direction}_r{k}"] == pytest.approx(100 * float((count < k).double().mean()))
@@ -149,6 +149,8 @@ def test_bad_input_is_refused():
             recall(image, torch.where(text == text[3, 2], bad, text), owner)
     with pytest.raises(ValueError, match="each of the 17 images"):
         recall(image, text, owner.clamp(max=15))
+    with pytest.raises(ValueError, match="each of the 17 images"):
+        recall(image, text, owner - 1)
     with pytest.raises(ValueError, match=r"received \[\(17, 6\), \(79, 5\)"):
         recall(image, text[:, :5], owner)
     with pytest.raises(ValueError, match="at least 1"):
