@@ -32,7 +32,8 @@ def build_report(
 
     Args:
         scores: one row per trained student, columns `tables.COLUMNS`, recalls in percent.
-        curves: learning curves of the students, columns `CURVES`; may be empty.
+        curves: learning curves of the students, columns `CURVES`; may be empty. Where it also has the columns `student` or `protocol`,
+            only the rows of the student and protocol that the tables show are drawn.
         histories: distillation, columns `HISTORIES`; may be empty. Its sets, and those of `galleries`, count as distilled.
         facts: `page.REQUIRED_FACTS`, and optionally `dataset` (default: the profile's name) and `student` (default: the one with
             most sets), which the tables show; everything else is listed as it is.
@@ -43,12 +44,12 @@ def build_report(
     """
     check_facts(facts)
     checked = check_scores(scores)
-    curves, histories = _check_frame(curves, CURVES, "curves", checked), _check_frame(histories, HISTORIES, "histories", checked)
+    histories = _check_frame(histories, HISTORIES, "histories", checked)
     distilled = frozenset(map(str, histories["set"])) | {one.set for one in galleries}
     _check_sets(distilled, checked, "galleries")
     summary = summarise(checked)
     shown = order(primary(summary, facts["protocol"], facts.get("student")), distilled)
-    averaged = average_curves(curves)
+    averaged = average_curves(_check_frame(_of_shown(curves, shown), CURVES, "curves", checked))
     page = render(summary, shown, averaged, histories, galleries, facts, distilled=distilled, published=published)
     metrics = json.dumps(nested_metrics(summary, shown), indent=2, allow_nan=False)
 
@@ -61,6 +62,13 @@ def build_report(
     _write_csv(shown[["method", "num_pairs", "mean_recall"]], out / "plots" / "recall.csv")
     _write_csv(averaged, out / "plots" / "learning_curves.csv")
     _write_csv(histories[["set", "iteration", "loss"]], out / "plots" / "distillation.csv")
+
+
+def _of_shown(curves: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
+    for column in ("student", "protocol"):
+        if column in curves.columns:
+            curves = curves[curves[column] == shown[column].iloc[0]]
+    return curves
 
 
 def _check_frame(frame: pd.DataFrame, columns: tuple[str, ...], name: str, scores: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Geometry of line charts as plain numbers, which `templates/chart.svg.j2` draws as inline SVG.
 
-Coordinates are SVG user units, origin top left. Text is 12 units high, so a chart of `WIDTH` reads on a 390 px phone.
+Coordinates are SVG user units, origin top left. Text is 13 units high, so a chart of `WIDTH` reads on a 390 px phone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 400.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 42.0, 14.0, 26.0, 38.0
-LABEL_WIDTH, LABEL_STEP = 96.0, 14.0
+LETTER_WIDTH, LABEL_STEP = 7.8, 15.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ def line_chart(
         raise ValueError(
             f"the chart {title!r} needs finite points; received {[one.points for one in series]}; check the input of the report"
         )
-    right = WIDTH - (LABEL_WIDTH if has_labels else RIGHT)
+    longest = max(len(one.name) for one in series)
+    right = WIDTH - (min(RIGHT + LETTER_WIDTH * longest, WIDTH / 2) if has_labels else RIGHT)
     y_values = round_ticks(min(lows), max(highs))
     y_low, y_high = y_values[0], y_values[-1]
     x_ticks = list(x_values) or round_ticks(min(xs), max(xs), is_inside=True)

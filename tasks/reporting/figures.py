@@ -87,7 +87,7 @@ def learning_curves(averaged: pd.DataFrame, shown: pd.DataFrame, styles: dict[st
             points = tuple((float(x), float(y)) for x, y in zip(curve["epoch"], curve["val_mean_recall"], strict=True))
             style = styles[str(row.method)]
             series.append(Series(str(row.method), points, Style(style.colour, "none", "" if is_full else style.dash, style.width)))
-        methods |= {one.name for one in series}
+        methods |= set() if is_full else {one.name for one in series}
         parts = [f"{one.name} ends at {one.points[-1][1]:.1f} (best {max(y for _, y in one.points):.1f})" for one in series]
         charts.append(
             line_chart(
@@ -125,6 +125,7 @@ def _history_panels(histories: pd.DataFrame, columns: dict[str, str], styles: di
         size = -(-len(rows) // MAX_POINTS)
         largest = max(largest, size)
         thin = rows[["iteration", *columns.values()]].groupby(np.arange(len(rows)) // size).mean()
+        thin["iteration"] = rows["iteration"].to_numpy()[::size]
         series = [
             Series(label, tuple(zip(thin["iteration"].astype(float), thin[column].astype(float), strict=True)), styles[label])
             for label, column in columns.items()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 MAX_SIDE, LOSSLESS_SIDE, JPEG_QUALITY = 168, 96, 86
-MAX_ROWS = 16
+# Fills rows of two, three and four cards.
+MAX_ROWS = 12
 # Sheet of pictures for MLflow, in pixels.
-SHEET_SIDE, SHEET_TEXT, SHEET_GAP, SHEET_COLUMNS = 160, 66, 12, 4
+SHEET_SIDE, SHEET_TEXT, SHEET_GAP, SHEET_COLUMNS, SHEET_LINES = 160, 66, 12, 4, 4
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,22 @@ def _fit(image: np.ndarray) -> Image.Image:
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """Return `text` in at most four lines of the width of one picture, cut with dots."""
-    per_line = max(8, int(SHEET_SIDE / (font.getlength("a caption of a picture") / 22)))
-    return "\n".join(textwrap.wrap(text, per_line, max_lines=4, placeholder=" ..."))
+    """Return `text` broken at spaces into at most four lines no wider than one picture; what does not fit ends in dots."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= SHEET_SIDE or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    if len(lines) > SHEET_LINES:
+        lines = [*lines[: SHEET_LINES - 1], lines[SHEET_LINES - 1] + " ..."]
+    return "\n".join(_cut(line, font) for line in lines)
+
+
+def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Return `line`, or as much of its beginning as fits the width of one picture with dots after it."""
+    if font.getlength(line) <= SHEET_SIDE:
+        return line
+    length = next(size for size in range(len(line), -1, -1) if font.getlength(line[:size] + "...") <= SHEET_SIDE)
+    return line[:length].rstrip() + "..."

@@ -15,7 +15,7 @@ from tasks.reporting.gallery import Gallery, fit_galleries
 from tasks.reporting.headline import headline
 from tasks.reporting.published import gap
 from tasks.reporting.recall_table import beside_published, crossing, groups_by_size
-from tasks.reporting.tables import METRICS, PROTOCOLS
+from tasks.reporting.tables import PROTOCOLS
 
 TEMPLATES = Path(__file__).parent / "templates"
 REQUIRED_FACTS = ("profile", "protocol", "models", "num_seeds", "commit", "is_dirty", "parameters_hash", "machine", "versions", "seconds")
@@ -64,7 +64,7 @@ def render(
         "student": student,
         "protocol": protocol,
         "protocols": PROTOCOLS,
-        "metrics": METRICS,
+        "distilled": distilled,
         "groups": groups_by_size(shown, distilled),
         "recall_chart": figures.recall_by_size(shown, styles),
         "students": crossing(summary[summary["protocol"] == protocol], "student", sets),

@@ -1,0 +1,223 @@
+"""The whole report: its files, its bytes, its escaping, and that its numbers are those of the input."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tasks.reporting.build import build_report
+from tasks.reporting.gallery import Gallery
+from tasks.reporting.published import load_published
+from tasks.reporting.tables import RECALLS
+
+FILES = (
+    "index.html", "metrics.json", "plots/distillation.csv", "plots/learning_curves.csv", "plots/recall.csv", "tables/scores.csv",
+    "tables/summary.csv",
+)  # fmt: skip
+
+
+class Tables(HTMLParser):
+    """Collects every table as {row heading: [cell texts]}, one list for each row with that heading, and the ids and images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables: list[list[tuple[str, list[str]]]] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.alts: list[str | None] = []
+        self.scopes: list[str | None] = []
+        self.tags: list[str] = []
+        self.cell: list[str] | None = None
+        self.heading = ""
+        self.kind = ""
+
+    def handle_starttag(self, tag, attrs):
+        known = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [known["id"]] if "id" in known else []
+        self.references += (known.get("aria-labelledby") or "").split()
+        if tag == "img":
+            self.alts.append(known.get("alt"))
+        if tag == "th":
+            self.scopes.append(known.get("scope"))
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.heading, self.row = "", []
+        if tag in ("td", "th") and self.tables:
+            self.cell, self.kind = [], "row" if known.get("scope") == "row" else tag
+
+    def handle_data(self, data):
+        if self.cell is not None:
+            self.cell.append(data)
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th") and self.cell is not None:
+            text = " ".join("".join(self.cell).split())
+            if self.kind == "row":
+                self.heading = text
+            elif tag == "td":
+                self.row.append(text)
+            self.cell = None
+        if tag == "tr" and self.heading:
+            self.tables[-1].append((self.heading, self.row))
+
+
+@pytest.fixture
+def report(tmp_path: Path, scores, curves, histories, galleries, facts) -> Path:
+    build_report(scores, curves, histories, galleries, facts, tmp_path / "report", published=load_published())
+    return tmp_path / "report"
+
+
+def parse(report: Path) -> Tables:
+    parser = Tables()
+    parser.feed((report / "index.html").read_text(encoding="utf-8"))
+    return parser
+
+
+def test_the_report_has_these_files_and_no_others(report):
+    assert sorted(str(path.relative_to(report)) for path in report.rglob("*") if path.is_file()) == sorted(FILES)
+
+
+def test_same_input_in_any_row_order_gives_the_same_bytes(report, tmp_path, scores, curves, histories, galleries, facts):
+    shuffled = [frame.sample(frac=1.0, random_state=3) for frame in (scores, curves, histories)]
+    build_report(*shuffled, galleries, facts, tmp_path / "again", published=load_published())
+    for name in FILES:
+        assert (report / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_the_page_is_below_three_megabytes_and_fetches_nothing(report):
+    page = (report / "index.html").read_text(encoding="utf-8")
+    assert len(page.encode()) < 3_000_000
+    assert "default-src 'none'" in page
+    assert "script" not in parse(report).tags and "link" not in parse(report).tags
+    assert re.findall(r"""(?:src|href)=["'](?!#|data:|tables/|plots/|metrics)[^"']*""", page) == []
+
+
+def test_every_cell_of_the_main_table_is_the_mean_and_deviation_of_the_scores(report, scores):
+    ours = scores[(scores["student"] == "timm test_vit") & (scores["protocol"] == "strict")]
+    sizes = [20] * 5 + [50] * 5 + [6000]
+    full = ours.loc[ours["method"] == "full", "mean_recall"].mean()
+    rows = parse(report).tables[0]
+    assert len(rows) == len(sizes)
+    for (method, cells), size in zip(rows, sizes, strict=True):
+        group = ours[(ours["method"] == method) & (ours["num_pairs"] == size)]
+        expected = [f"{group[name].mean():.1f} \u00b1 {group[name].std():.1f}" for name in ("mean_recall", *RECALLS)]
+        random = ours.loc[(ours["method"] == "random") & (ours["num_pairs"] == size), "mean_recall"].mean()
+        ratio = "\u2013" if method == "full" else f"{group['mean_recall'].mean() / random:.2f}"
+        recovery = f"{100 * group['mean_recall'].mean() / full:.1f}"
+        assert cells == [expected[0], ratio, recovery, *expected[1:], str(len(group))]
+
+
+def test_no_number_of_the_results_survives_a_change_of_the_scores(report, tmp_path, scores, curves, histories, galleries, facts):
+    names = [*RECALLS, "mean_recall"]
+    changed = scores.assign(**{name: 7.0 + scores[name] / 1.83 for name in names})
+    build_report(changed, curves, histories, galleries, facts, tmp_path / "other", published=None)
+
+    def head(folder: Path) -> list[str]:
+        return re.findall(r"\d+\.\d+", (folder / "index.html").read_text(encoding="utf-8").split("<body>")[1].split("</header>")[0])
+
+    assert len(head(report)) == len(head(tmp_path / "other")) >= 8
+    # Half of full data's deviation may round to the same digit; the recalls and ratios may not.
+    assert sum(one == other for one, other in zip(head(report), head(tmp_path / "other"), strict=True)) <= 1
+
+
+def test_metrics_and_plots_repeat_the_summary(report):
+    metrics = json.loads((report / "metrics.json").read_text())
+    summary = pd.read_csv(report / "tables" / "summary.csv")
+    recall = pd.read_csv(report / "plots" / "recall.csv")
+    ours = summary[(summary["student"] == "timm test_vit") & (summary["protocol"] == "strict")].set_index("set")
+    assert set(metrics) == set(ours.index)
+    for name, entry in metrics.items():
+        assert entry["mean_recall"] == pytest.approx(ours.loc[name, "mean_recall"], abs=1e-4)
+    assert sorted(recall["mean_recall"]) == pytest.approx(sorted(ours["mean_recall"]))
+    assert list(recall.columns) == ["method", "num_pairs", "mean_recall"]
+    assert list(pd.read_csv(report / "plots" / "learning_curves.csv").columns) == ["set", "epoch", "val_mean_recall"]
+    assert len(pd.read_csv(report / "plots" / "distillation.csv")) == 800
+
+
+def test_captions_and_names_are_escaped(tmp_path, scores, curves, histories, galleries, facts):
+    evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+    row = replace(galleries[0].rows[0], initial_caption=evil, nearest_sentence=evil)
+    bad = [Gallery(galleries[0].set, (row,))]
+    build_report(scores, curves, histories, bad, {**facts, "profile": evil, "machine": evil}, tmp_path, published=None)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    parser = parse(tmp_path)
+    assert "<script" not in page and "<img src=x" not in page
+    assert page.count("&lt;script&gt;") >= 6
+    assert any(alt and evil in alt for alt in parser.alts)
+
+
+def test_every_picture_has_a_text_and_every_reference_a_target(report):
+    parser = parse(report)
+    assert len(parser.alts) == 48 and all(parser.alts)
+    assert all(parser.scopes)
+    assert len(parser.ids) == len(set(parser.ids))
+    assert set(parser.references) <= set(parser.ids)
+    page = (report / "index.html").read_text(encoding="utf-8")
+    assert page.count('<svg viewBox="0 0 400') == page.count("<desc id=") == 8
+
+
+def test_the_protocol_is_named_in_the_caption_of_every_table(report):
+    captions = re.findall(r"<caption[^>]*>(.*?)</caption>", (report / "index.html").read_text(encoding="utf-8"))
+    assert len(captions) == 4
+    assert all("rotocol" in caption or "source" in caption for caption in captions)
+
+
+def test_toy_shows_the_papers_ratio_as_another_dataset(report):
+    page = (report / "index.html").read_text(encoding="utf-8")
+    assert "No published numbers for toy" in page
+    heading, cells = parse(report).tables[-1][-1]
+    assert heading == "bi_trajectory"
+    assert cells[0] == "flickr30k, 100 another dataset"
+    assert cells[1].startswith("4.25")
+    assert cells[4:] == ["VLDD table 1 (arXiv 2308.07545; slides)", "not stated in the table"]
+
+
+def test_published_numbers_of_the_same_dataset_and_budget_stand_beside_ours(tmp_path, scores, curves, facts):
+    hundred = scores.assign(num_pairs=scores["num_pairs"].replace({20: 100, 50: 300}), set=scores["set"].str.replace("-20", "-100"))
+    build_report(hundred, curves.iloc[:0], pd.DataFrame(), [], {**facts, "dataset": "flickr8k"}, tmp_path, published=load_published())
+    cited = [(name, cells[0]) for name, cells in parse(tmp_path).tables[3] if cells[2] == "MDM (CVPR 2026) table 1"]
+    assert cited == [("random", "6.6"), ("lors", "19.4"), ("mdm", "21.9"), ("full", "53.8")]
+
+
+def test_learning_curves_are_those_of_the_student_and_protocol_that_is_shown(report, tmp_path, scores, curves, histories, galleries, facts):
+    mixed = pd.concat(
+        [
+            curves.assign(student="timm test_vit", protocol="strict"),
+            curves.assign(student="timm test_resnet", protocol="strict", val_mean_recall=1.0),
+            curves.assign(student="timm test_vit", protocol="last", val_mean_recall=2.0),
+        ]
+    )
+    build_report(scores, mixed, histories, galleries, facts, tmp_path / "mixed", published=load_published())
+    assert (tmp_path / "mixed" / "index.html").read_bytes() == (report / "index.html").read_bytes()
+
+
+def test_a_run_with_one_size_one_student_and_nothing_distilled_has_a_page(tmp_path, scores, facts):
+    small = scores[
+        (scores["num_pairs"] == 20) & (scores["seed"] == 0) & (scores["protocol"] == "strict") & (scores["method"] != "bi_trajectory")
+    ]
+    build_report(small, pd.DataFrame(), pd.DataFrame(), [], facts, tmp_path, published=None)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "nan" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL).lower()
+    for sentence in ("No set of this report was distilled.", "No learning curves were recorded.", "No published numbers were given"):
+        assert sentence in page
+
+
+def test_refused_input_leaves_no_file_behind(tmp_path, scores, curves, histories, galleries, facts):
+    out = tmp_path / "report"
+    with pytest.raises(ValueError, match="random selection of 20 pairs is missing"):
+        build_report(scores[scores["set"] != "random-20"], curves, histories, galleries, facts, out, published=None)
+    with pytest.raises(ValueError, match=r"histories name sets that have no scores; received \['lors-20'\]"):
+        build_report(scores, curves, histories.assign(set="lors-20"), galleries, facts, out, published=None)
+    with pytest.raises(ValueError, match=r"curves cannot be plotted without the columns \['epoch'\]"):
+        build_report(scores, curves.drop(columns="epoch"), histories, galleries, facts, out, published=None)
+    with pytest.raises(ValueError, match=r"facts of the run are missing.*commit"):
+        build_report(scores, curves, histories, galleries, {k: v for k, v in facts.items() if k != "commit"}, out, published=None)
+    assert not out.exists()
