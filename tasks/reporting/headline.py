@@ -54,7 +54,7 @@ def headline(shown: pd.DataFrame, distilled: frozenset[str]) -> Headline:
     if small.empty:
         raise ValueError(
             f"a report needs at least one set beside full data; received the methods {sorted(set(shown['method']))}; allowed is any list "
-            "with random in it; change `select_coresets` in params.yaml"
+            "with random in it; change `methods.coresets` in params.yaml"
         )
     made = small[small["set"].isin(distilled)]
     candidates = small if made.empty else made

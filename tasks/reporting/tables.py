@@ -134,7 +134,7 @@ def _check_random(scores: pd.DataFrame) -> None:
             raise ValueError(
                 f"random selection of {num_pairs} pairs is missing for student {student!r} under protocol {protocol!r}; received only "
                 f"{sorted(set(group['method']))}; allowed is any list of methods that has {RANDOM!r} in every size; "
-                "add it to `select_coresets.methods` in params.yaml and run evaluate again"
+                "add it to `methods.coresets` in params.yaml and run evaluate again"
             )
 
 
