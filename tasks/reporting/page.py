@@ -24,7 +24,10 @@ DASH = "\u2013"
 
 
 def check_facts(facts: dict[str, Any]) -> None:
-    """Raise ValueError unless `facts` has every key of `REQUIRED_FACTS`; `dataset` and `student` are optional."""
+    """Raise ValueError unless `facts` has every key of `REQUIRED_FACTS`; `dataset` and `student` are optional.
+
+    `models` is {role: name} or a list of names; `versions` is {package: version or None}; `seconds` is {stage: seconds}.
+    """
     missing = [name for name in REQUIRED_FACTS if name not in facts]
     if missing:
         raise ValueError(

@@ -210,6 +210,12 @@ def test_a_run_with_one_size_one_student_and_nothing_distilled_has_a_page(tmp_pa
         assert sentence in page
 
 
+def test_models_are_listed_by_role_or_as_plain_names(tmp_path, scores, curves, histories, facts):
+    for name, models in (("roles", {"image_encoder": "tiny<1>"}), ("names", ["tiny<1>"])):
+        build_report(scores, curves, histories, [], {**facts, "models": models}, tmp_path / name, published=None)
+        assert "tiny&lt;1&gt;" in (tmp_path / name / "index.html").read_text(encoding="utf-8")
+
+
 def test_refused_input_leaves_no_file_behind(tmp_path, scores, curves, histories, galleries, facts):
     out = tmp_path / "report"
     with pytest.raises(ValueError, match="random selection of 20 pairs is missing"):
