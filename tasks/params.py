@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -86,6 +87,11 @@ class Params:
     def model_name(self) -> str:
         """Name of encoder and trainable set in folders and tables, for example `mobilenetv2_100-heads`."""
         return f"{self.image_encoder.module.label(self.image_encoder.config)}-{self.model.trainable}"
+
+    @property
+    def digest(self) -> str:
+        """Digest of everything, for the report and tracking."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     @property
     def sets(self) -> list[tuple[str, int]]:
@@ -205,7 +211,9 @@ def _typed(kind: str, name: Any, options: Any, where: str) -> Plugin:
 def _methods(kind: str, chosen: Any, section: Any, where: str) -> dict[str, Plugin]:
     options = _keys(section, ("options",), where)["options"]
     if not isinstance(chosen, list) or not isinstance(options, dict) or len(set(map(str, chosen))) != len(chosen):
-        raise ValueError(f"{where}: methods.{kind} must be a list of different names and `options` a mapping; received {chosen!r}, {options!r}")
+        raise ValueError(
+            f"{where}: methods.{kind} must be a list of different names and `options` a mapping; received {chosen!r}, {options!r}"
+        )
     typed = {name: _typed(kind, name, value, f"{where} ({name})") for name, value in options.items()}
     for name in chosen:
         plugins.load(kind, name, where=f"methods.{kind} of params.yaml")
@@ -220,7 +228,9 @@ def _cross_check(params: Params, root: str) -> None:
     if not budgets or list(budgets) != sorted(set(budgets)):
         raise ValueError(f"{root}.budgets: received {budgets}; allowed are different sizes in ascending order")
     if (model.trainable == "heads") != (model.embed_dim is not None):
-        raise ValueError(f"{root}.model.embed_dim: received {model.embed_dim} with trainable {model.trainable!r}; `heads` needs it, others null")
+        raise ValueError(
+            f"{root}.model.embed_dim: received {model.embed_dim} with trainable {model.trainable!r}; `heads` needs it, others null"
+        )
     if model.trainable != "full" and not params.train_experts.augment.is_off:
         raise ValueError(
             f"{root}.train_experts.augment: the image encoder is frozen ({model.trainable}), so its features are computed once "
@@ -231,4 +241,4 @@ def _cross_check(params: Params, root: str) -> None:
     for name, plugin in params.distillers.items():
         check = getattr(plugin.module, "check", None)
         if check is not None:
-            check(plugin.config, params.train_experts.num_epochs, where=f"{root}.distill.options.{name}")
+            check(plugin.config, params.train_experts.num_epochs, budgets, where=f"{root}.distill.options.{name}")

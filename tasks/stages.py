@@ -1,4 +1,5 @@
-"""The stage table, data only: what each stage reads, where it writes, and which core modules its key covers."""
+"""The stage table, data only: what each stage reads, where it writes, and the modules whose code
+its key covers, with everything of `tasks.core` that they import."""
 
 from __future__ import annotations
 
@@ -23,37 +24,37 @@ class Stage:
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("prepare_data", ("prepare_data",), (), "prepared", ("tasks.core.storage", "tasks.core.images")),
-        Stage("embed_captions", ("embed_captions",), ("prepare_data",), "caption_embeddings", ("tasks.core.storage",)),
+        Stage("prepare_data", ("prepare_data",), (), "prepared", ("tasks.prepare_data",)),
+        Stage("embed_captions", ("embed_captions",), ("prepare_data",), "caption_embeddings", ("tasks.embed_captions",)),
         Stage(
             "train_experts",
-            ("image_encoder", "model", "train_experts"),
+            ("seed", "model", "train_experts"),
             ("prepare_data", "embed_captions"),
             "experts",
-            ("tasks.core.training", "tasks.core.dual_encoder", "tasks.core.storage"),
+            ("tasks.train_experts", "tasks.models"),
         ),
         Stage(
             "select_coresets",
-            ("select_coresets",),
+            ("seed", "budgets", "model", "select_coresets"),
             ("prepare_data", "embed_captions", "train_experts"),
             "coresets",
-            ("tasks.core.selection", "tasks.core.dual_encoder", "tasks.core.storage"),
+            ("tasks.select_coresets", "tasks.models"),
         ),
         Stage(
             "distill",
-            ("distill",),
+            ("seed", "budgets", "model", "distill"),
             ("prepare_data", "embed_captions", "train_experts"),
             "distilled",
-            ("tasks.core.distillation", "tasks.core.dual_encoder", "tasks.core.storage"),
+            ("tasks.distill", "tasks.models"),
         ),
         Stage(
             "evaluate",
-            ("evaluate",),
+            ("seed", "model", "evaluate"),
             ("prepare_data", "embed_captions", "train_experts", "select_coresets", "distill"),
             "scores",
-            ("tasks.core.training", "tasks.core.nearest", "tasks.core.dual_encoder", "tasks.core.storage"),
+            ("tasks.evaluate", "tasks.models", "tasks.search"),
         ),
-        Stage("report", ("report",), ("evaluate",), "", ()),
+        Stage("report", ("report",), ("distill", "evaluate"), "", ("tasks.report", "tasks.reporting.stored")),
     )
 }
 

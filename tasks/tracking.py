@@ -54,6 +54,13 @@ class Tracker:
         all_tags = {"invocation": self.invocation, "cell": name, "mlflow.parentRunId": parent, **tags}
         return str(self.client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id)
 
+    def claim(self, run_id: str, tag: str, value: str) -> bool:
+        """Set a tag; return False when the run already carries it with this value (somebody has logged that part)."""
+        if self.client.get_run(run_id).data.tags.get(tag) == value:
+            return False
+        self.client.set_tag(run_id, tag, value)
+        return True
+
     def log_params(self, run_id: str, params: dict[str, Any]) -> None:
         """Log flat parameters, each value as text of at most 500 characters, once."""
         from mlflow.entities import Param

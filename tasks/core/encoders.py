@@ -39,7 +39,11 @@ def take_rows(images: np.ndarray, rows: Tensor, device: torch.device | str = "cp
 
 
 def encode_images(
-    encoder: ImageEncoder, images: np.ndarray, *, device: torch.device | str, batch_size: int = 64,
+    encoder: ImageEncoder,
+    images: np.ndarray,
+    *,
+    device: torch.device | str,
+    batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Return the (N, out_dim) float32 CPU features of a whole array under the frozen encoder, in eval mode.

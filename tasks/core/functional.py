@@ -49,10 +49,7 @@ class FlatModel:
         """Return copies of the trainable parameters, {"img": (P_img,), "txt": (P_txt,)}; a group may be empty."""
         parameters = dict(self.model.named_parameters())
         empty = torch.empty(0, dtype=self.dtype, device=self.device)
-        return {
-            group: torch.cat([empty, *(parameters[name].detach().reshape(-1) for name, _ in self._layout[group])])
-            for group in GROUPS
-        }
+        return {group: torch.cat([empty, *(parameters[name].detach().reshape(-1) for name, _ in self._layout[group])]) for group in GROUPS}
 
     def call(
         self, theta: Mapping[str, Tensor], images: Tensor, texts: Tensor, generator: torch.Generator | None = None
@@ -69,9 +66,7 @@ class FlatModel:
             ValueError: `theta` has other sizes, or the forward pass changed a buffer of the module.
         """
         before = self._buffer_versions()
-        outputs: tuple[Tensor, Tensor] = torch.func.functional_call(
-            self.model, self._unflatten(theta), (images, texts, generator)
-        )
+        outputs: tuple[Tensor, Tensor] = torch.func.functional_call(self.model, self._unflatten(theta), (images, texts, generator))
         changed = [name for name, version in self._buffer_versions().items() if before.get(name) != version]
         if changed:
             raise ValueError(
@@ -98,9 +93,7 @@ class FlatModel:
                     f"{tuple(theta[group].shape)}; experts and student must share encoder and trainable set"
                 )
             parts = theta[group].split(sizes) if sizes else ()
-            views.update(
-                {name: part.view(shape) for (name, shape), part in zip(self._layout[group], parts, strict=True)}
-            )
+            views.update({name: part.view(shape) for (name, shape), part in zip(self._layout[group], parts, strict=True)})
         return views
 
     def _buffer_versions(self) -> dict[str, tuple[int, int]]:

@@ -90,9 +90,7 @@ def trajectory_gradient(
         ValueError: unknown engine.
     """
     if engine not in ENGINES:
-        raise ValueError(
-            f"unknown gradient engine {engine!r}; available: {', '.join(ENGINES)}; change `engine` of the method"
-        )
+        raise ValueError(f"unknown gradient engine {engine!r}; available: {', '.join(ENGINES)}; change `engine` of the method")
     theta0 = {group: theta0[group].detach() for group in GROUPS}
     inputs = {name: value.detach() for name, value in inputs.items()}
     step_sizes = {group: log_step_sizes[group].detach().exp() for group in GROUPS}
@@ -282,9 +280,7 @@ def _leaves(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _take(inputs: Rows, batch: Tensor) -> Rows:
     """Rows of every input; images keep the channels-last layout, which indexing alone does not promise."""
     rows = {name: tensor[batch.to(tensor.device)] for name, tensor in inputs.items()}
-    return {
-        name: row.contiguous(memory_format=torch.channels_last) if row.ndim == 4 else row for name, row in rows.items()
-    }
+    return {name: row.contiguous(memory_format=torch.channels_last) if row.ndim == 4 else row for name, row in rows.items()}
 
 
 def _norm(theta: Theta) -> Tensor:

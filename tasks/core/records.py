@@ -6,7 +6,7 @@ Our renamings of published names: `text_embeds` for the synthetic "text labels",
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -104,3 +104,7 @@ class PairSet:
     @property
     def num_pairs(self) -> int:
         return int(self.images.shape[0])
+
+    def with_provenance(self, provenance: dict[str, Any]) -> PairSet:
+        """Return the same set with these facts about where it comes from."""
+        return replace(self, provenance=provenance)

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Features:
-    """L2-normalised features of a model warmed up on the data.
+class Pool:
+    """What a coreset method selects from: one caption per image, and features of a warmed-up model.
 
     Attributes:
-        image: (N, d) image features.
-        text: (T, d) caption features.
-        caption_image_idx: (T,) int64, the image of each caption.
+        caption_idx: (N,) int64, the caption of each image, drawn once.
+        image_features, text_features: (N, d) L2-normalised features of the images and of those captions.
+        shared: what the method's `prepare` found, the same for every budget; empty without one.
     """
 
-    image: Tensor
-    text: Tensor
-    caption_image_idx: Tensor
+    caption_idx: Tensor
+    image_features: Tensor
+    text_features: Tensor
+    shared: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_images(self) -> int:
+        return len(self.caption_idx)
+
+    @property
+    def pair_features(self) -> Tensor:
+        """(N, 2d): image and text features side by side, so that distances add up over both modalities."""
+        return torch.cat([self.image_features, self.text_features], dim=1)
+
+    def select(self, image_idx: Tensor) -> Selection:
+        """Return the pairs of the given images."""
+        return Selection(image_idx, self.caption_idx[image_idx])
 
 
 @dataclass(frozen=True)
@@ -35,8 +49,7 @@ def check_budget(num_pairs: int, num_images: int) -> None:
     """Raise ValueError unless 1 <= num_pairs <= num_images."""
     if not 1 <= num_pairs <= num_images:
         raise ValueError(
-            f"cannot select {num_pairs} pairs from {num_images} images; allowed is 1 to {num_images}; "
-            "change `budgets` in params.yaml"
+            f"cannot select {num_pairs} pairs from {num_images} images; allowed is 1 to {num_images}; change `budgets` in params.yaml"
         )
 
 
@@ -76,3 +89,13 @@ def farthest_first(points: Tensor, num_points: int, generator: torch.Generator) 
         nearest = torch.minimum(nearest, (points - points[index]).square().sum(1))
         nearest[index] = -1.0
     return torch.tensor(chosen)
+
+
+def count_forgetting(history: Tensor) -> Tensor:
+    """Return (N,) float32: transitions correct -> incorrect per pair; infinity for a pair that never was correct.
+
+    Args:
+        history: (E, N) bool, whether each pair was correct in each epoch.
+    """
+    events = (history[:-1] & ~history[1:]).sum(0).float()
+    return events.masked_fill(~history.any(0), torch.inf)

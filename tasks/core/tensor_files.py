@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -39,3 +40,9 @@ def map_tensor(path: Path, name: str) -> np.ndarray:
         raise ValueError(f"{path}: cannot map tensor {name!r}; the file has {names}, mappable dtypes are {sorted(_DTYPES)}")
     offset = 8 + length + entry["data_offsets"][0]
     return np.memmap(path, dtype=_DTYPES[entry["dtype"]], mode="r", offset=offset, shape=tuple(entry["shape"]))
+
+
+def tensor_names(path: Path) -> list[str]:
+    """Return the sorted names of the tensors in a file."""
+    with safe_open(str(path), "pt") as handle:
+        return sorted(handle.keys())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tasks.core.encoders import ImageEncoder
 from tasks.core.section import Section
@@ -52,7 +53,6 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
         FileNotFoundError: a weight file that is not there.
     """
     import timm
-    from timm.data import resolve_model_data_config
 
     if not timm.is_model(config.name.split(".")[0]):
         close = ", ".join(timm.list_models(f"*{config.name[:6]}*")[:8]) or "see timm.list_models()"
@@ -64,19 +64,38 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
                 "change model.options.weights"
             )
     overlay = {"file": config.weights} if weight_files(config) else None
-    kwargs: dict[str, Any] = dict(config.kwargs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "image_encoder", config.name))
         try:
-            module = timm.create_model(
-                config.name, pretrained=config.weights != "random", num_classes=0, pretrained_cfg_overlay=overlay, **kwargs
-            )
+            return _wrap(config, _create(config, pretrained=config.weights != "random", pretrained_cfg_overlay=overlay))
         except RuntimeError as error:
             raise ValueError(f"weights {config.weights!r} do not fit {config.name}: {error}; change model.options") from error
+
+
+def rebuild(config: Config, state: dict[str, torch.Tensor]) -> ImageEncoder:
+    """Return the network with the parameters and buffers of `state`, as `build` gave them; no weight file is read."""
+    with torch.random.fork_rng(devices=[]):
+        module = _create(config, pretrained=False)
+    module.load_state_dict(state)
+    return _wrap(config, module)
+
+
+def _create(config: Config, **how: Any) -> nn.Module:
+    import timm
+
+    kwargs: dict[str, Any] = dict(config.kwargs)
+    module: nn.Module = timm.create_model(config.name, num_classes=0, **kwargs, **how)
+    return module
+
+
+def _wrap(config: Config, module: nn.Module) -> ImageEncoder:
+    from timm.data import resolve_model_data_config
+
     data = resolve_model_data_config(module)
+    width: Any = getattr(module, "head_hidden_size", module.num_features)
     return ImageEncoder(
         module=module.eval().to(memory_format=torch.channels_last),
-        out_dim=int(module.num_features) if not hasattr(module, "head_hidden_size") else int(module.head_hidden_size),
+        out_dim=int(width),
         mean=config.mean or tuple(data["mean"]),
         std=config.std or tuple(data["std"]),
     )

@@ -7,6 +7,7 @@ overlap of their n-grams (feature hashing, Weinberger et al., ICML 2009, with Ga
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def embed(
             raise ValueError(f"caption {row} has no word: {caption!r}; every caption needs one; correct it in the dataset's caption file")
         weights = dict.fromkeys(words, 1.0)
         if config.bigram_weight > 0.0:
-            weights.update(dict.fromkeys((f"{a} {b}" for a, b in zip(words, words[1:], strict=False)), config.bigram_weight))
+            weights.update(dict.fromkeys((f"{a} {b}" for a, b in itertools.pairwise(words)), config.bigram_weight))
         for ngram, weight in weights.items():
             if ngram not in vectors:
                 vectors[ngram] = torch.randn(config.dim, generator=make_generator(config.seed, "ngram", ngram))

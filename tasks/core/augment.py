@@ -1,0 +1,90 @@
+"""Augmentation of training images (METHOD 3), batched and seeded: RandomResizedCrop, flip and RandAugment.
+
+Every draw comes from the generator that the caller gives, so equal seeds give equal batches on one device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tasks.core.sections import AugmentSection
+
+# ALBEF/BLIP leave out the colour operations that change what a caption says (a red ball must stay red).
+_OPERATIONS = (
+    "identity",
+    "autocontrast",
+    "equalize",
+    "brightness",
+    "sharpness",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+    "rotate",
+)
+_MAX_MAGNITUDE = 10
+
+
+def augment(images: Tensor, section: AugmentSection, generator: torch.Generator) -> Tensor:
+    """Return augmented (B, H, W, 3) uint8 images of the same shape on the same device.
+
+    Args:
+        images: (B, H, W, 3) uint8, not modified.
+        section: what to apply, see `AugmentSection`.
+        generator: a CPU generator; source of all draws.
+    """
+    if section.is_off:
+        return images
+    images = images.permute(0, 3, 1, 2)
+    if section.crop_scale < 1.0 or section.flip:
+        images = _crop_and_flip(images, section, generator)
+    for _ in range(section.randaugment_ops):
+        images = _randaugment(images, section.randaugment_magnitude, generator)
+    return images.permute(0, 2, 3, 1).contiguous()
+
+
+def _crop_and_flip(images: Tensor, section: AugmentSection, generator: torch.Generator) -> Tensor:
+    """RandomResizedCrop with aspect ratio 3/4..4/3 and a mirror, as one affine resampling (bilinear)."""
+    draws = torch.rand(len(images), 5, generator=generator)
+    area = section.crop_scale + (1.0 - section.crop_scale) * draws[:, 0]
+    ratio = torch.exp((2.0 * draws[:, 1] - 1.0) * torch.log(torch.tensor(4.0 / 3.0)))
+    if section.crop_scale == 1.0:
+        ratio = torch.ones_like(ratio)
+    height, width = (area / ratio).sqrt().clamp(max=1.0), (area * ratio).sqrt().clamp(max=1.0)
+    mirror = torch.where((draws[:, 4] < 0.5) & torch.tensor(section.flip), -1.0, 1.0)
+    zero = torch.zeros_like(area)
+    # Output coordinates in -1..1 map to a window of relative size (width, height) around a centre that keeps it inside.
+    rows = [width * mirror, zero, (2 * draws[:, 2] - 1) * (1 - width), zero, height, (2 * draws[:, 3] - 1) * (1 - height)]
+    grid = functional.affine_grid(
+        torch.stack(rows, 1).view(-1, 2, 3).to(images.device), [len(images), 3, *images.shape[2:]], align_corners=False
+    )
+    sampled = functional.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return sampled.round().clamp(0, 255).to(torch.uint8)
+
+
+def _randaugment(images: Tensor, magnitude: int, generator: torch.Generator) -> Tensor:
+    """One operation of RandAugment (Cubuk et al., 2020) per image, with a random sign where it has one."""
+    chosen = torch.randint(len(_OPERATIONS), (len(images),), generator=generator)
+    signs = torch.where(torch.rand(len(images), generator=generator) < 0.5, -1.0, 1.0)
+    level = min(magnitude, _MAX_MAGNITUDE) / _MAX_MAGNITUDE
+    return torch.stack(
+        [_apply(_OPERATIONS[int(op)], image, level, float(sign)) for op, image, sign in zip(chosen, images, signs, strict=True)]
+    )
+
+
+def _apply(operation: str, image: Tensor, level: float, sign: float) -> Tensor:
+    from torchvision.transforms.v2 import functional as vision
+
+    size = image.shape[-1]
+    if operation == "identity":
+        return image
+    if operation in ("autocontrast", "equalize"):
+        return getattr(vision, operation)(image)
+    if operation in ("brightness", "sharpness"):
+        return getattr(vision, f"adjust_{operation}")(image, 1.0 + sign * 0.9 * level)
+    shear = [sign * level * 17.0 if operation == f"shear_{axis}" else 0.0 for axis in "xy"]
+    shift = [int(sign * level * size * 0.1) if operation == f"translate_{axis}" else 0 for axis in "xy"]
+    angle = sign * level * 30.0 if operation == "rotate" else 0.0
+    return vision.affine(image, angle=angle, translate=shift, scale=1.0, shear=shear, interpolation=vision.InterpolationMode.BILINEAR)

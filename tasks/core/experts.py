@@ -1,0 +1,127 @@
+"""Stage 1 (METHOD 3): train one expert and keep its trajectory; read segments of stored trajectories for stage 2.
+
+An expert is one safetensors file with a tensor per snapshot and group: `img_000`, `txt_000`, `img_001`, ... What every
+expert shares, the pretrained image encoder at epoch 0, is not in it but in the start artifact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks.core.checkpoints import load_checkpoint, save_checkpoint
+from tasks.core.dual_encoder import DualEncoder
+from tasks.core.functional import GROUPS, FlatModel, Theta
+from tasks.core.sections import ExpertSection
+from tasks.core.tensor_files import map_tensor, save_tensors, tensor_names
+from tasks.core.training import Pairs, parameter_groups, train_epoch
+
+SNAPSHOTS = "snapshots.safetensors"
+
+
+def train_expert(
+    model: DualEncoder,
+    pairs: Pairs,
+    section: ExpertSection,
+    *,
+    tau: float,
+    seed: int,
+    is_start_shared: bool,
+    checkpoint: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Theta, list[float]]:
+    """Train in place and return the snapshots {"img_000": (P_img,), ...} of epochs 0..E on the CPU, and the epoch losses.
+
+    Args:
+        model: fresh projections; its trainable parameters are the trajectory.
+        is_start_shared: leave `img_000` out, because the start artifact holds the same encoder for all experts.
+        checkpoint: file to resume from and to write after every epoch.
+        progress: called with (epochs done, epochs in all).
+    """
+    flat = FlatModel(model)
+    optimiser = torch.optim.SGD(parameter_groups(model, section.lr_img, section.lr_txt), lr=section.lr_txt, momentum=section.momentum)
+    snapshots, losses, first = _snapshot(flat, 0, skip=("img",) if is_start_shared else ()), [], 0
+    stored = load_checkpoint(checkpoint) if checkpoint else None
+    if stored is not None:
+        tensors, state = stored
+        momenta = {int(name.removeprefix("momentum_")): value for name, value in tensors.items() if name.startswith("momentum_")}
+        snapshots = {name: value for name, value in tensors.items() if not name.startswith("momentum_")}
+        first, losses = state["epoch"], state["losses"]
+        flat.load(_theta(snapshots, first, flat))
+        for index, parameter in enumerate(p for group in optimiser.param_groups for p in group["params"]):
+            if index in momenta:
+                optimiser.state[parameter]["momentum_buffer"] = momenta[index].to(parameter)
+    for epoch in range(first, section.num_epochs):
+        losses.append(train_epoch(model, pairs, optimiser, batch_size=section.batch_size, tau=tau, seed=seed, epoch=epoch))
+        snapshots.update(_snapshot(flat, epoch + 1))
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, {**snapshots, **_momenta(optimiser)}, {"epoch": epoch + 1, "losses": losses})
+        if progress:
+            progress(epoch + 1, section.num_epochs)
+    return snapshots, losses
+
+
+def save_snapshots(folder: Path, snapshots: Theta) -> None:
+    """Write the trajectory of one expert into its artifact folder."""
+    save_tensors(folder / SNAPSHOTS, snapshots)
+
+
+class Buffer:
+    """The stored trajectories of several experts, read through memory maps and kept on the device once read.
+
+    Args:
+        folders: expert artifact folders.
+        start: theta_0 of the shared image encoder, {"img": (P_img,)}, for experts that left theirs out.
+        device: where segments are returned.
+    """
+
+    def __init__(self, folders: Sequence[Path], start: Theta, *, device: torch.device) -> None:
+        if not folders:
+            raise ValueError("trajectory matching needs at least one expert, received none; raise train_experts.num_experts")
+        self._files = [folder / SNAPSHOTS for folder in folders]
+        self._start, self._device = start, device
+        self._names = [set(tensor_names(file)) for file in self._files]
+        self._cache: dict[tuple[int, int], Theta] = {}
+
+    @property
+    def num_experts(self) -> int:
+        return len(self._files)
+
+    def snapshot(self, expert: int, epoch: int) -> Theta:
+        """Return theta*_epoch of an expert, {"img": (P_img,), "txt": (P_txt,)}; do not modify it in place.
+
+        Raises:
+            ValueError: the expert was not trained that far.
+        """
+        if (expert, epoch) not in self._cache:
+            if f"txt_{epoch:03d}" not in self._names[expert]:
+                raise ValueError(
+                    f"{self._files[expert]} has no snapshot of epoch {epoch}; raise train_experts.num_epochs or lower "
+                    "max_start_epoch / expert_epochs of the method"
+                )
+            self._cache[expert, epoch] = {group: self._read(expert, group, epoch) for group in GROUPS}
+        return self._cache[expert, epoch]
+
+    def _read(self, expert: int, group: str, epoch: int) -> torch.Tensor:
+        name = f"{group}_{epoch:03d}"
+        if name in self._names[expert]:
+            return torch.from_numpy(map_tensor(self._files[expert], name).copy()).to(self._device)
+        return self._start[group].to(self._device)
+
+
+def _snapshot(flat: FlatModel, epoch: int, skip: tuple[str, ...] = ()) -> Theta:
+    return {f"{group}_{epoch:03d}": value.cpu() for group, value in flat.flatten().items() if group not in skip and value.numel()}
+
+
+def _theta(snapshots: Theta, epoch: int, flat: FlatModel) -> Theta:
+    now = flat.flatten()
+    return {group: snapshots.get(f"{group}_{epoch:03d}", now[group]).to(now[group]) for group in GROUPS}
+
+
+def _momenta(optimiser: torch.optim.Optimizer) -> Theta:
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    found: dict[str, Any] = {f"momentum_{i}": optimiser.state[p].get("momentum_buffer") for i, p in enumerate(parameters)}
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,150 @@
+"""Contrastive training of a dual encoder on image-text pairs: where batches come from, and one epoch.
+
+Experts (`experts.py`), students (`students.py`) and the forgetting coreset share it. Each epoch draws its order, captions,
+augmentation and dropout from generators named by (seed, epoch): training can stop after any epoch and go on the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tasks.core.augment import augment
+from tasks.core.encoders import ImageEncoder, normalise, take_rows
+from tasks.core.losses import info_nce
+from tasks.core.records import PairSet, Split
+from tasks.core.sections import AugmentSection
+from tasks.core.seeding import make_generator
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Pairs(Protocol):
+    """A source of training pairs."""
+
+    @property
+    def num_pairs(self) -> int: ...
+
+    def take(self, rows: Tensor, captions: torch.Generator, pictures: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return images (B, C, H, W) or features (B, F), and texts (B, D), of the given rows (B,)."""
+        ...
+
+
+class SplitPairs:
+    """All images of a split, each with a caption drawn anew at every visit (METHOD 3: no false negatives of one image).
+
+    Args:
+        split: with `features` when the encoder is frozen; those are used then, and images are not read.
+        encoder: gives the normalisation.
+        section: augmentation of images.
+        caption_idx: (N,) fixes one caption per image instead.
+    """
+
+    def __init__(
+        self, split: Split, encoder: ImageEncoder, section: AugmentSection, *, device: torch.device, caption_idx: Tensor | None = None
+    ) -> None:
+        self.split, self.encoder, self.section, self.device = split, encoder, section, device
+        self.caption_idx = caption_idx
+        self._counts = torch.bincount(split.caption_image_idx, minlength=split.num_images)
+        self._firsts = self._counts.cumsum(0) - self._counts
+
+    @property
+    def num_pairs(self) -> int:
+        return self.split.num_images
+
+    def take(self, rows: Tensor, captions: torch.Generator, pictures: torch.Generator) -> tuple[Tensor, Tensor]:
+        if self.caption_idx is None:
+            draws = torch.rand(len(rows), generator=captions, dtype=torch.float64)
+            chosen = self._firsts[rows] + (draws * self._counts[rows]).long()
+        else:
+            chosen = self.caption_idx[rows]
+        texts = self.split.text_embeds[chosen].to(self.device)
+        if self.split.features is not None:
+            return self.split.features[rows].to(self.device), texts
+        raw = augment(take_rows(self.split.images, rows, self.device), self.section, pictures)
+        return normalise(raw, self.encoder.mean, self.encoder.std), texts
+
+
+class SetPairs:
+    """The pairs of a coreset or a distilled set; `images` may be replaced by the frozen encoder's features of them."""
+
+    def __init__(self, pairs: PairSet, *, device: torch.device, features: Tensor | None = None) -> None:
+        images = features if features is not None else pairs.images.contiguous(memory_format=torch.channels_last)
+        self.images, self.texts = images.to(device), pairs.text_embeds.to(device)
+
+    @property
+    def num_pairs(self) -> int:
+        return len(self.images)
+
+    def take(self, rows: Tensor, captions: torch.Generator, pictures: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = rows.to(self.images.device)
+        return self.images[rows], self.texts[rows]
+
+
+def parameter_groups(model: nn.Module, lr_img: float, lr_txt: float) -> list[dict[str, object]]:
+    """Return optimiser groups of the trainable parameters: names that start with `text_` are the text group (METHOD 2)."""
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups = {"img": [p for n, p in trainable if not n.startswith("text_")], "txt": [p for n, p in trainable if n.startswith("text_")]}
+    rates = {"img": lr_img, "txt": lr_txt}
+    return [{"params": groups[name], "lr": rates[name]} for name in groups if groups[name]]
+
+
+def train_epoch(
+    model: nn.Module,
+    pairs: Pairs,
+    optimiser: torch.optim.Optimizer,
+    *,
+    batch_size: int,
+    tau: float,
+    seed: int,
+    epoch: int,
+    loss_fn: Loss | None = None,
+    on_batch: Callable[[Tensor, Tensor, Tensor], None] | None = None,
+) -> float:
+    """Train one epoch in place and return its mean loss.
+
+    The model stays in eval mode: BatchNorm statistics are frozen (METHOD 2) and dropout comes from a seeded generator.
+
+    Args:
+        loss_fn: (image embeddings, text embeddings, rows) -> scalar; InfoNCE at `tau` by default.
+        on_batch: called with rows (B,) and detached embeddings (B, d) of each batch, before its update.
+
+    Raises:
+        ValueError: a loss that is not finite; names epoch, step and the last finite loss.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    captions, pictures = make_generator(seed, "captions", epoch), make_generator(seed, "augment", epoch)
+    dropout = make_generator(seed, "dropout", epoch, device=device)
+    total, count, last = 0.0, 0, float("nan")
+    losses: list[tuple[Tensor, int]] = []
+    for rows in _batches(pairs.num_pairs, batch_size, make_generator(seed, "order", epoch)):
+        images, texts = pairs.take(rows, captions, pictures)
+        img, txt = model(images, texts, dropout)
+        loss = info_nce(img, txt, tau=tau) if loss_fn is None else loss_fn(img, txt, rows)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if on_batch is not None:
+            on_batch(rows, img.detach(), txt.detach())
+        optimiser.step()
+        losses.append((loss.detach(), len(rows)))
+    # One read-back per epoch, so that the device never waits inside it.
+    for step, (value, size) in enumerate(losses):
+        number = float(value)
+        if not torch.isfinite(value):
+            raise ValueError(
+                f"the training loss is {number} in epoch {epoch}, step {step}; the last finite loss was {last:.4g}; "
+                "lower lr_img / lr_txt of the stage's section in params.yaml"
+            )
+        total, count, last = total + number * size, count + size, number
+    return total / count
+
+
+def _batches(num_pairs: int, batch_size: int, order: torch.Generator) -> Iterator[Tensor]:
+    """Rows of one epoch in random order; a rest of one pair is left out, since it has no negative."""
+    for rows in torch.randperm(num_pairs, generator=order).split(batch_size):
+        if len(rows) > 1:
+            yield rows

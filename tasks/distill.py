@@ -1,0 +1,103 @@
+"""distill: synthetic pairs whose students follow the experts' trajectories (METHOD 4), one artifact per method and size."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks import caching, stages
+from tasks.artifacts import Key, Ref
+from tasks.device import choose_device, describe
+from tasks.params import Params
+from tasks.progress import reporter
+
+STAGE = stages.STAGES["distill"]
+HISTORY, INITIAL = "history.parquet", "initial.safetensors"
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="{method}-{num_pairs}")
+def distill(
+    params: Params,
+    prepared: Ref,
+    embeddings: Ref,
+    start: Ref,
+    experts: list[Ref],
+    method: str,
+    num_pairs: int,
+    *,
+    force: bool = False,
+    accept_code: bool = False,
+) -> Ref:
+    """Return `data/distilled/<profile>/<method>-<num_pairs>`: a PairSet, its initial pairs, and the history."""
+    plugin = params.distillers[method]
+    options = plugin.as_params()
+    options["options"].pop("checkpoint_every", None)  # how often is not what
+    key = Key(
+        STAGE.name,
+        {"method": options, "num_pairs": num_pairs, "seed": params.seed, "model": asdict(params.model)},
+        {
+            "prepared": prepared.digest,
+            "embeddings": embeddings.digest,
+            "start": start.digest,
+            **{f"expert_{index:03d}": ref.digest for index, ref in enumerate(experts)},
+        },
+        caching.code_digest([*STAGE.code, plugin.module_name, params.image_encoder.module_name]),
+    )
+    folder = stages.folder(STAGE.name, params.profile, f"{method}-{num_pairs}")
+    return caching.obtain(
+        folder,
+        key,
+        lambda work: _distill(params, prepared, embeddings, start, experts, method, num_pairs, work),
+        force=force,
+        accept_code=accept_code,
+    )
+
+
+def _distill(
+    params: Params, prepared: Ref, embeddings: Ref, start: Ref, experts: list[Ref], method: str, num_pairs: int, work: Path
+) -> dict[str, Any]:
+    import pandas as pd
+
+    from tasks.core.checkpoints import NAME
+    from tasks.core.distillation import Problem
+    from tasks.core.functional import FlatModel
+    from tasks.core.seeding import derive_seed
+    from tasks.core.storage import save_pairs
+    from tasks.core.tensor_files import save_tensors
+    from tasks.models import is_encoder_frozen, load_buffer, load_encoder, new_model, open_split
+
+    plugin, device = params.distillers[method], choose_device()
+    encoder = load_encoder(params, start, device)
+    train = open_split(params, prepared, embeddings, start, "train")
+    flat = FlatModel(new_model(params, encoder, train.text_embeds.shape[1], "expert", 0))
+    problem = Problem(
+        flat=flat,
+        encoder=encoder,
+        train=train,
+        buffer=load_buffer(flat, experts),
+        is_encoder_frozen=is_encoder_frozen(params),
+        seed=derive_seed(params.seed, "distill", num_pairs),
+    )
+    report = reporter(f"{method}-{num_pairs}")
+    found = plugin.module.distill(
+        problem,
+        plugin.config,
+        num_pairs,
+        tau=params.model.tau,
+        checkpoint=work / NAME,
+        log=lambda row, iteration: report(iteration + 1, plugin.config.iterations),
+    )
+    provenance = {
+        "method": method,
+        "profile": params.profile,
+        "image_idx": found.start.image_idx.tolist(),
+        "caption_idx": found.start.caption_idx.tolist(),
+    }
+    save_pairs(work, found.pairs.with_provenance(provenance))
+    save_tensors(work / INITIAL, {"images": found.start.images, "text_embeds": found.start.texts})
+    pd.DataFrame(found.history).rename_axis("iteration").reset_index().to_parquet(work / HISTORY, index=False)
+    return {"method": method, "num_pairs": num_pairs, "final_loss": found.history[-1]["loss"], "device": describe()}

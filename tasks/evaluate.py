@@ -1,0 +1,161 @@
+"""evaluate: train fresh students on a set and score them through FAISS (METHOD 8); decode a set's texts for its gallery."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks import caching, stages
+from tasks.artifacts import Key, Ref
+from tasks.device import choose_device, describe
+from tasks.params import Params
+from tasks.progress import reporter
+
+STAGE = stages.STAGES["evaluate"]
+SCORE, CURVE, GALLERY, SHEET = "score.json", "curve.parquet", "gallery.json", "gallery.png"
+FULL = "full"
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="{set_name}-seed{seed_idx}")
+def train_student(
+    params: Params,
+    prepared: Ref,
+    embeddings: Ref,
+    start: Ref,
+    pairs: Ref | None,
+    set_name: str,
+    seed_idx: int,
+    *,
+    force: bool = False,
+    accept_code: bool = False,
+) -> Ref:
+    """Return `data/scores/<profile>/<set>/seed_<k>`: the scores of one student.
+
+    Args:
+        pairs: a coreset or distilled artifact; None trains on the full data.
+        set_name: `<method>-<num_pairs>`, or `full`.
+    """
+    section = params.evaluate
+    inputs = {"prepared": prepared.digest, "embeddings": embeddings.digest, "start": start.digest}
+    if pairs is not None:
+        inputs["pairs"] = pairs.digest
+    recipe = asdict(section.full if pairs is None else section.small)
+    augment = asdict(params.train_experts.augment) if pairs is None else None
+    key = Key(
+        STAGE.name,
+        {
+            "recipe": recipe,
+            "augment": augment,
+            "protocol": section.protocol,
+            "model": asdict(params.model),
+            "seed": params.seed,
+            "seed_idx": seed_idx,
+        },
+        inputs,
+        caching.code_digest([*STAGE.code, params.image_encoder.module_name]),
+    )
+
+    def build(work: Path) -> dict[str, Any]:
+        return _train(params, prepared, embeddings, start, pairs, set_name, seed_idx, work)
+
+    folder = stages.folder(STAGE.name, params.profile, set_name, f"seed_{seed_idx}")
+    return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
+
+
+def _train(
+    params: Params, prepared: Ref, embeddings: Ref, start: Ref, pairs: Ref | None, set_name: str, seed_idx: int, work: Path
+) -> dict[str, Any]:
+    import pandas as pd
+
+    from tasks.core.seeding import derive_seed
+    from tasks.core.storage import load_pairs
+    from tasks.core.students import train_student
+    from tasks.core.training import SetPairs, SplitPairs
+    from tasks.models import features_of, load_encoder, new_model, open_split
+    from tasks.search import recall_by_search
+
+    device, section = choose_device(), params.evaluate
+    encoder = load_encoder(params, start, device)
+    train, val, test = (open_split(params, prepared, embeddings, start, split) for split in ("train", "val", "test"))
+    source: SetPairs | SplitPairs
+    if pairs is None:
+        source, step_sizes, recipe = SplitPairs(train, encoder, params.train_experts.augment, device=device), None, section.full
+    else:
+        stored = load_pairs(pairs.folder)
+        source = SetPairs(stored, device=device, features=features_of(params, encoder, stored))
+        step_sizes, recipe = stored.step_sizes, section.small
+    outcome = train_student(
+        new_model(params, encoder, train.text_embeds.shape[1], "student", seed_idx),
+        source,
+        recipe,
+        step_sizes=step_sizes,
+        protocol=section.protocol,
+        encoder=encoder,
+        val=val,
+        test=test,
+        score=recall_by_search,
+        tau=params.model.tau,
+        seed=derive_seed(params.seed, "student", seed_idx),
+        progress=reporter(f"{set_name} seed {seed_idx}"),
+    )
+    score = {
+        "set": set_name,
+        "method": set_name.rpartition("-")[0] or set_name,
+        "num_pairs": source.num_pairs,
+        "student": params.model_name,
+        "seed": seed_idx,
+        "protocol": section.protocol,
+        "chosen_epoch": outcome.chosen_epoch,
+        "val_mean_recall": outcome.val["mean_recall"],
+        **outcome.test,
+    }
+    (work / SCORE).write_text(json.dumps(score, indent=1, sort_keys=True) + "\n")
+    pd.DataFrame(outcome.curve).assign(set=set_name, seed=seed_idx).to_parquet(work / CURVE, index=False)
+    return {"device": describe()}
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="gallery-{set_name}")
+def make_gallery(
+    params: Params, prepared: Ref, embeddings: Ref, pairs: Ref, set_name: str, *, force: bool = False, accept_code: bool = False
+) -> Ref:
+    """Return `data/scores/<profile>/<set>/gallery`: nearest sentences of a distilled set's texts, and a contact sheet."""
+    key = Key(
+        STAGE.name,
+        {"gallery_pairs": params.report.gallery_pairs},
+        {"prepared": prepared.digest, "embeddings": embeddings.digest, "pairs": pairs.digest},
+        caching.code_digest([*STAGE.code, "tasks.reporting.gallery"]),
+    )
+
+    def build(work: Path) -> dict[str, Any]:
+        return _decode(params, prepared, embeddings, pairs, set_name, work)
+
+    folder = stages.folder(STAGE.name, params.profile, set_name, "gallery")
+    return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
+
+
+def _decode(params: Params, prepared: Ref, embeddings: Ref, pairs: Ref, set_name: str, work: Path) -> dict[str, Any]:
+    from tasks.core.storage import load_pairs, load_split
+    from tasks.reporting.gallery import write_contact_sheet
+    from tasks.reporting.stored import load_gallery
+    from tasks.search import nearest
+
+    train = load_split(prepared.folder, embeddings.folder, "train")
+    stored = load_pairs(pairs.folder)
+    similarity, index = nearest(stored.text_embeds, train.text_embeds)
+    rows = [
+        {
+            "initial_caption": train.captions[caption],
+            "initial_image_idx": stored.provenance["image_idx"][row],
+            "nearest_sentence": train.captions[int(index[row, 0])],
+            "similarity": float(similarity[row, 0]),
+        }
+        for row, caption in enumerate(stored.provenance["caption_idx"])
+    ]
+    (work / GALLERY).write_text(json.dumps({"set": set_name, "rows": rows}, indent=1) + "\n")
+    write_contact_sheet(load_gallery(work, pairs.folder, params.report.gallery_pairs), work / SHEET)
+    return {"num_pairs": len(rows)}

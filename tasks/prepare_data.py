@@ -1,0 +1,42 @@
+"""prepare_data: raw dataset -> memory-mapped images at encoder size, captions and splits as Parquet."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks import caching, stages
+from tasks.artifacts import Key, Ref
+from tasks.params import Params
+from tasks.progress import reporter
+
+STAGE = stages.STAGES["prepare_data"]
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def prepare_data(params: Params, *, force: bool = False, accept_code: bool = False) -> Ref:
+    """Return `data/prepared/<profile>`, built unless a valid one is there."""
+    from tasks.core.preparation import prepare
+
+    plugin = params.dataset
+    raw = plugin.module.raw_digest(plugin.config)
+    options = {name: value for name, value in asdict(plugin.config).items() if name != "path"}
+    key = Key(
+        STAGE.name,
+        {"dataset": plugin.name, "options": options, **asdict(params.prepare_data)},
+        {"raw": raw},
+        caching.code_digest([*STAGE.code, plugin.module_name]),
+    )
+
+    def build(work: Path) -> dict[str, Any]:
+        section = params.prepare_data
+        return prepare(
+            plugin.module.examples(plugin.config), work, image_size=section.image_size, max_pixels=section.max_pixels,
+            progress=reporter(f"prepare {params.profile}"),
+        )  # fmt: skip
+
+    return caching.obtain(stages.folder(STAGE.name, params.profile), key, build, force=force, accept_code=accept_code)

@@ -1,0 +1,47 @@
+"""Reads what the stages stored into the frames and galleries that `build.py` takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from tasks.core.storage import load_pairs
+from tasks.core.tensor_files import load_tensors
+from tasks.reporting.gallery import Gallery, GalleryRow, to_pictures
+
+
+def load_gallery(decoded: Path, pairs: Path, num_rows: int) -> Gallery:
+    """Return the first `num_rows` pairs of a distilled set.
+
+    Args:
+        decoded: folder with `gallery.json` of the evaluate stage.
+        pairs: distilled artifact, with the set and its `initial.safetensors`.
+    """
+    content = json.loads((decoded / "gallery.json").read_text())
+    stored = load_pairs(pairs)
+    initial = load_tensors(pairs / "initial.safetensors")["images"]
+    befores, afters = (to_pictures(images[:num_rows], stored.mean, stored.std) for images in (initial, stored.images))
+    rows = [
+        GalleryRow(before, after, row["initial_caption"], row["nearest_sentence"], row["similarity"])
+        for before, after, row in zip(befores, afters, content["rows"], strict=False)
+    ]
+    return Gallery(content["set"], tuple(rows))
+
+
+def load_scores(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the scores (one row per student, with its `seconds`) and the learning curves of score artifacts."""
+    rows, curves = [], []
+    for folder in folders:
+        seconds = json.loads((folder / "manifest.json").read_text())["facts"]["seconds"]
+        rows.append({**json.loads((folder / "score.json").read_text()), "seconds": seconds})
+        curves.append(pd.read_parquet(folder / "curve.parquet"))
+    return pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
+
+
+def load_histories(folders: Iterable[Path]) -> pd.DataFrame:
+    """Return the histories of distilled artifacts, one row per iteration, with the name of the set."""
+    frames = [pd.read_parquet(folder / "history.parquet").assign(set=folder.name) for folder in folders]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

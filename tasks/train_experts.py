@@ -1,0 +1,96 @@
+"""train_experts: the shared start (encoder, frozen features) and one trajectory per expert (METHOD 3)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks import artifacts, caching, stages
+from tasks.artifacts import Key, Ref
+from tasks.device import choose_device
+from tasks.params import Params
+from tasks.progress import reporter
+
+STAGE = stages.STAGES["train_experts"]
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"])
+def build_start(params: Params, prepared: Ref, *, force: bool = False, accept_code: bool = False) -> Ref:
+    """Return `data/experts/<profile>/<model>/start`: the image encoder that all share, and its features when it is frozen."""
+    plugin = params.image_encoder
+    weights = {path.name: artifacts.file_digest(path) for path in plugin.module.weight_files(plugin.config) if path.is_file()}
+    options = plugin.as_params()
+    if weights:
+        options["options"].pop("weights")  # the content counts, not the place
+    is_frozen = params.model.trainable != "full"
+    inputs = {**weights, **({"prepared": prepared.digest} if is_frozen else {})}
+    key = Key("train_experts", {**options, "seed": params.seed, "is_frozen": is_frozen}, inputs, caching.code_digest(_code(params)))
+
+    def build(work: Path) -> dict[str, Any]:
+        from tasks.core.encoders import encode_images
+        from tasks.core.storage import FEATURES, IMAGES
+        from tasks.core.tensor_files import map_tensor, save_tensors
+        from tasks.models import ENCODER
+
+        encoder = plugin.module.build(plugin.config, seed=params.seed)
+        save_tensors(work / ENCODER, encoder.module.state_dict())
+        if is_frozen:
+            images = map_tensor(prepared.folder / IMAGES, "images")
+            features = encode_images(encoder, images, device=choose_device(), progress=reporter(f"encode {params.profile}"))
+            save_tensors(work / FEATURES, {"features": features})
+        return {"out_dim": encoder.out_dim, "num_parameters": sum(p.numel() for p in encoder.module.parameters())}
+
+    folder = stages.folder(STAGE.name, params.profile, params.model_name, "start")
+    return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="expert-{index}")
+def train_expert(
+    params: Params, prepared: Ref, embeddings: Ref, start: Ref, index: int, *, force: bool = False, accept_code: bool = False
+) -> Ref:
+    """Return `data/experts/<profile>/<model>/expert_<index>`: the snapshots of one expert."""
+    section = asdict(params.train_experts)
+    section.pop("num_experts")  # more experts do not change the ones that are there
+    key = Key(
+        STAGE.name,
+        {"train_experts": section, "model": asdict(params.model), "seed": params.seed, "index": index},
+        {"prepared": prepared.digest, "embeddings": embeddings.digest, "start": start.digest},
+        caching.code_digest(_code(params)),
+    )
+    folder = stages.folder(STAGE.name, params.profile, params.model_name, f"expert_{index:03d}")
+    return caching.obtain(
+        folder, key, lambda work: _train(params, prepared, embeddings, start, index, work), force=force, accept_code=accept_code
+    )
+
+
+def _train(params: Params, prepared: Ref, embeddings: Ref, start: Ref, index: int, work: Path) -> dict[str, Any]:
+    from tasks.core.checkpoints import NAME
+    from tasks.core.experts import save_snapshots, train_expert
+    from tasks.core.seeding import derive_seed
+    from tasks.core.training import SplitPairs
+    from tasks.models import load_encoder, new_model, open_split
+
+    device = choose_device()
+    encoder = load_encoder(params, start, device)
+    train = open_split(params, prepared, embeddings, start, "train")
+    pairs = SplitPairs(train, encoder, params.train_experts.augment, device=device)
+    snapshots, losses = train_expert(
+        new_model(params, encoder, train.text_embeds.shape[1], "expert", index),
+        pairs,
+        params.train_experts,
+        tau=params.model.tau,
+        seed=derive_seed(params.seed, "expert", index),
+        is_start_shared=params.model.trainable == "full",
+        checkpoint=work / NAME,
+        progress=reporter(f"expert {index}"),
+    )
+    save_snapshots(work, snapshots)
+    return {"losses": losses}
+
+
+def _code(params: Params) -> list[str]:
+    return [*STAGE.code, params.image_encoder.module_name]
