@@ -2,8 +2,8 @@
 
 A rank is the number of strictly greater scores, found by counting: no ranking is ever sorted. Matrix products round
 differently in every block and on every machine, so a float32 product only decides pairs that are further apart than its
-proven error; the few others are compared by `pair_scores`. Equal embeddings therefore tie exactly, and the result does not
-depend on chunk size, threads or device. `tasks/search.py` finds the same ranks with FAISS.
+proven error, a float64 product the few others, and `pair_scores` what is then left: ties. Equal embeddings therefore tie
+exactly, and the result does not depend on chunk size, threads or device. `tasks/search.py` finds the same ranks with FAISS.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 DIRECTIONS = ("i2t", "t2i")
 EXACT_ELEMENTS = 2**19  # float64 elements of one step of pair_scores: 4 MB, stays in the cache
+MANY_PAIRS = 2**16  # ties of a block from which on it pays to look for equal embeddings
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,29 @@ class Question:
     query_image: Tensor  # (Q,) int64
     key_image: Tensor  # (N,) int64
     best: Tensor  # (Q,) float64, `pair_scores` of the best positive
-    margin: float  # bound on |float32 score - pair_scores|
 
-    def band(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Return (low, high), float32: a score above `high` beats the best positive, one below `low` loses."""
-        return (self.best[rows] - self.margin).float(), (self.best[rows] + self.margin).float()
+    def band(self, rows: Tensor | slice, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """Return (low, high): a product in `dtype` above `high` beats the best positive, one below `low` loses."""
+        margin = self.margins[dtype]
+        return (self.best[rows] - margin).to(dtype), (self.best[rows] + margin).to(dtype)
+
+    @cached_property
+    def margins(self) -> dict[torch.dtype, float]:
+        """The `score_margin` of both products."""
+        return {dtype: score_margin(self.queries, self.keys, dtype) for dtype in (torch.float32, torch.float64)}
+
+    @cached_property
+    def distinct(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The different queries (Q', d) and where each query is among them (Q,), and the same of the keys."""
+        return *self.queries.unique(dim=0, return_inverse=True), *self.keys.unique(dim=0, return_inverse=True)
+
+    def exact_scores(self, query_idx: Tensor, key_idx: Tensor) -> Tensor:
+        """Return `pair_scores` (P,) of pairs; copies of a pair are computed once where there are many pairs."""
+        if len(query_idx) <= MANY_PAIRS:
+            return pair_scores(self.queries, self.keys, query_idx, key_idx)
+        queries, query_copy, keys, key_copy = self.distinct
+        pairs, copy = (query_copy[query_idx] * len(keys) + key_copy[key_idx]).unique(return_inverse=True)
+        return pair_scores(queries, keys, pairs // len(keys), pairs % len(keys))[copy]
 
 
 @dataclass(frozen=True)
@@ -69,8 +89,8 @@ def ties(
 ) -> TieReport:
     """Return the recall of `recall` with tied keys in random (expected), best (optimistic) and worst order (pessimistic).
 
-    Cost: one float32 product of all pairs; pairs closer to a positive than rounding are scored again, one by one: where all
-    embeddings are (nearly) equal that is every pair, about 30 times slower.
+    Cost: one float32 product of all pairs; queries with a pair closer to their positive than its rounding are scored again in
+    float64, which is every query where the embeddings have collapsed.
 
     Args:
         image_embeds: (N, d) of any float type, normally L2-normalised.
@@ -93,10 +113,9 @@ def ask(image_embeds: Tensor, text_embeds: Tensor, caption_image_idx: Tensor, ks
     owner, images = caption_image_idx.to(image_embeds.device), torch.arange(len(image_embeds), device=image_embeds.device)
     positive = pair_scores(image_embeds, text_embeds, owner, torch.arange(len(owner), device=owner.device))
     best = torch.full((len(images),), -torch.inf, dtype=torch.float64, device=owner.device).scatter_reduce_(0, owner, positive, "amax")
-    margin = score_margin(image_embeds, text_embeds)
     return (
-        Question(image_embeds, text_embeds, images, owner, best, margin),
-        Question(text_embeds, image_embeds, owner, images, positive, margin),
+        Question(image_embeds, text_embeds, images, owner, best),
+        Question(text_embeds, image_embeds, owner, images, positive),
     )
 
 
@@ -129,8 +148,8 @@ def finish_ranks(question: Question, above: Tensor, is_open: Tensor, chunk_rows:
     ranks.greater[open_idx] = 0
     ranks.tied[open_idx] = 0
     ranks.tied_positives[open_idx] = 0
-    for rows, columns, scores in score_blocks(question.queries[open_idx], question.keys, chunk_rows):
-        low, high = (bound[:, None] for bound in question.band(open_idx[rows]))
+    for rows, columns, scores in score_blocks(question.queries[open_idx], question.keys, chunk_rows, torch.float64):
+        low, high = (bound[:, None] for bound in question.band(open_idx[rows], torch.float64))
         ranks.greater[open_idx[rows]] += (scores > high).sum(1)
         near = ((scores >= low) & (scores <= high)).nonzero()
         add_near(question, ranks, open_idx[rows][near[:, 0]], near[:, 1] + columns.start)
@@ -139,7 +158,7 @@ def finish_ranks(question: Question, above: Tensor, is_open: Tensor, chunk_rows:
 
 def add_near(question: Question, ranks: Ranks, query_idx: Tensor, key_idx: Tensor) -> None:
     """Compare pairs (P,) by `pair_scores` with the best positive and add them to `ranks` in place."""
-    score, best = pair_scores(question.queries, question.keys, query_idx, key_idx), question.best[query_idx]
+    score, best = question.exact_scores(query_idx, key_idx), question.best[query_idx]
     is_positive = question.query_image[query_idx] == question.key_image[key_idx]
     ranks.greater.index_add_(0, query_idx, (score > best).long())
     ranks.tied.index_add_(0, query_idx, (score == best).long())
@@ -190,40 +209,40 @@ def pair_scores(queries: Tensor, keys: Tensor, query_idx: Tensor, key_idx: Tenso
     return torch.cat(scores)
 
 
-def score_margin(queries: Tensor, keys: Tensor) -> float:
-    """Return a bound on |float32 inner product, in any order of summation, - pair_scores| over all pairs.
+def score_margin(queries: Tensor, keys: Tensor, dtype: torch.dtype = torch.float32) -> float:
+    """Return a bound on |inner product in `dtype`, in any order of summation, - pair_scores| over all pairs.
 
-    gamma_d |x| |y| with gamma_d = d u / (1 - d u), u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1);
-    32 u more for rounding inputs and bounds to float32, and d times the smallest normal number for underflow. Where PyTorch
-    may round the factors to TF32 or bfloat16, the bound grows by 2^-7 |x| |y|.
+    gamma_d |x| |y| with gamma_d = d u / (1 - d u), u = 2^-24 in float32 (Higham, Accuracy and Stability of Numerical Algorithms,
+    3.1); 32 u more for pair_scores and for rounding inputs and bounds, and d times the smallest normal number for underflow.
+    Where PyTorch may round float32 factors to TF32 or bfloat16, the bound grows by 2^-7 |x| |y|.
 
     Raises:
         ValueError: norms so large that a float32 score could overflow.
     """
-    width, precision = queries.shape[1], torch.finfo(torch.float32)
-    size = math.prod(
-        float(torch.linalg.vector_norm(value, dim=1, dtype=torch.promote_types(value.dtype, torch.float32)).max())
-        for value in (queries, keys)
-    )
-    if not size * (width + 1) < precision.max:
+    width, precision, largest = queries.shape[1], torch.finfo(dtype), torch.finfo(torch.float32).max / (queries.shape[1] + 1)
+    norm_types = (torch.promote_types(value.dtype, torch.float32) for value in (queries, keys))
+    norms = (torch.linalg.vector_norm(value, dim=1, dtype=kind).max() for value, kind in zip((queries, keys), norm_types, strict=True))
+    size = math.prod(float(norm) for norm in norms)
+    if not size < largest:
         raise ValueError(
-            f"embeddings are too large for float32 scores: the largest |x| |y| is {size:.3g}, allowed is "
-            f"{precision.max / (width + 1):.3g}; L2-normalise them"
+            f"embeddings are too large for float32 scores: the largest |x| |y| is {size:.3g}, allowed is {largest:.3g}; L2-normalise them"
         )
     backend = torch.backends.cuda if queries.device.type == "cuda" else torch.backends.mkldnn
-    is_rounded = backend.matmul.fp32_precision not in ("none", "ieee")
+    is_rounded = dtype == torch.float32 and backend.matmul.fp32_precision not in ("none", "ieee")
     return (1.01 * (width + 32) * precision.eps / 2 + is_rounded * 2.0**-7) * size + width * precision.tiny
 
 
-def score_blocks(queries: Tensor, keys: Tensor, chunk_rows: int) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield (rows, columns, float32 scores) of blocks of chunk_rows queries and chunk_rows keys."""
+def score_blocks(
+    queries: Tensor, keys: Tensor, chunk_rows: int, dtype: torch.dtype = torch.float32
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield (rows, columns, scores in `dtype`) of blocks of chunk_rows queries and chunk_rows keys."""
     with torch.autocast(queries.device.type, enabled=False):
         for first in range(0, len(queries), chunk_rows):
             rows = slice(first, min(first + chunk_rows, len(queries)))
-            block = queries[rows].float()
+            block = queries[rows].to(dtype)
             for start in range(0, len(keys), chunk_rows):
                 columns = slice(start, min(start + chunk_rows, len(keys)))
-                yield rows, columns, block @ keys[columns].float().T
+                yield rows, columns, block @ keys[columns].to(dtype).T
 
 
 def _check(image_embeds: Tensor, text_embeds: Tensor, owner: Tensor, ks: tuple[int, ...]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.core.retrieval import pair_scores, recall, score_margin, ties
+from tasks.core.retrieval import MANY_PAIRS, pair_scores, recall, score_margin, ties
 from tasks.core.seeding import make_generator
 
 
@@ -108,6 +108,19 @@ def test_collapsed_embeddings_are_found_at_chance_and_not_at_100():
     report = ties(image, image[owner], owner)
     assert report.optimistic["mean_recall"] == 100 and report.pessimistic["mean_recall"] == 0
     assert [report.expected[f"t2i_r{k}"] for k in (1, 5, 10)] == pytest.approx([5, 25, 50])
+
+
+def test_a_large_collapse_is_counted_through_its_copies():
+    # 300 x 900 tied pairs are more than MANY_PAIRS; in front of them one image and caption that find each other.
+    generator = make_generator(4)
+    odd, same = torch.randn(1, 16, generator=generator), torch.randn(1, 16, generator=generator)
+    image = torch.nn.functional.normalize(torch.cat([odd, same.expand(300, -1)]), dim=1)
+    owner = torch.cat([torch.zeros(1, dtype=torch.long), 1 + torch.arange(300).repeat(3)])
+    report = ties(image, image[owner], owner)
+    assert MANY_PAIRS < 300 * 900
+    assert report.optimistic["mean_recall"] == 100
+    assert report.expected["t2i_r10"] == pytest.approx(100 * (1 + 900 * 10 / 300) / 901)
+    assert report.pessimistic["t2i_r10"] == pytest.approx(100 / 901)
 
 
 def test_differences_below_float32_rounding_are_decided():
