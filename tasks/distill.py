@@ -32,7 +32,7 @@ def distill(
     force: bool = False,
     accept_code: bool = False,
 ) -> Ref:
-    """Return `data/distilled/<profile>/<method>-<num_pairs>`: a PairSet, its initial pairs, and the history."""
+    """Return `data/distilled/<profile>/<method>/<method>-<num_pairs>`: a PairSet, its initial pairs, and the history."""
     plugin = params.distillers[method]
     options = plugin.as_params()
     options["options"].pop("checkpoint_every", None)  # how often is not what
@@ -47,7 +47,9 @@ def distill(
         },
         caching.code_digest([*STAGE.code, plugin.module_name, params.image_encoder.module_name]),
     )
-    folder = stages.folder(STAGE.name, params.profile, f"{method}-{num_pairs}")
+    folder = stages.folder(
+        STAGE.name, params.profile, method, f"{method}-{num_pairs}"
+    )  # one folder a method: DVC output of its matrix stage
     return caching.obtain(
         folder,
         key,

@@ -1,0 +1,77 @@
+"""One command line for all flows: `python -m flows.<stage> [--profile NAME] [--set section.key=value] [--force]`.
+
+`python -m flows.cli <stage>` is the same. Parameters are checked before anything starts; what a user can mend is one
+message and exit code 2, never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows import session
+from tasks import params
+
+FLOWS = (
+    "prepare_data", "embed_captions", "train_experts", "select_coresets", "distill", "evaluate", "report", "pipeline", "distill_sweep",
+)  # fmt: skip
+WITH_METHOD = ("select_coresets", "distill")
+
+
+def main(name: str, argv: Sequence[str] | None = None) -> None:
+    """Run the flow `name` with the command line and exit: 0 done, 1 a failure of ours, 2 a wrong input, 130 interrupted."""
+    try:
+        _run(name, parser(name).parse_args(argv))
+    except (ValueError, OSError) as error:
+        sys.exit(_say(error, 2))
+    except KeyboardInterrupt as error:
+        sys.exit(_say(error, 130))
+
+
+def parser(name: str) -> argparse.ArgumentParser:
+    """Return the command line of one flow."""
+    line = argparse.ArgumentParser(prog=f"python -m flows.{name}", allow_abbrev=False)
+    line.add_argument("--profile", help="a profile of params.yaml, instead of the one named there")
+    line.add_argument("--set", dest="settings", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value")
+    line.add_argument("--force", action="store_true", help="compute again what this flow computes, even when it is there")
+    line.add_argument("--accept-code", action="store_true", help="keep artifacts whose code alone has changed; their manifests record it")
+    if name in WITH_METHOD:
+        line.add_argument("--method", help="this method only, instead of all that `methods` names")
+    if name == "distill_sweep":
+        line.add_argument("--method", dest="methods", action="append", help="a method of the grid; repeatable")
+        line.add_argument("--num-pairs", dest="budgets", action="append", type=int, help="a size of the grid; repeatable")
+    return line
+
+
+def _run(name: str, options: argparse.Namespace) -> None:
+    words = vars(options)
+    profile = words.pop("profile")
+    if profile is not None:
+        words["settings"] = [f"profile={profile}", *words["settings"]]
+    params.load(words["settings"])
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("vl_distillery").setLevel(logging.INFO)
+    begun = session.begin()
+    flow = getattr(importlib.import_module(f"flows.{name}"), name)
+    session.wait(begun)
+    refs = flow(**words)
+    fresh, cached = refs.count()
+    print(f"{name}: {fresh} made, {cached} cached")
+
+
+def _say(error: BaseException, code: int) -> int:
+    """Print an error as one message, with the file of an operating system's error."""
+    text = str(error) or "interrupted; the same command goes on from the last checkpoint"
+    where = getattr(error, "filename", None)
+    print(f"error: {text if where is None or str(where) in text else f'{Path(where)}: {text}'}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in FLOWS:
+        sys.exit(f"usage: python -m flows.cli FLOW [options]; FLOW is one of {', '.join(FLOWS)}")
+    main(sys.argv[1], sys.argv[2:])

@@ -1,0 +1,46 @@
+"""distill: synthetic pairs by each method, at each budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from prefect import flow
+
+from flows import cli, policy, session
+from flows.grid import cells
+from flows.refs import Refs
+from flows.train_experts import train_experts
+from tasks import distill as step
+from tasks import measures, params
+
+
+@flow(name="distill", persist_result=False)
+def distill(
+    settings: Sequence[str] = (),
+    force: bool = False,
+    accept_code: bool = False,
+    refs: Refs | None = None,
+    method: str | None = None,
+    num_pairs: int | None = None,
+) -> Refs:
+    """Distil the sets of the profile, and log each one when it is made.
+
+    Args:
+        settings, force, accept_code, refs: see `embed_captions`.
+        method: this method only; None takes all that `methods.distillers` names.
+        num_pairs: this size only; None takes all `budgets`.
+    """
+    refs = refs or train_experts(settings, accept_code=accept_code)
+    chosen = params.load(settings)
+    make = policy.on_gpu(step.distill)
+    given = (chosen, refs.prepared, refs.embeddings, refs.start, refs.experts)
+    made = {}
+    for name, size in cells("distillers", chosen.distillers, chosen.general.budgets, method, num_pairs):
+        made[f"{name}-{size}"] = make(*given, name, size, force=force, accept_code=accept_code)
+        measures.log_distilled(chosen, session.invocation(), refs.prepared, made[f"{name}-{size}"])
+    return replace(refs, distilled={**refs.distilled, **made})
+
+
+if __name__ == "__main__":
+    cli.main("distill")

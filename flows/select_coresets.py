@@ -1,0 +1,38 @@
+"""select_coresets: real pairs chosen by each method, at each budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from prefect import flow
+
+from flows import cli, policy
+from flows.grid import cells
+from flows.refs import Refs
+from flows.train_experts import train_experts
+from tasks import params
+from tasks import select_coresets as step
+
+
+@flow(name="select_coresets", persist_result=False)
+def select_coresets(
+    settings: Sequence[str] = (), force: bool = False, accept_code: bool = False, refs: Refs | None = None, method: str | None = None
+) -> Refs:
+    """Select the coresets of the profile.
+
+    Args:
+        settings, force, accept_code, refs: see `embed_captions`.
+        method: this method only; None takes all that `methods.coresets` names.
+    """
+    refs = refs or train_experts(settings, accept_code=accept_code)
+    chosen = params.load(settings)
+    select = policy.on_gpu(step.select_coreset)
+    given = (chosen, refs.prepared, refs.embeddings, refs.start, refs.experts[0])
+    grid = cells("coresets", chosen.coresets, chosen.general.budgets, method)
+    made = {f"{name}-{size}": select(*given, name, size, force=force, accept_code=accept_code) for name, size in grid}
+    return replace(refs, coresets={**refs.coresets, **made})
+
+
+if __name__ == "__main__":
+    cli.main("select_coresets")

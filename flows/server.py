@@ -1,0 +1,72 @@
+"""A Prefect server that lives as long as its owner: `python -m flows.server PID CREATED STATE`, started by flows/session.py.
+
+It writes its address to STATE before it imports Prefect, serves on a free port of 127.0.0.1, and stops when the owner and
+every process that attached to the session are gone, however they ended. Nothing has to be cleaned up after kill -9.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from flows.session import POLL_SECONDS, Owner, switch_offline
+
+if TYPE_CHECKING:
+    import uvicorn
+
+
+def serve(owner: Owner, state: Path) -> None:
+    """Serve until `owner` and the processes listed beside `state` are gone."""
+    switch_offline()
+    os.environ.setdefault("PREFECT_API_BLOCKS_REGISTER_ON_START", "false")  # 1 s; the flows use no blocks
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the state file goes, too
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+    me = Owner.of(psutil.Process())
+    partial = state.with_suffix(".partial")
+    partial.write_text(json.dumps({"api_url": url, "pid": me.pid, "created": me.created}))
+    partial.replace(state)
+    try:
+        _run(listener, owner, state)
+    finally:
+        state.unlink(missing_ok=True)
+        shutil.rmtree(state.with_suffix(""), ignore_errors=True)
+
+
+def _run(listener: socket.socket, owner: Owner, state: Path) -> None:
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    app = create_app(ephemeral=True, final=True)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=2))
+    threading.Thread(target=_watch, args=(server, owner, state), daemon=True).start()
+    server.run(sockets=[listener])
+
+
+def _watch(server: uvicorn.Server, owner: Owner, state: Path) -> None:
+    while owner.is_alive or any(client.is_alive for client in _clients(state)):
+        time.sleep(POLL_SECONDS)
+    server.should_exit = True
+
+
+def _clients(state: Path) -> list[Owner]:
+    folder = state.with_suffix("")
+    if not folder.is_dir():
+        return []
+    names = [path.name.split("-", 1) for path in folder.iterdir()]
+    return [Owner(int(pid), float(created)) for pid, created in names]
+
+
+if __name__ == "__main__":
+    serve(Owner(int(sys.argv[1]), float(sys.argv[2])), Path(sys.argv[3]))

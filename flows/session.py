@@ -1,0 +1,211 @@
+"""One Prefect server and one invocation id for everything that belongs together: a whole `dvc repro`, or one process.
+
+The owner of a session is the nearest `dvc` process above us, or we ourselves. The first process of a session starts a
+server (`flows/server.py`) that stops by itself once its owner and the attached processes are gone; later processes find it
+by a file under PREFECT_HOME. A standing server, named by PREFECT_API_URL or started with `make ui`, is used instead.
+This file imports neither Prefect nor MLflow at its top, so that the server boots while they are imported. See infra/adr/0001.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import filelock
+import psutil
+
+START_SECONDS = 120
+POLL_SECONDS = 0.5
+STANDING = "standing.json"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process, told from later ones with the same id by its creation time."""
+
+    pid: int
+    created: float
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> Owner:
+        return cls(process.pid, process.create_time())
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether this very process still runs; a zombie does not."""
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.created) < 0.01 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    @property
+    def name(self) -> str:
+        return f"{self.pid}-{self.created:.2f}"
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where Prefect answers, and the process that serves it when the session started one."""
+
+    api_url: str
+    server: Owner | None
+
+
+def begin() -> Session:
+    """Set the offline switches, find or start the server and put its address into the environment; does not wait for it.
+
+    Raises:
+        RuntimeError: the server process ended before it had written its address; the message names its log.
+    """
+    switch_offline()
+    owner = find_owner()
+    url = os.environ.get("PREFECT_API_URL") or _standing()
+    if url:
+        _point_to(url)
+        return Session(url, None)
+    state = sessions() / f"{owner.name}.json"
+    with filelock.FileLock(sessions() / ".lock"):
+        found = read_state(state)
+        if found is None:
+            _start_server(owner, state)
+            found = read_state(state)
+    if found is None:
+        raise RuntimeError(f"the Prefect server did not start; see {state.with_suffix('.log')}")
+    url, server = found
+    _point_to(url)
+    session = Session(url, server)
+    if owner.pid == os.getpid():
+        atexit.register(end, session)  # registered before Prefect's own: runs after its last log was sent
+    else:
+        (sessions() / owner.name).mkdir(exist_ok=True)
+        (sessions() / owner.name / Owner.of(psutil.Process()).name).touch()
+        threading.Thread(target=_follow, args=(owner,), daemon=True).start()
+    return session
+
+
+def invocation() -> str:
+    """Return the id that all processes of this session share, for MLflow's parent run."""
+    return sha256(f"{platform.node()} {find_owner().name}".encode()).hexdigest()[:32]
+
+
+def wait(session: Session, seconds: float = START_SECONDS) -> None:
+    """Return when the server answers.
+
+    Raises:
+        RuntimeError: it does not within `seconds`, or its process ended.
+    """
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit and (session.server is None or session.server.is_alive):
+        try:
+            with urllib.request.urlopen(f"{session.api_url}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    where = f"see the logs in {sessions()}" if session.server else "it is named by PREFECT_API_URL: start it, or unset the variable"
+    raise RuntimeError(f"no Prefect server answers at {session.api_url} (waited up to {seconds:.0f} s); {where}")
+
+
+def end(session: Session) -> None:
+    """Stop the session's own server and wait for its end."""
+    if session.server and session.server.is_alive:
+        process = psutil.Process(session.server.pid)
+        process.terminate()
+        try:
+            process.wait(10)
+        except psutil.TimeoutExpired:
+            process.kill()
+
+
+def is_private() -> bool:
+    """Return whether this process uses a server of its own session, which nobody outside it can reach for a slot."""
+    url = os.environ.get("PREFECT_API_URL")
+    states = [path for path in sessions().glob("*.json") if path.name != STANDING]
+    return url is None or any(found is not None and found[0] == url for found in map(read_state, states))
+
+
+def switch_offline() -> None:
+    """Set what keeps Prefect, MLflow, DVC and the Hugging Face hub from calling out, unless it is set already."""
+    switches = {
+        "PREFECT_HOME": str(Path(".prefect").resolve()),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(START_SECONDS),
+        "DO_NOT_TRACK": "true",
+        "DVC_NO_ANALYTICS": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HF_HUB_OFFLINE": "1",
+    }
+    for name, value in switches.items():
+        os.environ.setdefault(name, value)
+
+
+def find_owner() -> Owner:
+    """Return the nearest `dvc` process above this one when a DVC stage runs us, else this process."""
+    process = psutil.Process()
+    if "DVC_STAGE" in os.environ:
+        for parent in process.parents():
+            try:
+                words = parent.cmdline()
+            except psutil.Error:
+                continue
+            if any(Path(word).name in ("dvc", "dvc.exe") for word in words[:4]):
+                return Owner.of(parent)
+    return Owner.of(process)
+
+
+def sessions() -> Path:
+    """Return the folder of session files, created on first use."""
+    folder = Path(os.environ["PREFECT_HOME"]) / "sessions"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def read_state(path: Path) -> tuple[str, Owner] | None:
+    """Return (address, server process) of a session file when that server still runs."""
+    try:
+        state = json.loads(path.read_text())
+        server = Owner(state["pid"], state["created"])
+    except (OSError, ValueError, KeyError):
+        return None
+    return (state["api_url"], server) if server.is_alive else None
+
+
+def _point_to(url: str) -> None:
+    os.environ["PREFECT_API_URL"] = url
+    if "prefect" in sys.modules:  # `python -m flows.<stage>` imports Prefect before it comes here
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
+
+
+def _standing() -> str | None:
+    found = read_state(sessions() / STANDING)
+    return found[0] if found else None
+
+
+def _start_server(owner: Owner, state: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "flows.server", str(owner.pid), str(owner.created), str(state)]
+    with state.with_suffix(".log").open("wb") as log:
+        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    limit = time.monotonic() + START_SECONDS
+    while time.monotonic() < limit and server.poll() is None and read_state(state) is None:
+        time.sleep(0.02)
+
+
+def _follow(owner: Owner) -> None:
+    """Interrupt this stage when its `dvc` is gone: nobody would record its outputs."""
+    while owner.is_alive:
+        time.sleep(POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGINT)

@@ -1,0 +1,42 @@
+"""train_experts: one trajectory per expert; each is a mapped, cached task that holds a GPU slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from prefect import flow, unmapped
+
+from flows import cli, policy
+from flows.embed_captions import embed_captions
+from flows.refs import Refs
+from tasks import params
+from tasks import train_experts as step
+
+
+@flow(name="train_experts", persist_result=False, task_runner=policy.one_at_a_time())
+def train_experts(
+    settings: Sequence[str] = (),
+    force: bool = False,
+    accept_code: bool = False,
+    refs: Refs | None = None,
+    indices: Sequence[int] | None = None,
+) -> Refs:
+    """Train the experts of the profile.
+
+    Args:
+        settings, force, accept_code, refs: see `embed_captions`.
+        indices: these experts only, so that several workers can share the work; None takes all.
+    """
+    refs = refs or embed_captions(settings, accept_code=accept_code)
+    chosen = params.load(settings)
+    build_start, train_expert = policy.on_gpu(step.build_start), policy.on_gpu(step.train_expert)
+    start = build_start(chosen, refs.prepared, force=force, accept_code=accept_code)
+    shared = [unmapped(value) for value in (chosen, refs.prepared, refs.embeddings, start)]
+    wanted = list(range(chosen.train_experts.num_experts) if indices is None else indices)
+    experts = train_expert.map(*shared, wanted, force=unmapped(force), accept_code=unmapped(accept_code)).result()
+    return replace(refs, start=start, experts=experts)
+
+
+if __name__ == "__main__":
+    cli.main("train_experts")
