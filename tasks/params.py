@@ -20,7 +20,6 @@ from tasks.core.section import Range, Section
 from tasks.core.sections import EvaluateSection, ExpertSection, ModelSection, ReportSection
 
 PARAMS = Path("params.yaml")
-PROFILES = ("toy", "flickr8k", "flickr30k", "coco")
 
 
 @dataclass(frozen=True)

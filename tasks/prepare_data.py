@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import caching, stages
+from tasks import artifacts, caching, stages
 from tasks.artifacts import Key, Ref
 from tasks.params import Params
 from tasks.progress import reporter
@@ -39,4 +40,17 @@ def prepare_data(params: Params, *, force: bool = False, accept_code: bool = Fal
             progress=reporter(f"prepare {params.profile}"),
         )  # fmt: skip
 
-    return caching.obtain(stages.folder(STAGE.name, params.profile), key, build, force=force, accept_code=accept_code)
+    ref = caching.obtain(stages.folder(STAGE.name, params.profile), key, build, force=force, accept_code=accept_code)
+    _check_budgets(params, ref)
+    return ref
+
+
+def _check_budgets(params: Params, prepared: Ref) -> None:
+    """Refuse budgets larger than the training split before anything is trained."""
+    facts = json.loads((prepared.folder / artifacts.MANIFEST).read_text())["facts"]
+    largest, num_train = params.general.budgets[-1], facts["num_images"]["train"]
+    if largest > num_train:
+        raise ValueError(
+            f"budgets: received {largest} pairs, but the training split of {params.profile} has {num_train} images; allowed is at most "
+            f"that; change profiles.{params.profile}.budgets in params.yaml"
+        )

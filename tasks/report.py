@@ -14,6 +14,7 @@ from tasks.artifacts import Key, Ref
 from tasks.params import Params
 
 STAGE = stages.STAGES["report"]
+_HERE = Path(__file__).parent
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -27,6 +28,7 @@ def write_report(
     """
     groups = {"scores": scores, "galleries": galleries, "distilled": distilled}
     inputs = {f"{name}/{ref.path}": ref.digest for name, refs in groups.items() for ref in refs}
+    inputs.update({str(path.relative_to(_HERE)): artifacts.file_digest(path) for path in _data_files()})
     key = Key(STAGE.name, {"profile": params.profile, "gallery_pairs": params.report.gallery_pairs}, inputs, caching.code_digest(_code()))
 
     def build(work: Path) -> dict[str, Any]:
@@ -71,8 +73,14 @@ def _facts(params: Params, refs: list[Ref]) -> dict[str, Any]:
         "versions": manifests[-1]["facts"]["versions"],
         "seconds": seconds,
         "student": params.model_name,
+        "dataset": params.profile.removesuffix("_full"),
     }
 
 
 def _code() -> list[str]:
-    return [*STAGE.code, *(f"tasks.reporting.{name}" for name in ("build", "page", "tables", "figures", "charts", "gallery", "published"))]
+    return [*STAGE.code, *(f"tasks.reporting.{path.stem}" for path in sorted((_HERE / "reporting").glob("*.py")))]
+
+
+def _data_files() -> list[Path]:
+    """Templates and published numbers: what the page shows beside the results."""
+    return sorted([*(_HERE / "reporting" / "templates").glob("*.j2"), *(_HERE / "published").glob("*.csv")])

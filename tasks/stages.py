@@ -54,7 +54,7 @@ STAGES = {
             "scores",
             ("tasks.evaluate", "tasks.models", "tasks.search"),
         ),
-        Stage("report", ("report",), ("distill", "evaluate"), "", ("tasks.report", "tasks.reporting.stored")),
+        Stage("report", ("report",), ("distill", "evaluate"), "", ("tasks.report",)),
     )
 }
 

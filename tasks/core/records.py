@@ -24,7 +24,7 @@ class ImageCaptions:
         name: unique file name inside the dataset, without `..` and not absolute.
         split: one of `SPLITS`.
         captions: at least one non-empty caption.
-        load: returns the picture as a PIL image in RGB; called once, lazily.
+        load: returns the picture as a PIL image in its own mode, for `images.decode`; called once, lazily.
     """
 
     name: str

@@ -31,13 +31,14 @@ def load_split(prepared: Path, embeddings: Path, split: str, features: Path | No
     """
     images = pd.read_parquet(prepared / "images.parquet")
     captions = pd.read_parquet(prepared / CAPTIONS)
-    rows = torch.tensor((images["split"] == split).to_numpy().nonzero()[0])
+    rows = (images["split"] == split).to_numpy().nonzero()[0]
     if len(rows) == 0:
         raise ValueError(f"{prepared}: split {split!r} has no images; the dataset needs train, val and test images")
+    # A split is contiguous, and captions ascend with their images: slices of the memory maps, no copy of the rest.
     first, last = int(rows[0]), int(rows[-1]) + 1
-    selected = captions.loc[(captions["image_idx"] >= first) & (captions["image_idx"] < last)]
-    table = torch.from_numpy(map_tensor(embeddings / EMBEDDINGS, "embeddings").copy())
-    embeds = table[torch.tensor(selected.index.to_numpy().copy())]
+    owners = captions["image_idx"].to_numpy()
+    begin, end = int(owners.searchsorted(first)), int(owners.searchsorted(last))
+    embeds = torch.from_numpy(map_tensor(embeddings / EMBEDDINGS, "embeddings")[begin:end].copy())
     if not bool(torch.isfinite(embeds).all()):
         raise ValueError(f"{embeddings / EMBEDDINGS}: non-finite caption embeddings in split {split!r}; rebuild embed_captions")
     stored = None
@@ -45,9 +46,9 @@ def load_split(prepared: Path, embeddings: Path, split: str, features: Path | No
         stored = torch.from_numpy(map_tensor(features / FEATURES, "features")[first:last].copy())
     return Split(
         images=map_tensor(prepared / IMAGES, "images")[first:last],
-        caption_image_idx=torch.tensor(selected["image_idx"].to_numpy() - first),
+        caption_image_idx=torch.from_numpy(owners[begin:end] - first),
         text_embeds=embeds,
-        captions=tuple(selected["text"]),
+        captions=tuple(captions["text"].iloc[begin:end]),
         features=stored,
     )
 
