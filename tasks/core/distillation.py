@@ -8,7 +8,7 @@ checkpoint needs only tensors, optimiser state and the iteration. Methods in `di
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from tasks.core.checkpoints import load_checkpoint, save_checkpoint
 from tasks.core.encoders import ImageEncoder
 from tasks.core.experts import Buffer
-from tasks.core.frozen_features import FrozenFeatures
+from tasks.core.frozen_features import FrozenFeatures, prepare_frozen
 from tasks.core.functional import FlatModel, Theta
 from tasks.core.initialisation import Start, initial_pairs
 from tasks.core.matching import Gradient, Rows, draw_batches, matching_loss, trajectory_gradient
@@ -84,6 +84,9 @@ def run(
             outer steps); names iteration and last finite values.
     """
     start = initial_pairs(problem.train, problem.encoder, num_pairs, image=config.init_image, text=config.init_text, seed=problem.seed)
+    if problem.is_encoder_frozen:
+        module = prepare_frozen(problem.encoder.module, start.images[:2])
+        problem = replace(problem, encoder=replace(problem.encoder, module=module))
     state = OuterState(config, num_pairs, start.images, start.texts, device=problem.flat.device)
     state.restore(load_checkpoint(checkpoint) if checkpoint else None)
     while state.iteration < config.iterations:

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+
 import torch
 from torch import Tensor, nn
+
+from tasks.core.folding import fold_batch_norm
+
+
+def prepare_frozen(encoder: nn.Module, example: Tensor) -> nn.Module:
+    """Return the fastest equal form of a frozen encoder: a copy with its BatchNorm folded, or itself where there is none.
+
+    The copy is folded on the CPU, in full float32, and goes back to the encoder's device; the encoder is not changed. Where
+    folding is refused, a warning says why and the encoder is used as it is.
+
+    Args:
+        encoder: (B, C, H, W) -> (B, F).
+        example: (B, C, H, W) images in the encoder's normalised space; two are enough.
+    """
+    if not any(isinstance(part, nn.BatchNorm2d) for part in encoder.modules()):
+        return encoder
+    device = next(encoder.parameters()).device
+    folded = copy.deepcopy(encoder).to("cpu").requires_grad_(False).eval()
+    try:
+        fold_batch_norm(folded, example.to("cpu"))
+    except ValueError as error:
+        warnings.warn(f"the frozen image encoder runs with its BatchNorm layers, which is slower: {error}", stacklevel=2)
+        return encoder
+    return folded.to(device)
 
 
 class FrozenFeatures:
     """Features of the images that an iteration uses.
 
     Args:
-        encoder: frozen module, (B, C, H, W) -> (B, F).
+        encoder: frozen module, (B, C, H, W) -> (B, F), best from `prepare_frozen`.
         pixels: (M, C, H, W).
         used: indices of the images that some batch draws, in any number; the others are not encoded.
         micro_batch: images per pass; bounds memory.
