@@ -38,12 +38,10 @@ def load_split(prepared: Path, embeddings: Path, split: str, features: Path | No
     first, last = int(rows[0]), int(rows[-1]) + 1
     owners = captions["image_idx"].to_numpy()
     begin, end = int(owners.searchsorted(first)), int(owners.searchsorted(last))
-    embeds = torch.from_numpy(map_tensor(embeddings / EMBEDDINGS, "embeddings")[begin:end].copy())
-    if not bool(torch.isfinite(embeds).all()):
-        raise ValueError(f"{embeddings / EMBEDDINGS}: non-finite caption embeddings in split {split!r}; rebuild embed_captions")
+    embeds = torch.from_numpy(map_tensor(embeddings / EMBEDDINGS, "embeddings", mode="c")[begin:end])
     stored = None
     if features is not None:
-        stored = torch.from_numpy(map_tensor(features / FEATURES, "features")[first:last].copy())
+        stored = torch.from_numpy(map_tensor(features / FEATURES, "features", mode="c")[first:last])
     return Split(
         images=map_tensor(prepared / IMAGES, "images")[first:last],
         caption_image_idx=torch.from_numpy(owners[begin:end] - first),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from safetensors import safe_open
@@ -25,8 +25,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return load_file(str(path))
 
 
-def map_tensor(path: Path, name: str) -> np.ndarray:
-    """Return the tensor `name` as a read-only memory map of its own shape and dtype.
+def map_tensor(path: Path, name: str, *, mode: Literal["r", "c"] = "r") -> np.ndarray:
+    """Return the tensor `name` as a memory map of its own shape and dtype.
+
+    Args:
+        mode: `r` read-only, or `c` copy-on-write (the file never changes), which torch can take without a copy.
 
     Raises:
         ValueError: the file has no such tensor, or its dtype has no numpy counterpart.
@@ -39,7 +42,7 @@ def map_tensor(path: Path, name: str) -> np.ndarray:
         names = sorted(key for key in header if key != "__metadata__")
         raise ValueError(f"{path}: cannot map tensor {name!r}; the file has {names}, mappable dtypes are {sorted(_DTYPES)}")
     offset = 8 + length + entry["data_offsets"][0]
-    return np.memmap(path, dtype=_DTYPES[entry["dtype"]], mode="r", offset=offset, shape=tuple(entry["shape"]))
+    return np.memmap(path, dtype=_DTYPES[entry["dtype"]], mode=mode, offset=offset, shape=tuple(entry["shape"]))
 
 
 def tensor_names(path: Path) -> list[str]:
