@@ -49,27 +49,29 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
     """Return the network in eval mode, float32, channels-last, on the CPU.
 
     Raises:
-        ValueError: unknown name, or weights that do not fit the network.
+        ValueError: unknown name, arguments that the network does not take, or weights that do not fit it.
         FileNotFoundError: a weight file that is not there.
     """
     import timm
+    from safetensors import SafetensorError
 
     if not timm.is_model(config.name.split(".")[0]):
         close = ", ".join(timm.list_models(f"*{config.name[:6]}*")[:8]) or "see timm.list_models()"
         raise ValueError(f"unknown timm network {config.name!r}; similar names: {close}; change model.options.name")
-    for path in weight_files(config):
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"weights {str(path)!r} are not there; allowed are 'hub', 'random' or the path of a .safetensors file; "
-                "change model.options.weights"
-            )
-    overlay = {"file": config.weights} if weight_files(config) else None
+    files = weight_files(config)
+    for path in files:
+        _check_file(path)
+    # `custom_load` would read the .npz files that some networks were published as.
+    overlay = {"file": config.weights, "custom_load": False} if files else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "image_encoder", config.name))
         try:
-            return _wrap(config, _create(config, pretrained=config.weights != "random", pretrained_cfg_overlay=overlay))
-        except RuntimeError as error:
+            module = _create(config, pretrained=config.weights != "random", pretrained_cfg_overlay=overlay)
+        except (RuntimeError, SafetensorError) as error:
             raise ValueError(f"weights {config.weights!r} do not fit {config.name}: {error}; change model.options") from error
+        if files:
+            _check_all_loaded(config, module)
+    return _wrap(config, module)
 
 
 def rebuild(config: Config, state: dict[str, torch.Tensor]) -> ImageEncoder:
@@ -84,8 +86,34 @@ def _create(config: Config, **how: Any) -> nn.Module:
     import timm
 
     kwargs: dict[str, Any] = dict(config.kwargs)
-    module: nn.Module = timm.create_model(config.name, num_classes=0, **kwargs, **how)
+    try:
+        module: nn.Module = timm.create_model(config.name, num_classes=0, **kwargs, **how)
+    except TypeError as error:
+        raise ValueError(f"{config.name} cannot be built with the arguments {kwargs}: {error}; change model.options.kwargs") from error
     return module
+
+
+def _check_file(path: Path) -> None:
+    allowed = "allowed are 'hub', 'random' or the path of a .safetensors file; change model.options.weights"
+    if not path.is_file():
+        raise FileNotFoundError(f"weights {str(path)!r} are not there; {allowed}")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"weights {str(path)!r} have another format; {allowed}")
+
+
+def _check_all_loaded(config: Config, module: nn.Module) -> None:
+    """Raise ValueError where the file left weights random: without its classifier, timm loads a network leniently.
+
+    Loading writes into a tensor once more than construction does, which its version counter shows.
+    """
+    untouched = {name: value._version for name, value in _create(config, pretrained=False).state_dict(keep_vars=True).items()}
+    state = module.state_dict(keep_vars=True)
+    missing = [name for name, value in state.items() if value.is_floating_point() and value._version == untouched[name]]
+    if missing:
+        raise ValueError(
+            f"weights {config.weights!r} do not fit {config.name}: the file lacks {len(missing)} of {len(state)} tensors, first "
+            f"{', '.join(missing[:3])}; allowed is a file of that very network; change model.options.weights"
+        )
 
 
 def _wrap(config: Config, module: nn.Module) -> ImageEncoder:
