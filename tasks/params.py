@@ -106,8 +106,8 @@ def load(overrides: Sequence[str] = (), *, path: Path = PARAMS) -> Params:
         FileNotFoundError: no params.yaml in the working directory.
     """
     tree = read_tree(path)
-    for override in overrides:
-        _override(tree, override)
+    for setting in overrides:
+        override(tree, setting)
     return parse(tree, str(path))
 
 
@@ -161,10 +161,11 @@ _SECTIONS = (
 )  # fmt: skip
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
-    path, found, text = override.partition("=")
+def override(tree: dict[str, Any], setting: str) -> None:
+    """Apply one `section.key=value` to a raw tree, in place; see `load`."""
+    path, found, text = setting.partition("=")
     if not found or not path:
-        raise ValueError(f"--set takes section.key=value, received {override!r}")
+        raise ValueError(f"--set takes section.key=value, received {setting!r}")
     parts = path.split(".")
     if parts[0] not in ("profile", "methods", "profiles"):
         parts = ["profiles", str(tree.get("profile")), *parts]
@@ -172,7 +173,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
     for depth, part in enumerate(parts):
         if not isinstance(node, dict) or part not in node:
             known = ", ".join(map(str, node)) if isinstance(node, dict) else "nothing below a value"
-            raise ValueError(f"--set {override!r}: unknown key {part!r} in {'.'.join(parts[:depth]) or 'the top'}; allowed: {known}")
+            raise ValueError(f"--set {setting!r}: unknown key {part!r} in {'.'.join(parts[:depth]) or 'the top'}; allowed: {known}")
         if depth < len(parts) - 1:
             node = node[part]
     node[parts[-1]] = yaml.safe_load(text)

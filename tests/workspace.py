@@ -1,0 +1,99 @@
+"""A temporary copy of what the pipeline needs, with sizes so small that every stage takes a second or two."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tasks import params
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("dvc.yaml", "prefect.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
+TINY = (
+    "budgets=[4]",
+    "prepare_data.image_size=32",
+    "prepare_data.options.image_size=32",
+    "prepare_data.options.num_train=48",
+    "prepare_data.options.num_val=12",
+    "prepare_data.options.num_test=12",
+    "train_experts.num_experts=2",
+    "train_experts.num_epochs=3",
+    "train_experts.batch_size=16",
+    "select_coresets.options.forgetting.num_epochs=2",
+    "distill.options.bi_trajectory.iterations=2",
+    "distill.options.bi_trajectory.syn_steps=2",
+    "distill.options.bi_trajectory.mini_batch_size=4",
+    "evaluate.num_eval=1",
+    "evaluate.small.num_epochs=2",
+    "evaluate.small.num_validations=1",
+    "evaluate.full.num_epochs=1",
+    "evaluate.full.num_validations=1",
+    "report.gallery_pairs=2",
+    "methods.coresets=[random, herding]",
+)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder in which flows and DVC run as a user would run them."""
+
+    folder: Path
+
+    def run(self, *command: str, seconds: float = 120, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of this environment in the folder and return it with its output."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "DVC_"))}
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env={**kept, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **env},
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def flow(self, name: str, *options: str, **how: object) -> subprocess.CompletedProcess[str]:
+        """Run `python -m flows.<name>`."""
+        return self.run("python", "-m", f"flows.{name}", *options, **how)  # type: ignore[arg-type]
+
+    def set(self, *settings: str) -> None:
+        """Write overrides into the copy's params.yaml."""
+        tree = params.read_tree(self.folder / "params.yaml")
+        for setting in settings:
+            params.override(tree, setting)
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+
+    def digests(self) -> dict[str, str]:
+        """Return the text of every manifest's files by artifact folder."""
+        import json
+
+        return {
+            str(path.parent.relative_to(self.folder)): json.dumps(json.loads(path.read_text())["files"], sort_keys=True)
+            for path in sorted(self.folder.glob("data/**/manifest.json"))
+            if ".work" not in path.parts
+        }
+
+
+def make_workspace(folder: Path, settings: tuple[str, ...] = TINY) -> Workspace:
+    """Copy the code and the settings of the repository to `folder`, as a git repository of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for package in ("tasks", "flows"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "params.yaml", folder)
+    for name in COPIED:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    workspace = Workspace(folder)
+    workspace.set(*settings)
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    return workspace
