@@ -50,9 +50,9 @@ def _crop_and_flip(images: Tensor, section: AugmentSection, generator: torch.Gen
     draws = torch.rand(len(images), 5, generator=generator)
     area = section.crop_scale + (1.0 - section.crop_scale) * draws[:, 0]
     ratio = torch.exp((2.0 * draws[:, 1] - 1.0) * torch.log(torch.tensor(4.0 / 3.0)))
-    if section.crop_scale == 1.0:
-        ratio = torch.ones_like(ratio)
-    height, width = (area / ratio).sqrt().clamp(max=1.0), (area * ratio).sqrt().clamp(max=1.0)
+    # A large window has less room for other shapes: this keeps it inside the image at the area that was drawn.
+    ratio = torch.minimum(torch.maximum(ratio, area), 1.0 / area)
+    height, width = (area / ratio).sqrt(), (area * ratio).sqrt()
     mirror = torch.where((draws[:, 4] < 0.5) & torch.tensor(section.flip), -1.0, 1.0)
     zero = torch.zeros_like(area)
     # Output coordinates in -1..1 map to a window of relative size (width, height) around a centre that keeps it inside.
@@ -68,7 +68,7 @@ def _randaugment(images: Tensor, magnitude: int, generator: torch.Generator) -> 
     """One operation of RandAugment (Cubuk et al., 2020) per image, with a random sign where it has one."""
     chosen = torch.randint(len(_OPERATIONS), (len(images),), generator=generator)
     signs = torch.where(torch.rand(len(images), generator=generator) < 0.5, -1.0, 1.0)
-    level = min(magnitude, _MAX_MAGNITUDE) / _MAX_MAGNITUDE
+    level = magnitude / _MAX_MAGNITUDE
     return torch.stack(
         [_apply(_OPERATIONS[int(op)], image, level, float(sign)) for op, image, sign in zip(chosen, images, signs, strict=True)]
     )
@@ -77,7 +77,7 @@ def _randaugment(images: Tensor, magnitude: int, generator: torch.Generator) -> 
 def _apply(operation: str, image: Tensor, level: float, sign: float) -> Tensor:
     from torchvision.transforms.v2 import functional as vision
 
-    size = image.shape[-1]
+    height, width = image.shape[-2:]
     if operation == "identity":
         return image
     if operation in ("autocontrast", "equalize"):
@@ -85,6 +85,6 @@ def _apply(operation: str, image: Tensor, level: float, sign: float) -> Tensor:
     if operation in ("brightness", "sharpness"):
         return getattr(vision, f"adjust_{operation}")(image, 1.0 + sign * 0.9 * level)
     shear = [sign * level * 17.0 if operation == f"shear_{axis}" else 0.0 for axis in "xy"]
-    shift = [int(sign * level * size * 0.1) if operation == f"translate_{axis}" else 0 for axis in "xy"]
+    shift = [int(sign * level * side * 0.1) if operation == f"translate_{axis}" else 0 for axis, side in (("x", width), ("y", height))]
     angle = sign * level * 30.0 if operation == "rotate" else 0.0
     return vision.affine(image, angle=angle, translate=shift, scale=1.0, shear=shear, interpolation=vision.InterpolationMode.BILINEAR)

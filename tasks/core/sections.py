@@ -40,13 +40,13 @@ class AugmentSection(Section):
     Attributes:
         crop_scale: smallest area of RandomResizedCrop as a fraction; 1.0 switches the crop off.
         flip: mirror half of the images.
-        randaugment_ops, randaugment_magnitude: RandAugment(ops, magnitude); 0 operations switch it off.
+        randaugment_ops, randaugment_magnitude: RandAugment(ops, magnitude of 10); 0 operations switch it off.
     """
 
     crop_scale: Annotated[float, Range(gt=0.0, le=1.0)]
     flip: bool
     randaugment_ops: Annotated[int, Range(ge=0, le=10)]
-    randaugment_magnitude: Annotated[int, Range(ge=0, le=30)]
+    randaugment_magnitude: Annotated[int, Range(ge=0, le=10)]
 
     @property
     def is_off(self) -> bool:
