@@ -9,13 +9,14 @@ from prefect import flow
 
 from flows import cli, policy, session
 from flows.grid import cells
+from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from flows.train_experts import train_experts
 from tasks import distill as step
 from tasks import measures, params
 
 
-@flow(name="distill", persist_result=False)
+@flow(name="distill", persist_result=False, task_runner=ONE_AT_A_TIME)
 def distill(
     settings: Sequence[str] = (),
     force: bool = False,
@@ -31,7 +32,7 @@ def distill(
         method: this method only; None takes all that `methods.distillers` names.
         num_pairs: this size only; None takes all `budgets`.
     """
-    refs = refs or train_experts(settings, accept_code=accept_code)
+    refs = refs or train_experts.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
     make = policy.on_gpu(step.distill)
     given = (chosen, refs.prepared, refs.embeddings, refs.start, refs.experts)

@@ -9,12 +9,13 @@ from prefect import flow
 from flows import cli
 from flows.distill import distill
 from flows.evaluate import evaluate
+from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from flows.train_experts import train_experts
 from tasks import params
 
 
-@flow(name="distill-sweep", persist_result=False)
+@flow(name="distill-sweep", persist_result=False, task_runner=ONE_AT_A_TIME)
 def distill_sweep(
     settings: Sequence[str] = (),
     force: bool = False,
@@ -29,7 +30,7 @@ def distill_sweep(
         methods: distillers of the grid; None takes all that `methods.distillers` names.
         budgets: sizes of the grid in pairs; None takes all of the profile.
     """
-    refs = train_experts(settings, accept_code=accept_code)
+    refs = train_experts.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
     for name in methods or chosen.distillers:
         for size in budgets or chosen.general.budgets:

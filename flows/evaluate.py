@@ -9,20 +9,21 @@ from prefect import flow
 
 from flows import cli, policy, session
 from flows.distill import distill
+from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from flows.select_coresets import select_coresets
 from tasks import evaluate as step
 from tasks import measures, params
 
 
-@flow(name="evaluate", persist_result=False)
+@flow(name="evaluate", persist_result=False, task_runner=ONE_AT_A_TIME)
 def evaluate(settings: Sequence[str] = (), force: bool = False, accept_code: bool = False, refs: Refs | None = None) -> Refs:
     """Score every set of the profile, and log what is new for comparison.
 
     Args:
         settings, force, accept_code, refs: see `embed_captions`.
     """
-    refs = refs or distill(settings, accept_code=accept_code, refs=select_coresets(settings, accept_code=accept_code))
+    refs = refs or distill.fn(settings, accept_code=accept_code, refs=select_coresets.fn(settings, accept_code=accept_code))
     chosen = params.load(settings)
     train_student, how = policy.on_gpu(step.train_student), {"force": force, "accept_code": accept_code}
     sets = {**refs.coresets, **refs.distilled, step.FULL: None}

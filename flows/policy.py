@@ -21,12 +21,8 @@ from flows import session
 
 GPU = "gpu"
 RETRY_SECONDS = [5, 30]
+ONE_AT_A_TIME: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=1)  # mapped tasks share one process's cores or card
 HEALING = frozenset({errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY, errno.ENETUNREACH, errno.EHOSTUNREACH})
-
-
-def one_at_a_time() -> ThreadPoolTaskRunner[Any]:
-    """Return the task runner of mapped tasks: they share one process's cores or card, so one runs at a time."""
-    return ThreadPoolTaskRunner(max_workers=1)
 
 
 def heals(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from prefect import flow
 
 from flows import cli, policy
+from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from tasks import params
 from tasks import prepare_data as step
 
 
-@flow(name="prepare_data", persist_result=False)
+@flow(name="prepare_data", persist_result=False, task_runner=ONE_AT_A_TIME)
 def prepare_data(settings: Sequence[str] = (), force: bool = False, accept_code: bool = False) -> Refs:
     """Make the prepared dataset of the profile.
 

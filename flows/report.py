@@ -9,19 +9,20 @@ from prefect import flow
 
 from flows import cli
 from flows.evaluate import evaluate
+from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from tasks import params
 from tasks import report as step
 
 
-@flow(name="report", persist_result=False)
+@flow(name="report", persist_result=False, task_runner=ONE_AT_A_TIME)
 def report(settings: Sequence[str] = (), force: bool = False, accept_code: bool = False, refs: Refs | None = None) -> Refs:
     """Write `reports/` of the profile.
 
     Args:
         settings, force, accept_code, refs: see `embed_captions`.
     """
-    refs = refs or evaluate(settings, accept_code=accept_code)
+    refs = refs or evaluate.fn(settings, accept_code=accept_code)
     how = {"force": force, "accept_code": accept_code}
     page = step.write_report(params.load(settings), refs.scores, refs.galleries, list(refs.distilled.values()), **how)
     return replace(refs, report=page)

@@ -9,13 +9,14 @@ from prefect import flow
 
 from flows import cli, policy
 from flows.grid import cells
+from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from flows.train_experts import train_experts
 from tasks import params
 from tasks import select_coresets as step
 
 
-@flow(name="select_coresets", persist_result=False)
+@flow(name="select_coresets", persist_result=False, task_runner=ONE_AT_A_TIME)
 def select_coresets(
     settings: Sequence[str] = (), force: bool = False, accept_code: bool = False, refs: Refs | None = None, method: str | None = None
 ) -> Refs:
@@ -25,7 +26,7 @@ def select_coresets(
         settings, force, accept_code, refs: see `embed_captions`.
         method: this method only; None takes all that `methods.coresets` names.
     """
-    refs = refs or train_experts(settings, accept_code=accept_code)
+    refs = refs or train_experts.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
     select = policy.on_gpu(step.select_coreset)
     given = (chosen, refs.prepared, refs.embeddings, refs.start, refs.experts[0])

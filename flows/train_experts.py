@@ -9,12 +9,13 @@ from prefect import flow, unmapped
 
 from flows import cli, policy
 from flows.embed_captions import embed_captions
+from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from tasks import params
 from tasks import train_experts as step
 
 
-@flow(name="train_experts", persist_result=False, task_runner=policy.one_at_a_time())
+@flow(name="train_experts", persist_result=False, task_runner=ONE_AT_A_TIME)
 def train_experts(
     settings: Sequence[str] = (),
     force: bool = False,
@@ -28,7 +29,7 @@ def train_experts(
         settings, force, accept_code, refs: see `embed_captions`.
         indices: these experts only, so that several workers can share the work; None takes all.
     """
-    refs = refs or embed_captions(settings, accept_code=accept_code)
+    refs = refs or embed_captions.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
     build_start, train_expert = policy.on_gpu(step.build_start), policy.on_gpu(step.train_expert)
     start = build_start(chosen, refs.prepared, force=force, accept_code=accept_code)
