@@ -1,0 +1,90 @@
+"""Stages of the tiny workspace: kill -9 and go on to the same bytes, bad input before any training, nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.services
+
+LONG = ("distill.options.bi_trajectory.iterations=40", "distill.options.bi_trajectory.checkpoint_every=2", "train_experts.num_epochs=12")
+
+
+def _kill_when(workspace, command, is_ready):
+    """Start a flow and kill -9 it as soon as `is_ready()`; returns whether it was still running."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "DVC_"))}
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command], cwd=workspace.folder, env={**env, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    )
+    limit = time.monotonic() + 90
+    while time.monotonic() < limit and process.poll() is None and not is_ready():
+        time.sleep(0.01)
+    was_running = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return was_running
+
+
+@pytest.fixture
+def reference(tmp_path_factory):
+    from tests.workspace import TINY, make_workspace
+
+    found = make_workspace(tmp_path_factory.mktemp("reference") / "copy", (*TINY, *LONG))
+    found.flow("distill")
+    return found.digests()
+
+
+def test_killed_experts_and_distillation_go_on_to_the_same_bytes(workspace, reference):
+    workspace.set(*LONG)
+    data = workspace.folder / "data"
+
+    def has_checkpoint():
+        return any(data.glob(".work/*/.checkpoint.safetensors"))
+
+    def has_two_experts():
+        return has_checkpoint() and len(list(data.glob("experts/toy/*/expert_*"))) == 2
+
+    assert _kill_when(workspace, ["flows.train_experts"], has_checkpoint)
+    assert not list(data.glob("experts/toy/*/expert_000")) and has_checkpoint()
+    assert _kill_when(workspace, ["flows.distill"], has_two_experts)
+    assert not list(data.glob("distilled/toy/*/*")) and has_checkpoint()
+    workspace.flow("distill")
+    assert workspace.digests() == reference
+    assert not list(data.glob(".work/*"))
+
+
+def test_non_finite_embeddings_stop_before_any_training(workspace, tmp_path):
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "circle"]))
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    config = BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    model = BertModel(config)
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight.fill_(float("nan"))
+    model.save_pretrained(folder)
+    options = {
+        "name": "broken", "weights": str(folder), "pooling": "cls", "is_normalised": False, "max_tokens": 16, "batch_size": 32,
+        "dtype": "float32",
+    }  # fmt: skip
+    settings = ["--set", "embed_captions.text_encoder=transformers", "--set", f"embed_captions.options={json.dumps(options)}"]
+    done = workspace.flow("train_experts", *settings, check=False)
+    assert done.returncode == 2
+    assert "non-finite embeddings for" in done.stderr and "change embed_captions.options" in done.stderr
+    data = workspace.folder / "data"
+    assert not list(data.glob("caption_embeddings/toy/*")) and not list(data.glob("experts/**/manifest.json"))
+    assert not list(data.glob(".work/*"))
+
+
+def test_more_pairs_than_images_stop_before_any_training(workspace):
+    done = workspace.flow("distill", "--set", "budgets=[4, 49]", check=False)
+    assert done.returncode == 2
+    assert "budgets: received 49 pairs, but the training split of toy has 48 images" in done.stderr
+    assert not (workspace.folder / "data" / "experts").exists()
