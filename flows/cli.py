@@ -1,6 +1,6 @@
 """One command line for all flows: `python -m flows.<stage> [--profile NAME] [--set section.key=value] [--force]`.
 
-`python -m flows.cli <stage>` is the same. Parameters are checked before anything starts; what a user can mend is one
+`python -m flows.cli <stage>` is the same. Parameters are checked before anything is computed; what a user can mend is one
 message and exit code 2, never a traceback.
 """
 
@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows import session
+from flows import session, warm
 from flows.refs import Refs
 from tasks import params
 
@@ -26,8 +27,9 @@ WITH_METHOD = ("select_coresets", "distill")
 
 def main(name: str, argv: Sequence[str] | None = None) -> None:
     """Run the flow `name` with the command line and exit: 0 done, 1 a failure of ours, 2 a wrong input, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        _run(name, parser(name).parse_args(argv))
+        _run(name, argv)
     except (ValueError, OSError) as error:
         sys.exit(_say(error, 2))
     except KeyboardInterrupt as error:
@@ -49,20 +51,33 @@ def parser(name: str) -> argparse.ArgumentParser:
     return line
 
 
-def _run(name: str, options: argparse.Namespace) -> None:
-    words = vars(options)
+def _run(name: str, argv: list[str]) -> None:
+    words = vars(parser(name).parse_args(argv))
     profile = words.pop("profile")
     if profile is not None:
         words["settings"] = [f"profile={profile}", *words["settings"]]
-    params.load(words["settings"])
-    logging.basicConfig(format="%(message)s")
+    code = _run_warm(name, argv)
+    if code is not None:
+        sys.exit(code)
     logging.getLogger("vl_distillery").setLevel(logging.INFO)
-    begun = session.begin()
+    begun = session.begin()  # boots while the plugins that the parameters name are imported
+    params.load(words["settings"])
+    if session.find_owner().pid != os.getpid():
+        warm.start(session.find_owner())
     flow = getattr(importlib.import_module(f"flows.{name}"), name)
     session.wait(begun)
     refs = _call(flow, words)
     fresh, cached = refs.count()
     print(f"{name}: {fresh} made, {cached} cached")
+
+
+def _run_warm(name: str, argv: list[str]) -> int | None:
+    """Run in a fork of this `dvc repro`'s warm interpreter; None when this process has to do it."""
+    session.switch_offline()
+    owner = session.find_owner()
+    if owner.pid == os.getpid() or "prefect" in sys.modules:
+        return None
+    return warm.run(owner, name, argv)
 
 
 def _call(flow: Any, words: dict[str, Any]) -> Refs:

@@ -29,6 +29,7 @@ import psutil
 START_SECONDS = 120
 POLL_SECONDS = 0.5
 STANDING = "standing.json"
+OWNER = "VL_SESSION_OWNER"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Owner:
             return abs(process.create_time() - self.created) < 0.01 and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+
+    @property
+    def text(self) -> str:
+        """Exact form for the environment variable that names the owner to a fork of the warm process."""
+        return f"{self.pid} {self.created!r}"
 
     @property
     def name(self) -> str:
@@ -153,6 +159,9 @@ def switch_offline() -> None:
 
 def find_owner() -> Owner:
     """Return the nearest `dvc` process above this one when a DVC stage runs us, else this process."""
+    if OWNER in os.environ:
+        pid, created = os.environ[OWNER].split()
+        return Owner(int(pid), float(created))
     process = psutil.Process()
     if "DVC_STAGE" in os.environ:
         for parent in process.parents():

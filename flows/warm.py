@@ -1,0 +1,192 @@
+"""A warm interpreter for the stages of one `dvc repro`: libraries are imported once, each stage is a fork of it.
+
+DVC starts a process a stage, and importing torch, timm, Prefect and MLflow takes 15 s of two cores each time. The first stage
+starts this process beside the Prefect server; it imports libraries only, never our code, opens no file and starts no thread.
+A later stage hands it its arguments, environment and standard streams over a local socket, and waits for the exit code.
+Where it is missing or busy importing, the stage runs in its own process: the result is the same. See infra/adr/0004.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from flows import session
+from flows.session import POLL_SECONDS, Owner
+
+LIBRARIES = (
+    "prefect.main", "prefect.artifacts", "prefect.task_engine", "prefect.flow_engine", "numpy", "pandas", "pyarrow.parquet", "PIL.Image",
+    "torch", "torch._dynamo", "timm", "timm.data", "faiss", "mlflow.tracking", "mlflow.entities", "mlflow.store.tracking.sqlalchemy_store",
+)  # fmt: skip
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def start(owner: Owner) -> None:
+    """Start the warm process of a `dvc repro`, once; it ends with its owner."""
+    state = _state(owner)
+    if state.exists():
+        return
+    command = [sys.executable, "-W", "ignore", "-m", "flows.warm", str(owner.pid), str(owner.created), str(state)]
+    with state.with_suffix(".log").open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    created = psutil.Process(process.pid).create_time()
+    state.write_text(json.dumps({"pid": process.pid, "created": created}))
+
+
+def run(owner: Owner, name: str, argv: list[str]) -> int | None:
+    """Run a flow in a fork of the warm process and return its exit code; None when there is no warm process to do it."""
+    place = _wait(owner)
+    if place is None:
+        return None
+    with socket.socket(socket.AF_UNIX) as line:
+        try:
+            line.connect(place)
+        except OSError:
+            return None
+        job = {"name": name, "argv": argv, "folder": os.getcwd(), "environment": {**os.environ, session.OWNER: owner.text}}
+        socket.send_fds(line, [json.dumps(job).encode() + b"\n"], [0, 1, 2])
+        for number in SIGNALS:
+            signal.signal(number, lambda received, _: line.sendall(bytes([received])))
+        answer = b""
+        while part := line.recv(16):
+            answer += part
+    return int(answer) if answer else 1
+
+
+def _wait(owner: Owner) -> str | None:
+    """Return the socket's path once the imports are done (they go on while the first stage computes)."""
+    state = _state(owner)
+    place = state.with_suffix(".socket")
+    try:
+        content = json.loads(state.read_text())
+    except (OSError, ValueError):
+        return None
+    process = Owner(content["pid"], content["created"])
+    while process.is_alive:
+        if place.exists():
+            return place.read_text()
+        time.sleep(0.05)
+    return None
+
+
+def _state(owner: Owner) -> Path:
+    return session.sessions() / f"{owner.name}.warm"
+
+
+class _Server:
+    """Forks a child a connection; the parent only waits."""
+
+    def __init__(self, owner: Owner, folder: Path) -> None:
+        self.owner = owner
+        self.selector = selectors.DefaultSelector()
+        self.children: dict[socket.socket, int] = {}
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(folder / "socket"))
+        self.listener.listen()
+        self.selector.register(self.listener, selectors.EVENT_READ, ("accept", None))
+
+    def serve(self) -> dict[str, Any] | None:
+        """Return in a child with its job, in the parent with None once the owner and all children are gone."""
+        while self.owner.is_alive or self.children:
+            for key, _ in self.selector.select(POLL_SECONDS):
+                kind, line = key.data
+                if kind == "accept":
+                    job = self._fork()
+                    if job:
+                        return job
+                elif kind == "client":
+                    self._listen(line)
+                else:
+                    self._finish(line, key.fd)
+        return None
+
+    def _fork(self) -> dict[str, Any] | None:
+        line, _ = self.listener.accept()
+        data, streams, _, _ = socket.recv_fds(line, 1 << 20, 3)
+        while not data.endswith(b"\n"):
+            data += line.recv(1 << 20)
+        child = os.fork()
+        if child == 0:
+            self.selector.close()
+            self.listener.close()
+            line.close()
+            for number, stream in enumerate(streams):
+                os.dup2(stream, number)
+            return dict(json.loads(data))
+        for stream in streams:
+            os.close(stream)
+        self.children[line] = child
+        self.selector.register(line, selectors.EVENT_READ, ("client", line))
+        self.selector.register(os.pidfd_open(child), selectors.EVENT_READ, ("child", line))
+        return None
+
+    def _listen(self, line: socket.socket) -> None:
+        """Pass on a signal; a client that is gone (kill -9) takes its stage with it."""
+        received = line.recv(16)
+        if not received:
+            self.selector.unregister(line)
+        os.kill(self.children[line], received[0] if received else signal.SIGKILL)
+
+    def _finish(self, line: socket.socket, handle: int) -> None:
+        _, status = os.waitpid(self.children.pop(line), 0)
+        self.selector.unregister(handle)
+        os.close(handle)
+        with contextlib.suppress(KeyError):
+            self.selector.unregister(line)
+        with contextlib.suppress(OSError):
+            code = os.waitstatus_to_exitcode(status)
+            line.sendall(str(code if code >= 0 else 128 - code).encode())
+        line.close()
+
+
+def main(owner: Owner, state: Path) -> None:
+    """Import the libraries, then serve; a forked child goes on as `flows.cli`."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    folder = Path(tempfile.mkdtemp(prefix="vl-distillery-"))
+    job = None
+    try:
+        server = _Server(owner, folder)
+        partial = state.with_suffix(".partial")
+        partial.write_text(str(folder / "socket"))
+        partial.replace(state.with_suffix(".socket"))
+        job = server.serve()
+    finally:
+        if job is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            for path in (state, state.with_suffix(".socket")):
+                path.unlink(missing_ok=True)
+    if job:
+        _become(job)
+
+
+def _become(job: dict[str, Any]) -> None:
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    os.chdir(job["folder"])
+    sys.argv = [job["name"], *job["argv"]]
+    from prefect.context import refresh_global_settings_context
+
+    refresh_global_settings_context()
+    from flows import cli
+
+    cli.main(job["name"], job["argv"])
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    main(Owner(int(sys.argv[1]), float(sys.argv[2])), Path(sys.argv[3]))
