@@ -1,4 +1,7 @@
+# `make demo test ui`; pipeline steps are DVC stages, not make targets.
 PY := .venv/bin/python
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONWARNINGS := ignore
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(PY) || python3 -m venv .venv
@@ -6,11 +9,26 @@ PY := .venv/bin/python
 	$(PY) -m uv pip install --quiet --python $(PY) -c constraints.txt -e '.[cpu,dev]'
 	touch $@
 
-.PHONY: setup test lint type
+.PHONY: setup demo test ui flickr8k lint type smoke clean
 setup: .venv/.installed
+demo: setup
+	$(PY) -m flows.demo
 test: setup
 	$(PY) -m pytest
+ui: setup
+	$(PY) -m flows.ui
+DATA ?=
+WEIGHTS ?= $(DATA)/../weights
+flickr8k: setup
+	@test -n "$(DATA)" || { echo "make flickr8k DATA=<folder with the Karpathy json and the images> [WEIGHTS=<folder>]"; exit 2; }
+	$(PY) -m flows.pipeline --profile flickr8k --set prepare_data.options.path="$(DATA)" --set model.options.weights="$(WEIGHTS)"
 lint: setup
-	.venv/bin/ruff check .
+	ruff check .
+	ruff format --check .
+	lint-imports
 type: setup
-	.venv/bin/mypy tasks
+	mypy tasks flows
+smoke: setup
+	$(PY) -m pytest -m "not services and not shared" -x
+clean:
+	rm -rf data reports .mlflow .prefect dvc.lock .dvc/tmp .dvc/cache .dvc-remote

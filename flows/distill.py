@@ -36,6 +36,7 @@ def distill(
     chosen = params.load(settings)
     make = policy.on_gpu(step.distill)
     given = (chosen, refs.prepared, refs.embeddings, refs.start, refs.experts)
+    assert refs.prepared
     made = {}
     for name, size in cells("distillers", chosen.distillers, chosen.general.budgets, method, num_pairs):
         made[f"{name}-{size}"] = make(*given, name, size, force=force, accept_code=accept_code)

@@ -25,14 +25,16 @@ def evaluate(settings: Sequence[str] = (), force: bool = False, accept_code: boo
     """
     refs = refs or distill.fn(settings, accept_code=accept_code, refs=select_coresets.fn(settings, accept_code=accept_code))
     chosen = params.load(settings)
-    train_student, how = policy.on_gpu(step.train_student), {"force": force, "accept_code": accept_code}
+    train_student, make_gallery = policy.on_gpu(step.train_student), policy.retried(step.make_gallery)
+    how = {"force": force, "accept_code": accept_code}
     sets = {**refs.coresets, **refs.distilled, step.FULL: None}
     given = (chosen, refs.prepared, refs.embeddings)
     students = {
         name: [train_student(*given, refs.start, pairs, name, seed, **how) for seed in range(chosen.evaluate.num_eval)]
         for name, pairs in sets.items()
     }
-    galleries = {name: step.make_gallery(*given, pairs, name, **how) for name, pairs in refs.distilled.items()}
+    galleries = {name: make_gallery(*given, pairs, name, **how) for name, pairs in refs.distilled.items()}
+    assert refs.prepared
     measures.log_scores(chosen, session.invocation(), refs.prepared, students, refs.distilled, galleries)
     scores = [score for of_set in students.values() for score in of_set]
     return replace(refs, scores=scores, galleries=list(galleries.values()))

@@ -20,8 +20,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows import session
 
 GPU = "gpu"
-RETRY_SECONDS = [5, 30]
-ONE_AT_A_TIME: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=1)  # mapped tasks share one process's cores or card
+RETRY_SECONDS = [5.0, 30.0]
+ONE_AT_A_TIME: Any = ThreadPoolTaskRunner(max_workers=1)  # mapped tasks share one process's cores or card
 HEALING = frozenset({errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY, errno.ENETUNREACH, errno.EHOSTUNREACH})
 
 
@@ -33,12 +33,12 @@ def heals(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
     return isinstance(error, OSError) and error.errno in HEALING
 
 
-def retried(task: Task[..., Any]) -> Task[..., Any]:
+def retried(task: Task[..., Any]) -> Any:
     """Return `task` with retries of what can heal."""
     return task.with_options(retries=len(RETRY_SECONDS), retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=heals)
 
 
-def on_gpu(task: Task[..., Any]) -> Task[..., Any]:
+def on_gpu(task: Task[..., Any]) -> Any:
     """Return `task` with retries, holding a slot of the limit `gpu` where the server is shared."""
     if session.is_private():
         return retried(task).with_options(tags=[])

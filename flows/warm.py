@@ -13,6 +13,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import selectors
 import shutil
 import signal
@@ -182,14 +183,12 @@ def _become(job: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(job["environment"])
     os.chdir(job["folder"])
-    sys.argv = [job["name"], *job["argv"]]
+    sys.argv = ["flows.cli", job["name"], *job["argv"]]
     from prefect.context import refresh_global_settings_context
 
     refresh_global_settings_context()
-    from flows import cli
-
     try:
-        cli.main(job["name"], job["argv"])
+        runpy.run_module("flows.cli", run_name="__main__")
     except SystemExit as done:
         code = done.code if isinstance(done.code, int) else int(done.code is not None)
     else:

@@ -1,0 +1,25 @@
+"""Run the commands of README.md that stand in fenced blocks marked `sh`; a line with `<` is for a user's own data and is left out."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+LEFT_OUT = ("make ui", "make test", "make demo", "#")  # ui serves until Ctrl-C; the other two have just run
+
+
+def main() -> None:
+    """Stop at the first command that fails."""
+    path = f"{Path('.venv/bin').resolve()}{os.pathsep}{os.environ['PATH']}"
+    for block in re.findall(r"```sh\n(.*?)```", Path("README.md").read_text(), flags=re.DOTALL):
+        for line in filter(None, map(str.strip, block.splitlines())):
+            if line.startswith(LEFT_OUT) or "<" in line:
+                continue
+            sys.stdout.write(f"$ {line}\n")
+            sys.stdout.flush()
+            subprocess.run(["bash", "-euo", "pipefail", "-c", line], check=True, env={**os.environ, "PATH": path})
+
+
+if __name__ == "__main__":
+    main()

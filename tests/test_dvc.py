@@ -1,0 +1,85 @@
+"""DVC and the flows serve each other; push and pull carry the artifacts; metrics, plots and experiments say something."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+
+import pytest
+
+from tests.test_flows import left_behind
+from tests.workspace import Workspace, make_workspace
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Workspace:
+    """A workspace in which `dvc repro` has run once and was committed to git."""
+    workspace = make_workspace(tmp_path_factory.mktemp("dvc") / "copy")
+    done = workspace.run("dvc", "repro", seconds=240)
+    assert done.stdout.count("Starting") == 0
+    assert left_behind(workspace) == []
+    git = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org")
+    workspace.run("git", "add", ".")
+    workspace.run(*git, "commit", "--quiet", "-m", "made")
+    return workspace
+
+
+def test_one_server_serves_all_stages_and_the_parent_run_is_shared(made):
+    from mlflow.tracking import MlflowClient
+
+    assert len(list((made.folder / ".prefect/sessions").glob("*-*.log"))) == 1
+    client = MlflowClient(f"sqlite:///{made.folder}/.mlflow/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
+    assert sum(run.data.tags.get("level") == "pipeline" for run in runs) == 1
+
+
+def test_nothing_changed_is_a_no_op_of_seconds(made):
+    started = time.monotonic()
+    done = made.run("dvc", "repro")
+    assert "up to date" in done.stdout
+    assert time.monotonic() - started < 15  # 2 s on an idle machine
+
+
+def test_the_pipeline_takes_what_dvc_made(made):
+    assert "pipeline: 0 made" in made.flow("pipeline").stdout
+
+
+def test_dvc_takes_what_the_pipeline_made(made):
+    made.set("distill.options.bi_trajectory.iterations=3")
+    made.flow("pipeline")
+    before = made.digests()
+    done = made.run("dvc", "repro", seconds=240)
+    assert "distill: 0 made" in done.stdout
+    assert "report: 0 made" in done.stdout
+    assert "prepare_data" in done.stdout and "Stage 'prepare_data' didn't change" in done.stdout
+    assert made.digests() == before
+    diff = json.loads(made.run("dvc", "params", "diff", "--json").stdout)
+    assert "iterations" in json.dumps(diff)
+
+
+def test_artifacts_come_back_from_the_remote(made):
+    made.run("dvc", "push")
+    before = made.digests()
+    shutil.rmtree(made.folder / "data")
+    shutil.rmtree(made.folder / ".dvc/cache")
+    made.run("dvc", "pull")
+    assert made.digests() == before
+
+
+def test_metrics_plots_and_experiments_show_the_recall(made):
+    assert "mean_recall" in made.run("dvc", "metrics", "show").stdout
+    made.run("dvc", "metrics", "diff")
+    shown = made.run("dvc", "plots", "show", "--json").stdout
+    for name in ("recall.csv", "learning_curves.csv", "distillation.csv"):
+        assert name in shown
+    assert "mean_recall" in made.run("dvc", "exp", "show", "--csv").stdout
+
+
+def test_an_experiment_overrides_one_value_and_runs_what_it_touches(made):
+    done = made.run("dvc", "exp", "run", "-n", "short", "-S", "profiles.toy.distill.options.bi_trajectory.iterations=1", seconds=240)
+    assert "Running stage 'distill@bi_trajectory'" in done.stdout
+    assert "Running stage 'train_experts'" not in done.stdout
+    assert "short" in made.run("dvc", "exp", "show", "--csv").stdout

@@ -1,0 +1,131 @@
+"""The whole pipeline on a tiny toy set, as a user runs it: caching, repair, servers, errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.workspace import Workspace, make_workspace
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Workspace:
+    """A workspace in which the pipeline has run once."""
+    workspace = make_workspace(tmp_path_factory.mktemp("made") / "copy")
+    done = workspace.flow("pipeline")
+    assert ", 0 cached" in done.stdout
+    return workspace
+
+
+def left_behind(workspace: Workspace) -> list[str]:
+    """Command lines of processes that still work in the workspace, after a moment to end."""
+    for _ in range(100):
+        found = [
+            process.info["cmdline"]
+            for process in psutil.process_iter(["cmdline", "cwd", "status"])
+            if process.info["cwd"] == str(workspace.folder) and process.info["status"] != psutil.STATUS_ZOMBIE
+        ]
+        if not found:
+            return []
+        time.sleep(0.1)
+    return [" ".join(words or ()) for words in found]
+
+
+def test_the_second_pipeline_is_all_cached_and_leaves_no_process(made):
+    before = made.digests()
+    assert "pipeline: 0 made" in made.flow("pipeline").stdout
+    assert made.digests() == before
+    assert left_behind(made) == []
+
+
+def test_a_corrupt_artifact_alone_is_rebuilt_with_a_message_that_names_it(made):
+    before = made.digests()
+    victim = made.folder / "data/coresets/toy/herding-4"
+    next(victim.glob("*.safetensors")).write_bytes(b"damaged")
+    done = made.flow("pipeline")
+    assert "pipeline: 1 made" in done.stdout
+    assert "data/coresets/toy/herding-4" in done.stdout + done.stderr
+    assert made.digests() == before
+
+
+def test_a_changed_option_of_one_method_runs_that_method_and_what_follows(made):
+    times = {path: path.stat().st_mtime_ns for path in made.folder.glob("data/**/manifest.json")}
+    made.flow("pipeline", "--set", "distill.options.bi_trajectory.iterations=3")
+    changed = {str(path.relative_to(made.folder / "data")) for path, stamp in times.items() if path.stat().st_mtime_ns != stamp}
+    assert changed == {
+        "distilled/toy/bi_trajectory/bi_trajectory-4/manifest.json",
+        "scores/toy/bi_trajectory-4/gallery/manifest.json",
+        "scores/toy/bi_trajectory-4/seed_0/manifest.json",
+    }
+
+
+def test_a_run_is_compared_in_mlflow_by_nested_runs_with_curves_inputs_and_gallery(made, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.chdir(made.folder)
+    client = MlflowClient(f"sqlite:///{made.folder}/.mlflow/mlflow.db")
+    experiment = client.get_experiment_by_name("toy")
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in runs if run.data.tags.get("level") == "pipeline"]
+    first = min(parents, key=lambda run: run.info.start_time)
+    nested = {run.data.tags["cell"]: run for run in runs if run.data.tags.get("mlflow.parentRunId") == first.info.run_id}
+    assert set(nested) == {"random-4", "herding-4", "bi_trajectory-4", "full"}
+    cell = nested["bi_trajectory-4"]
+    assert len(client.get_metric_history(cell.info.run_id, "distill/loss")) == 2
+    assert {"test/mean_recall", "test/mean_recall_std", "val/mean_recall", "distill/step_size_img"} <= set(cell.data.metrics)
+    assert len(cell.data.metrics) <= 40
+    assert len(cell.inputs.dataset_inputs) == 2
+    assert {file.path for file in client.list_artifacts(cell.info.run_id)} == {"gallery.png", "gallery.json"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "word"),
+    [("train_experts.num_experts=none", "num_experts"), ("distill.options=1", "options"), ("nothing.here=1", "nothing")],
+)
+def test_a_wrong_parameter_is_one_message_and_code_2(workspace, setting, word):
+    done = workspace.flow("pipeline", "--set", setting, check=False)
+    assert done.returncode == 2
+    assert word in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (workspace.folder / "data").exists()
+
+
+def test_an_interrupted_run_stops_at_once_and_leaves_no_process(workspace):
+    command = [sys.executable, "-W", "ignore", "-m", "flows.train_experts", "--set", "train_experts.num_epochs=2000"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    run = subprocess.Popen(command, cwd=workspace.folder, env=kept, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    for _ in range(900):
+        if list(workspace.folder.glob("data/experts/toy/*/start/manifest.json")):
+            break
+        time.sleep(0.1)
+    time.sleep(2)
+    run.send_signal(signal.SIGINT)
+    assert run.wait(30) == 130
+    assert "interrupted" in run.stderr.read()
+    assert left_behind(workspace) == []
+
+
+def test_a_killed_run_leaves_no_server(workspace):
+    command = [sys.executable, "-W", "ignore", "-m", "flows.prepare_data"]
+    run = subprocess.Popen(command, cwd=workspace.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    states = Path(workspace.folder / ".prefect/sessions")
+    for _ in range(600):
+        if list(states.glob("*.json")):
+            break
+        time.sleep(0.05)
+    state = json.loads(next(states.glob("*.json")).read_text())
+    assert psutil.pid_exists(state["pid"])
+    run.kill()
+    run.wait()
+    assert left_behind(workspace) == []
