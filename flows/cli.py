@@ -10,7 +10,9 @@ import argparse
 import importlib
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,14 @@ from tasks import params
 FLOWS = (
     "prepare_data", "embed_captions", "train_experts", "select_coresets", "distill", "evaluate", "report", "pipeline", "distill_sweep",
 )  # fmt: skip
+GRACE_SECONDS = 5.0
 WITH_METHOD = ("select_coresets", "distill")
 
 
 def main(name: str, argv: Sequence[str] | None = None) -> None:
     """Run the flow `name` with the command line and exit: 0 done, 1 a failure of ours, 2 a wrong input, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         _run(name, argv)
     except (ValueError, OSError) as error:
@@ -100,6 +104,18 @@ def quieten_tracebacks() -> None:
 
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(shorten)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """Let Prefect record the interruption; mapped tasks run in a thread that nothing interrupts, so do not wait long."""
+    timer = threading.Timer(GRACE_SECONDS, _give_up)
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt
+
+
+def _give_up() -> None:
+    os._exit(_say(KeyboardInterrupt(), 130))
 
 
 def _say(error: BaseException, code: int) -> int:

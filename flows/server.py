@@ -37,27 +37,37 @@ def serve(owner: Owner, state: Path) -> None:
     partial = state.with_suffix(".partial")
     partial.write_text(json.dumps({"api_url": url, "pid": me.pid, "created": me.created}))
     partial.replace(state)
+    servers: list[uvicorn.Server] = []
+    threading.Thread(target=_watch, args=(servers, owner, state), daemon=True).start()
     try:
-        _run(listener, owner, state)
+        _run(listener, servers)
     finally:
-        state.unlink(missing_ok=True)
-        shutil.rmtree(state.with_suffix(""), ignore_errors=True)
+        _forget(state)
 
 
-def _run(listener: socket.socket, owner: Owner, state: Path) -> None:
+def _run(listener: socket.socket, servers: list[uvicorn.Server]) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
     app = create_app(ephemeral=True, final=True)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=2))
-    threading.Thread(target=_watch, args=(server, owner, state), daemon=True).start()
-    server.run(sockets=[listener])
+    servers.append(uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=2)))
+    servers[0].run(sockets=[listener])
 
 
-def _watch(server: uvicorn.Server, owner: Owner, state: Path) -> None:
+def _watch(servers: list[uvicorn.Server], owner: Owner, state: Path) -> None:
+    """End the server with its users: at once while it is importing, else in good order (it may be migrating the database)."""
     while owner.is_alive or any(client.is_alive for client in _clients(state)):
         time.sleep(POLL_SECONDS)
-    server.should_exit = True
+    if servers:
+        servers[0].should_exit = True
+    else:
+        _forget(state)
+        os._exit(0)
+
+
+def _forget(state: Path) -> None:
+    state.unlink(missing_ok=True)
+    shutil.rmtree(state.with_suffix(""), ignore_errors=True)
 
 
 def _clients(state: Path) -> list[Owner]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 
@@ -18,8 +17,7 @@ pytestmark = pytest.mark.services
 def made(tmp_path_factory) -> Workspace:
     """A workspace in which `dvc repro` has run once and was committed to git."""
     workspace = make_workspace(tmp_path_factory.mktemp("dvc") / "copy")
-    done = workspace.run("dvc", "repro", seconds=240)
-    assert done.stdout.count("Starting") == 0
+    workspace.run("dvc", "repro", seconds=240)
     assert left_behind(workspace) == []
     git = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org")
     workspace.run("git", "add", ".")
@@ -43,21 +41,16 @@ def test_nothing_changed_is_a_no_op_of_seconds(made):
     assert time.monotonic() - started < 15  # 2 s on an idle machine
 
 
-def test_the_pipeline_takes_what_dvc_made(made):
-    assert "pipeline: 0 made" in made.flow("pipeline").stdout
-
-
-def test_dvc_takes_what_the_pipeline_made(made):
+def test_pipeline_and_dvc_take_what_the_other_made(made):
     made.set("distill.options.bi_trajectory.iterations=3")
-    made.flow("pipeline")
+    done = made.flow("pipeline")
+    assert "pipeline: 4 made" in done.stdout  # the set, its student, its gallery and the report
     before = made.digests()
     done = made.run("dvc", "repro", seconds=240)
     assert "distill: 0 made" in done.stdout
     assert "report: 0 made" in done.stdout
-    assert "prepare_data" in done.stdout and "Stage 'prepare_data' didn't change" in done.stdout
+    assert "Stage 'prepare_data' didn't change" in done.stdout
     assert made.digests() == before
-    diff = json.loads(made.run("dvc", "params", "diff", "--json").stdout)
-    assert "iterations" in json.dumps(diff)
 
 
 def test_artifacts_come_back_from_the_remote(made):

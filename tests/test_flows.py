@@ -29,7 +29,7 @@ def made(tmp_path_factory) -> Workspace:
 
 def left_behind(workspace: Workspace) -> list[str]:
     """Command lines of processes that still work in the workspace, after a moment to end."""
-    for _ in range(100):
+    for _ in range(300):
         found = [
             process.info["cmdline"]
             for process in psutil.process_iter(["cmdline", "cwd", "status"])

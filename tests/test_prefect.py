@@ -1,0 +1,87 @@
+"""A standing server with both UIs, a real process worker and the deployments of prefect.yaml."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.test_flows import left_behind
+from tests.workspace import TINY, Workspace, make_workspace
+
+pytestmark = pytest.mark.services
+TINIEST = (*TINY, "methods.coresets=[random]")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(workspace: Workspace, *command: str, **env: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a program of this environment meanwhile, and stop it as Ctrl-C does."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "DVC_"))}
+    full = {**kept, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **env}
+    process = subprocess.Popen(command, cwd=workspace.folder, env=full, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(30)
+        finally:
+            process.kill()
+
+
+def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_private_server(tmp_path):
+    deployed, private = (make_workspace(tmp_path / name, TINIEST) for name in ("deployed", "private"))
+    ports = free_port(), free_port()
+    home = {"PREFECT_HOME": str(deployed.folder / ".prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true"}
+    api = {"PREFECT_API_URL": f"http://127.0.0.1:{ports[0]}/api", **home}
+    command = ("python", "-m", "flows.ui", "--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1]))
+    with running(deployed, *command) as ui:
+        assert ui.stdout is not None
+        assert ui.stdout.readline().startswith("Prefect http://127.0.0.1")
+        for port in ports:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as page:
+                assert page.status == 200
+        for pool in ("local", "gpu"):
+            deployed.run("prefect", "work-pool", "create", "--type", "process", pool, **api)
+        deployed.run("prefect", "--no-prompt", "deploy", "--all", PWD=str(deployed.folder), **api)
+        listed = deployed.run("prefect", "deployment", "ls", COLUMNS="200", **api).stdout
+        assert all(name in listed for name in ("pipeline/local", "train_experts/gpu", "distill-sweep/gpu"))
+        with running(deployed, "prefect", "worker", "start", "--pool", "local", **api):
+            run = ("prefect", "deployment", "run", "pipeline/local", "--watch", "--watch-interval", "1")
+            deployed.run(*run, seconds=200, **api)
+        limits = deployed.run("prefect", "gcl", "ls", COLUMNS="200", **api).stdout
+        assert "tag:gpu" in limits
+    assert left_behind(deployed) == []
+    private.flow("pipeline")
+    assert deployed.digests() == private.digests()
+
+
+def test_what_can_heal_is_tried_again_and_nothing_else():
+    import errno
+
+    from prefect.states import Failed
+
+    from flows.policy import heals
+
+    def state_of(error: Exception):
+        return Failed(data=error)
+
+    for error in (ConnectionError("reset"), TimeoutError("slow"), OSError(errno.EIO, "input/output")):
+        assert heals(None, None, state_of(error))
+    for error in (ValueError("shape"), FileNotFoundError(errno.ENOENT, "x"), OSError(errno.ENOSPC, "full"), MemoryError()):
+        assert not heals(None, None, state_of(error))
