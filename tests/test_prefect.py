@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
+from prefect.client.orchestration import SyncPrefectClient
 
 from tests.test_flows import left_behind
-from tests.workspace import TINY, Workspace, make_workspace
+from tests.workspace import ROOT, TINY, Workspace, make_workspace
 
 pytestmark = pytest.mark.services
 TINIEST = (*TINY, "methods.coresets=[random]")
@@ -44,6 +48,21 @@ def running(workspace: Workspace, *command: str, **env: str) -> Iterator[subproc
             process.kill()
 
 
+@contextmanager
+def prefect_client(api: dict[str, str]) -> Iterator[SyncPrefectClient]:
+    with SyncPrefectClient(api["PREFECT_API_URL"]) as client:
+        yield client
+
+
+def wait_for_pool(client: SyncPrefectClient, name: str) -> None:
+    """Return when the worker has created its pool."""
+    for _ in range(300):
+        if any(pool.name == name for pool in client.read_work_pools()):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"no work pool {name}")
+
+
 def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_private_server(tmp_path):
     deployed, private = (make_workspace(tmp_path / name, TINIEST) for name in ("deployed", "private"))
     ports = free_port(), free_port()
@@ -56,19 +75,28 @@ def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_private_server(
         for port in ports:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as page:
                 assert page.status == 200
-        for pool in ("local", "gpu"):
-            deployed.run("prefect", "work-pool", "create", "--type", "process", pool, **api)
-        deployed.run("prefect", "--no-prompt", "deploy", "--all", PWD=str(deployed.folder), **api)
-        listed = deployed.run("prefect", "deployment", "ls", COLUMNS="200", **api).stdout
-        assert all(name in listed for name in ("pipeline/local", "train_experts/gpu", "distill-sweep/gpu"))
-        with running(deployed, "prefect", "worker", "start", "--pool", "local", **api):
-            run = ("prefect", "deployment", "run", "pipeline/local", "--watch", "--watch-interval", "1")
-            deployed.run(*run, seconds=200, **api)
-        limits = deployed.run("prefect", "gcl", "ls", COLUMNS="200", **api).stdout
-        assert "tag:gpu" in limits
+        with running(deployed, "prefect", "worker", "start", "--pool", "gpu", "--type", "process", "--name", "one", **api):
+            with prefect_client(api) as client:
+                wait_for_pool(client, "gpu")
+                deployed.run("prefect", "--no-prompt", "deploy", "--name", "train_experts/gpu", PWD=str(deployed.folder), **api)
+                run = ("prefect", "deployment", "run", "train_experts/gpu", "--watch", "--watch-interval", "1")
+                deployed.run(*run, seconds=200, **api)
+                assert client.read_global_concurrency_limit_by_name("tag:gpu").limit == 1
     assert left_behind(deployed) == []
-    private.flow("pipeline")
-    assert deployed.digests() == private.digests()
+    private.flow("train_experts")
+    made = deployed.digests()
+    assert len(made) == 5  # prepared, embeddings, the start and two experts
+    assert made == private.digests()
+
+
+def test_prefect_yaml_names_flows_that_exist():
+    declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    names = set()
+    for deployment in declared:
+        path, _, function = deployment["entrypoint"].partition(":")
+        flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), function)
+        names.add(f"{flow.name}/{deployment['name']}")
+    assert names == {"pipeline/local", "train_experts/gpu", "distill-sweep/gpu"}
 
 
 def test_what_can_heal_is_tried_again_and_nothing_else():
