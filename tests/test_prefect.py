@@ -75,13 +75,13 @@ def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_private_server(
         for port in ports:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as page:
                 assert page.status == 200
-        with running(deployed, "prefect", "worker", "start", "--pool", "gpu", "--type", "process", "--name", "one", **api):
-            with prefect_client(api) as client:
-                wait_for_pool(client, "gpu")
-                deployed.run("prefect", "--no-prompt", "deploy", "--name", "train_experts/gpu", PWD=str(deployed.folder), **api)
-                run = ("prefect", "deployment", "run", "train_experts/gpu", "--watch", "--watch-interval", "1")
-                deployed.run(*run, seconds=200, **api)
-                assert client.read_global_concurrency_limit_by_name("tag:gpu").limit == 1
+        worker = ("prefect", "worker", "start", "--pool", "gpu", "--type", "process", "--name", "one")
+        with running(deployed, *worker, **api), prefect_client(api) as client:
+            wait_for_pool(client, "gpu")
+            deployed.run("prefect", "--no-prompt", "deploy", "--name", "train_experts/gpu", PWD=str(deployed.folder), **api)
+            run = ("prefect", "deployment", "run", "train_experts/gpu", "--watch", "--watch-interval", "1")
+            deployed.run(*run, seconds=200, **api)
+            assert client.read_global_concurrency_limit_by_name("tag:gpu").limit == 1
     assert left_behind(deployed) == []
     private.flow("train_experts")
     made = deployed.digests()
