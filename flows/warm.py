@@ -44,7 +44,7 @@ def start(owner: Owner) -> None:
     if state.exists():
         return
     command = [sys.executable, "-W", "ignore", "-m", "flows.warm", str(owner.pid), str(owner.created), str(state)]
-    with state.with_suffix(".log").open("wb") as log:
+    with state.with_name(f"{state.name}.txt").open("wb") as log:  # the server's own is .log
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     created = psutil.Process(process.pid).create_time()
     state.write_text(json.dumps({"pid": process.pid, "created": created}))
