@@ -82,13 +82,11 @@ def train_student(
         protocol: `strict` chooses the epoch on validation and scores test once, `last` takes the last epoch,
             `upstream_best` takes the best of 11 test scores (as LoRS and others print; for comparison only).
         score: Recall@K of (image embeddings, text embeddings, caption_image_idx).
-        loss_fn: see `train_epoch`.
-        progress: called with (epochs done, epochs in all).
+        loss_fn: see `train_epoch`.  progress: called with (epochs done, epochs in all).
     """
     rates = step_sizes or {"img": recipe.lr_img, "txt": recipe.lr_txt}
     groups = parameter_groups(model, rates["img"], rates["txt"])
     optimiser = torch.optim.SGD(groups, lr=rates["txt"], momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    device = next(model.parameters()).device
     flat = FlatModel(model)
     scored = _scored_epochs(recipe.num_epochs, 10 if protocol == "upstream_best" else recipe.num_validations)
     curve: list[dict[str, float]] = []
@@ -97,10 +95,10 @@ def train_student(
     def judge(epoch: int, loss: float) -> None:
         nonlocal best
         row = {"epoch": float(epoch), "loss": loss}
-        found = recall(*embed_split(model, val, encoder, device=device), val.caption_image_idx)
+        found = recall(*embed_split(model, val, encoder, device=flat.device), val.caption_image_idx)
         row["val_mean_recall"] = criterion = found["mean_recall"]
         if protocol == "upstream_best":
-            on_test = score(*embed_split(model, test, encoder, device=device), test.caption_image_idx)
+            on_test = score(*embed_split(model, test, encoder, device=flat.device), test.caption_image_idx)
             row["test_mean_recall"] = criterion = on_test["mean_recall"]
         curve.append(row)
         if best is None or criterion > best[0] or protocol == "last":
@@ -119,8 +117,8 @@ def train_student(
             progress(epoch + 1, recipe.num_epochs)
     assert best is not None
     flat.load(best[3])
-    tested = score(*embed_split(model, test, encoder, device=device), test.caption_image_idx)
-    return Outcome(test=tested, val=best[2], chosen_epoch=best[1], curve=curve)
+    tested = score(*embed_split(model, test, encoder, device=flat.device), test.caption_image_idx)
+    return Outcome(tested, best[2], best[1], curve)
 
 
 def _scored_epochs(num_epochs: int, count: int) -> set[int]:
