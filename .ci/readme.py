@@ -11,6 +11,7 @@ LEFT_OUT = ("make ui", "make test", "make demo", "#")  # ui serves until Ctrl-C;
 
 def main() -> None:
     """Stop at the first command that fails."""
+    count = 0
     path = f"{Path('.venv/bin').resolve()}{os.pathsep}{os.environ['PATH']}"
     for block in re.findall(r"```sh\n(.*?)```", Path("README.md").read_text(), flags=re.DOTALL):
         for line in filter(None, map(str.strip, block.splitlines())):
@@ -18,7 +19,10 @@ def main() -> None:
                 continue
             sys.stdout.write(f"$ {line}\n")
             sys.stdout.flush()
+            count += 1
             subprocess.run(["bash", "-euo", "pipefail", "-c", line], check=True, env={**os.environ, "PATH": path})
+    if count == 0:
+        sys.exit("README.md has no command in a block marked `sh`; at least one must be there to be run")
 
 
 if __name__ == "__main__":

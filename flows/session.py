@@ -143,7 +143,7 @@ def is_private() -> bool:
 
 
 def switch_offline() -> None:
-    """Set what keeps Prefect, MLflow, DVC and the Hugging Face hub from calling out, unless it is set already."""
+    """Set what keeps Prefect, MLflow and DVC from calling out, unless it is set already."""
     switches = {
         "PREFECT_HOME": str(Path(".prefect").resolve()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -151,7 +151,6 @@ def switch_offline() -> None:
         "DO_NOT_TRACK": "true",
         "DVC_NO_ANALYTICS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "HF_HUB_OFFLINE": "1",
     }
     for name, value in switches.items():
         os.environ.setdefault(name, value)
@@ -176,6 +175,7 @@ def find_owner() -> Owner:
 
 def sessions() -> Path:
     """Return the folder of session files, created on first use."""
+    switch_offline()
     folder = Path(os.environ["PREFECT_HOME"]) / "sessions"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -41,13 +41,22 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def start(owner: Owner) -> None:
     """Start the warm process of a `dvc repro`, once; it ends with its owner."""
     state = _state(owner)
-    if state.exists():
+    if state.exists() or not _can_watch():
         return
     command = [sys.executable, "-W", "ignore", "-m", "flows.warm", str(owner.pid), str(owner.created), str(state)]
     with state.with_name(f"{state.name}.txt").open("wb") as log:  # the server's own is .log
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     created = psutil.Process(process.pid).create_time()
     state.write_text(json.dumps({"pid": process.pid, "created": created}))
+
+
+def _can_watch() -> bool:
+    """Whether this system can watch a process by a file handle (Linux 5.3 and later); without it stages run in their own process."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 def run(owner: Owner, name: str, argv: list[str]) -> int | None:

@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib.metadata
 import importlib.util
+import json
 import logging
 import platform
 import subprocess
@@ -44,12 +45,12 @@ def obtain(
         if manifest and not force:
             if manifest.key == key.digest:
                 return Ref(str(folder), manifest.digest, is_cached=True)
-            is_code_only = (manifest.params, manifest.inputs) == (key.params, key.inputs)
+            is_code_only = not set(_difference(manifest, key)) - {"code"}
             if accept_code and is_code_only:
                 manifest = artifacts.accept_code(folder, manifest, key)
                 LOGGER.warning("accepted %s as made by other code (%s)", folder, manifest.accepted_code)
                 return Ref(str(folder), manifest.digest, is_cached=True)
-            LOGGER.info("rebuilding %s: changed %s", folder, _difference(manifest, key))
+            LOGGER.info("rebuilding %s: changed %s", folder, " and ".join(_difference(manifest, key)) or "format")
         started = time.monotonic()
         manifest = artifacts.write(folder, key, lambda work: {**build(work), "seconds": time.monotonic() - started}, _facts())
         return Ref(str(folder), manifest.digest)
@@ -108,9 +109,10 @@ def _is_module(name: str) -> bool:
         return False
 
 
-def _difference(manifest: artifacts.Manifest, key: Key) -> str:
-    changed = [part for part in ("params", "inputs", "code") if getattr(manifest, part) != getattr(key, part)]
-    return " and ".join(changed) or "format"
+def _difference(manifest: artifacts.Manifest, key: Key) -> list[str]:
+    """Names of the parts that differ; compared as JSON, since a manifest knows no tuples and no integer keys."""
+    now = json.loads(json.dumps({"params": key.params, "inputs": key.inputs, "code": key.code}))
+    return [part for part, value in now.items() if getattr(manifest, part) != value]
 
 
 @functools.cache

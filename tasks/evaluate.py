@@ -128,7 +128,7 @@ def make_gallery(
         STAGE.name,
         {"gallery_pairs": params.report.gallery_pairs},
         {"prepared": prepared.digest, "embeddings": embeddings.digest, "pairs": pairs.digest},
-        caching.code_digest([*STAGE.code, "tasks.reporting.gallery"]),
+        caching.code_digest([*STAGE.code, "tasks.reporting.gallery", "tasks.reporting.stored"]),
     )
 
     def build(work: Path) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def _shared(params: Params, plugin: Plugin, prepared: Ref, embeddings: Ref, star
         return None
     key = Key(
         STAGE.name,
-        {"shared": plugin.as_params(), "seed": params.seed, "model": asdict(params.model), "train_experts": asdict(params.train_experts)},
+        {"shared": plugin.as_params(), "seed": params.seed, "model": asdict(params.model), "train_experts": _recipe(params)},
         {name: digest for name, digest in inputs.items() if name != "warm"},
         caching.code_digest([*STAGE.code, plugin.module_name, params.image_encoder.module_name]),
     )
@@ -145,6 +145,12 @@ def _select(
         ),
     )
     return {"method": plugin.name, "num_pairs": num_pairs}
+
+
+def _recipe(params: Params) -> dict[str, Any]:
+    """What of the experts' section training for a method's shared part uses."""
+    section = asdict(params.train_experts)
+    return {name: value for name, value in section.items() if name not in ("num_experts", "num_epochs")}
 
 
 def _caption_idx(params: Params, train: Any) -> Any:

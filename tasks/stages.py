@@ -54,7 +54,7 @@ STAGES = {
             "scores",
             ("tasks.evaluate", "tasks.models", "tasks.search"),
         ),
-        Stage("report", ("report",), ("distill", "evaluate"), "", ("tasks.report",)),
+        Stage("report", ("budgets", "evaluate", "report"), ("distill", "evaluate"), "", ("tasks.report",)),
     )
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ def build_start(params: Params, prepared: Ref, *, force: bool = False, accept_co
 
         encoder = plugin.module.build(plugin.config, seed=params.seed)
         save_tensors(work / ENCODER, encoder.module.state_dict())
+        # Everything that follows is keyed by this artifact's digest: what the network does with its weights belongs to it.
+        facts = {**options, "mean": encoder.mean, "std": encoder.std}
+        (work / "encoder.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
         if is_frozen:
             images = map_tensor(prepared.folder / IMAGES, "images")
             features = encode_images(encoder, images, device=choose_device(), progress=reporter(f"encode {params.profile}"))

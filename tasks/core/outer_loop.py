@@ -100,9 +100,8 @@ class OuterState:
             last = self.history[-1] if self.history else "none"
             raise ValueError(
                 f"distillation left the finite numbers in iteration {self.iteration}: {row}; last finite values: {last}; "
-                "one roll-back with halved outer steps did not help"
-                * (self._good is not None)
-                + "; lower lr_img, lr_txt or the step sizes in the method's options in params.yaml"
+                f"{'one roll-back with halved outer steps did not help' if self._is_healed else 'there is no state to go back to'}; "
+                "lower lr_img, lr_txt or the step sizes in the method's options in params.yaml"
             )
         self.restore(self._good)
         self._is_healed = True

@@ -85,7 +85,7 @@ def embed(
 
     origin = config.name if config.weights == "hub" else str(source(config))
     tokenizer = AutoTokenizer.from_pretrained(origin)
-    model = AutoModel.from_pretrained(origin, dtype=getattr(torch, config.dtype)).to(device).eval()
+    model = AutoModel.from_pretrained(origin, use_safetensors=True, dtype=getattr(torch, config.dtype)).to(device).eval()
     order = sorted(range(len(captions)), key=lambda row: (len(captions[row]), row))
     embeds: Tensor | None = None
     with torch.inference_mode():
