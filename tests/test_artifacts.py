@@ -90,3 +90,11 @@ def test_accepted_code_keeps_the_artifact_and_is_recorded():
     assert ref.is_cached and len(calls) == 1
     assert (manifest["code"], manifest["accepted_code"]) == ("new", "old")
     assert caching.obtain(Path("data/a"), _key(code="new"), _builder(calls)).is_cached
+
+
+def test_code_is_accepted_although_a_manifest_knows_no_tuples_and_no_integer_keys():
+    def key(code):
+        return Key("distill", {"mean": (0.5, 0.5), "lr_img": {100: 1.0}}, {}, code)
+
+    caching.obtain(Path("data/a"), key("old"), _builder([]))
+    assert caching.obtain(Path("data/a"), key("new"), _builder([]), accept_code=True).is_cached
