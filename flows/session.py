@@ -103,7 +103,7 @@ def begin() -> Session:
 
 
 def invocation() -> str:
-    """Return the id that all processes of this session share, for MLflow's parent run."""
+    """Return the id that all processes of one session share, for the parent run in MLflow."""
     return sha256(f"{platform.node()} {find_owner().name}".encode()).hexdigest()[:32]
 
 
