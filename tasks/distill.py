@@ -48,7 +48,7 @@ def distill(
         caching.code_digest([*STAGE.code, plugin.module_name, params.image_encoder.module_name]),
     )
     folder = stages.folder(
-        STAGE.name, params.profile, method, f"{method}-{num_pairs}"
+        STAGE.name, params.space(STAGE.name), method, f"{method}-{num_pairs}"
     )  # one folder a method: DVC output of its matrix stage
     return caching.obtain(
         folder,

@@ -46,5 +46,9 @@ def embed_captions(params: Params, prepared: Ref, *, force: bool = False, accept
         return {"num_captions": len(embeds), "dim": embeds.shape[1]}
 
     return caching.obtain(
-        stages.folder(STAGE.name, params.profile, plugin.module.label(plugin.config)), key, build, force=force, accept_code=accept_code
+        stages.folder(STAGE.name, params.space(STAGE.name), plugin.module.label(plugin.config)),
+        key,
+        build,
+        force=force,
+        accept_code=accept_code,
     )

@@ -63,7 +63,7 @@ def train_student(
     def build(work: Path) -> dict[str, Any]:
         return _train(params, prepared, embeddings, start, pairs, set_name, seed_idx, work)
 
-    folder = stages.folder(STAGE.name, params.profile, set_name, f"seed_{seed_idx}")
+    folder = stages.folder(STAGE.name, params.space(STAGE.name), set_name, f"seed_{seed_idx}")
     return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
 
 
@@ -134,7 +134,7 @@ def make_gallery(
     def build(work: Path) -> dict[str, Any]:
         return _decode(params, prepared, embeddings, pairs, set_name, work)
 
-    folder = stages.folder(STAGE.name, params.profile, set_name, "gallery")
+    folder = stages.folder(STAGE.name, params.space(STAGE.name), set_name, "gallery")
     return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
 
 

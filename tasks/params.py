@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +16,10 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from tasks.core import plugins
+from tasks.core.matching_config import MatchingConfig
 from tasks.core.section import Range, Section
 from tasks.core.sections import EvaluateSection, ExpertSection, ModelSection, ReportSection
+from tasks.overrides import override
 
 PARAMS = Path("params.yaml")
 
@@ -87,6 +89,10 @@ class Params:
         """Name of encoder and trainable set in folders and tables, for example `mobilenetv2_100-heads`."""
         return f"{self.image_encoder.module.label(self.image_encoder.config)}-{self.model.trainable}"
 
+    def space(self, stage: str) -> str:
+        """Name of the folder that holds this profile's artifacts of a stage."""
+        return self.profile
+
     @property
     def digest(self) -> str:
         """Digest of everything, for the report and tracking."""
@@ -148,7 +154,7 @@ def parse(tree: dict[str, Any], where: str = "params.yaml") -> Params:
         model=_section(ModelSection, model, f"{root}.model"),
         train_experts=_section(ExpertSection, body["train_experts"], f"{root}.train_experts"),
         coresets=_methods("coresets", methods["coresets"], body["select_coresets"], f"{root}.select_coresets"),
-        distillers=_methods("distillers", methods["distillers"], body["distill"], f"{root}.distill"),
+        distillers=_distillers(methods["distillers"], body["distill"], f"{root}.distill"),
         evaluate=_section(EvaluateSection, body["evaluate"], f"{root}.evaluate"),
         report=_section(ReportSection, body["report"], f"{root}.report"),
     )
@@ -159,24 +165,6 @@ def parse(tree: dict[str, Any], where: str = "params.yaml") -> Params:
 _SECTIONS = (
     "seed", "budgets", "prepare_data", "embed_captions", "model", "train_experts", "select_coresets", "distill", "evaluate", "report",
 )  # fmt: skip
-
-
-def override(tree: dict[str, Any], setting: str) -> None:
-    """Apply one `section.key=value` to a raw tree, in place; see `load`."""
-    path, found, text = setting.partition("=")
-    if not found or not path:
-        raise ValueError(f"--set takes section.key=value, received {setting!r}")
-    parts = path.split(".")
-    if parts[0] not in ("profile", "methods", "profiles"):
-        parts = ["profiles", str(tree.get("profile")), *parts]
-    node: Any = tree
-    for depth, part in enumerate(parts):
-        if not isinstance(node, dict) or part not in node:
-            known = ", ".join(map(str, node)) if isinstance(node, dict) else "nothing below a value"
-            raise ValueError(f"--set {setting!r}: unknown key {part!r} in {'.'.join(parts[:depth]) or 'the top'}; allowed: {known}")
-        if depth < len(parts) - 1:
-            node = node[part]
-    node[parts[-1]] = yaml.safe_load(text)
 
 
 def _keys(value: Any, allowed: Sequence[str], where: str) -> dict[str, Any]:
@@ -206,6 +194,21 @@ def _plugin(kind: str, section: Any, key: str, where: str) -> tuple[Plugin, dict
 def _typed(kind: str, name: Any, options: Any, where: str) -> Plugin:
     module = plugins.load(kind, name, where=where)
     return Plugin(kind, name, _section(module.Config, options if options is not None else {}, f"{where}.options"))
+
+
+def _distillers(chosen: Any, section: Any, where: str) -> dict[str, Plugin]:
+    """The distillation methods: `matching` holds what all trajectory-matching methods share, a method's own options overlay it."""
+    section = _keys(section, ("matching", "options"), where)
+    shared = _keys(section["matching"], [field.name for field in fields(MatchingConfig)], f"{where}.matching")
+    options = section["options"]
+    if isinstance(options, dict):
+        options = {name: _overlay(name, shared, own, where) for name, own in options.items()}
+    return _methods("distillers", chosen, {"options": options}, where)
+
+
+def _overlay(name: str, shared: dict[str, Any], own: Any, where: str) -> Any:
+    is_matching = issubclass(plugins.load("distillers", name, where=where).Config, MatchingConfig)
+    return {**shared, **own} if is_matching and isinstance(own, dict) else own
 
 
 def _methods(kind: str, chosen: Any, section: Any, where: str) -> dict[str, Plugin]:

@@ -40,7 +40,7 @@ def prepare_data(params: Params, *, force: bool = False, accept_code: bool = Fal
             progress=reporter(f"prepare {params.profile}"),
         )  # fmt: skip
 
-    ref = caching.obtain(stages.folder(STAGE.name, params.profile), key, build, force=force, accept_code=accept_code)
+    ref = caching.obtain(stages.folder(STAGE.name, params.space(STAGE.name)), key, build, force=force, accept_code=accept_code)
     _check_budgets(params, ref)
     return ref
 

@@ -50,7 +50,7 @@ def select_coreset(
     def build(work: Path) -> dict[str, Any]:
         return _select(params, plugin, prepared, embeddings, start, warm, shared, num_pairs, work)
 
-    folder = stages.folder(STAGE.name, params.profile, f"{method}-{num_pairs}")
+    folder = stages.folder(STAGE.name, params.space(STAGE.name), f"{method}-{num_pairs}")
     return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
 
 
@@ -71,7 +71,7 @@ def _shared(params: Params, plugin: Plugin, prepared: Ref, embeddings: Ref, star
         save_tensors(work / "shared.safetensors", _prepare(params, plugin, prepared, embeddings, start))
         return {}
 
-    return caching.obtain(stages.folder(STAGE.name, params.profile, f"{plugin.name}-shared"), key, build, **how)
+    return caching.obtain(stages.folder(STAGE.name, params.space(STAGE.name), f"{plugin.name}-shared"), key, build, **how)
 
 
 def _prepare(params: Params, plugin: Plugin, prepared: Ref, embeddings: Ref, start: Ref) -> dict[str, Any]:

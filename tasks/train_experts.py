@@ -48,7 +48,7 @@ def build_start(params: Params, prepared: Ref, *, force: bool = False, accept_co
             save_tensors(work / FEATURES, {"features": features})
         return {"out_dim": encoder.out_dim, "num_parameters": sum(p.numel() for p in encoder.module.parameters())}
 
-    folder = stages.folder(STAGE.name, params.profile, params.model_name, "start")
+    folder = stages.folder(STAGE.name, params.space(STAGE.name), params.model_name, "start")
     return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
 
 
@@ -65,7 +65,7 @@ def train_expert(
         {"prepared": prepared.digest, "embeddings": embeddings.digest, "start": start.digest},
         caching.code_digest(_code(params)),
     )
-    folder = stages.folder(STAGE.name, params.profile, params.model_name, f"expert_{index:03d}")
+    folder = stages.folder(STAGE.name, params.space(STAGE.name), params.model_name, f"expert_{index:03d}")
     return caching.obtain(
         folder, key, lambda work: _train(params, prepared, embeddings, start, index, work), force=force, accept_code=accept_code
     )

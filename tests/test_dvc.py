@@ -42,7 +42,7 @@ def test_nothing_changed_is_a_no_op_of_seconds(made):
 
 
 def test_pipeline_and_dvc_take_what_the_other_made(made):
-    made.set("distill.options.bi_trajectory.iterations=3")
+    made.set("distill.matching.iterations=3")
     done = made.flow("pipeline")
     assert "pipeline: 4 made" in done.stdout  # the set, its student, its gallery and the report
     before = made.digests()
@@ -72,7 +72,7 @@ def test_metrics_plots_and_experiments_show_the_recall(made):
 
 
 def test_an_experiment_overrides_one_value_and_runs_what_it_touches(made):
-    done = made.run("dvc", "exp", "run", "-n", "short", "-S", "profiles.toy.distill.options.bi_trajectory.iterations=1", seconds=240)
+    done = made.run("dvc", "exp", "run", "-n", "short", "-S", "profiles.toy.distill.matching.iterations=1", seconds=240)
     assert "Running stage 'distill@bi_trajectory'" in done.stdout
     assert "Running stage 'train_experts'" not in done.stdout
     assert "short" in made.run("dvc", "exp", "show", "--csv").stdout

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from tasks import params
+from tasks.overrides import override
 
 PROFILES = sorted(params.read_tree()["profiles"])
 
@@ -27,7 +28,7 @@ def test_override_reaches_the_active_profile_from_its_section_or_from_the_top():
 
 BAD = [
     ("profile=cifar", r"unknown profile 'cifar'; available: coco, .*toy"),
-    ("distill.syn_stepz=1", r"unknown key 'syn_stepz' in profiles\.toy\.distill; allowed: options"),
+    ("distill.syn_stepz=1", r"unknown key 'syn_stepz' in profiles\.toy\.distill; allowed: matching, options"),
     ("seed", r"--set takes section\.key=value, received 'seed'"),
     ("seed=-1", r"profiles\.toy\.seed: received -1.*>= 0"),
     ("seed=zero", r"profiles\.toy\.seed: received 'zero'"),
@@ -91,3 +92,18 @@ def test_floats_are_written_with_a_point():
 
     texts = [leaf for leaf in leaves(yaml.safe_load(params.PARAMS.read_text())) if isinstance(leaf, str)]
     assert not [text for text in texts if text[:1].isdigit() and "e" in text and text.replace("e", "").replace("-", "").isdigit()]
+
+
+def test_options_of_a_method_overlay_what_all_methods_share() -> None:
+    tree = params.read_tree()
+    override(tree, "distill.matching.iterations=5")
+    override(tree, "distill.options.bi_trajectory.syn_steps=3")
+    config = params.parse(tree).distillers["bi_trajectory"].config
+    assert (config.iterations, config.syn_steps) == (5, 3)
+
+
+def test_one_budget_of_a_mapping_can_be_overridden() -> None:
+    tree = params.read_tree()
+    override(tree, "distill.matching.lr_img={20: 1.0, 50: 2.0}")
+    override(tree, "distill.matching.lr_img.50=3.0")
+    assert params.parse(tree).distillers["bi_trajectory"].config.lr_img == {20: 1.0, 50: 3.0}

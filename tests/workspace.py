@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from tasks import params
+from tasks.overrides import override
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("dvc.yaml", "prefect.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
@@ -26,9 +27,9 @@ TINY = (
     "train_experts.num_epochs=3",
     "train_experts.batch_size=16",
     "select_coresets.options.forgetting.num_epochs=2",
-    "distill.options.bi_trajectory.iterations=2",
-    "distill.options.bi_trajectory.syn_steps=2",
-    "distill.options.bi_trajectory.mini_batch_size=4",
+    "distill.matching.iterations=2",
+    "distill.matching.syn_steps=2",
+    "distill.matching.mini_batch_size=4",
     "evaluate.num_eval=1",
     "evaluate.small.num_epochs=2",
     "evaluate.small.num_validations=1",
@@ -69,7 +70,7 @@ class Workspace:
         """Write overrides into the copy's params.yaml."""
         tree = params.read_tree(self.folder / "params.yaml")
         for setting in settings:
-            params.override(tree, setting)
+            override(tree, setting)
         (self.folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
 
     def digests(self) -> dict[str, str]:
