@@ -7,6 +7,7 @@ starts with `text_` are the text group, all others the image group. Read `matchi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 GROUPS = ("img", "txt")
 
 Theta = dict[str, Tensor]
+
+_ENCODER = "image_encoder."
 
 
 class FlatModel:
@@ -24,7 +27,7 @@ class FlatModel:
     require a gradient stay in the module and are shared by all calls.
 
     Args:
-        model: module with `forward(images, texts, generator) -> (img_emb, txt_emb)`.
+        model: module with `forward(images, texts, generator) -> (img_emb, txt_emb)`, its image encoder called `image_encoder`.
 
     Raises:
         ValueError: no trainable parameter, or trainable parameters of different dtypes or devices.
@@ -65,8 +68,29 @@ class FlatModel:
         Raises:
             ValueError: `theta` has other sizes, or the forward pass changed a buffer of the module.
         """
+        outputs: tuple[Tensor, Tensor] = self._call(self.model, self._unflatten(theta), images, texts, generator)
+        return outputs
+
+    def encode(self, theta: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """Return the (B, F) features of (B, C, H, W) images under `theta`, which `call` takes in place of the images.
+
+        Raises:
+            ValueError: `theta` has other sizes, or the forward pass changed a buffer of the module.
+        """
+        inside = {name.removeprefix(_ENCODER): value for name, value in self._unflatten(theta).items() if name.startswith(_ENCODER)}
+        features: Tensor = self._call(self.model.get_submodule(_ENCODER.removesuffix(".")), inside, images)
+        return features
+
+    def load(self, theta: Mapping[str, Tensor]) -> None:
+        """Copy `theta` into the parameters of the module, in place."""
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, value in self._unflatten(theta).items():
+                parameters[name].copy_(value)
+
+    def _call(self, module: nn.Module, parameters: dict[str, Tensor], *inputs: object) -> Any:
         before = self._buffer_versions()
-        outputs: tuple[Tensor, Tensor] = torch.func.functional_call(self.model, self._unflatten(theta), (images, texts, generator))
+        outputs = torch.func.functional_call(module, parameters, inputs)
         changed = [name for name, version in self._buffer_versions().items() if before.get(name) != version]
         if changed:
             raise ValueError(
@@ -75,13 +99,6 @@ class FlatModel:
                 "(BatchNorm in eval mode); choose another image_encoder or keep the module in eval mode"
             )
         return outputs
-
-    def load(self, theta: Mapping[str, Tensor]) -> None:
-        """Copy `theta` into the parameters of the module, in place."""
-        parameters = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for name, value in self._unflatten(theta).items():
-                parameters[name].copy_(value)
 
     def _unflatten(self, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
         views: dict[str, Tensor] = {}

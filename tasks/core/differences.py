@@ -1,0 +1,58 @@
+"""Second-order products by finite differences of the gradient (METHOD 5): no second derivative of any operation is needed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tasks.core.functional import GROUPS, Theta
+from tasks.core.student_step import Batch, Product, Rows, StudentStep
+
+# |eps w| / |theta|: balances truncation, O(eps^2) or O(eps), against rounding, O(1 / eps), for each precision.
+_CENTRAL = {torch.float64: 1e-5}
+_CENTRAL_DEFAULT = 1e-4
+_FORWARD = {torch.float64: 1e-8}
+_FORWARD_DEFAULT = 1e-4
+
+
+def central_difference(student: StudentStep, theta: Theta, batch: Batch, w: Theta) -> Product:
+    """Return the product by [grad(theta + eps w) - grad(theta - eps w)] / (2 eps): two gradients, error O(eps^2)."""
+    eps = _eps(theta, w, _CENTRAL.get(theta["txt"].dtype, _CENTRAL_DEFAULT))
+    grad_plus, rows_plus = student.gradient(_moved(theta, eps, w), batch, with_rows=True)
+    grad_minus, rows_minus = student.gradient(_moved(theta, -eps, w), batch, with_rows=True)
+    return Product(
+        # The mean of both sides is g_t to O(eps^2): the step size's gradient needs no third pass.
+        grad={group: (grad_plus[group] + grad_minus[group]) / 2 for group in GROUPS},
+        theta={group: (grad_plus[group] - grad_minus[group]) / (2 * eps) for group in GROUPS},
+        rows={name: (rows_plus[name] - rows_minus[name]) / (2 * eps) for name in batch.rows},
+    )
+
+
+def forward_difference(student: StudentStep, theta: Theta, batch: Batch, w: Theta, known: tuple[Theta, Rows]) -> Product:
+    """Return the product by [grad(theta + eps w) - grad(theta)] / eps: one gradient, error O(eps).
+
+    Args:
+        known: grad(theta) with respect to theta and rows, from the forward sweep.
+    """
+    eps = _eps(theta, w, _FORWARD.get(theta["txt"].dtype, _FORWARD_DEFAULT))
+    grad, row_grads = known
+    grad_plus, rows_plus = student.gradient(_moved(theta, eps, w), batch, with_rows=True)
+    return Product(
+        grad=grad,
+        theta={group: (grad_plus[group] - grad[group]) / eps for group in GROUPS},
+        rows={name: (rows_plus[name] - row_grads[name]) / eps for name in batch.rows},
+    )
+
+
+def _moved(theta: Theta, eps: Tensor, w: Theta) -> Theta:
+    return {group: theta[group] + eps * w[group] for group in GROUPS}
+
+
+def _eps(theta: Theta, w: Theta, relative: float) -> Tensor:
+    """Return eps with |eps w| = relative |theta|, a scalar; no synchronisation with the device."""
+    norm_w, norm_theta = _norm(w), _norm(theta)
+    return relative * torch.where(norm_theta > 0, norm_theta, 1.0) / torch.where(norm_w > 0, norm_w, 1.0)
+
+
+def _norm(theta: Theta) -> Tensor:
+    return torch.stack([theta[group].square().sum() for group in GROUPS]).sum().sqrt()

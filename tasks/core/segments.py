@@ -1,0 +1,92 @@
+"""One segment of an expert's trajectory as the student's goal, and the mini-batches of synthetic pairs on the way (METHOD 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tasks.core.functional import GROUPS, Theta
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Start and end of an expert's segment and its squared length per group; make it with `between`.
+
+    Attributes:
+        start, target: {"img": (P_img,), "txt": (P_txt,)}.
+        lengths: |start - target|^2, a scalar for each group that is not empty.
+    """
+
+    start: Theta
+    target: Theta
+    lengths: dict[str, Tensor]
+
+    @staticmethod
+    def between(start: Theta, target: Theta, *, merge_branches: bool = False) -> Segment:
+        """Measure a segment and check it once, so that `loss` needs no synchronisation with the device.
+
+        Args:
+            merge_branches: check the sum of the groups only, because `loss` will be asked for the merged ratio.
+
+        Raises:
+            ValueError: the expert did not move in a group, so that the ratio has no meaning.
+        """
+        lengths = {group: (start[group] - target[group]).square().sum() for group in GROUPS if target[group].numel() > 0}
+        values = dict(zip(lengths, torch.stack(list(lengths.values())).tolist(), strict=True))
+        checked = {"img and txt": sum(values.values())} if merge_branches else values
+        still = [group for group, value in checked.items() if not 0.0 < value < float("inf")]
+        if still:
+            raise ValueError(
+                f"the expert's parameters do not move, or are not finite, between start and target in {', '.join(still)}; "
+                f"received squared lengths {values}; allowed are segments with a positive finite length; check lr_img and lr_txt "
+                "of train_experts"
+            )
+        return Segment(start, target, lengths)
+
+    def loss(self, theta: Theta, *, merge_branches: bool = False) -> Tensor:
+        """Return sum over groups of |theta - target|^2 / |start - target|^2, a scalar.
+
+        Args:
+            theta: end of the student.
+            merge_branches: (num_img + num_txt) / (den_img + den_txt) instead (LoRS on COCO).
+        """
+        distances = {group: (theta[group] - self.target[group]).square().sum() for group in self.lengths}
+        if merge_branches:
+            return torch.stack(list(distances.values())).sum() / torch.stack(list(self.lengths.values())).sum()
+        return torch.stack([distances[group] / length for group, length in self.lengths.items()]).sum()
+
+
+def matching_loss(theta: Theta, start: Theta, target: Theta, *, merge_branches: bool = False) -> Tensor:
+    """Return `Segment.loss` of a segment that is used once.
+
+    Raises:
+        ValueError: the expert did not move in a group, so that the ratio has no meaning.
+    """
+    return Segment.between(start, target, merge_branches=merge_branches).loss(theta, merge_branches=merge_branches)
+
+
+def draw_batches(num_pairs: int, batch_size: int, num_steps: int, generator: torch.Generator) -> list[Tensor]:
+    """Return `num_steps` index tensors (batch_size,): every pair once before any twice, no pair twice in one batch.
+
+    Raises:
+        ValueError: the batch is larger than the set.
+    """
+    if not 1 <= batch_size <= num_pairs:
+        raise ValueError(
+            f"a mini-batch of {batch_size} pairs cannot be drawn from {num_pairs} pairs; allowed is 1 to {num_pairs}; "
+            "change mini_batch_size or the number of pairs"
+        )
+    device = generator.device
+    pool = torch.empty(0, dtype=torch.long, device=device)
+    batches = []
+    for _ in range(num_steps):
+        if len(pool) < batch_size:
+            fresh = torch.randperm(num_pairs, generator=generator, device=device)
+            # A batch that crosses into the next pass takes first those that it does not hold already.
+            is_held = torch.isin(fresh, pool)
+            pool = torch.cat([pool, fresh[~is_held], fresh[is_held]])
+        batches.append(pool[:batch_size])
+        pool = pool[batch_size:]
+    return batches

@@ -1,0 +1,93 @@
+"""One student step, l(theta; rows of a mini-batch): its gradient and the second-order products of METHOD 5.
+
+`WholeBatch` differentiates the batch at once, `MicroBatches` (micro_batches.py) in parts with the same result. Both serve
+the engines of `matching.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tasks.core.functional import GROUPS, Theta
+from tasks.core.second_order import SecondOrder, Tensors, leaves
+
+Rows = dict[str, Tensor]
+LossFn = Callable[[Theta, Rows, int], Tensor]
+Encode = Callable[[Theta, Tensor], Tensor]
+
+IMAGES = "images"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of one student step.
+
+    Attributes:
+        step: its number, 0 .. T-1.
+        rows: differentiated, (B, ...) each.
+        constants: not differentiated, (B, ...) each.
+    """
+
+    step: int
+    rows: Rows
+    constants: Rows
+
+
+@dataclass(frozen=True)
+class Product:
+    """g = grad_theta l at one step, and h = d<g, w>/d(theta, rows)."""
+
+    grad: Theta
+    theta: Theta
+    rows: Rows
+
+
+class StudentStep(Protocol):
+    """What the engines need of a student step; nothing is modified in place."""
+
+    def gradient(self, theta: Theta, batch: Batch, *, with_rows: bool) -> tuple[Theta, Rows]:
+        """Return dl/d(theta) and, if asked for, dl/d(rows), detached."""
+
+    def product(self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool) -> Product:
+        """Return the exact product along w; its `theta` is empty without `with_theta`."""
+
+
+class WholeBatch:
+    """A student step on the whole mini-batch at once.
+
+    Args:
+        loss_fn: `loss_fn(theta, rows, step) -> scalar`.
+        encode: applied to rows["images"] before `loss_fn`, or None.
+    """
+
+    def __init__(self, loss_fn: LossFn, encode: Encode | None = None) -> None:
+        self._loss_fn, self._encode = loss_fn, encode
+
+    def loss(self, theta: Theta, rows: Rows, batch: Batch) -> Tensor:
+        """Return l with `rows` in place of those of the batch."""
+        rows = {**batch.constants, **rows}
+        if self._encode is not None:
+            rows[IMAGES] = self._encode(theta, rows[IMAGES])
+        return self._loss_fn(theta, rows, batch.step)
+
+    def gradient(self, theta: Theta, batch: Batch, *, with_rows: bool) -> tuple[Theta, Rows]:
+        theta = leaves(theta)
+        rows = leaves(batch.rows) if with_rows else batch.rows
+        wanted = [*theta.values(), *(rows.values() if with_rows else ())]
+        found = torch.autograd.grad(self.loss(theta, rows, batch), wanted, materialize_grads=True)
+        return dict(zip(GROUPS, found, strict=False)), dict(zip(rows, found[len(GROUPS) :], strict=False))
+
+    def product(self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool) -> Product:
+        wanted = [*(GROUPS if with_theta else ()), *batch.rows]
+        grad, changes = how.change(lambda at: self.loss(*split(at), batch), {**theta, **batch.rows}, w, wanted)
+        return Product(grad, *split(changes))
+
+
+def split(tensors: Tensors) -> tuple[Theta, Rows]:
+    """Return the parameters and the rows of one dictionary."""
+    return {g: tensors[g] for g in GROUPS if g in tensors}, {n: value for n, value in tensors.items() if n not in GROUPS}
