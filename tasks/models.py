@@ -20,7 +20,7 @@ ENCODER = "encoder.safetensors"
 
 def is_encoder_frozen(params: Params) -> bool:
     """Whether image features are computed once (`heads`, `text_head`)."""
-    return params.model.trainable != "full"
+    return params.model.is_encoder_frozen
 
 
 def load_encoder(params: Params, start: Ref, device: torch.device) -> ImageEncoder:
@@ -32,7 +32,7 @@ def load_encoder(params: Params, start: Ref, device: torch.device) -> ImageEncod
 
 
 def new_model(params: Params, encoder: ImageEncoder, text_dim: int, *names: str | int) -> DualEncoder:
-    """Return a dual encoder around `encoder` (not copied) with fresh projections, seeded by the profile's seed and `names`."""
+    """Return a dual encoder with fresh projections, seeded by the profile's seed and `names`; `encoder` is copied where it is trained."""
     model = build_dual_encoder(
         encoder.module,
         out_dim=encoder.out_dim,
@@ -41,6 +41,7 @@ def new_model(params: Params, encoder: ImageEncoder, text_dim: int, *names: str 
         embed_dim=params.model.embed_dim,
         dropout=params.model.dropout,
         seed=derive_seed(params.seed, *names),
+        lora=params.model.lora,
     )
     return model.to(next(encoder.module.parameters()).device)
 

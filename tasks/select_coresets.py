@@ -150,7 +150,7 @@ def _select(
 def _recipe(params: Params) -> dict[str, Any]:
     """What of the experts' section training for a method's shared part uses."""
     section = asdict(params.train_experts)
-    return {name: value for name, value in section.items() if name not in ("num_experts", "num_epochs")}
+    return {name: value for name, value in section.items() if name not in ("num_experts", "num_epochs", "storage")}
 
 
 def _caption_idx(params: Params, train: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,24 +18,30 @@ from tasks.params import Params
 from tasks.progress import reporter
 
 STAGE = stages.STAGES["train_experts"]
+LOGGER = logging.getLogger("vl_distillery")
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"])
 def build_start(params: Params, prepared: Ref, *, force: bool = False, accept_code: bool = False) -> Ref:
-    """Return `data/experts/<profile>/<model>/start`: the image encoder that all share, and its features when it is frozen."""
+    """Return `data/experts/<profile>/<model>/start`: the image encoder that all share, and its features when it is frozen.
+
+    That of a further student (`params.as_student`) is an output of evaluate: `data/scores/<profile>/start/<student>`.
+    """
     plugin = params.image_encoder
     weights = {path.name: artifacts.file_digest(path) for path in plugin.module.weight_files(plugin.config) if path.is_file()}
     options = plugin.as_params()
     if weights:
         options["options"].pop("weights")  # the content counts, not the place
-    is_frozen = params.model.trainable != "full"
+    is_frozen = params.model.is_encoder_frozen
     inputs = {**weights, **({"prepared": prepared.digest} if is_frozen else {})}
-    key = Key("train_experts", {**options, "seed": params.seed, "is_frozen": is_frozen}, inputs, caching.code_digest(_code(params)))
+    what = {**options, "seed": params.seed, "is_frozen": is_frozen, **({"input_size": params.input_size} if params.student else {})}
+    key = Key("train_experts", what, inputs, caching.code_digest(_code(params)))
 
     def build(work: Path) -> dict[str, Any]:
         from tasks.core.encoders import encode_images
         from tasks.core.storage import FEATURES, IMAGES
         from tasks.core.tensor_files import map_tensor, save_tensors
+        from tasks.core.transfer import at_size
         from tasks.models import ENCODER
 
         encoder = plugin.module.build(plugin.config, seed=params.seed)
@@ -44,11 +51,13 @@ def build_start(params: Params, prepared: Ref, *, force: bool = False, accept_co
         (work / "encoder.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
         if is_frozen:
             images = map_tensor(prepared.folder / IMAGES, "images")
-            features = encode_images(encoder, images, device=choose_device(), progress=reporter(f"encode {params.profile}"))
+            sized = at_size(encoder, params.input_size)
+            features = encode_images(sized, images, device=choose_device(), progress=reporter(f"encode {params.profile}"))
             save_tensors(work / FEATURES, {"features": features})
         return {"out_dim": encoder.out_dim, "num_parameters": sum(p.numel() for p in encoder.module.parameters())}
 
-    folder = stages.folder(STAGE.name, params.space(STAGE.name), params.model_name, "start")
+    place = ("evaluate", params.space("evaluate"), "start") if params.student else (STAGE.name, params.space(STAGE.name))
+    folder = stages.folder(*place, params.model_name, *(() if params.student else ("start",)))
     return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
 
 
@@ -74,26 +83,34 @@ def train_expert(
 def _train(params: Params, prepared: Ref, embeddings: Ref, start: Ref, index: int, work: Path) -> dict[str, Any]:
     from tasks.core.checkpoints import NAME
     from tasks.core.experts import save_snapshots, train_expert
+    from tasks.core.functional import FlatModel
     from tasks.core.seeding import derive_seed
     from tasks.core.training import SplitPairs
     from tasks.models import load_encoder, new_model, open_split
 
-    device = choose_device()
+    device, section = choose_device(), params.train_experts
     encoder = load_encoder(params, start, device)
     train = open_split(params, prepared, embeddings, start, "train")
-    pairs = SplitPairs(train, encoder, params.train_experts.augment, device=device)
+    model = new_model(params, encoder, train.text_embeds.shape[1], "expert", index)
+    # Adapters and projections begin differently in each expert; only the encoder as a whole begins the same in all.
+    is_start_shared = params.model.trainable == "full"
+    shared = {"img": FlatModel(model).flatten()["img"].cpu()} if is_start_shared else {}
     snapshots, losses = train_expert(
-        new_model(params, encoder, train.text_embeds.shape[1], "expert", index),
-        pairs,
-        params.train_experts,
+        model,
+        SplitPairs(train, encoder, section.augment, device=device),
+        section,
         tau=params.model.tau,
         seed=derive_seed(params.seed, "expert", index),
-        is_start_shared=params.model.trainable == "full",
+        is_start_shared=is_start_shared,
         checkpoint=work / NAME,
         progress=reporter(f"expert {index}"),
     )
-    save_snapshots(work, snapshots)
-    return {"losses": losses}
+    facts = save_snapshots(work, snapshots, storage=section.storage, start=shared)
+    LOGGER.info(
+        "expert %d: %.2f MB as %s, relative error of the differences to epoch 0 at most %.1e",
+        index, facts["snapshot_bytes"] / 1e6, section.storage, facts["storage_error"],
+    )  # fmt: skip
+    return {"losses": losses, **facts}
 
 
 def _code(params: Params) -> list[str]:

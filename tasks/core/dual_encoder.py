@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tasks.core.lora import with_adapters
+from tasks.core.sections import LoraSection
 from tasks.core.seeding import make_generator
 
-TRAINABLE_SETS = ("full", "heads", "text_head")
+TRAINABLE_SETS = ("full", "lora", "heads", "text_head")
 
 
 class Projection(nn.Module):
@@ -73,26 +77,45 @@ class DualEncoder(nn.Module):
 
 
 def build_dual_encoder(
-    image_encoder: nn.Module, *, out_dim: int, text_dim: int, trainable: str, embed_dim: int | None, dropout: float, seed: int
+    image_encoder: nn.Module,
+    *,
+    out_dim: int,
+    text_dim: int,
+    trainable: str,
+    embed_dim: int | None,
+    dropout: float,
+    seed: int,
+    lora: LoraSection | None = None,
 ) -> DualEncoder:
     """Return a dual encoder with fresh projections and `requires_grad` set for one trainable set.
 
     Args:
-        image_encoder: used as it is, not copied; its parameters' `requires_grad` is set in place.
+        image_encoder: copied where it is trained, so that every model starts from the same weights; shared, with its
+            `requires_grad` switched off in place, where it is frozen.
         out_dim, text_dim: widths of image features and caption embeddings.
-        trainable: `full` (encoder and text projection), `heads` (both projections, encoder frozen) or `text_head`.
+        trainable: `full` (encoder and text projection), `lora` (adapters and text projection), `heads` (both projections,
+            encoder frozen) or `text_head`.
         embed_dim: width of the shared space, for `heads` only; the others share `out_dim` and need None.
-        seed: seed of the projections.
+        seed: seed of the projections and adapters.
+        lora: the adapters, for `lora` only.
 
     Raises:
-        ValueError: unknown trainable set, or an embed_dim that the set would ignore or lacks.
+        ValueError: unknown trainable set; an embed_dim or lora that the set would ignore or lacks; an encoder without the
+            layers that `lora` names.
     """
     if trainable not in TRAINABLE_SETS:
         raise ValueError(f"unknown trainable set {trainable!r}; available: {', '.join(TRAINABLE_SETS)}; change `model.trainable`")
     if (trainable == "heads") != (embed_dim is not None):
         raise ValueError(f"model.embed_dim is for `heads` only and needed there; received {embed_dim} with `{trainable}`")
+    if (trainable == "lora") != (lora is not None):
+        raise ValueError(f"model.lora is for `lora` only and needed there; received {lora} with `{trainable}`")
     width = embed_dim or out_dim
-    image_encoder.requires_grad_(trainable == "full")
+    if lora is not None:
+        image_encoder = with_adapters(image_encoder, lora, seed=seed)
+    elif trainable == "full":
+        image_encoder = copy.deepcopy(image_encoder).requires_grad_(True)
+    else:
+        image_encoder.requires_grad_(False)
     projection = None
     if trainable == "heads":
         projection = Projection(out_dim, width, dropout=dropout, generator=make_generator(seed, "image_projection"))

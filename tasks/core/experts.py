@@ -1,7 +1,8 @@
 """Stage 1 (METHOD 3): train one expert and keep its trajectory; read segments of stored trajectories for stage 2.
 
 An expert is one safetensors file with a tensor per snapshot and group: `img_000`, `txt_000`, `img_001`, ... What every
-expert shares, the pretrained image encoder at epoch 0, is not in it but in the start artifact.
+expert shares, the pretrained image encoder at epoch 0, is not in it but in the start artifact. Epochs from 1 on may be
+stored as their bfloat16 difference to epoch 0 (`bfloat16_delta`): a tensor of that dtype is such a difference.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from tasks.core.checkpoints import load_checkpoint, save_checkpoint
 from tasks.core.dual_encoder import DualEncoder
 from tasks.core.functional import GROUPS, FlatModel, Theta
-from tasks.core.sections import ExpertSection
-from tasks.core.tensor_files import map_tensor, save_tensors, tensor_names
+from tasks.core.sections import ExpertSection, Storage
+from tasks.core.tensor_files import save_tensors, tensor_names
 from tasks.core.training import Pairs, parameter_groups, train_epoch
 
 SNAPSHOTS = "snapshots.safetensors"
@@ -64,9 +66,44 @@ def train_expert(
     return snapshots, losses
 
 
-def save_snapshots(folder: Path, snapshots: Theta) -> None:
-    """Write the trajectory of one expert into its artifact folder."""
-    save_tensors(folder / SNAPSHOTS, snapshots)
+def save_snapshots(folder: Path, snapshots: Theta, *, storage: Storage, start: Theta) -> dict[str, float]:
+    """Write the trajectory of one expert into its artifact folder.
+
+    Args:
+        snapshots: as `train_expert` returns them.
+        storage: `float32` as they are, or `bfloat16_delta`: epochs from 1 on as bfloat16 differences to epoch 0.
+        start: epoch 0 of a group that the snapshots left out, {"img": (P_img,)}; else empty.
+
+    Returns:
+        `snapshot_bytes` (of the tensors), and `storage_error`: the largest |theta_read - theta| / |theta - theta_0| of any
+        epoch and group (0 for float32; at most 2^-8, the rounding of each difference).
+    """
+    stored, errors = dict(snapshots), [0.0]
+    if storage == "bfloat16_delta":
+        for name, theta in snapshots.items():
+            group, _, epoch = name.partition("_")
+            if int(epoch) == 0:
+                continue
+            first = snapshots.get(f"{group}_000", start.get(group))
+            assert first is not None, "a snapshot without epoch 0 comes with its start"
+            stored[name] = (theta - first).to(torch.bfloat16)
+            moved = float((theta - first).norm())
+            errors.append(float((_restore(stored[name], first) - theta).norm()) / moved if moved > 0.0 else 0.0)
+    save_tensors(folder / SNAPSHOTS, stored)
+    return {"snapshot_bytes": sum(value.nbytes for value in stored.values()), "storage_error": max(errors)}
+
+
+def stored_bytes(sizes: dict[str, int], num_epochs: int, *, storage: Storage, is_start_shared: bool) -> int:
+    """Return the bytes of the tensors of one stored expert.
+
+    Args:
+        sizes: trainable parameters of each group, {"img": P_img, "txt": P_txt}.
+        num_epochs: epochs trained; snapshots 0..num_epochs are stored.
+        is_start_shared: epoch 0 of the image group is not in the file.
+    """
+    later = 2 if storage == "bfloat16_delta" else 4
+    firsts = sizes["txt"] + (0 if is_start_shared else sizes["img"])
+    return 4 * firsts + later * num_epochs * (sizes["img"] + sizes["txt"])
 
 
 class Buffer:
@@ -107,9 +144,17 @@ class Buffer:
 
     def _read(self, expert: int, group: str, epoch: int) -> torch.Tensor:
         name = f"{group}_{epoch:03d}"
-        if name in self._names[expert]:
-            return torch.from_numpy(map_tensor(self._files[expert], name).copy()).to(self._device)
-        return self._start[group].to(self._device)
+        if name not in self._names[expert]:
+            return self._start[group].to(self._device)
+        with safe_open(str(self._files[expert]), "pt") as handle:
+            value: torch.Tensor = handle.get_tensor(name).clone().to(self._device)
+        if value.dtype != torch.bfloat16:
+            return value
+        return _restore(value, self._read(expert, group, 0))
+
+
+def _restore(delta: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    return first + delta.to(first.dtype)
 
 
 def _snapshot(flat: FlatModel, epoch: int, skip: tuple[str, ...] = ()) -> Theta:

@@ -14,6 +14,25 @@ from tasks.core.section import Range, Section
 Count = Annotated[int, Range(ge=1)]
 Rate = Annotated[float, Range(gt=0.0, le=100.0, unit="(step size)")]
 Protocol = Literal["strict", "last", "upstream_best"]
+Storage = Literal["float32", "bfloat16_delta"]
+
+# Linear layers of timm's Vision Transformers; a bare `proj` would be the patch embedding too.
+LORA_TARGETS = ("attn.qkv", "attn.proj", "fc1", "fc2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSection(Section):
+    """Low-rank adapters of the image encoder: W x + (alpha / rank) B A x.
+
+    Attributes:
+        rank: of the product B A; the paper uses 4.
+        alpha: scale of the adapters; alpha = rank adds B A x as it is.
+        targets: layers that get one.
+    """
+
+    rank: Annotated[int, Range(ge=1, le=1024)]
+    alpha: Annotated[float, Range(gt=0.0, le=1024.0)]
+    targets: tuple[Literal["attn.qkv", "attn.proj", "fc1", "fc2"], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +40,23 @@ class ModelSection(Section):
     """The dual encoder (METHOD 2).
 
     Attributes:
-        trainable: `full`, `heads` (both encoders frozen) or `text_head`.
+        trainable: `full`, `lora` (adapters in a frozen ViT), `heads` (both encoders frozen) or `text_head`.
+        lora: the adapters, for `lora`; null otherwise.
         embed_dim: width of the shared space for `heads`; null otherwise.
         dropout: probability inside the projections.
         tau: temperature of the similarity, for experts, students and evaluation.
     """
 
-    trainable: Literal["full", "heads", "text_head"]
+    trainable: Literal["full", "lora", "heads", "text_head"]
+    lora: LoraSection | None
     embed_dim: Annotated[int, Range(ge=1, le=16384)] | None
     dropout: Annotated[float, Range(ge=0.0, lt=1.0)]
     tau: Annotated[float, Range(gt=0.0, le=10.0)]
+
+    @property
+    def is_encoder_frozen(self) -> bool:
+        """Whether training leaves the image encoder as it is, so that its features are computed once."""
+        return self.trainable in ("heads", "text_head")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +90,8 @@ class ExpertSection(Section):
         batch_size: pairs per step.
         lr_img, lr_txt: step sizes of the two groups.
         momentum: of SGD; the paper uses 0.
+        storage: snapshots as `float32`, or `bfloat16_delta`: their differences to epoch 0 in half the bytes, with the
+            error that the expert's manifest states.
     """
 
     num_experts: Count
@@ -72,6 +100,7 @@ class ExpertSection(Section):
     lr_img: Rate
     lr_txt: Rate
     momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
+    storage: Storage
     augment: AugmentSection
 
 
@@ -98,7 +127,9 @@ class RecipeSection(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSection(Section):
-    """The evaluator: one recipe for every small set, one for the full data.
+    """The evaluator: one recipe for every small set, one for the full data, whatever the student.
+
+    Further students (`evaluate.cross_architecture` of params.yaml) are `StudentSection`s.
 
     Attributes:
         num_eval: students per set, each with its own projections and data order.
@@ -110,6 +141,21 @@ class EvaluateSection(Section):
     protocol: Protocol
     small: RecipeSection
     full: RecipeSection
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSection(Section):
+    """A further student of `evaluate.cross_architecture` (METHOD 8), beside its image encoder's name and options.
+
+    Attributes:
+        trainable, lora, embed_dim: as in `ModelSection`; dropout and tau are those of `model`.
+        input_size: pixels of a side that the encoder takes; images of another size are resized. null takes them as prepared.
+    """
+
+    trainable: Literal["full", "lora", "heads", "text_head"]
+    lora: LoraSection | None
+    embed_dim: Annotated[int, Range(ge=1, le=16384)] | None
+    input_size: Annotated[int, Range(ge=8, le=1024, unit="px")] | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,9 @@ from tasks.core.training import SplitPairs
 TEXT_DIM, SIZE = 6, 8
 CPU = torch.device("cpu")
 NO_AUGMENT = AugmentSection(crop_scale=1.0, flip=False, randaugment_ops=0, randaugment_magnitude=0)
-SECTION = ExpertSection(num_experts=2, num_epochs=3, batch_size=5, lr_img=0.1, lr_txt=0.2, momentum=0.5, augment=NO_AUGMENT)
+SECTION = ExpertSection(
+    num_experts=2, num_epochs=3, batch_size=5, lr_img=0.1, lr_txt=0.2, momentum=0.5, storage="float32", augment=NO_AUGMENT
+)
 RECIPE = RecipeSection(num_epochs=4, batch_size=5, lr_img=0.1, lr_txt=0.1, momentum=0.9, weight_decay=5e-4, num_validations=2)
 
 
@@ -61,10 +63,12 @@ def make_problem(folder: Path, trainable: str = "full") -> Problem:
     for index in range(2):
         encoder = make_encoder()
         pairs = SplitPairs(split, encoder, NO_AUGMENT, device=CPU)
-        found, _ = train_expert(make_model(encoder, trainable, index), pairs, SECTION, tau=0.07, seed=index, is_start_shared=not is_frozen)
+        model = make_model(encoder, trainable, index)
+        start = FlatModel(model).flatten()
+        found, _ = train_expert(model, pairs, SECTION, tau=0.07, seed=index, is_start_shared=not is_frozen)
         folders.append(folder / f"expert_{index:03d}")
         folders[-1].mkdir()
-        save_snapshots(folders[-1], found)
+        save_snapshots(folders[-1], found, storage=SECTION.storage, start=start)
     encoder = make_encoder()
     flat = FlatModel(make_model(encoder, trainable))
     return Problem(flat, encoder, split, Buffer(folders, flat.flatten(), device=CPU), is_frozen, seed=3)

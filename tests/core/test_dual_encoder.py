@@ -63,5 +63,5 @@ def test_engines_agree_with_unroll_on_real_networks_with_dropout(name, engine, b
 def test_settings_that_would_be_ignored_are_refused():
     with pytest.raises(ValueError, match="embed_dim is for `heads` only"):
         _model("full", embed_dim=7)
-    with pytest.raises(ValueError, match="available: full, heads, text_head"):
+    with pytest.raises(ValueError, match="available: full, lora, heads, text_head"):
         _model("all")

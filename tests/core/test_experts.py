@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tasks.core.experts import Buffer, save_snapshots, train_expert
+from tasks.core.experts import SNAPSHOTS, Buffer, save_snapshots, stored_bytes, train_expert
 from tasks.core.functional import FlatModel
 from tasks.core.training import SplitPairs
 from tests.core.small_problem import CPU, NO_AUGMENT, SECTION, make_encoder, make_model, make_split
@@ -37,8 +37,8 @@ def test_a_resumed_expert_equals_an_uninterrupted_one(tmp_path, stop_after):
 def test_the_shared_start_is_not_stored_and_comes_from_the_model(tmp_path):
     snapshots, _ = _train()
     assert "img_000" not in snapshots and "txt_000" in snapshots and "img_003" in snapshots
-    save_snapshots(tmp_path, snapshots)
     start = FlatModel(make_model(make_encoder())).flatten()
+    assert save_snapshots(tmp_path, snapshots, storage="float32", start=start)["storage_error"] == 0.0
     buffer = Buffer([tmp_path], start, device=CPU)
     assert torch.equal(buffer.snapshot(0, 0)["img"], start["img"])
     assert torch.equal(buffer.snapshot(0, 0)["txt"], snapshots["txt_000"])
@@ -50,3 +50,55 @@ def test_the_shared_start_is_not_stored_and_comes_from_the_model(tmp_path):
 def test_snapshots_are_copies_and_not_the_live_weights():
     snapshots, _ = _train()
     assert not torch.equal(snapshots["img_001"], snapshots["img_002"])
+
+
+@pytest.mark.parametrize("is_start_shared", [True, False])
+def test_bfloat16_differences_are_near_and_their_error_is_told(tmp_path, is_start_shared):
+    snapshots, _ = _train()
+    start = FlatModel(make_model(make_encoder())).flatten()
+    if not is_start_shared:
+        snapshots["img_000"] = start["img"]
+    facts = save_snapshots(tmp_path, snapshots, storage="bfloat16_delta", start=start if is_start_shared else {})
+    buffer = Buffer([tmp_path], start, device=CPU)
+    assert torch.equal(buffer.snapshot(0, 0)["txt"], snapshots["txt_000"]) and torch.equal(buffer.snapshot(0, 0)["img"], start["img"])
+    errors = []
+    for epoch in (1, 2, 3):
+        for group, got in buffer.snapshot(0, epoch).items():
+            exact, first = snapshots[f"{group}_{epoch:03d}"], snapshots.get(f"{group}_000", start[group])
+            assert got.dtype == torch.float32
+            errors.append(float((got - exact).norm() / (exact - first).norm()))
+    assert facts["storage_error"] == pytest.approx(max(errors), rel=1e-5)
+    # Rounding to 8 significant bits errs by at most 2^-8 of each difference; adding it to theta_0 in float32 adds a little.
+    assert 2.0**-11 < facts["storage_error"] < 1.01 * 2.0**-8
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16_delta"])
+@pytest.mark.parametrize("is_start_shared", [True, False])
+def test_the_stored_bytes_of_an_expert_follow_from_its_sizes(tmp_path, storage, is_start_shared):
+    snapshots, _ = _train()
+    start = FlatModel(make_model(make_encoder())).flatten()
+    if not is_start_shared:
+        snapshots["img_000"] = start["img"]
+    facts = save_snapshots(tmp_path, snapshots, storage=storage, start=start)
+    sizes = {group: value.numel() for group, value in start.items()}
+    img, txt = 3 * 7 * 9 + 7, 6 * 7 + 7 + 7 * 7 + 7 + 7 + 7  # the convolution; two linear layers and the norm
+    assert sizes == {"img": img, "txt": txt}
+    rest = 3 * (img + txt) * (4 if storage == "float32" else 2)
+    expected = 4 * (txt + (0 if is_start_shared else img)) + rest
+    assert facts["snapshot_bytes"] == expected == stored_bytes(sizes, 3, storage=storage, is_start_shared=is_start_shared)
+    assert 0 < (tmp_path / SNAPSHOTS).stat().st_size - expected < 1024  # the header
+
+
+def test_equal_snapshots_give_equal_bytes_in_both_forms(tmp_path):
+    start = FlatModel(make_model(make_encoder())).flatten()
+    for storage in ("float32", "bfloat16_delta"):
+        files = []
+        for run in ("a", "b"):
+            (tmp_path / storage / run).mkdir(parents=True)
+            checkpoint = tmp_path / storage / f"{run}.safetensors"
+            if run == "b":
+                with pytest.raises(Killed):
+                    _train(checkpoint, 2)
+            save_snapshots(tmp_path / storage / run, _train(checkpoint)[0], storage=storage, start=start)
+            files.append((tmp_path / storage / run / SNAPSHOTS).read_bytes())
+        assert files[0] == files[1]
