@@ -1,4 +1,4 @@
-"""evaluate: fresh students on every set and on the full data, and the galleries of the distilled sets."""
+"""evaluate: fresh students on every set and on the full data, also under other encoders, and the galleries of the distilled sets."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from flows.refs import Refs
 from flows.select_coresets import select_coresets
 from tasks import evaluate as step
 from tasks import measures, params
+from tasks import train_experts as experts_step
+from tasks.artifacts import Ref
 
 
 @flow(name="evaluate", persist_result=False, task_runner=ONE_AT_A_TIME)
@@ -25,19 +27,30 @@ def evaluate(settings: Sequence[str] = (), force: bool = False, accept_code: boo
     """
     refs = refs or distill.fn(settings, accept_code=accept_code, refs=select_coresets.fn(settings, accept_code=accept_code))
     chosen = params.load(settings)
-    train_student, make_gallery = policy.on_gpu(step.train_student), policy.retried(step.make_gallery)
+    build_start, make_gallery = policy.on_gpu(experts_step.build_start), policy.retried(step.make_gallery)
     how = {"force": force, "accept_code": accept_code}
-    sets = {**refs.coresets, **refs.distilled, step.FULL: None}
     given = (chosen, refs.prepared, refs.embeddings)
-    students = {
-        name: [train_student(*given, refs.start, pairs, name, seed, **how) for seed in range(chosen.evaluate.num_eval)]
-        for name, pairs in sets.items()
-    }
     galleries = {name: make_gallery(*given, pairs, name, **how) for name, pairs in refs.distilled.items()}
+    scores = _score(chosen, refs, refs.start, galleries, how)
+    starts = {}
+    for name in chosen.students:
+        student = chosen.as_student(name)
+        starts[name] = build_start(student, refs.prepared, **how)
+        scores += _score(student, refs, starts[name], {}, how)
+    return replace(refs, student_starts=starts, scores=scores, galleries=list(galleries.values()))
+
+
+def _score(student: params.Params, refs: Refs, start: Ref | None, galleries: dict[str, Ref], how: dict[str, bool]) -> list[Ref]:
+    """Train and score one kind of student on every set and on the full data."""
+    train_student = policy.on_gpu(step.train_student)
+    sets = {**refs.coresets, **refs.distilled, step.FULL: None}
+    given = (student, refs.prepared, refs.embeddings, start)
+    found = {
+        name: [train_student(*given, pairs, name, seed, **how) for seed in range(student.evaluate.num_eval)] for name, pairs in sets.items()
+    }
     assert refs.prepared
-    measures.log_scores(chosen, session.invocation(), refs.prepared, students, refs.distilled, galleries)
-    scores = [score for of_set in students.values() for score in of_set]
-    return replace(refs, scores=scores, galleries=list(galleries.values()))
+    measures.log_scores(student, session.invocation(), refs.prepared, found, refs.distilled, galleries)
+    return [score for of_set in found.values() for score in of_set]
 
 
 if __name__ == "__main__":

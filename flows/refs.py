@@ -13,6 +13,7 @@ class Refs:
 
     Attributes:
         start: the image encoder that all experts share, with its features when it is frozen.
+        student_starts: the same of each further student, by name.
         coresets, distilled: by set name, `<method>-<num_pairs>`.
         scores: one per student.  galleries: in the order of `distilled`.
     """
@@ -23,6 +24,7 @@ class Refs:
     experts: list[Ref] = field(default_factory=list)
     coresets: dict[str, Ref] = field(default_factory=dict)
     distilled: dict[str, Ref] = field(default_factory=dict)
+    student_starts: dict[str, Ref] = field(default_factory=dict)
     scores: list[Ref] = field(default_factory=list)
     galleries: list[Ref] = field(default_factory=list)
     report: Ref | None = None
@@ -35,6 +37,7 @@ class Refs:
             *self.experts,
             *self.coresets.values(),
             *self.distilled.values(),
+            *self.student_starts.values(),
             *self.scores,
             *self.galleries,
             *([self.report] if self.report else []),

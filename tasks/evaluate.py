@@ -21,7 +21,7 @@ SCORE, CURVE, GALLERY, SHEET = "score.json", "curve.parquet", "gallery.json", "g
 FULL = "full"
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="{set_name}-seed{seed_idx}")
+@task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="{set_name}-{params.model_name}-seed{seed_idx}")
 def train_student(
     params: Params,
     prepared: Ref,
@@ -34,9 +34,11 @@ def train_student(
     force: bool = False,
     accept_code: bool = False,
 ) -> Ref:
-    """Return `data/scores/<profile>/<set>/seed_<k>`: the scores of one student.
+    """Return `data/scores/<profile>/<set>/seed_<k>`: the scores of one student; `.../<set>/<student>/seed_<k>` of a further one.
 
     Args:
+        params: of the distilled encoder's student, or `params.as_student(name)`.
+        start: of the same student.
         pairs: a coreset or distilled artifact; None trains on the full data.
         set_name: `<method>-<num_pairs>`, or `full`.
     """
@@ -46,6 +48,7 @@ def train_student(
         inputs["pairs"] = pairs.digest
     recipe = asdict(section.full if pairs is None else section.small)
     augment = asdict(params.train_experts.augment) if pairs is None else None
+    further = {"student": params.student, "input_size": params.input_size} if params.student else {}
     key = Key(
         STAGE.name,
         {
@@ -53,6 +56,7 @@ def train_student(
             "augment": augment,
             "protocol": section.protocol,
             "model": asdict(params.model),
+            **further,
             "seed": params.seed,
             "seed_idx": seed_idx,
         },
@@ -63,7 +67,7 @@ def train_student(
     def build(work: Path) -> dict[str, Any]:
         return _train(params, prepared, embeddings, start, pairs, set_name, seed_idx, work)
 
-    folder = stages.folder(STAGE.name, params.space(STAGE.name), set_name, f"seed_{seed_idx}")
+    folder = stages.folder(STAGE.name, params.space(STAGE.name), set_name, *filter(None, [params.student]), f"seed_{seed_idx}")
     return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
 
 
@@ -76,6 +80,7 @@ def _train(
     from tasks.core.storage import load_pairs
     from tasks.core.students import train_student
     from tasks.core.training import SetPairs, SplitPairs
+    from tasks.core.transfer import transfer
     from tasks.models import features_of, load_encoder, new_model, open_split
     from tasks.search import recall_by_search
 
@@ -87,6 +92,8 @@ def _train(
         source, step_sizes, recipe = SplitPairs(train, encoder, params.train_experts.augment, device=device), None, section.full
     else:
         stored = load_pairs(pairs.folder)
+        if params.student:
+            stored = transfer(stored, encoder, params.input_size)
         source = SetPairs(stored, device=device, features=features_of(params, encoder, stored))
         step_sizes, recipe = stored.step_sizes, section.small
     outcome = train_student(

@@ -13,6 +13,7 @@ from tasks.core.records import PairSet, Split
 from tasks.core.seeding import derive_seed
 from tasks.core.storage import load_split
 from tasks.core.tensor_files import load_tensors
+from tasks.core.transfer import at_size
 from tasks.params import Params
 
 ENCODER = "encoder.safetensors"
@@ -28,7 +29,7 @@ def load_encoder(params: Params, start: Ref, device: torch.device) -> ImageEncod
     plugin = params.image_encoder
     encoder = plugin.module.rebuild(plugin.config, load_tensors(start.folder / ENCODER))
     encoder.module.to(device)
-    return encoder
+    return at_size(encoder, params.input_size)
 
 
 def new_model(params: Params, encoder: ImageEncoder, text_dim: int, *names: str | int) -> DualEncoder:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from tasks.core import plugins
 from tasks.core.matching_config import MatchingConfig
 from tasks.core.section import Range, Section
-from tasks.core.sections import EvaluateSection, ExpertSection, ModelSection, ReportSection
+from tasks.core.sections import EvaluateSection, ExpertSection, ModelSection, ReportSection, StudentSection
 from tasks.overrides import override
 
 PARAMS = Path("params.yaml")
@@ -64,8 +65,17 @@ class General(Section):
 
 
 @dataclass(frozen=True)
+class Student:
+    """A further student of `evaluate.cross_architecture`; `input_size` None takes images as prepared."""
+
+    image_encoder: Plugin
+    model: ModelSection
+    input_size: int | None
+
+
+@dataclass(frozen=True)
 class Params:
-    """Everything a run is told, valid."""
+    """Everything a run is told, valid. `student` names the further student whose encoder and model these are, see `as_student`."""
 
     profile: str
     general: General
@@ -78,7 +88,9 @@ class Params:
     coresets: dict[str, Plugin]
     distillers: dict[str, Plugin]
     evaluate: EvaluateSection
+    students: dict[str, Student]
     report: ReportSection
+    student: str | None = None
 
     @property
     def seed(self) -> int:
@@ -86,8 +98,18 @@ class Params:
 
     @property
     def model_name(self) -> str:
-        """Name of encoder and trainable set in folders and tables, for example `mobilenetv2_100-heads`."""
-        return f"{self.image_encoder.module.label(self.image_encoder.config)}-{self.model.trainable}"
+        """Name of encoder and trainable set in folders and tables, for example `mobilenetv2_100-heads`; a further student's own."""
+        return self.student or f"{self.image_encoder.module.label(self.image_encoder.config)}-{self.model.trainable}"
+
+    @property
+    def input_size(self) -> int | None:
+        """Pixels of a side that images are resized to for the encoder; None takes them as prepared."""
+        return None if self.student is None else self.students[self.student].input_size
+
+    def as_student(self, name: str) -> Params:
+        """Return these parameters with the encoder and the model of a further student in place of the distilled ones."""
+        chosen = self.students[name]
+        return replace(self, image_encoder=chosen.image_encoder, model=chosen.model, student=name)
 
     def space(self, stage: str) -> str:
         """Name of the folder that holds this profile's artifacts of a stage."""
@@ -143,7 +165,9 @@ def parse(tree: dict[str, Any], where: str = "params.yaml") -> Params:
     dataset, prepare = _plugin("datasets", body["prepare_data"], "dataset", f"{root}.prepare_data")
     text, rest = _plugin("text_encoders", body["embed_captions"], "text_encoder", f"{root}.embed_captions")
     _keys(rest, (), f"{root}.embed_captions")
-    image, model = _plugin("image_encoders", body["model"], "image_encoder", f"{root}.model")
+    image, rest = _plugin("image_encoders", body["model"], "image_encoder", f"{root}.model")
+    model = _section(ModelSection, rest, f"{root}.model")
+    evaluate, students = _students(body["evaluate"], model, f"{root}.evaluate")
     params = Params(
         profile=name,
         general=_section(General, {"seed": body["seed"], "budgets": body["budgets"]}, root),
@@ -151,11 +175,12 @@ def parse(tree: dict[str, Any], where: str = "params.yaml") -> Params:
         prepare_data=_section(PrepareSection, prepare, f"{root}.prepare_data"),
         text_encoder=text,
         image_encoder=image,
-        model=_section(ModelSection, model, f"{root}.model"),
+        model=model,
         train_experts=_section(ExpertSection, body["train_experts"], f"{root}.train_experts"),
         coresets=_methods("coresets", methods["coresets"], body["select_coresets"], f"{root}.select_coresets"),
         distillers=_distillers(methods["distillers"], body["distill"], f"{root}.distill"),
-        evaluate=_section(EvaluateSection, body["evaluate"], f"{root}.evaluate"),
+        evaluate=_section(EvaluateSection, evaluate, f"{root}.evaluate"),
+        students=students,
         report=_section(ReportSection, body["report"], f"{root}.report"),
     )
     _cross_check(params, root)
@@ -196,6 +221,23 @@ def _typed(kind: str, name: Any, options: Any, where: str) -> Plugin:
     return Plugin(kind, name, _section(module.Config, options if options is not None else {}, f"{where}.options"))
 
 
+def _students(section: Any, main: ModelSection, where: str) -> tuple[dict[str, Any], dict[str, Student]]:
+    """Split `evaluate` into its own section and its further students (`cross_architecture`)."""
+    if not isinstance(section, dict) or not isinstance(section.get("cross_architecture"), dict):
+        raise ValueError(f"{where}: received {section!r}; it needs `cross_architecture`, a mapping of further students, {{}} for none")
+    students = {}
+    for name, value in section["cross_architecture"].items():
+        place = f"{where}.cross_architecture.{name}"
+        if not re.fullmatch(r"(?!seed_|gallery$)[A-Za-z0-9][A-Za-z0-9._-]*", str(name)):
+            raise ValueError(f"{place}: received the name {name!r}; allowed are letters, digits, `.`, `_`, `-`, not `gallery` or `seed_*`")
+        image, rest = _plugin("image_encoders", value, "image_encoder", place)
+        own = _section(StudentSection, rest, place)
+        model = replace(main, trainable=own.trainable, lora=own.lora, embed_dim=own.embed_dim)
+        _check_model(model, place)
+        students[str(name)] = Student(image, model, own.input_size)
+    return {key: value for key, value in section.items() if key != "cross_architecture"}, students
+
+
 def _distillers(chosen: Any, section: Any, where: str) -> dict[str, Plugin]:
     """The distillation methods: `matching` holds what all trajectory-matching methods share, a method's own options overlay it."""
     section = _keys(section, ("matching", "options"), where)
@@ -230,11 +272,10 @@ def _cross_check(params: Params, root: str) -> None:
     model, budgets = params.model, params.general.budgets
     if not budgets or list(budgets) != sorted(set(budgets)):
         raise ValueError(f"{root}.budgets: received {budgets}; allowed are different sizes in ascending order")
-    if (model.trainable == "heads") != (model.embed_dim is not None):
-        raise ValueError(
-            f"{root}.model.embed_dim: received {model.embed_dim} with trainable {model.trainable!r}; `heads` needs it, others null"
-        )
-    if model.trainable != "full" and not params.train_experts.augment.is_off:
+    _check_model(model, f"{root}.model")
+    if params.model_name in params.students:
+        raise ValueError(f"{root}.evaluate.cross_architecture: received {params.model_name!r}, the name of `model` itself; choose another")
+    if model.is_encoder_frozen and not params.train_experts.augment.is_off:
         raise ValueError(
             f"{root}.train_experts.augment: the image encoder is frozen ({model.trainable}), so its features are computed once "
             "without augmentation; set crop_scale 1.0, flip false, randaugment_ops 0"
@@ -245,3 +286,13 @@ def _cross_check(params: Params, root: str) -> None:
         check = getattr(plugin.module, "check", None)
         if check is not None:
             check(plugin.config, params.train_experts.num_epochs, budgets, where=f"{root}.distill.options.{name}")
+
+
+def _check_model(model: ModelSection, where: str) -> None:
+    examples = {"heads": ("embed_dim", "512"), "lora": ("lora", "{rank: 4, alpha: 4.0, targets: [attn.qkv, attn.proj, fc1, fc2]}")}
+    for trainable, (key, example) in examples.items():
+        value = getattr(model, key)
+        if (model.trainable == trainable) != (value is not None):
+            raise ValueError(
+                f"{where}.{key}: received {value} with trainable {model.trainable!r}; `{trainable}` needs {example} or such, others null"
+            )
