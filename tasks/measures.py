@@ -1,6 +1,8 @@
 """What MLflow is told: a distilled set when it is made, and every set of a pipeline once its students are scored.
 
-Nothing is logged, and MLflow is not imported, when nothing new was computed. At most 40 metric keys a run.
+Each is logged once, whoever made it: a run that was logged to its end carries the digest of what it shows as a tag, set last.
+A process that died before that logs nothing by halves for good: the next one finds no tag and logs again. Where all is
+logged, MLflow is not imported. At most 40 metric keys a run.
 """
 
 from __future__ import annotations
@@ -10,21 +12,24 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from tasks import caching, tracking
+from tasks import artifacts, caching, tracking
 from tasks.artifacts import Ref
 from tasks.params import Params
 
+DISTILLED, SCORES = "distilled_digest", "scores_digest"
 SCORED = ("mean_recall", "i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10")
 
 
 def log_distilled(params: Params, invocation: str, prepared: Ref, distilled: Ref) -> None:
-    """Log losses and step sizes over the iterations of a set that was just made."""
-    if distilled.is_cached:
+    """Log losses and step sizes over the iterations of a set, unless MLflow has them."""
+    if tracking.is_remembered(params.profile, DISTILLED, distilled.digest):
         return
-    tracker, parent = _open(params, invocation, prepared)
-    child = _child(tracker, parent, params, distilled.folder.name)
-    _log_history(tracker, child, distilled)
-    tracker.finish(parent)
+    if not _tracker(params.profile, invocation).has(DISTILLED, distilled.digest):
+        tracker, parent = _open(params, invocation, prepared)
+        child = _child(tracker, parent, params, distilled)
+        _log_history(tracker, child, distilled)
+        tracker.finish(parent)
+    tracking.remember(params.profile, DISTILLED, distilled.digest)
 
 
 def log_scores(
@@ -37,18 +42,40 @@ def log_scores(
 ) -> None:
     """Log a nested run per set: mean and standard deviation over students, validation curves, galleries and histories.
 
+    All sets go under one parent, so that they compare, unless MLflow has a parent with exactly these scores.
+
     Args:
-        students: scores by set name (`<method>-<num_pairs>`, `full`).
+        students: scores by set name (`<method>-<num_pairs>`, `full`), all of the student that `params` is of.
+        galleries: by set name; empty for a further student, whose runs hold its scores alone.
     """
-    if all(ref.is_cached for refs in students.values() for ref in refs):
+    tag = f"{SCORES}.{params.student}" if params.student else SCORES
+    digest = _digest(students, distilled, galleries)
+    if tracking.is_remembered(params.profile, tag, digest):
         return
-    tracker, parent = _open(params, invocation, prepared)
+    if not _tracker(params.profile, invocation).has(tag, digest):
+        tracker, parent = _open(params, invocation, prepared)
+        _log_sets(tracker, parent, params, prepared, students, distilled, galleries)
+        tracker.mark(parent, tag, digest)
+        tracker.finish(parent)
+    tracking.remember(params.profile, tag, digest)
+
+
+def _log_sets(
+    tracker: tracking.Tracker,
+    parent: str,
+    params: Params,
+    prepared: Ref,
+    students: dict[str, list[Ref]],
+    distilled: dict[str, Ref],
+    galleries: dict[str, Ref],
+) -> None:
     summary: dict[str, float] = {}
     for name, refs in students.items():
-        child = _child(tracker, parent, params, name)
+        child = _child(tracker, parent, params, distilled.get(name, refs[0]), name)
         tracker.log_inputs(child, params.profile, prepared.digest, prepared.path)
         if name in distilled:
             tracker.log_inputs(child, name, distilled[name].digest, distilled[name].path)
+        if name in galleries:
             _log_history(tracker, child, distilled[name])
             for file in ("gallery.png", "gallery.json"):
                 tracker.log_file(child, galleries[name].folder / file)
@@ -56,8 +83,15 @@ def log_scores(
         summary[f"test_mean_recall/{name}"] = values["test/mean_recall"]
         tracker.log_history(child, [(0, values), *_curve(refs)])
         tracker.finish(child)
-    tracker.log_history(parent, [(0, summary)])
-    tracker.finish(parent)
+    if params.student is None:
+        tracker.log_history(parent, [(0, summary)])
+
+
+def _digest(students: dict[str, list[Ref]], distilled: dict[str, Ref], galleries: dict[str, Ref]) -> str:
+    """What the runs of a pipeline show, as one digest."""
+    parts = {name: [ref.digest for ref in refs] for name, refs in students.items()}
+    sets = [{name: ref.digest for name, ref in refs.items()} for refs in (distilled, galleries)]
+    return artifacts.canonical_digest({"students": parts, "sets": sets})
 
 
 @functools.cache
@@ -77,13 +111,25 @@ def _open(params: Params, invocation: str, prepared: Ref) -> tuple[tracking.Trac
     return tracker, tracker.parent(tracking.flatten(asdict(params)), tags)
 
 
-def _child(tracker: tracking.Tracker, parent: str, params: Params, name: str) -> str:
-    """Return the nested run of a set, with the parameters that made it and nothing else, so that two compare well."""
+def _child(tracker: tracking.Tracker, parent: str, params: Params, made: Ref, name: str | None = None) -> str:
+    """Return the nested run of a set, with the parameters that made it and nothing else, so that two compare well.
+
+    Args:
+        made: the artifact whose commit the run names: it may be older than this process.
+        name: of the set, by default that of the artifact's folder.
+    """
+    name = name or made.folder.name
     method, _, size = name.rpartition("-")
     plugin = params.distillers.get(method) or params.coresets.get(method)
-    git = caching.git_state()
-    tags = {"method": method or name, "profile": params.profile, "git_commit": str(git["commit"]), "protocol": params.evaluate.protocol}
-    child = tracker.child(parent, name, tags)
+    git = json.loads((made.folder / artifacts.MANIFEST).read_text())["facts"]["git"]
+    tags = {
+        "method": method or name,
+        "profile": params.profile,
+        "student": params.model_name,
+        "git_commit": str(git["commit"]),
+        "protocol": params.evaluate.protocol,
+    }
+    child = tracker.child(parent, f"{name} {params.student}" if params.student else name, tags)
     recipe = params.evaluate.small if plugin else params.evaluate.full
     known = {"method": method or name, "num_pairs": size if plugin else "all", "model": params.model_name, "seed": params.seed}
     options = plugin.as_params()["options"] if plugin else {}
@@ -95,11 +141,12 @@ def _log_history(tracker: tracking.Tracker, child: str, distilled: Ref) -> None:
     """Log a distillation's history once per nested run."""
     import pandas as pd
 
-    if not tracker.claim(child, "distilled_digest", distilled.digest):
+    if tracker.is_marked(child, DISTILLED, distilled.digest):
         return
     history = pd.read_parquet(distilled.folder / "history.parquet").to_dict("records")
     rows = [(int(row.pop("iteration")), {f"distill/{key}": float(value) for key, value in row.items()}) for row in history]
     tracker.log_history(child, rows)
+    tracker.mark(child, DISTILLED, distilled.digest)
 
 
 def _statistics(refs: list[Ref]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -20,6 +21,22 @@ def tracking_uri() -> str:
     """Return MLFLOW_TRACKING_URI when it is set, otherwise the sqlite database in `.mlflow/`."""
     STORE.mkdir(exist_ok=True)
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE.resolve()}/mlflow.db"
+
+
+def is_remembered(profile: str, tag: str, digest: str) -> bool:
+    """Whether this store is known to hold what the digest names: the answer of MLflow, kept so that asking needs no import (4 s)."""
+    return _memo(profile, tag, digest).is_file()
+
+
+def remember(profile: str, tag: str, digest: str) -> None:
+    """Keep that a run with this tag is in the store. The note lies beside the store, never in the artifact, and goes with it."""
+    note = _memo(profile, tag, digest)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.touch()
+
+
+def _memo(profile: str, tag: str, digest: str) -> Path:
+    return STORE / "logged" / hashlib.sha256("\n".join((tracking_uri(), profile, tag, digest)).encode()).hexdigest()
 
 
 class Tracker:
@@ -54,12 +71,17 @@ class Tracker:
         all_tags = {"invocation": self.invocation, "cell": name, "mlflow.parentRunId": parent, **tags}
         return str(self.client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id)
 
-    def claim(self, run_id: str, tag: str, value: str) -> bool:
-        """Set a tag; return False when the run already carries it with this value (somebody has logged that part)."""
-        if self.client.get_run(run_id).data.tags.get(tag) == value:
-            return False
-        self.client.set_tag(run_id, tag, value)
-        return True
+    def has(self, tag: str, digest: str) -> bool:
+        """Whether a run of this experiment carries the tag: what the digest names was logged to its end."""
+        return self._find(f"tags.`{tag}` = '{digest}'") is not None
+
+    def mark(self, run_id: str, tag: str, digest: str) -> None:
+        """Set the tag that `has` looks for, after the last value was logged."""
+        self.client.set_tag(run_id, tag, digest)
+
+    def is_marked(self, run_id: str, tag: str, digest: str) -> bool:
+        """Whether this run carries the tag."""
+        return bool(self.client.get_run(run_id).data.tags.get(tag) == digest)
 
     def log_params(self, run_id: str, params: dict[str, Any]) -> None:
         """Log flat parameters, each value as text of at most 500 characters, once."""
