@@ -59,7 +59,7 @@ def _processes() -> list[Owner]:
             state = json.loads(path.read_text())
         except (OSError, ValueError):
             continue
-        found.append(Owner(state["pid"], state["created"]))
+        found.append(Owner(state["pid"], str(state["created"])))
     return [server for server in found if server.is_alive]
 
 

@@ -17,8 +17,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from flows.session import POLL_SECONDS, Owner, switch_offline
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ def serve(owner: Owner, state: Path) -> None:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-    me = Owner.of(psutil.Process())
+    me = Owner.of(os.getpid())
     partial = state.with_suffix(".partial")
     partial.write_text(json.dumps({"api_url": url, "pid": me.pid, "created": me.created}))
     partial.replace(state)
@@ -75,8 +73,8 @@ def _clients(state: Path) -> list[Owner]:
     if not folder.is_dir():
         return []
     names = [path.name.split("-", 1) for path in folder.iterdir()]
-    return [Owner(int(pid), float(created)) for pid, created in names]
+    return [Owner(int(pid), created) for pid, created in names]
 
 
 if __name__ == "__main__":
-    serve(Owner(int(sys.argv[1]), float(sys.argv[2])), Path(sys.argv[3]))
+    serve(Owner(int(sys.argv[1]), sys.argv[2]), Path(sys.argv[3]))

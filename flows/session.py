@@ -34,32 +34,41 @@ OWNER = "VL_SESSION_OWNER"
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, told from later ones with the same id by its creation time."""
+    """A process, told from earlier and later ones with the same id by when it was created.
+
+    Attributes:
+        created: on Linux clock ticks since boot and which boot that was: unlike a time of day they stay when the clock is set.
+    """
 
     pid: int
-    created: float
+    created: str
 
     @classmethod
-    def of(cls, process: psutil.Process) -> Owner:
-        return cls(process.pid, process.create_time())
+    def of(cls, pid: int) -> Owner:
+        """Return the process that has this id now.
+
+        Raises:
+            psutil.NoSuchProcess: there is none.
+        """
+        return cls(pid, _identity(pid)[0])
 
     @property
     def is_alive(self) -> bool:
         """Whether this very process still runs; a zombie does not."""
         try:
-            process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.created) < 0.01 and process.status() != psutil.STATUS_ZOMBIE
+            created, is_zombie = _identity(self.pid)
         except psutil.NoSuchProcess:
             return False
+        return created == self.created and not is_zombie
 
     @property
     def text(self) -> str:
         """Exact form for the environment variable that names the owner to a fork of the warm process."""
-        return f"{self.pid} {self.created!r}"
+        return f"{self.pid} {self.created}"
 
     @property
     def name(self) -> str:
-        return f"{self.pid}-{self.created:.2f}"
+        return f"{self.pid}-{self.created}"
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,7 @@ def begin() -> Session:
         atexit.register(end, session)  # registered before Prefect's own: runs after its last log was sent
     else:
         (sessions() / owner.name).mkdir(exist_ok=True)
-        (sessions() / owner.name / Owner.of(psutil.Process()).name).touch()
+        (sessions() / owner.name / Owner.of(os.getpid()).name).touch()
         threading.Thread(target=_follow, args=(owner,), daemon=True).start()
     return session
 
@@ -160,17 +169,16 @@ def find_owner() -> Owner:
     """Return the nearest `dvc` process above this one when a DVC stage runs us, else this process."""
     if OWNER in os.environ:
         pid, created = os.environ[OWNER].split()
-        return Owner(int(pid), float(created))
-    process = psutil.Process()
+        return Owner(int(pid), created)
     if "DVC_STAGE" in os.environ:
-        for parent in process.parents():
+        for parent in psutil.Process().parents():
             try:
                 words = parent.cmdline()
             except psutil.Error:
                 continue
             if any(Path(word).name in ("dvc", "dvc.exe") for word in words[:4]):
-                return Owner.of(parent)
-    return Owner.of(process)
+                return Owner.of(parent.pid)
+    return Owner.of(os.getpid())
 
 
 def sessions() -> Path:
@@ -185,10 +193,26 @@ def read_state(path: Path) -> tuple[str, Owner] | None:
     """Return (address, server process) of a session file when that server still runs."""
     try:
         state = json.loads(path.read_text())
-        server = Owner(state["pid"], state["created"])
+        server = Owner(state["pid"], str(state["created"]))
     except (OSError, ValueError, KeyError):
         return None
     return (state["api_url"], server) if server.is_alive else None
+
+
+def _identity(pid: int) -> tuple[str, bool]:
+    """Return (when the process was created, whether it is a zombie).
+
+    Raises:
+        psutil.NoSuchProcess: there is no such process.
+    """
+    try:
+        # The name, in parentheses, may hold anything; then come the state and, 19 fields later, the start in ticks (proc(5)).
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        process = psutil.Process(pid)
+        return f"{process.create_time():.2f}", process.status() == psutil.STATUS_ZOMBIE
+    return f"{fields[19]}_{boot[:8]}", fields[0] in "ZX"
 
 
 def _point_to(url: str) -> None:
@@ -205,7 +229,7 @@ def _standing() -> str | None:
 
 
 def _start_server(owner: Owner, state: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "flows.server", str(owner.pid), str(owner.created), str(state)]
+    command = [sys.executable, "-W", "ignore", "-m", "flows.server", str(owner.pid), owner.created, str(state)]
     with state.with_suffix(".log").open("wb") as log:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     limit = time.monotonic() + START_SECONDS

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -56,8 +57,7 @@ def _start_prefect(port: int, state: Path) -> subprocess.Popen[bytes]:
     env = {**os.environ, "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES, "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api"}
     with (session.sessions() / "standing.log").open("wb") as log:
         server = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    created = psutil.Process(server.pid).create_time()
-    state.write_text(json.dumps({"api_url": f"http://{HOST}:{port}/api", "pid": server.pid, "created": created}))
+    state.write_text(json.dumps({"api_url": f"http://{HOST}:{port}/api", **asdict(session.Owner.of(server.pid))}))
     return server
 
 

@@ -23,10 +23,9 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from flows import session
 from flows.session import POLL_SECONDS, Owner
@@ -43,11 +42,10 @@ def start(owner: Owner) -> None:
     state = _state(owner)
     if state.exists() or not _can_watch():
         return
-    command = [sys.executable, "-W", "ignore", "-m", "flows.warm", str(owner.pid), str(owner.created), str(state)]
+    command = [sys.executable, "-W", "ignore", "-m", "flows.warm", str(owner.pid), owner.created, str(state)]
     with state.with_name(f"{state.name}.txt").open("wb") as log:  # the server's own is .log
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    created = psutil.Process(process.pid).create_time()
-    state.write_text(json.dumps({"pid": process.pid, "created": created}))
+    state.write_text(json.dumps(asdict(Owner.of(process.pid))))
 
 
 def _can_watch() -> bool:
@@ -215,4 +213,4 @@ def _leave(code: int) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    main(Owner(int(sys.argv[1]), float(sys.argv[2])), Path(sys.argv[3]))
+    main(Owner(int(sys.argv[1]), sys.argv[2]), Path(sys.argv[3]))
