@@ -15,6 +15,7 @@ from torch import nn
 from tasks.core.encoders import ImageEncoder
 from tasks.core.section import Section
 from tasks.core.seeding import derive_seed
+from tasks.core.weight_files import check_weight_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
         raise ValueError(f"unknown timm network {config.name!r}; similar names: {close}; change model.options.name")
     files = weight_files(config)
     for path in files:
-        _check_file(path)
+        check_weight_file(path)
     # `custom_load` would read the .npz files that some networks were published as.
     overlay = {"file": config.weights, "custom_load": False} if files else None
     with torch.random.fork_rng(devices=[]):
@@ -91,14 +92,6 @@ def _create(config: Config, **how: Any) -> nn.Module:
     except TypeError as error:
         raise ValueError(f"{config.name} cannot be built with the arguments {kwargs}: {error}; change model.options.kwargs") from error
     return module
-
-
-def _check_file(path: Path) -> None:
-    allowed = "allowed are 'hub', 'random' or the path of a .safetensors file; change model.options.weights"
-    if not path.is_file():
-        raise FileNotFoundError(f"weights {str(path)!r} are not there; {allowed}")
-    if path.suffix != ".safetensors":
-        raise ValueError(f"weights {str(path)!r} have another format; {allowed}")
 
 
 def _check_all_loaded(config: Config, module: nn.Module) -> None:
