@@ -36,7 +36,7 @@ def evaluate(settings: Sequence[str] = (), force: bool = False, accept_code: boo
     for name in chosen.students:
         student = chosen.as_student(name)
         starts[name] = build_start(student, refs.prepared, **how)
-        scores += _score(student, refs, starts[name], galleries, how)
+        scores += _score(student, refs, starts[name], {}, how)
     return replace(refs, student_starts=starts, scores=scores, galleries=list(galleries.values()))
 
 

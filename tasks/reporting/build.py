@@ -12,7 +12,7 @@ import pandas as pd
 from tasks.reporting.figures import average_curves
 from tasks.reporting.gallery import Gallery
 from tasks.reporting.page import check_facts, render
-from tasks.reporting.tables import check_scores, nested_metrics, order, primary, summarise
+from tasks.reporting.tables import check_scores, cross_architecture, nested_metrics, order, primary, summarise
 
 CURVES = ("set", "seed", "epoch", "loss", "val_mean_recall")
 HISTORIES = ("set", "iteration", "loss", "loss_img", "loss_txt", "step_size_img", "step_size_txt")
@@ -29,6 +29,8 @@ def build_report(
     published: pd.DataFrame | None,
 ) -> None:
     """Write `index.html`, `metrics.json`, `tables/*.csv` and `plots/*.csv` below `out`; nothing is written when the input is refused.
+
+    `tables/cross_architecture.csv` is written where several students were trained.
 
     Args:
         scores: one row per trained student, columns `tables.COLUMNS`, recalls in percent.
@@ -59,6 +61,8 @@ def build_report(
     (out / "metrics.json").write_text(metrics + "\n", encoding="utf-8", newline="\n")
     _write_csv(checked, out / "tables" / "scores.csv")
     _write_csv(summary, out / "tables" / "summary.csv")
+    if summary["student"].nunique() > 1:
+        _write_csv(cross_architecture(summary, shown), out / "tables" / "cross_architecture.csv")
     _write_csv(shown[["method", "num_pairs", "mean_recall"]], out / "plots" / "recall.csv")
     _write_csv(averaged, out / "plots" / "learning_curves.csv")
     _write_csv(histories[["set", "iteration", "loss"]], out / "plots" / "distillation.csv")

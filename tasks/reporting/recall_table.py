@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,10 +47,19 @@ class Group:
 
 @dataclass(frozen=True)
 class Crossing:
-    """Mean recall of the same sets under several students or protocols: `cells` and `ratios` follow `columns`."""
+    """The same sets under several students or protocols. Each row is a set's name and, for each of `columns`, a `Crossed`."""
 
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...], tuple[float, ...]], ...]
+    rows: tuple[tuple[str, tuple[Crossed, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """A set under one student or protocol; what was not trained, or has no reference, is NaN."""
+
+    recall: Cell
+    over_random: Cell
+    recovery: Cell
 
 
 def groups_by_size(shown: pd.DataFrame, distilled: frozenset[str]) -> list[Group]:
@@ -79,16 +88,16 @@ def beside_published(published: pd.DataFrame, dataset: str, shown: pd.DataFrame,
     return groups
 
 
-def crossing(summary: pd.DataFrame, axis: str, distilled_order: Sequence[str]) -> Crossing:
-    """Return mean recall by set and by `axis` ("student" or "protocol"), sets in the order given, absent cells NaN."""
-    columns = tuple(sorted(set(summary[axis])))
-    cells = {(row["set"], row[axis]): row for row in summary.to_dict("records")}
-    rows = []
-    for name in distilled_order:
-        found = [cells.get((name, column)) for column in columns]
-        values = tuple(Cell(row["mean_recall"], row["mean_recall_std"]) if row else Cell(math.nan) for row in found)
-        rows.append((name, values, tuple(row["over_random"] if row else math.nan for row in found)))
-    return Crossing(columns, tuple(rows))
+def crossing(summary: pd.DataFrame, axis: str, sets: Sequence[str], first: str) -> Crossing:
+    """Return the sets, in the order given, by `axis` ("student" or "protocol"), whose value `first` is the first column."""
+    columns = (first, *sorted(set(summary[axis]) - {first}))
+    found = {(row["set"], row[axis]): row for row in summary.to_dict("records")}
+    absent = {name: math.nan for name in ("mean_recall", "mean_recall_std", "over_random", "recovery")}
+    return Crossing(columns, tuple((name, tuple(_crossed(found.get((name, column), absent)) for column in columns)) for name in sets))
+
+
+def _crossed(row: Mapping[Any, Any]) -> Crossed:
+    return Crossed(Cell(row["mean_recall"], row["mean_recall_std"]), Cell(row["over_random"]), Cell(row["recovery"]))
 
 
 def _row(row: dict[str, Any], best: dict[str, float], is_distilled: bool) -> Row:

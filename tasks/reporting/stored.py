@@ -36,8 +36,9 @@ def load_scores(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows, curves = [], []
     for folder in folders:
         seconds = json.loads((folder / "manifest.json").read_text())["facts"]["seconds"]
-        rows.append({**json.loads((folder / "score.json").read_text()), "seconds": seconds})
-        curves.append(pd.read_parquet(folder / "curve.parquet"))
+        score = json.loads((folder / "score.json").read_text())
+        rows.append({**score, "seconds": seconds})
+        curves.append(pd.read_parquet(folder / "curve.parquet").assign(student=score["student"], protocol=score["protocol"]))
     return pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
 
 

@@ -112,8 +112,22 @@ def order(summary: pd.DataFrame, distilled: Iterable[str]) -> pd.DataFrame:
     return summary.iloc[sorted(range(len(place)), key=place.__getitem__)].reset_index(drop=True)
 
 
+def cross_architecture(summary: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
+    """Return the sets of `shown`, in their order, under every student of the same protocol, the one that is shown first.
+
+    Columns: set, method, num_pairs, student, protocol, n, mean_recall and its deviation, `over_random` and `recovery`, both
+    relative to random and full data of the same student.
+    """
+    place = {name: index for index, name in enumerate(shown["set"])}
+    main = str(shown["student"].iloc[0])
+    rows = summary[(summary["protocol"] == shown["protocol"].iloc[0]) & summary["set"].isin(list(place))]
+    order = sorted(range(len(rows)), key=lambda index: (place[rows["set"].iloc[index]], rows["student"].iloc[index] != main, index))
+    columns = ["set", "method", "num_pairs", "student", "protocol", "n", "mean_recall", "mean_recall_std", "over_random", "recovery"]
+    return rows.iloc[order][columns].reset_index(drop=True)
+
+
 def nested_metrics(summary: pd.DataFrame, shown: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return {set: {metric: value}} of the `shown` rows for `dvc metrics`; other students and protocols are nested below."""
+    """Return {set: {metric: value}} of the `shown` rows for `dvc metrics`; below, others: {student: {protocol: {metric: value}}}."""
     metrics: dict[str, dict[str, Any]] = {}
     names = ["n", *(part for name in METRICS for part in (name, f"{name}_std")), *DERIVED]
     for row in shown.to_dict("records"):

@@ -17,8 +17,8 @@ from tasks.reporting.published import load_published
 from tasks.reporting.tables import RECALLS
 
 FILES = (
-    "index.html", "metrics.json", "plots/distillation.csv", "plots/learning_curves.csv", "plots/recall.csv", "tables/scores.csv",
-    "tables/summary.csv",
+    "index.html", "metrics.json", "plots/distillation.csv", "plots/learning_curves.csv", "plots/recall.csv",
+    "tables/cross_architecture.csv", "tables/scores.csv", "tables/summary.csv",
 )  # fmt: skip
 
 
@@ -140,6 +140,26 @@ def test_metrics_and_plots_repeat_the_summary(report):
     assert list(recall.columns) == ["method", "num_pairs", "mean_recall"]
     assert list(pd.read_csv(report / "plots" / "learning_curves.csv").columns) == ["set", "epoch", "val_mean_recall"]
     assert len(pd.read_csv(report / "plots" / "distillation.csv")) == 800
+
+
+def test_the_cross_architecture_table_shows_every_set_under_every_student_and_the_main_table_one(report):
+    written = pd.read_csv(report / "tables" / "cross_architecture.csv")
+    rows = parse(report).tables[1]
+    assert [heading for heading, _ in rows] == list(dict.fromkeys(written["set"]))
+    for name, cells in rows:
+        expected = []
+        for row in written[written["set"] == name].to_dict("records"):
+            ratio = "\u2013" if name == "full" else f"{row['over_random']:.2f}"
+            expected += [f"{row['mean_recall']:.1f} \u00b1 {row['mean_recall_std']:.1f}", ratio, f"{100 * row['recovery']:.1f}"]
+        assert cells == expected
+    assert list(written["student"])[:2] == ["timm test_vit", "timm test_resnet"]
+    assert set(written["protocol"]) == {"strict"}
+
+
+def test_a_run_with_one_student_has_no_cross_architecture_table(tmp_path, scores, curves, histories, galleries, facts):
+    build_report(scores[scores["student"] == "timm test_vit"], curves, histories, galleries, facts, tmp_path, published=None)
+    assert not (tmp_path / "tables" / "cross_architecture.csv").exists()
+    assert "ross-architecture" not in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
 def test_captions_and_names_are_escaped(tmp_path, scores, curves, histories, galleries, facts):

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.reporting.headline import headline
 from tasks.reporting.recall_table import crossing, groups_by_size
-from tasks.reporting.tables import RECALLS, check_scores, nested_metrics, order, primary, summarise
+from tasks.reporting.tables import RECALLS, check_scores, cross_architecture, nested_metrics, order, primary, summarise
 
 
 def student_row(method: str, num_pairs: int, seed: int, recalls: tuple[float, ...], student: str = "vit", protocol: str = "strict") -> dict:
@@ -119,12 +119,29 @@ def test_metrics_are_nested_by_set_with_other_students_and_protocols_below(hand)
 def test_a_crossing_has_a_cell_for_each_set_and_student_and_a_gap_where_none_was_trained(hand):
     other = hand[hand["method"] != "herding"].assign(student="resnet")
     summary = summarise(check_scores(pd.concat([hand, other])))
-    table = crossing(summary, "student", ["herding-3", "bi_trajectory-3"])
-    assert table.columns == ("resnet", "vit")
-    (name, cells, ratios), (_, second, _) = table.rows
+    table = crossing(summary, "student", ["herding-3", "bi_trajectory-3"], "vit")
+    assert table.columns == ("vit", "resnet")
+    (name, (vit, resnet)), (_, (_, second)) = table.rows
     assert name == "herding-3"
-    assert math.isnan(cells[0].value) and math.isnan(ratios[0])
-    assert (cells[1].value, second[0].value) == (4.0, 12.0)
+    assert math.isnan(resnet.recall.value) and math.isnan(resnet.over_random.value)
+    assert (vit.recall.value, second.recall.value) == (4.0, 12.0)
+
+
+def test_ratio_and_recovery_of_a_student_are_those_against_its_own_random_and_full_data(hand):
+    """Another student whose random selection is half as good and whose full data is as good: 4.8 times random, the same recovery."""
+    names = list((*RECALLS, "mean_recall"))
+    changed = hand.assign(student="resnet", **{name: hand[name].astype(float) for name in names})
+    changed.loc[changed["method"] == "random", names] /= 2
+    summary = summarise(check_scores(pd.concat([hand, changed])))
+    shown = order(primary(summary, "strict", "vit"), DISTILLED)
+    table = cross_architecture(summary, shown)
+    assert list(table["set"]) == [name for name in ("random-3", "herding-3", "bi_trajectory-3", "full") for _ in range(2)]
+    assert list(table["student"]) == ["vit", "resnet"] * 4
+    ours = table[table["method"] == "bi_trajectory"]
+    assert list(ours["over_random"]) == pytest.approx([2.4, 4.8])
+    assert list(ours["recovery"]) == pytest.approx([0.3, 0.3])
+    assert list(ours["n"]) == [2, 2]
+    assert list(shown["student"]) == ["vit"] * 4
 
 
 def test_an_unknown_student_or_protocol_is_refused_with_those_that_exist(hand):
