@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tasks.core.records import SOFT_LOSSES
+
 TAU = 0.07
-SOFT_LOSSES = ("ence", "bce", "wbce")
 
 
 def logits(img: Tensor, txt: Tensor, tau: float = TAU) -> Tensor:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 SPLITS = ("train", "val", "test")
+SOFT_LOSSES = ("ence", "bce", "wbce")
+LOSSES = ("info_nce", *SOFT_LOSSES)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class PairSet:
         mean, std: per-channel normalisation of `images`, for pictures and for other encoders.
         similarity: learned soft similarity, or None for the identity.
         step_sizes: learned step sizes {"img": float, "txt": float}, or None.
+        loss: one of `LOSSES`, with which a student is to be trained (`similarity.set_loss`); the soft ones need a similarity.
         provenance: JSON-serialisable facts: method, dataset, source row indices, seeds, warm-up model.
     """
 
@@ -89,6 +92,7 @@ class PairSet:
     std: tuple[float, ...]
     similarity: Similarity | None = None
     step_sizes: dict[str, float] | None = None
+    loss: str = "info_nce"
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,9 +101,22 @@ class PairSet:
                 f"a PairSet needs images (M, C, H, W) and text_embeds (M, D) of the same M; received "
                 f"{tuple(self.images.shape)} and {tuple(self.text_embeds.shape)}"
             )
+        self._check_loss()
         for name in ("images", "text_embeds"):
             if not bool(torch.isfinite(getattr(self, name)).all()):
                 raise ValueError(f"PairSet.{name} has non-finite values; a set with NaN or infinity is never saved or trained on")
+
+    def _check_loss(self) -> None:
+        soft = self.similarity
+        if self.loss not in LOSSES or (self.loss in SOFT_LOSSES and soft is None):
+            received = f"{self.loss!r} {'without' if soft is None else 'with'} a similarity"
+            raise ValueError(
+                f"PairSet.loss: received {received}; allowed are info_nce, and with a similarity {', '.join(SOFT_LOSSES)}; "
+                "change `loss` of the method that makes the set"
+            )
+        if soft is not None and {len(soft.diagonal), len(soft.left), len(soft.right)} != {len(self.images)}:
+            rows = f"{len(soft.diagonal)}, {len(soft.left)} and {len(soft.right)} rows"
+            raise ValueError(f"PairSet.similarity: received {rows} for {len(self.images)} pairs; it needs one a pair")
 
     @property
     def num_pairs(self) -> int:

@@ -65,7 +65,9 @@ def load_theta(path: Path) -> dict[str, Tensor]:
 def save_pairs(folder: Path, pairs: PairSet) -> None:
     """Write a PairSet as `pairs.safetensors` and `pairs.json`."""
     tensors = {"images": pairs.images.contiguous(), "text_embeds": pairs.text_embeds.contiguous()}
-    facts: dict[str, Any] = {"mean": pairs.mean, "std": pairs.std, "step_sizes": pairs.step_sizes, "provenance": pairs.provenance}
+    facts: dict[str, Any] = {
+        "mean": pairs.mean, "std": pairs.std, "step_sizes": pairs.step_sizes, "loss": pairs.loss, "provenance": pairs.provenance,
+    }  # fmt: skip
     if pairs.similarity is not None:
         soft = pairs.similarity
         tensors.update(sim_diagonal=soft.diagonal, sim_left=soft.left, sim_right=soft.right)
@@ -88,5 +90,6 @@ def load_pairs(folder: Path) -> PairSet:
         std=tuple(facts["std"]),
         similarity=soft,
         step_sizes=facts["step_sizes"],
+        loss=facts.get("loss", "info_nce"),  # sets of before the losses had names
         provenance=facts["provenance"],
     )
