@@ -77,6 +77,7 @@ def _train(
     import pandas as pd
 
     from tasks.core.seeding import derive_seed
+    from tasks.core.similarity import set_loss
     from tasks.core.storage import load_pairs
     from tasks.core.students import train_student
     from tasks.core.training import SetPairs, SplitPairs
@@ -88,14 +89,15 @@ def _train(
     encoder = load_encoder(params, start, device)
     train, val, test = (open_split(params, prepared, embeddings, start, split) for split in ("train", "val", "test"))
     source: SetPairs | SplitPairs
+    step_sizes, loss_fn = None, None
     if pairs is None:
-        source, step_sizes, recipe = SplitPairs(train, encoder, params.train_experts.augment, device=device), None, section.full
+        source, recipe = SplitPairs(train, encoder, params.train_experts.augment, device=device), section.full
     else:
         stored = load_pairs(pairs.folder)
         if params.student:
             stored = transfer(stored, encoder, params.input_size)
         source = SetPairs(stored, device=device, features=features_of(params, encoder, stored))
-        step_sizes, recipe = stored.step_sizes, section.small
+        step_sizes, loss_fn, recipe = stored.step_sizes, set_loss(stored, params.model.tau), section.small
     outcome = train_student(
         new_model(params, encoder, train.text_embeds.shape[1], "student", seed_idx),
         source,
@@ -108,6 +110,7 @@ def _train(
         score=recall_by_search,
         tau=params.model.tau,
         seed=derive_seed(params.seed, "student", seed_idx),
+        loss_fn=loss_fn,
         progress=reporter(f"{set_name} seed {seed_idx}"),
     )
     score = {

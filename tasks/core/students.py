@@ -82,7 +82,7 @@ def train_student(
         protocol: `strict` chooses the epoch on validation and scores test once, `last` takes the last epoch,
             `upstream_best` takes the best of 11 test scores (as LoRS and others print; for comparison only).
         score: Recall@K of (image embeddings, text embeddings, caption_image_idx).
-        loss_fn: see `train_epoch`.  progress: called with (epochs done, epochs in all).
+        loss_fn: see `train_epoch`; `similarity.set_loss` of a stored set.  progress: called with (epochs done, epochs in all).
     """
     rates = step_sizes or {"img": recipe.lr_img, "txt": recipe.lr_txt}
     groups = parameter_groups(model, rates["img"], rates["txt"])
