@@ -31,7 +31,12 @@ def select_coresets(
     select = policy.on_gpu(step.select_coreset)
     given = (chosen, refs.prepared, refs.embeddings, refs.start, refs.experts[0])
     grid = cells("coresets", chosen.coresets, chosen.general.budgets, method)
-    made = {f"{name}-{size}": select(*given, name, size, force=force, accept_code=accept_code) for name, size in grid}
+    made, forced = {}, set[str]()
+    for name, size in grid:
+        # What a method computes for all its sizes is computed again once a run, with the first of them.
+        how = {"force": force, "is_shared_forced": force and name not in forced, "accept_code": accept_code}
+        made[f"{name}-{size}"] = select(*given, name, size, **how)
+        forced.add(name)
     return replace(refs, coresets={**refs.coresets, **made})
 
 

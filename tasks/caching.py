@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import contextvars
 import functools
 import importlib.metadata
 import importlib.util
@@ -11,7 +13,8 @@ import logging
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,22 @@ from tasks import artifacts
 from tasks.artifacts import Key, Ref
 
 LOGGER = logging.getLogger("vl_distillery")
+_IS_LOOKING: contextvars.ContextVar[bool] = contextvars.ContextVar("is_looking", default=False)
 _VERSIONED = ("torch", "timm", "transformers", "numpy", "pillow", "faiss-cpu", "vl-distillery")
+
+
+class NotMade(Exception):
+    """Inside `looking()`: the artifact that was asked for would have to be built."""
+
+
+@contextlib.contextmanager
+def looking() -> Iterator[None]:
+    """Only find artifacts in this block: `obtain` raises `NotMade` instead of building one."""
+    token = _IS_LOOKING.set(True)
+    try:
+        yield
+    finally:
+        _IS_LOOKING.reset(token)
 
 
 def obtain(
@@ -29,14 +47,23 @@ def obtain(
     *,
     force: bool = False,
     accept_code: bool = False,
+    missing: FileNotFoundError | None = None,
 ) -> Ref:
     """Return the artifact in `folder` for `key`, building it unless a verified one with the same key is there.
 
     Args:
         force: build even when a valid artifact is there.
         accept_code: keep an artifact whose key differs only in its code digest; the manifest records it.
+        missing: why `key` lacks inputs: raw data or weights that are not on this machine. Nothing can be built then; an
+            artifact that agrees in all else (one that `dvc pull` brought) is used, with a warning.
+
+    Raises:
+        NotMade: inside `looking()`, when the artifact would have to be built.
+        FileNotFoundError: `missing`, when no artifact can stand in.
     """
     with artifacts.lock(folder):
+        if missing is not None:
+            return _stand_in(folder, key, missing, force=force, accept_code=accept_code)
         manifest = None
         try:
             manifest = artifacts.verify(folder)
@@ -51,9 +78,40 @@ def obtain(
                 LOGGER.warning("accepted %s as made by other code (%s)", folder, manifest.accepted_code)
                 return Ref(str(folder), manifest.digest, is_cached=True)
             LOGGER.info("rebuilding %s: changed %s", folder, " and ".join(_difference(manifest, key)) or "format")
+        if _IS_LOOKING.get():
+            raise NotMade(f"{folder} is not there for these parameters, inputs and code")
         started = time.monotonic()
         manifest = artifacts.write(folder, key, lambda work: {**build(work), "seconds": time.monotonic() - started}, _facts())
         return Ref(str(folder), manifest.digest)
+
+
+def digest_files(find: Callable[[], Iterable[Path]]) -> tuple[dict[str, str], FileNotFoundError | None]:
+    """Return the sha256 of files by name; or nothing and the error, when `find` raises it or a file is not there."""
+    try:
+        return {path.name: artifacts.file_digest(path) for path in find()}, None
+    except FileNotFoundError as error:
+        place = "" if error.filename is None else f"{error.filename} is not there"
+        return {}, error if not place else FileNotFoundError(place)
+
+
+def _stand_in(folder: Path, key: Key, missing: FileNotFoundError, *, force: bool, accept_code: bool) -> Ref:
+    """Return the artifact in `folder` although some of its inputs cannot be looked at; `key` names those that can."""
+    try:
+        manifest = artifacts.verify(folder)
+    except artifacts.DamagedArtifact as damage:
+        raise FileNotFoundError(f"{missing}; no artifact can stand in: {damage}") from missing
+    if manifest is None or force:
+        raise missing
+    known = artifacts.Manifest(**{**asdict(manifest), "inputs": {name: manifest.inputs.get(name) for name in key.inputs}})
+    changed = [part for part in _difference(known, key) if not (accept_code and part == "code")]
+    if changed:
+        raise FileNotFoundError(f"{missing}; {folder} cannot stand in: other {' and '.join(changed)}") from missing
+    unseen = ", ".join(f"{name} {digest}" for name, digest in manifest.inputs.items() if name not in key.inputs)
+    LOGGER.warning("using %s as it is, made from %s, which cannot be compared: %s", folder, unseen or "unknown inputs", missing)
+    if manifest.code != key.code:
+        manifest = artifacts.accept_code(folder, manifest, replace(key, inputs=manifest.inputs))
+        LOGGER.warning("accepted %s as made by other code (%s)", folder, manifest.accepted_code)
+    return Ref(str(folder), manifest.digest, is_cached=True)
 
 
 def code_digest(modules: Iterable[str]) -> str:

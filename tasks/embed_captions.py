@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import artifacts, caching, stages
+from tasks import caching, stages
 from tasks.artifacts import Key, Ref
 from tasks.device import choose_device
 from tasks.params import Params
@@ -21,9 +21,9 @@ STAGE = stages.STAGES["embed_captions"]
 def embed_captions(params: Params, prepared: Ref, *, force: bool = False, accept_code: bool = False) -> Ref:
     """Return `data/caption_embeddings/<profile>/<text encoder>`, built unless a valid one is there."""
     plugin = params.text_encoder
-    weights = {path.name: artifacts.file_digest(path) for path in plugin.module.weight_files(plugin.config)}
+    weights, missing = caching.digest_files(lambda: plugin.module.weight_files(plugin.config))
     options = plugin.as_params()
-    if weights:
+    if weights or missing:
         options["options"].pop("weights")  # the content counts, not the place
     key = Key(STAGE.name, options, {"prepared": prepared.digest, **weights}, caching.code_digest([*STAGE.code, plugin.module_name]))
 
@@ -51,4 +51,5 @@ def embed_captions(params: Params, prepared: Ref, *, force: bool = False, accept
         build,
         force=force,
         accept_code=accept_code,
+        missing=missing,
     )

@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks import artifacts, caching, stages
 from tasks.artifacts import Key, Ref
-from tasks.params import Params
+from tasks.params import Params, Plugin
 from tasks.progress import reporter
 
 STAGE = stages.STAGES["prepare_data"]
@@ -24,12 +24,12 @@ def prepare_data(params: Params, *, force: bool = False, accept_code: bool = Fal
     from tasks.core.preparation import prepare
 
     plugin = params.dataset
-    raw = plugin.module.raw_digest(plugin.config)
+    raw, missing = _raw_digest(plugin)
     options = {name: value for name, value in asdict(plugin.config).items() if name != "path"}
     key = Key(
         STAGE.name,
         {"dataset": plugin.name, "options": options, **asdict(params.prepare_data)},
-        {"raw": raw},
+        raw,
         caching.code_digest([*STAGE.code, plugin.module_name]),
     )
 
@@ -40,9 +40,18 @@ def prepare_data(params: Params, *, force: bool = False, accept_code: bool = Fal
             progress=reporter(f"prepare {params.profile}"),
         )  # fmt: skip
 
-    ref = caching.obtain(stages.folder(STAGE.name, params.space(STAGE.name)), key, build, force=force, accept_code=accept_code)
+    folder = stages.folder(STAGE.name, params.space(STAGE.name))
+    ref = caching.obtain(folder, key, build, force=force, accept_code=accept_code, missing=missing)
     _check_budgets(params, ref)
     return ref
+
+
+def _raw_digest(plugin: Plugin) -> tuple[dict[str, str], FileNotFoundError | None]:
+    """Return the digest of the raw data; or nothing and what is missing, on a machine that has the prepared dataset alone."""
+    try:
+        return {"raw": plugin.module.raw_digest(plugin.config)}, None
+    except FileNotFoundError as error:
+        return {}, error
 
 
 def _check_budgets(params: Params, prepared: Ref) -> None:

@@ -28,16 +28,19 @@ def select_coreset(
     num_pairs: int,
     *,
     force: bool = False,
+    is_shared_forced: bool | None = None,
     accept_code: bool = False,
 ) -> Ref:
     """Return `data/coresets/<profile>/<method>-<num_pairs>`, a PairSet of real pairs.
 
     Args:
         warm: the expert whose last snapshot gives the features (expert_000).
+        is_shared_forced: `force` for what the method computes once for all budgets; None is as `force`.
     """
     plugin = params.coresets[method]
     inputs = {"prepared": prepared.digest, "embeddings": embeddings.digest, "start": start.digest, "warm": warm.digest}
-    shared = _shared(params, plugin, prepared, embeddings, start, inputs, force=force, accept_code=accept_code)
+    is_shared = force if is_shared_forced is None else is_shared_forced
+    shared = _shared(params, plugin, prepared, embeddings, start, inputs, force=is_shared, accept_code=accept_code)
     if shared:
         inputs = {**inputs, "shared": shared.digest}
     key = Key(
@@ -54,7 +57,17 @@ def select_coreset(
     return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
 
 
-def _shared(params: Params, plugin: Plugin, prepared: Ref, embeddings: Ref, start: Ref, inputs: dict[str, str], **how: bool) -> Ref | None:
+def _shared(
+    params: Params,
+    plugin: Plugin,
+    prepared: Ref,
+    embeddings: Ref,
+    start: Ref,
+    inputs: dict[str, str],
+    *,
+    force: bool,
+    accept_code: bool,
+) -> Ref | None:
     """What a method computes once for all budgets (forgetting counts), an artifact of its own; None without such a part."""
     if not hasattr(plugin.module, "prepare"):
         return None
@@ -71,7 +84,8 @@ def _shared(params: Params, plugin: Plugin, prepared: Ref, embeddings: Ref, star
         save_tensors(work / "shared.safetensors", _prepare(params, plugin, prepared, embeddings, start))
         return {}
 
-    return caching.obtain(stages.folder(STAGE.name, params.space(STAGE.name), f"{plugin.name}-shared"), key, build, **how)
+    folder = stages.folder(STAGE.name, params.space(STAGE.name), f"{plugin.name}-shared")
+    return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
 
 
 def _prepare(params: Params, plugin: Plugin, prepared: Ref, embeddings: Ref, start: Ref) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import artifacts, caching, stages
+from tasks import caching, stages
 from tasks.artifacts import Key, Ref
 from tasks.device import choose_device
 from tasks.params import Params
@@ -28,9 +28,9 @@ def build_start(params: Params, prepared: Ref, *, force: bool = False, accept_co
     That of a further student (`params.as_student`) is an output of evaluate: `data/scores/<profile>/start/<student>`.
     """
     plugin = params.image_encoder
-    weights = {path.name: artifacts.file_digest(path) for path in plugin.module.weight_files(plugin.config) if path.is_file()}
+    weights, missing = caching.digest_files(lambda: plugin.module.weight_files(plugin.config))
     options = plugin.as_params()
-    if weights:
+    if weights or missing:
         options["options"].pop("weights")  # the content counts, not the place
     is_frozen = params.model.is_encoder_frozen
     inputs = {**weights, **({"prepared": prepared.digest} if is_frozen else {})}
@@ -58,7 +58,7 @@ def build_start(params: Params, prepared: Ref, *, force: bool = False, accept_co
 
     place = ("evaluate", params.space("evaluate"), "start") if params.student else (STAGE.name, params.space(STAGE.name))
     folder = stages.folder(*place, params.model_name, *(() if params.student else ("start",)))
-    return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
+    return caching.obtain(folder, key, build, force=force, accept_code=accept_code, missing=missing)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="expert-{index}")
