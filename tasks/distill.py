@@ -75,7 +75,8 @@ def _distill(
     plugin, device = params.distillers[method], choose_device()
     encoder = load_encoder(params, start, device)
     train = open_split(params, prepared, embeddings, start, "train")
-    flat = FlatModel(new_model(params, encoder, train.text_embeds.shape[1], "expert", 0))
+    text_dim = train.text_embeds.shape[1]
+    flat = FlatModel(new_model(params, encoder, text_dim, "expert", 0))
     problem = Problem(
         flat=flat,
         encoder=encoder,
@@ -83,6 +84,7 @@ def _distill(
         buffer=load_buffer(flat, experts),
         is_encoder_frozen=is_encoder_frozen(params),
         seed=derive_seed(params.seed, "distill", num_pairs),
+        fresh_start=lambda number: FlatModel(new_model(params, encoder, text_dim, "fresh", number)).flatten(),
     )
     report = reporter(f"{method}-{num_pairs}")
     found = plugin.module.distill(

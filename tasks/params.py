@@ -285,7 +285,9 @@ def _cross_check(params: Params, root: str) -> None:
     for name, plugin in params.distillers.items():
         check = getattr(plugin.module, "check", None)
         if check is not None:
-            check(plugin.config, params.train_experts.num_epochs, budgets, where=f"{root}.distill.options.{name}")
+            check(
+                plugin.config, params.train_experts.num_epochs, budgets, trainable=model.trainable, where=f"{root}.distill.options.{name}"
+            )
 
 
 def _check_model(model: ModelSection, where: str) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from tasks.core.folding import fold_batch_norm
 
+_MICRO_BATCH = 32
+
 
 def prepare_frozen(encoder: nn.Module, example: Tensor) -> nn.Module:
     """Return the fastest equal form of a frozen encoder: a copy with its BatchNorm folded, or itself where there is none.
@@ -40,17 +42,17 @@ class FrozenFeatures:
         encoder: frozen module, (B, C, H, W) -> (B, F), best from `prepare_frozen`.
         pixels: (M, C, H, W).
         used: indices of the images that some batch draws, in any number; the others are not encoded.
-        micro_batch: images per pass; bounds memory.
+        micro_batch: images per pass, which bounds memory; None: 32.
 
     Attributes:
         values: (M, F) features; rows that are not used are zero.
     """
 
-    def __init__(self, encoder: nn.Module, pixels: Tensor, used: Tensor, *, micro_batch: int = 32) -> None:
-        self._encoder, self._pixels, self._micro_batch = encoder, pixels, micro_batch
+    def __init__(self, encoder: nn.Module, pixels: Tensor, used: Tensor, *, micro_batch: int | None = None) -> None:
+        self._encoder, self._pixels, self._micro_batch = encoder, pixels, micro_batch or _MICRO_BATCH
         self._rows = torch.unique(used)
         with torch.no_grad():
-            parts = [encoder(self._take(rows)) for rows in self._rows.split(micro_batch)]
+            parts = [encoder(self._take(rows)) for rows in self._rows.split(self._micro_batch)]
         self.values = torch.zeros(len(pixels), parts[0].shape[1], dtype=parts[0].dtype, device=pixels.device)
         self.values[self._rows] = torch.cat(parts)
 

@@ -8,6 +8,23 @@ from typing import Annotated, Literal
 from tasks.core.section import Range, Section
 
 PerBudget = float | dict[int, float]
+Count = Annotated[int, Range(ge=1)]
+CountPerBudget = Count | dict[int, Count]
+Initial = Literal["real", "noise"]
+MiniBatch = Annotated[int, Range(ge=2, unit="pairs")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowthSection(Section):
+    """Growing range of start epochs, easy parts of the trajectory first (DATM, arXiv 2310.05773).
+
+    Attributes:
+        min_start_epoch: in the first iteration, start epochs are drawn from 0 .. min_start_epoch - 1.
+        iterations: after so many, they are drawn from the whole range.
+    """
+
+    min_start_epoch: Annotated[int, Range(ge=1)]
+    iterations: Annotated[int, Range(ge=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +36,16 @@ class MatchingConfig(Section):
         syn_steps: student steps per iteration, T.
         expert_epochs: epochs of the expert that the student has to follow, R.
         max_start_epoch: start epochs are drawn from 0 .. max_start_epoch - 1.
-        mini_batch_size: synthetic pairs per student step; larger than the set means the whole set.
+        start_epoch_growth: let that range grow over the first iterations; null: all of it from the beginning.
+        are_start_epochs_shared: image and text group start at the same epoch; false draws them independently (AMD).
+        mini_batch_size: synthetic pairs per student step, one number or one per budget; larger than the set means the whole set.
         optimiser: `sgd` (the paper) or `adam`.
         momentum: of SGD; 0.5 in the paper.
         lr_img, lr_txt: outer step sizes of pixels and text embeddings, one number or one per budget {100: 1.0e+2}.
         lr_step_size: outer step size of log beta.
+        ema_decay: what is stored is the average of images, texts, further tensors and log beta over the iterations, with weights
+            that fall by this factor an iteration into the past; 0 stores the last ones.
+        skip_above: iterations with a larger terminal loss change nothing and are counted in the history; null skips none.
         step_size_img, step_size_txt: initial beta of the two groups.
         optimise: `both`, or one modality alone (ablation).
         init_image, init_text: `real` or `noise`.
@@ -31,6 +53,8 @@ class MatchingConfig(Section):
         is_dropout_on: dropout in the student steps, the same mask in forward and reverse.
         engine: gradient engine of `matching.py`, or `auto`: `double_backward` when the encoders are frozen (tiny
             networks, exact), otherwise `central_difference` (memory and speed of ordinary training).
+        micro_batch: images per pass through the encoder, to bound memory, with the same result; null: the whole mini-batch.
+        is_theta_on_host: keep the student's T parameter vectors in the memory of the host.
         checkpoint_every: iterations between checkpoints.
     """
 
@@ -38,20 +62,26 @@ class MatchingConfig(Section):
     syn_steps: Annotated[int, Range(ge=1, le=1000)]
     expert_epochs: Annotated[int, Range(ge=1)]
     max_start_epoch: Annotated[int, Range(ge=1)]
-    mini_batch_size: Annotated[int, Range(ge=2, unit="pairs")]
+    start_epoch_growth: GrowthSection | None
+    are_start_epochs_shared: bool
+    mini_batch_size: MiniBatch | dict[int, MiniBatch]
     optimiser: Literal["sgd", "adam"]
     momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
     lr_img: PerBudget
     lr_txt: PerBudget
     lr_step_size: Annotated[float, Range(ge=0.0, le=10.0)]
+    ema_decay: Annotated[float, Range(ge=0.0, lt=1.0)]
+    skip_above: Annotated[float, Range(gt=0.0)] | None
     step_size_img: Annotated[float, Range(gt=0.0, le=100.0)]
     step_size_txt: Annotated[float, Range(gt=0.0, le=100.0)]
     optimise: Literal["both", "image", "text"]
-    init_image: Literal["real", "noise"]
-    init_text: Literal["real", "noise"]
+    init_image: Initial
+    init_text: Initial
     merge_branches: bool
     is_dropout_on: bool
-    engine: Literal["auto", "unroll", "double_backward", "forward_over_reverse", "central_difference", "tesla"]
+    engine: Literal["auto", "unroll", "double_backward", "forward_over_reverse", "central_difference", "forward_difference", "tesla"]
+    micro_batch: Annotated[int, Range(ge=1, unit="images")] | None
+    is_theta_on_host: bool
     checkpoint_every: Annotated[int, Range(ge=1, unit="iterations")]
 
     def engine_for(self, is_encoder_frozen: bool) -> str:
@@ -60,8 +90,15 @@ class MatchingConfig(Section):
             return self.engine
         return "double_backward" if is_encoder_frozen else "central_difference"
 
+    def start_epochs(self, iteration: int) -> int:
+        """Return from how many epochs an iteration draws its start, 0 .. that - 1."""
+        growth = self.start_epoch_growth
+        if growth is None or iteration >= growth.iterations:
+            return self.max_start_epoch
+        return growth.min_start_epoch + (self.max_start_epoch - growth.min_start_epoch) * iteration // growth.iterations
 
-def for_budget(value: PerBudget, num_pairs: int, name: str) -> float:
+
+def for_budget(value: PerBudget | CountPerBudget, num_pairs: int, name: str) -> float:
     """Return the value for one budget.
 
     Raises:
@@ -76,14 +113,33 @@ def for_budget(value: PerBudget, num_pairs: int, name: str) -> float:
     return float(found)
 
 
-def check_matching(config: MatchingConfig, num_epochs: int, budgets: tuple[int, ...], *, where: str) -> None:
-    """Raise ValueError when the experts are too short for the method, or a budget has no step size."""
+def check_matching(config: MatchingConfig, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str) -> None:
+    """Raise ValueError when the experts are too short for the method, a budget has no step size, or options contradict each other.
+
+    Args:
+        num_epochs: of the experts.
+        budgets: numbers of pairs that the method will be asked for.
+        trainable: the model's trainable set.
+        where: place of the options in params.yaml, for the message.
+    """
     needed = config.max_start_epoch - 1 + config.expert_epochs
     if needed > num_epochs:
         raise ValueError(
             f"{where}: max_start_epoch {config.max_start_epoch} and expert_epochs {config.expert_epochs} need experts of {needed} epochs; "
             f"train_experts.num_epochs is {num_epochs}; raise it or lower them"
         )
+    growth = config.start_epoch_growth
+    if growth is not None and growth.min_start_epoch > config.max_start_epoch:
+        raise ValueError(
+            f"{where}.start_epoch_growth: received min_start_epoch {growth.min_start_epoch}; allowed is 1 to max_start_epoch "
+            f"{config.max_start_epoch}; change one of them"
+        )
+    is_encoder_trained = trainable in ("full", "lora")
+    if config.micro_batch is not None and is_encoder_trained and config.engine in ("unroll", "tesla"):
+        raise ValueError(
+            f"{where}: the engine {config.engine!r} does not cut a step into micro-batches; received micro_batch {config.micro_batch}; "
+            "set micro_batch: null or another engine"
+        )
     for num_pairs in budgets:
-        for name in ("lr_img", "lr_txt"):
+        for name in ("lr_img", "lr_txt", "mini_batch_size"):
             for_budget(getattr(config, name), num_pairs, f"{where}.{name}")

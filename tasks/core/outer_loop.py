@@ -1,58 +1,87 @@
-"""The outer optimiser of stage 2: synthetic tensors, their optimiser, the guard against non-finite values, checkpoints."""
+"""The outer optimiser of stage 2: the learnable tensors, their optimiser and average, the guard against non-finite values,
+and checkpoints."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tasks.core.functional import GROUPS
-from tasks.core.matching import Gradient
+from tasks.core.matching import Gradient, Rows
 from tasks.core.matching_config import MatchingConfig, for_budget
+from tasks.core.objective import Learnable
+
+_GOOD, _AVERAGE = "good/", "average/"
+_LOGS = tuple(f"log_{group}" for group in GROUPS)
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """Copies of all tensors (with those of the optimiser, `<name>.<key>`, and averages, `average/<name>`) and the counters."""
+
+    tensors: dict[str, Tensor]
+    counters: dict[str, Any]
 
 
 class OuterState:
-    """Images (M, C, H, W), texts (M, D) and log step sizes under optimisation.
+    """Images (M, C, H, W), texts (M, D), further rows and log step sizes under optimisation.
 
     Args:
         config: options of the method.
+        budget: pairs that the set is named for; chooses step sizes.
         images, texts: where they start; copied.
+        further: further learnable tensors.
         device: where they live.
     """
 
-    def __init__(self, config: MatchingConfig, num_pairs: int, images: Tensor, texts: Tensor, *, device: torch.device) -> None:
-        self._config, self.num_pairs = config, num_pairs
-        self.batch_size = min(config.mini_batch_size, num_pairs)
-        self.images, self.texts = images.clone().to(device), texts.clone().to(device)
-        sizes = {"img": config.step_size_img, "txt": config.step_size_txt}
-        self._logs = {group: torch.tensor(math.log(sizes[group]), device=device) for group in GROUPS}
-        self._tensors = {"images": self.images, "texts": self.texts, **{f"log_{group}": value for group, value in self._logs.items()}}
+    def __init__(
+        self, config: MatchingConfig, budget: int, images: Tensor, texts: Tensor, further: dict[str, Learnable], *, device: torch.device
+    ) -> None:
+        self._config, self.num_pairs = config, len(images)
+        self.batch_size = min(int(for_budget(config.mini_batch_size, budget, "mini_batch_size")), self.num_pairs)
+        starts = {"images": images, "texts": texts, **{name: value.start for name, value in further.items()}}
+        logs = {f"log_{group}": math.log(size) for group, size in (("img", config.step_size_img), ("txt", config.step_size_txt))}
+        self._tensors = {name: value.clone().to(device) for name, value in starts.items()}
+        self._tensors.update({name: torch.tensor(value, device=device) for name, value in logs.items()})
+        self._average = {name: value.clone() for name, value in self._tensors.items()} if config.ema_decay > 0.0 else {}
         rates = {
-            "images": for_budget(config.lr_img, num_pairs, "lr_img"),
-            "texts": for_budget(config.lr_txt, num_pairs, "lr_txt"),
-            "log_img": config.lr_step_size,
-            "log_txt": config.lr_step_size,
+            "images": for_budget(config.lr_img, budget, "lr_img"),
+            "texts": for_budget(config.lr_txt, budget, "lr_txt"),
+            **{name: value.lr for name, value in further.items()},
+            **{name: config.lr_step_size for name in _LOGS},
         }
         groups = [{"params": [self._tensors[name]], "lr": rate} for name, rate in rates.items()]
         if config.optimiser == "adam":
             self._optimiser: torch.optim.Optimizer = torch.optim.Adam(groups, lr=1.0)
         else:
             self._optimiser = torch.optim.SGD(groups, lr=1.0, momentum=config.momentum)
-        self.iteration, self.history, self._is_healed = 0, list[dict[str, float]](), False
-        self._good: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+        self.iteration, self.num_updates, self.history, self._is_healed = 0, 0, list[dict[str, float]](), False
+        self._good: _Snapshot | None = None
+
+    def rows(self) -> Rows:
+        """Return what has a row per pair as it is now, detached: images, texts, further tensors."""
+        return {name: value.detach() for name, value in self._tensors.items() if name not in _LOGS}
 
     def logs(self) -> dict[str, Tensor]:
         """Return log beta of each group."""
-        return self._logs
+        return {group: self._tensors[f"log_{group}"] for group in GROUPS}
 
     def step_sizes(self) -> dict[str, float]:
-        """Return beta of each group."""
-        return {group: float(value.exp()) for group, value in self._logs.items()}
+        """Return beta of each group as it is now."""
+        return {group: float(value.exp()) for group, value in self.logs().items()}
+
+    def result(self) -> tuple[Rows, dict[str, float]]:
+        """Return rows, on the CPU, and beta of the set to be stored: the last ones, or with `ema_decay` their averages."""
+        stored = {**self._tensors, **self._average}
+        rows = {name: value.detach().cpu().contiguous() for name, value in stored.items() if name not in _LOGS}
+        return rows, {group: float(stored[f"log_{group}"].exp()) for group in GROUPS}
 
     def update(self, found: Gradient, row: dict[str, float]) -> bool:
-        """Take one outer step; return False after a roll-back instead.
+        """Take one outer step and write its history row; return False after a roll-back instead.
 
         Raises:
             ValueError: loss, gradient or step size is not finite for the second time.
@@ -62,38 +91,71 @@ class OuterState:
         if not is_finite:
             self._roll_back(row)
             return False
-        self._good = self.dump()
-        for name, tensor in self._tensors.items():
-            tensor.grad = grads[name].to(tensor) if name in grads else None
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
+        limit = self._config.skip_above
+        if limit is not None:
+            row = {**row, "num_skipped": float(self.iteration - self.num_updates + (row["loss"] > limit))}
+        if limit is None or row["loss"] <= limit:
+            self._step(grads)
         self.history.append(row)
         self.iteration += 1
         return True
 
     def dump(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return copies of all tensors and the JSON state."""
-        tensors = {name: value.detach().clone() for name, value in self._tensors.items()}
-        for name, tensor in self._tensors.items():
-            for key, value in self._optimiser.state.get(tensor, {}).items():
-                if isinstance(value, Tensor):
-                    tensors[f"{name}.{key}"] = value.detach().clone()
-        rates = [group["lr"] for group in self._optimiser.param_groups]
-        return tensors, {"iteration": self.iteration, "history": list(self.history), "rates": rates, "is_healed": self._is_healed}
+        """Return all tensors and the JSON state of a checkpoint, with what a roll-back would go back to."""
+        now = self._snapshot()
+        tensors, state = now.tensors, {**now.counters, "history": list(self.history), "good": None}
+        if self._good is not None:
+            tensors = {**tensors, **{_GOOD + name: value for name, value in self._good.tensors.items()}}
+            state["good"] = self._good.counters
+        return tensors, state
 
     def restore(self, stored: tuple[dict[str, Tensor], dict[str, Any]] | None) -> None:
         """Continue from what `dump` gave; None leaves the start as it is."""
         if stored is None:
             return
         tensors, state = stored
+        self.history = list(state["history"])
+        self._return_to(_Snapshot({name: value for name, value in tensors.items() if not name.startswith(_GOOD)}, state))
+        if state["good"] is not None:
+            good = {name.removeprefix(_GOOD): value for name, value in tensors.items() if name.startswith(_GOOD)}
+            self._good = _Snapshot(good, state["good"])
+
+    def _step(self, grads: Rows) -> None:
+        self._good = self._snapshot()
         for name, tensor in self._tensors.items():
-            tensor.copy_(tensors[name])
-            own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+            tensor.grad = grads[name].to(tensor) if name in grads else None
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        self.num_updates += 1
+        # Weights decay^age / sum of them, as in Adam: the start, which was never an outcome, has none.
+        decay = self._config.ema_decay
+        for name, average in self._average.items():
+            average.lerp_(self._tensors[name], (1.0 - decay) / (1.0 - decay**self.num_updates))
+
+    def _snapshot(self) -> _Snapshot:
+        tensors = {name: value.detach().clone() for name, value in self._tensors.items()}
+        tensors.update({_AVERAGE + name: value.clone() for name, value in self._average.items()})
+        for name, tensor in self._tensors.items():
+            for key, value in self._optimiser.state.get(tensor, {}).items():
+                if isinstance(value, Tensor):
+                    tensors[f"{name}.{key}"] = value.detach().clone()
+        rates = [group["lr"] for group in self._optimiser.param_groups]
+        counters = {"iteration": self.iteration, "num_updates": self.num_updates, "rates": rates, "is_healed": self._is_healed}
+        return _Snapshot(tensors, counters)
+
+    def _return_to(self, stored: _Snapshot) -> None:
+        for name, tensor in self._tensors.items():
+            tensor.copy_(stored.tensors[name])
+            own = {key.removeprefix(f"{name}."): value for key, value in stored.tensors.items() if key.startswith(f"{name}.")}
             # Adam counts its steps on the CPU, its moments live with the tensor.
             self._optimiser.state[tensor] = {k: v.clone() if k == "step" else v.to(tensor.device).clone() for k, v in own.items()}
-        for group, rate in zip(self._optimiser.param_groups, state["rates"], strict=True):
+        for name, average in self._average.items():
+            average.copy_(stored.tensors[_AVERAGE + name])
+        for group, rate in zip(self._optimiser.param_groups, stored.counters["rates"], strict=True):
             group["lr"] = rate
-        self.iteration, self.history, self._is_healed = state["iteration"], list(state["history"]), state["is_healed"]
+        self.iteration, self.num_updates = stored.counters["iteration"], stored.counters["num_updates"]
+        self._is_healed = stored.counters["is_healed"]
+        del self.history[self.iteration :]  # one row an iteration
 
     def _roll_back(self, row: dict[str, float]) -> None:
         if self._is_healed or self._good is None:
@@ -103,7 +165,7 @@ class OuterState:
                 f"{'one roll-back with halved outer steps did not help' if self._is_healed else 'there is no state to go back to'}; "
                 "lower lr_img, lr_txt or the step sizes in the method's options in params.yaml"
             )
-        self.restore(self._good)
+        self._return_to(self._good)
         self._is_healed = True
         for group in self._optimiser.param_groups:
             group["lr"] *= 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +24,14 @@ NO_AUGMENT = AugmentSection(crop_scale=1.0, flip=False, randaugment_ops=0, randa
 SECTION = ExpertSection(
     num_experts=2, num_epochs=3, batch_size=5, lr_img=0.1, lr_txt=0.2, momentum=0.5, storage="float32", augment=NO_AUGMENT
 )
+# Options that all matching methods share, small; tests build a method's `Config(**MATCHING, ...)`.
+MATCHING: dict[str, Any] = {
+    "iterations": 12, "syn_steps": 4, "expert_epochs": 1, "max_start_epoch": 2, "start_epoch_growth": None,
+    "are_start_epochs_shared": True, "mini_batch_size": 4, "optimiser": "adam", "momentum": 0.5, "lr_img": 0.03, "lr_txt": 0.03,
+    "lr_step_size": 0.02, "ema_decay": 0.0, "skip_above": None, "step_size_img": 0.1, "step_size_txt": 0.1, "optimise": "both",
+    "init_image": "real", "init_text": "real", "merge_branches": False, "is_dropout_on": True, "engine": "auto", "micro_batch": None,
+    "is_theta_on_host": False, "checkpoint_every": 5,
+}  # fmt: skip
 RECIPE = RecipeSection(num_epochs=4, batch_size=5, lr_img=0.1, lr_txt=0.1, momentum=0.9, weight_decay=5e-4, num_validations=2)
 
 
@@ -71,4 +80,5 @@ def make_problem(folder: Path, trainable: str = "full") -> Problem:
         save_snapshots(folders[-1], found, storage=SECTION.storage, start=start)
     encoder = make_encoder()
     flat = FlatModel(make_model(encoder, trainable))
-    return Problem(flat, encoder, split, Buffer(folders, flat.flatten(), device=CPU), is_frozen, seed=3)
+    buffer = Buffer(folders, flat.flatten(), device=CPU)
+    return Problem(flat, encoder, split, buffer, is_frozen, 3, lambda number: FlatModel(make_model(encoder, trainable, number)).flatten())

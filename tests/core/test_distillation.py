@@ -7,13 +7,9 @@ import torch
 
 from tasks.core.distillers.bi_trajectory import Config, distill
 from tasks.core.matching_config import check_matching
-from tests.core.small_problem import make_problem
+from tests.core.small_problem import MATCHING, make_problem
 
-CONFIG = Config(
-    iterations=12, syn_steps=4, expert_epochs=1, max_start_epoch=2, mini_batch_size=4, optimiser="adam", momentum=0.5,
-    lr_img=0.03, lr_txt=0.03, lr_step_size=0.02, step_size_img=0.1, step_size_txt=0.1, optimise="both", init_image="real",
-    init_text="real", merge_branches=False, is_dropout_on=True, engine="auto", checkpoint_every=5, include_positive=True,
-)  # fmt: skip
+CONFIG = Config(**MATCHING, include_positive=True)
 
 
 def _run(problem, checkpoint=None, log=None, **changes):
@@ -84,6 +80,6 @@ def test_nan_rolls_back_once_and_then_stops_with_a_diagnosis(tmp_path):
 
 def test_options_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match=r"max_start_epoch 2 and expert_epochs 3 need experts of 4 epochs.*num_epochs is 3"):
-        check_matching(dataclasses.replace(CONFIG, expert_epochs=3), 3, (20,), where="here")
+        check_matching(dataclasses.replace(CONFIG, expert_epochs=3), 3, (20,), trainable="full", where="here")
     with pytest.raises(ValueError, match=r"here\.lr_img: received \{100: 5\.0\} for 20 pairs"):
-        check_matching(dataclasses.replace(CONFIG, lr_img={100: 5.0}), 3, (100, 20), where="here")
+        check_matching(dataclasses.replace(CONFIG, lr_img={100: 5.0}), 3, (100, 20), trainable="full", where="here")

@@ -7,13 +7,16 @@ paper: exact gradient (METHOD 5) instead of a detached one, tau used as it is, o
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from tasks.core.distillation import Distilled, Log, Problem, run
 from tasks.core.losses import info_nce
 from tasks.core.matching_config import MatchingConfig, check_matching
+from tasks.core.objective import Objective
+from tasks.core.student_step import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +30,17 @@ class Config(MatchingConfig):
     include_positive: bool
 
 
-def check(config: Config, num_epochs: int, budgets: tuple[int, ...], *, where: str) -> None:
-    """Raise ValueError when experts of `num_epochs` epochs, or a budget, do not fit the options."""
-    check_matching(config, num_epochs, budgets, where=where)
+def check(config: Config, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str) -> None:
+    """Raise ValueError when the experts, a budget or the trainable set do not fit the options."""
+    check_matching(config, num_epochs, budgets, trainable=trainable, where=where)
 
 
 def distill(
     problem: Problem, config: Config, num_pairs: int, *, tau: float, checkpoint: Path | None = None, log: Log | None = None
 ) -> Distilled:
     """Distil `num_pairs` pairs; see `distillation.run`."""
-    loss = functools.partial(info_nce, tau=tau, include_positive=config.include_positive)
-    return run(problem, config, num_pairs, loss, checkpoint=checkpoint, log=log)
+
+    def student_loss(img: Tensor, txt: Tensor, rows: Rows) -> Tensor:
+        return info_nce(img, txt, tau=tau, include_positive=config.include_positive)
+
+    return run(problem, config, num_pairs, Objective(student_loss), checkpoint=checkpoint, log=log)
