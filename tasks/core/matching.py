@@ -25,18 +25,17 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tasks.core.differences import central_difference, forward_difference
 from tasks.core.functional import GROUPS, Theta
 from tasks.core.micro_batches import MicroBatches
-from tasks.core.second_order import DoubleBackward, ForwardOverReverse, leaves
+from tasks.core.second_order import leaves
 from tasks.core.segments import Segment, draw_batches, matching_loss
-from tasks.core.student_step import IMAGES, Batch, Encode, LossFn, Product, Rows, StudentStep, WholeBatch
+from tasks.core.student_step import IMAGES, Batch, Encode, LossFn, Rows, StudentStep, WholeBatch
+from tasks.core.sweep import DIFFERENCES, Sweep
 
 __all__ = ["ENGINES", "Encode", "Gradient", "LossFn", "Rows", "Segment", "draw_batches", "matching_loss", "trajectory_gradient"]
 
 ENGINES = ("unroll", "double_backward", "forward_over_reverse", "central_difference", "forward_difference", "tesla")
 MICRO_BATCH_ENGINES = ("double_backward", "forward_over_reverse", "central_difference", "forward_difference")
-_DIFFERENCES = ("central_difference", "forward_difference")
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def trajectory_gradient(
         student = MicroBatches(loss_fn, encode, micro_batch)
     places = [batch.to(theta0["txt"].device) for batch in batches]
     trajectory = _Trajectory(theta0, {name: value.detach() for name, value in inputs.items()}, constants, places, log_step_sizes)
-    kernel: AbstractContextManager[object] = nullcontext() if engine in _DIFFERENCES else sdpa_kernel(SDPBackend.MATH)
+    kernel: AbstractContextManager[object] = nullcontext() if engine in DIFFERENCES else sdpa_kernel(SDPBackend.MATH)
     with kernel, torch.enable_grad():
         if engine == "unroll":
             return _unroll(whole, trajectory, terminal)
@@ -161,12 +160,10 @@ def _reverse_sweep(
     student: StudentStep, trajectory: _Trajectory, terminal: Callable[[Theta], Tensor], engine: str, is_theta_on_host: bool
 ) -> Gradient:
     step_sizes = {group: trajectory.logs[group].detach().exp() for group in GROUPS}
-    stored, known = [], []
+    sweep = Sweep(student, engine, is_theta_on_host)
     theta = trajectory.theta0
     for step in range(len(trajectory.batches)):
-        stored.append(_put_away(theta, is_theta_on_host))
-        grad, row_grads = student.gradient(theta, trajectory.batch(step), with_rows=engine == "forward_difference")
-        known.append((_put_away(grad, is_theta_on_host), row_grads) if engine == "forward_difference" else None)
+        grad = sweep.forward(theta, trajectory.batch(step))
         theta = {group: theta[group] - step_sizes[group] * grad[group] for group in GROUPS}
     last = leaves(theta)
     value = terminal(last)
@@ -176,8 +173,7 @@ def _reverse_sweep(
     log_grads = {group: torch.zeros_like(step_sizes[group]) for group in GROUPS}
     for step in reversed(range(len(trajectory.batches))):
         w = {group: step_sizes[group] * adjoint[group] for group in GROUPS}
-        theta = _take_back(stored.pop(), w)
-        product = _product(student, theta, trajectory.batch(step), w, engine, known.pop())
+        product = sweep.backward(trajectory.batch(step), w)
         for group in GROUPS:
             # d(beta)/d(log beta) = beta, hence w where METHOD 5 has lambda.
             log_grads[group] = log_grads[group] - torch.dot(w[group], product.grad[group])
@@ -186,29 +182,6 @@ def _reverse_sweep(
         for name, row_grad in product.rows.items():
             input_grads[name].index_add_(0, trajectory.batches[step], row_grad, alpha=-1)
     return Gradient(float(value.detach()), input_grads, log_grads, {group: last[group].detach() for group in GROUPS})
-
-
-def _product(student: StudentStep, theta: Theta, batch: Batch, w: Theta, engine: str, known: tuple[Theta, Rows] | None) -> Product:
-    if engine == "central_difference":
-        return central_difference(student, theta, batch, w)
-    if known is not None:
-        return forward_difference(student, theta, batch, w, (_take_back(known[0], w), known[1]))
-    if engine == "forward_over_reverse":
-        return student.product(theta, batch, w, ForwardOverReverse(), with_theta=True)
-    return student.product(theta, batch, w, DoubleBackward(), with_theta=engine != "tesla")
-
-
-def _put_away(theta: Theta, is_on_host: bool) -> Theta:
-    """Copies in pinned host memory, queued without waiting; on the CPU, or if not asked for, the same tensors."""
-    if not is_on_host or theta["txt"].device.type == "cpu":
-        return theta
-    host = {group: torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for group, value in theta.items()}
-    return {group: host[group].copy_(value, non_blocking=True) for group, value in theta.items()}
-
-
-def _take_back(theta: Theta, like: Theta) -> Theta:
-    # The copy is queued behind the one that put the vector away, on the same stream.
-    return {group: value.to(like[group].device, non_blocking=True) for group, value in theta.items()}
 
 
 def _take(inputs: Rows, batch: Tensor) -> Rows:

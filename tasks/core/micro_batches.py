@@ -52,6 +52,11 @@ class MicroBatches:
             pulled.extend(found[len(GROUPS) :])
         return grad, {**row_grads, IMAGES: torch.cat(pulled)} if is_image_wanted else row_grads
 
+    def trace(self, theta: Theta, batch: Batch) -> None:
+        with torch.no_grad():
+            features = torch.cat([self._encode(theta, part) for part in self._parts(batch)])
+        self._head.trace(theta, _head_batch(batch, features, with_rows=False))
+
     def product(self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool) -> Product:
         parts = self._parts(batch)
         pushed = [how.push(lambda at, part=part: self._encode(at, part), theta, w) for part in parts]  # type: ignore[misc]

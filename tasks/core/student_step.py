@@ -53,6 +53,9 @@ class StudentStep(Protocol):
     def gradient(self, theta: Theta, batch: Batch, *, with_rows: bool) -> tuple[Theta, Rows]:
         """Return dl/d(theta) and, if asked for, dl/d(rows), detached."""
 
+    def trace(self, theta: Theta, batch: Batch) -> None:
+        """Evaluate l without a graph, for what observes the calls (kinks.py)."""
+
     def product(self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool) -> Product:
         """Return the exact product along w; its `theta` is empty without `with_theta`."""
 
@@ -81,6 +84,10 @@ class WholeBatch:
         wanted = [*theta.values(), *(rows.values() if with_rows else ())]
         found = torch.autograd.grad(self.loss(theta, rows, batch), wanted, materialize_grads=True)
         return dict(zip(GROUPS, found, strict=False)), dict(zip(rows, found[len(GROUPS) :], strict=False))
+
+    def trace(self, theta: Theta, batch: Batch) -> None:
+        with torch.no_grad():
+            self.loss(theta, batch.rows, batch)
 
     def product(self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool) -> Product:
         wanted = [*(GROUPS if with_theta else ()), *batch.rows]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tasks.core.matching import matching_loss
+from tasks.core.segments import Segment, matching_loss
 from tasks.core.seeding import make_generator
 
 
@@ -13,3 +13,13 @@ def test_matching_loss_is_zero_at_the_target_and_two_at_the_start():
     assert float(matching_loss(target, start, target)) == 0.0
     assert float(matching_loss(start, start, target)) == pytest.approx(2.0)
     assert float(matching_loss(start, start, target, merge_branches=True)) == pytest.approx(1.0)
+
+
+def test_a_segment_in_which_a_group_stands_still_is_refused():
+    start = {"img": torch.ones(3), "txt": torch.ones(2)}
+    target = {"img": torch.zeros(3), "txt": torch.ones(2)}
+    with pytest.raises(ValueError, match="do not move, or are not finite, between start and target in txt"):
+        Segment.between(start, target)
+    assert float(Segment.between(start, target, merge_branches=True).loss(start, merge_branches=True)) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="in img, txt"):
+        Segment.between(start, {group: value * torch.nan for group, value in target.items()})

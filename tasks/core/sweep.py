@@ -1,0 +1,85 @@
+"""What a student step leaves behind in the forward sweep, and what the reverse sweep makes of it (METHOD 5).
+
+Kept per step: theta_t; for `forward_difference` also g_t and the gradient of the rows; for both differences the kinks of
+the network, as long as they are smaller than theta (otherwise one evaluation without a graph finds them again).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from tasks.core.differences import central_difference, forward_difference
+from tasks.core.functional import Theta
+from tasks.core.kinks import Kinks
+from tasks.core.second_order import DoubleBackward, ForwardOverReverse
+from tasks.core.student_step import Batch, Product, Rows, StudentStep
+
+DIFFERENCES = ("central_difference", "forward_difference")
+
+
+@dataclass(frozen=True)
+class _Kept:
+    theta: Theta
+    grad: Theta | None
+    rows: Rows
+    kinks: Kinks | None
+
+
+class Sweep:
+    """The steps of one student, put on a stack by `forward` and taken from it by `backward`.
+
+    Args:
+        student: the step.
+        engine: how `backward` gets its products, any of `matching.ENGINES` but `unroll`.
+        is_theta_on_host: keep parameter vectors in pinned host memory; nothing changes where they are on the CPU already.
+    """
+
+    def __init__(self, student: StudentStep, engine: str, is_theta_on_host: bool) -> None:
+        self._student, self._engine, self._is_on_host = student, engine, is_theta_on_host
+        self._stack: list[_Kept] = []
+        self._are_kinks_kept = engine in DIFFERENCES
+
+    def forward(self, theta: Theta, batch: Batch) -> Theta:
+        """Return g = grad_theta l(theta) and remember the step."""
+        is_forward = self._engine == "forward_difference"
+        kinks = Kinks() if self._are_kinks_kept else None
+        if kinks is None:
+            grad, rows = self._student.gradient(theta, batch, with_rows=is_forward)
+        else:
+            with kinks.recorded():
+                grad, rows = self._student.gradient(theta, batch, with_rows=is_forward)
+            if kinks.num_bytes > sum(value.nbytes for value in theta.values()):
+                kinks, self._are_kinks_kept = None, False
+        self._stack.append(_Kept(self._put_away(theta), self._put_away(grad) if is_forward else None, rows, kinks))
+        return grad
+
+    def backward(self, batch: Batch, w: Theta) -> Product:
+        """Return the product along w for the last step that is on the stack, and take it off."""
+        kept = self._stack.pop()
+        theta = _take_back(kept.theta, w)
+        if self._engine == "forward_over_reverse":
+            return self._student.product(theta, batch, w, ForwardOverReverse(), with_theta=True)
+        if self._engine not in DIFFERENCES:
+            return self._student.product(theta, batch, w, DoubleBackward(), with_theta=self._engine != "tesla")
+        kinks = kept.kinks
+        if kinks is None:
+            kinks = Kinks()
+            with kinks.recorded():
+                self._student.trace(theta, batch)
+        if kept.grad is None:
+            return central_difference(self._student, theta, batch, w, kinks)
+        return forward_difference(self._student, theta, batch, w, kinks, (_take_back(kept.grad, w), kept.rows))
+
+    def _put_away(self, theta: Theta) -> Theta:
+        """Copies in pinned host memory, queued without waiting; on the CPU, or if not asked for, the same tensors."""
+        if not self._is_on_host or theta["txt"].device.type == "cpu":
+            return theta
+        host = {group: torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for group, value in theta.items()}
+        return {group: host[group].copy_(value, non_blocking=True) for group, value in theta.items()}
+
+
+def _take_back(theta: Theta, like: Theta) -> Theta:
+    # Queued behind the copy that put the vector away, on the same stream.
+    return {group: value.to(like[group].device, non_blocking=True) for group, value in theta.items()}

@@ -1,0 +1,97 @@
+"""Small networks of each family, and a trajectory of three student steps on them, for tests of the gradient engines."""
+
+import timm
+import torch
+
+from tasks.core.dual_encoder import build_dual_encoder
+from tasks.core.functional import FlatModel
+from tasks.core.losses import soft_contrastive
+from tasks.core.matching import Segment, draw_batches
+from tasks.core.sections import LoraSection
+from tasks.core.seeding import derive_seed, make_generator
+
+PAIRS, BATCH, STEPS, TEXT_DIM = 5, 3, 3, 7
+
+# name -> (timm network, arguments, pixels, trainable set)
+NETWORKS = {
+    "nf_net": ("test_nfnet", {}, 40, "full"),
+    "vit": ("test_vit", {"img_size": 32}, 32, "full"),
+    "lora_vit": ("test_vit", {"img_size": 32}, 32, "lora"),
+    "mobile_net": ("mobilenetv2_035", {}, 32, "full"),
+    "heads": ("test_vit", {"img_size": 32}, 32, "heads"),
+}
+
+
+def make_flat(name: str, dtype: torch.dtype) -> FlatModel:
+    """Random weights; BatchNorm gets the statistics of noise images, frozen."""
+    network, arguments, pixels, trainable = NETWORKS[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(0, name))
+        encoder = timm.create_model(network, num_classes=0, **arguments)
+    _calibrate(encoder, torch.randn(32, 3, pixels, pixels, generator=make_generator(0, "noise")))
+    width = encoder(torch.zeros(1, 3, pixels, pixels)).shape[1]
+    lora = LoraSection(rank=4, alpha=4.0, targets=("attn.qkv", "attn.proj", "fc1", "fc2")) if trainable == "lora" else None
+    model = build_dual_encoder(
+        encoder, out_dim=width, text_dim=TEXT_DIM, trainable=trainable, embed_dim=6 if trainable == "heads" else None,
+        dropout=0.1, seed=0, lora=lora,
+    )  # fmt: skip
+    if lora is not None:
+        # Adapters start at zero, where half of their gradients vanish.
+        for parameter in (p for p in model.image_encoder.parameters() if p.requires_grad):
+            parameter.data.normal_(std=0.1, generator=make_generator(0, "adapters", str(tuple(parameter.shape))))
+    return FlatModel(model.to(dtype))
+
+
+def make_trajectory(name: str, flat: FlatModel) -> dict:
+    """Arguments of `trajectory_gradient` but for `loss_fn`: images, texts and the two factors of a soft similarity as inputs."""
+
+    def draw(label, *shape):
+        return torch.randn(*shape, generator=make_generator(0, label), dtype=torch.float64).to(flat.dtype)
+
+    pixels = NETWORKS[name][2]
+    theta = flat.flatten()
+    goal = {group: value + 5e-3 * value.norm() * draw("goal" + group, *value.shape) / len(value) ** 0.5 for group, value in theta.items()}
+    # Deep ReLU networks are curved so strongly that larger steps drown the gradient in float32.
+    sizes = {"img": 1e-3 if name == "mobile_net" else 0.02, "txt": 0.1}
+    return {
+        "theta0": theta,
+        "inputs": {
+            "images": draw("images", PAIRS, 3, pixels, pixels),
+            "texts": draw("texts", PAIRS, TEXT_DIM),
+            "left": 0.3 * draw("left", PAIRS, 2),
+            "right": 0.3 * draw("right", PAIRS, 2),
+        },
+        "batches": draw_batches(PAIRS, BATCH, STEPS, make_generator(1)),
+        "log_step_sizes": {group: torch.tensor(size, dtype=flat.dtype).log() for group, size in sizes.items()},
+        "terminal": Segment.between(theta, goal).loss,
+    }
+
+
+def student_loss(flat: FlatModel):
+    """Soft contrastive loss with dropout; the masks depend on the step only."""
+
+    def loss_fn(theta, rows, step):
+        img, txt = flat.call(theta, rows["images"], rows["texts"], make_generator(3, "dropout", step))
+        similarity = torch.eye(len(img), dtype=img.dtype) + rows["left"] @ rows["right"].T
+        return soft_contrastive("wbce", img, txt, similarity)
+
+    return loss_fn
+
+
+def relative_errors(received, expected) -> dict[str, float]:
+    """|received - expected| / |expected| of each input, and of the step sizes of both groups as one vector."""
+    pairs = {name: (received.inputs[name], expected.inputs[name]) for name in expected.inputs}
+    pairs["step_sizes"] = tuple(torch.stack(list(found.log_step_sizes.values())) for found in (received, expected))
+    return {name: float((a.double() - b.double()).norm() / b.double().norm()) for name, (a, b) in pairs.items()}
+
+
+def _calibrate(encoder: torch.nn.Module, images: torch.Tensor) -> None:
+    norms = [module for module in encoder.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    encoder.eval()
+    for norm in norms:
+        norm.train()
+        norm.momentum = None
+        norm.reset_running_stats()
+    with torch.no_grad():
+        encoder(images)
+    encoder.eval()

@@ -1,0 +1,36 @@
+"""Every engine against unrolled autograd in float64, on each family of networks, with dropout and a learnt similarity."""
+
+import pytest
+import torch
+
+from tasks.core.matching import trajectory_gradient
+from tests.core.engine_problems import NETWORKS, make_flat, make_trajectory, relative_errors, student_loss
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def case(request):
+    """Network name, its float64 model, trajectory and oracle."""
+    flat = make_flat(request.param, torch.float64)
+    trajectory = make_trajectory(request.param, flat)
+    return request.param, flat, trajectory, trajectory_gradient(student_loss(flat), engine="unroll", **trajectory)
+
+
+@pytest.mark.parametrize(
+    ("engine", "bound"),
+    [("double_backward", 1e-9), ("forward_over_reverse", 1e-9), ("central_difference", 1e-5), ("forward_difference", 1e-4)],
+)
+def test_engines_equal_unrolled_autograd_in_float64(case, engine, bound):
+    _, flat, trajectory, oracle = case
+    found = trajectory_gradient(student_loss(flat), engine=engine, **trajectory)
+    assert found.loss == pytest.approx(oracle.loss, rel=1e-12)
+    assert max(relative_errors(found, oracle).values()) <= bound
+    for group, expected in oracle.log_step_sizes.items():
+        assert float(found.log_step_sizes[group]) == pytest.approx(float(expected), rel=bound)
+
+
+@pytest.mark.parametrize(("engine", "bound"), [("central_difference", 5e-3), ("forward_difference", 2e-2)])
+def test_differences_are_good_enough_in_float32(case, engine, bound):
+    name, _, _, oracle = case
+    flat = make_flat(name, torch.float32)
+    found = trajectory_gradient(student_loss(flat), engine=engine, **make_trajectory(name, flat))
+    assert max(relative_errors(found, oracle).values()) <= bound
