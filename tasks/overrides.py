@@ -6,9 +6,11 @@ from typing import Any
 
 import yaml
 
+TOP = ("profile", "methods", "presets", "profiles")
+
 
 def override(tree: dict[str, Any], setting: str) -> None:
-    """Apply one `section.key=value`, relative to the chosen profile, or from the top (`profile`, `methods`, `profiles`).
+    """Apply one `section.key=value`, relative to the chosen profile, or from the top (`TOP`).
 
     A method's options may be given any key of `distill.matching`, which they then overlay. Keys of per-budget mappings
     are numbers (`lr_img.100=50.0`).
@@ -19,17 +21,22 @@ def override(tree: dict[str, Any], setting: str) -> None:
     path, found, text = setting.partition("=")
     if not found or not path:
         raise ValueError(f"--set takes section.key=value, received {setting!r}")
+    assign(tree, path, yaml.safe_load(text), f"--set {setting!r}")
+
+
+def assign(tree: dict[str, Any], path: str, value: Any, where: str) -> None:
+    """Put `value` at `section.key`, see `override`; `where` opens the message about a key that is not there."""
     parts = path.split(".")
-    if parts[0] not in ("profile", "methods", "profiles"):
+    if parts[0] not in TOP:
         parts = ["profiles", str(tree.get("profile")), *parts]
     node: Any = tree
     for depth, part in enumerate(parts):
         keys = _keys(tree, parts, depth, node)
         if part not in keys:
             known = ", ".join(keys) if isinstance(node, dict) else "nothing below a value"
-            raise ValueError(f"--set {setting!r}: unknown key {part!r} in {'.'.join(parts[:depth]) or 'the top'}; allowed: {known}")
+            raise ValueError(f"{where}: unknown key {part!r} in {'.'.join(parts[:depth]) or 'the top'}; allowed: {known}")
         if depth == len(parts) - 1:
-            node[keys[part]] = yaml.safe_load(text)
+            node[keys[part]] = value
         else:
             node = node[keys[part]]
 

@@ -3,6 +3,7 @@ its key covers, with everything of `tasks.core` that they import."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,3 +63,13 @@ STAGES = {
 def folder(stage: str, profile: str, *parts: str) -> Path:
     """Return the artifact folder of `stage` for one profile, relative to the working directory."""
     return DATA.joinpath(STAGES[stage].folder, profile, *parts)
+
+
+def sections_of(stage: str, *, without: Collection[str] = ()) -> frozenset[str]:
+    """Return the params sections that a stage reads, and every stage that it builds on.
+
+    Args:
+        without: stages that the artifact in question does not build on: no coreset decides the score of a distilled set.
+    """
+    upstream = (sections_of(name) for name in STAGES[stage].reads if name not in without)
+    return frozenset(STAGES[stage].sections).union(*upstream)

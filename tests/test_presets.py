@@ -1,0 +1,112 @@
+"""Presets: every cell of every profile is valid, shares what it does not change, and a preset run for real makes its table."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from tasks import params
+from tasks.overrides import override
+from tests.workspace import ROOT
+
+PROFILES = sorted(params.read_tree(ROOT / "params.yaml")["profiles"])
+PAPER = {"main", "methods", "single_modality", "initialisation", "lora", "vision_encoders", "text_encoders"}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_cell_of_every_preset_is_valid_and_has_random_selection(profile):
+    found = params.presets([f"profile={profile}"])
+    assert set(found) >= PAPER
+    for name, preset in found.items():
+        cells = params.load_cells(name, [f"profile={profile}"])
+        assert list(cells) == list(preset.cells)
+        assert all("random" in chosen.coresets and chosen.profile == profile for chosen in cells.values())
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_networks_of_the_presets_exist(profile):
+    import timm
+
+    for name in ("vision_encoders", "lora"):
+        for chosen in params.load_cells(name, [f"profile={profile}"]).values():
+            assert timm.is_model(chosen.image_encoder.config.name)
+
+
+def test_a_variant_has_folders_of_its_own_only_for_what_builds_on_its_changes():
+    image = params.load(variant="single_modality/image")
+    assert image.distillers["bi_trajectory"].config.optimise == "image"
+    for stage in ("prepare_data", "embed_captions", "train_experts", "select_coresets"):
+        assert image.space(stage) == "toy", stage
+    for stage in ("distill", "evaluate"):
+        assert image.space(stage) == "toy+single_modality-image", stage
+    assert image.space("evaluate", "bi_trajectory-20") == "toy+single_modality-image"
+    assert image.space("evaluate", "random-20") == image.space("evaluate", "full") == "toy"
+
+
+def test_a_cell_without_a_change_and_a_list_of_methods_or_sizes_are_the_profile_itself():
+    both = params.load(["budgets=[30]"], variant="single_modality/both")
+    assert list(both.coresets) == ["random"] and both.general.budgets == (30,)
+    assert {both.space(stage) for stage in ("train_experts", "distill", "evaluate")} == {"toy"}
+
+
+def test_another_text_encoder_shares_the_images_alone():
+    words = params.load(variant="text_encoders/words")
+    assert words.space("prepare_data") == "toy"
+    assert {words.space(stage) for stage in ("embed_captions", "train_experts", "select_coresets", "distill")} == {
+        "toy+text_encoders-words"
+    }
+    assert words.space("evaluate", "full") == words.space("evaluate", "random-20") == "toy+text_encoders-words"
+
+
+def test_equal_cells_of_two_presets_share_their_folder():
+    cells = params.load_cells("vision_encoders"), params.load_cells("lora")
+    assert cells[0]["vit"].space("train_experts") == cells[1]["full"].space("train_experts") != "toy"
+
+
+def test_a_setting_among_the_others_names_the_variant_and_comes_after_them():
+    chosen = params.load(["variant=single_modality/text", "distill.matching.optimise=image", "distill.matching.iterations=3"])
+    assert chosen == params.load(["distill.matching.iterations=3"], variant="single_modality/text")
+    config = chosen.distillers["bi_trajectory"].config
+    assert (config.optimise, config.iterations) == ("text", 3)
+
+
+def test_a_variant_of_a_wrong_name_is_refused_with_the_names():
+    with pytest.raises(ValueError, match=r"unknown preset 'tables'; available: main, methods, single_modality"):
+        params.load(variant="tables/both")
+    with pytest.raises(ValueError, match=r"preset 'single_modality': received the cell 'sound'; allowed: both, image, text"):
+        params.load(variant="single_modality/sound")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("presets.main.cells={Best Of: {}}", r"presets\.main: received the name 'Best Of'; allowed are small letters"),
+        ("presets.main.cells.all={model.rank: 4}", r"presets\.main\.all: model\.rank: unknown key 'rank'"),
+        ("presets.main.cells.all=[]", r"presets\.main\.all: received \[\]; allowed is a mapping"),
+        ("presets.main={all: {}}", r"presets\.main: received the keys all; allowed and needed: cells, every, title"),
+        ("presets.main.every={profile: coco}", r"presets\.main\.every: received .*without `profile`"),
+        ("profiles.toy.presets={tables: {}}", r"profiles\.toy\.presets: received tables; allowed are presets"),
+        ("presets.main.cells.all={model.tau: -1.0}", r"profiles\.toy\.model\.tau: received -1\.0"),
+    ],
+)
+def test_a_wrong_preset_is_refused_with_its_place(setting, message):
+    with pytest.raises(ValueError, match=message):
+        params.load([setting], variant="main/all")
+
+
+def test_the_presets_of_a_profile_are_reached_from_the_top():
+    override(tree := params.read_tree(), "profiles.toy.presets.text_encoders.words={}")
+    assert params.parse(tree, variant="text_encoders/words").space("distill") == "toy"
+
+
+def test_variants_lie_beside_the_outputs_of_dvc():
+    """An artifact of a variant inside an output of the profile would make `dvc status` differ."""
+    from tasks.stages import folder
+
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    outs = [out if isinstance(out, str) else next(iter(out)) for stage in stages.values() for out in stage["outs"]]
+    outs = [out.replace("${profile}", "toy").replace("/${item.method}", "") for out in outs]
+    image = params.load(variant="single_modality/image")
+    for stage, parts in (("distill", ("bi_trajectory", "bi_trajectory-20")), ("evaluate", ("bi_trajectory-20", "seed_0"))):
+        made = folder(stage, image.space(stage), *parts)
+        assert not [out for out in outs if made.is_relative_to(out)]
