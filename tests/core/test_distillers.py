@@ -1,0 +1,113 @@
+"""Methods beyond bi-trajectory matching: each learns what it claims, with the exact gradient, and a new one is one file."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from tasks.core.distillers import bi_trajectory, lors, repblend
+from tasks.core.losses import soft_contrastive
+from tasks.core.seeding import make_generator
+from tests.core.small_problem import MATCHING, make_problem
+
+SOFT = {"lr_sim": 0.02, "sim_rank": 2, "sim_alpha": 1.0, "is_budget_compensated": False}
+LORS = lors.Config(**MATCHING, **SOFT, loss="wbce")
+REPBLEND = repblend.Config(**MATCHING, **SOFT)
+
+
+def _run(module, problem, config, num_pairs=6, checkpoint=None, log=None, **changes):
+    return module.distill(problem, dataclasses.replace(config, **changes), num_pairs, tau=0.07, checkpoint=checkpoint, log=log)
+
+
+def _mean(rows):
+    return sum(row["loss"] for row in rows) / len(rows)
+
+
+def test_lors_learns_a_similarity_that_lowers_the_matching_loss(tmp_path):
+    problem = make_problem(tmp_path, "heads")
+    change = {"iterations": 30, "max_start_epoch": 1, "step_size_img": 0.03, "step_size_txt": 0.03}
+    found, fixed = _run(lors, problem, LORS, **change), _run(lors, problem, LORS, **change, **{"lr_sim": 1e-9})
+    assert _mean(found.history[-10:]) < 0.95 * min(_mean(found.history[:10]), _mean(fixed.history[-10:]))
+    soft = found.pairs.similarity
+    assert found.pairs.loss == "wbce" and soft.alpha == 1.0
+    assert float(soft.right.abs().max()) > 0.01 and not torch.equal(soft.diagonal, torch.ones(6))
+
+
+@pytest.mark.parametrize("loss", ["ence", "bce", "wbce"])
+def test_soft_losses_get_the_gradient_of_plain_autograd(tmp_path, loss):
+    problem = make_problem(tmp_path, "heads")
+    change = {"loss": loss, "iterations": 2, "optimiser": "sgd", "lr_sim": 1.0}
+    got, expected = (_run(lors, problem, LORS, engine=engine, **change).pairs for engine in ("double_backward", "unroll"))
+    for name in ("diagonal", "left", "right"):
+        a, b = getattr(got.similarity, name), getattr(expected.similarity, name)
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6), name
+    assert torch.allclose(got.images, expected.images, atol=1e-5) and torch.allclose(got.text_embeds, expected.text_embeds, atol=1e-5)
+
+
+def test_lors_without_similarity_is_bi_trajectory_matching(tmp_path):
+    problem = make_problem(tmp_path, "heads")
+    hard = _run(lors, problem, LORS, loss="info_nce", is_budget_compensated=True).pairs
+    plain = _run(bi_trajectory, problem, bi_trajectory.Config(**MATCHING, include_positive=True)).pairs
+    assert torch.equal(hard.images, plain.images) and hard.similarity is None and hard.loss == "info_nce"
+
+
+def test_one_pair_pays_for_the_similarity_and_options_may_depend_on_the_budget(tmp_path):
+    problem = make_problem(tmp_path, "heads")
+    change = {"is_budget_compensated": True, "sim_rank": {6: 3}, "lr_sim": {6: 0.02}, "sim_alpha": {6: 2.0}, "mini_batch_size": {6: 3}}
+    pairs = _run(lors, problem, LORS, iterations=2, **change).pairs
+    assert pairs.num_pairs == 5 and pairs.similarity.right.shape == (5, 3) and pairs.similarity.alpha == 2.0
+    with pytest.raises(ValueError, match=r"takes 1005 floats, more than the pair of 198"):
+        _run(lors, problem, LORS, **{**change, "sim_rank": 100})
+    with pytest.raises(ValueError, match=r"x\.lr_sim: received \{6: 0\.02\} for 7 pairs"):
+        lors.check(dataclasses.replace(LORS, lr_sim={6: 0.02}), 3, (6, 7), trainable="full", where="x")
+    with pytest.raises(ValueError, match=r"allowed are budgets of at least 3"):
+        lors.check(dataclasses.replace(LORS, is_budget_compensated=True), 3, (2,), trainable="full", where="x")
+
+
+def test_repblend_mixes_both_modalities_alike_and_is_differentiated_exactly(tmp_path):
+    features, texts = torch.arange(12.0).reshape(4, 3), torch.arange(12.0).reshape(4, 3)
+    mixed, mixed_texts = repblend.mix(features, texts, make_generator(0))
+    assert torch.equal(mixed, mixed_texts) and not torch.equal(mixed, features)
+    assert float(mixed.min()) >= 0.0 and float(mixed.max()) <= 11.0
+    problem = make_problem(tmp_path, "heads")
+    change = {"iterations": 2, "optimiser": "sgd"}
+    got, expected = (_run(repblend, problem, REPBLEND, engine=engine, **change).pairs for engine in ("double_backward", "unroll"))
+    assert torch.allclose(got.text_embeds, expected.text_embeds, atol=1e-5) and torch.allclose(got.images, expected.images, atol=1e-5)
+    assert not torch.allclose(got.text_embeds, _run(lors, problem, LORS, **change).pairs.text_embeds, atol=1e-4)
+    assert got.loss == "wbce" and got.similarity is not None
+
+
+def test_repblend_refuses_a_trained_encoder():
+    with pytest.raises(ValueError, match=r"here: repblend .*received trainable 'full'; allowed is `heads`.*change model\.trainable"):
+        repblend.check(REPBLEND, 3, (6,), trainable="full", where="here")
+
+
+class Killed(Exception):
+    pass
+
+
+def test_an_interrupted_run_with_similarity_and_averages_ends_with_the_same_bytes(tmp_path):
+    problem = make_problem(tmp_path, "heads")
+
+    def kill(row, iteration):
+        if iteration == 8:
+            raise Killed
+
+    expected = _run(repblend, problem, REPBLEND, ema_decay=0.9)
+    with pytest.raises(Killed):
+        _run(repblend, problem, REPBLEND, checkpoint=tmp_path / "c.safetensors", log=kill, ema_decay=0.9)
+    got = _run(repblend, problem, REPBLEND, checkpoint=tmp_path / "c.safetensors", ema_decay=0.9)
+    for name in ("diagonal", "left", "right"):
+        assert torch.equal(getattr(got.pairs.similarity, name), getattr(expected.pairs.similarity, name))
+    assert torch.equal(got.pairs.images, expected.pairs.images) and torch.equal(got.pairs.text_embeds, expected.pairs.text_embeds)
+    assert got.history == expected.history and got.pairs.step_sizes == expected.pairs.step_sizes
+
+
+def test_evaluation_and_student_use_the_same_loss(tmp_path):
+    from tasks.core.similarity import set_loss
+
+    pairs = _run(lors, make_problem(tmp_path, "heads"), LORS, loss="bce", iterations=3).pairs
+    img, txt = (torch.nn.functional.normalize(torch.randn(4, 5, generator=make_generator(0, n)), dim=1) for n in "it")
+    soft, rows = pairs.similarity, torch.tensor([5, 1, 0, 3])
+    whole = torch.diag(soft.diagonal) + 0.5 * soft.left @ soft.right.T
+    assert float(set_loss(pairs, 0.07)(img, txt, rows)) == pytest.approx(float(soft_contrastive("bce", img, txt, whole[rows][:, rows])))
