@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 
+from tasks import params
 from tasks.core.dual_encoder import build_dual_encoder
 from tasks.core.experts import SNAPSHOTS, Buffer, save_snapshots, stored_bytes, train_expert
 from tasks.core.functional import FlatModel
@@ -13,6 +14,7 @@ from tasks.core.matching import trajectory_gradient
 from tasks.core.sections import LORA_TARGETS, LoraSection
 from tasks.core.seeding import make_generator
 from tests.core.small_problem import CPU, SECTION
+from tests.workspace import ROOT
 
 LORA = LoraSection(rank=3, alpha=6.0, targets=LORA_TARGETS)
 TEXT_DIM, WIDTH = 5, 64
@@ -151,3 +153,14 @@ def test_lora_without_its_options_and_options_without_lora_are_refused():
         _model(_vit(), lora=None)
     with pytest.raises(ValueError, match=r"model\.lora is for `lora` only and needed there; received LoraSection"):
         _model(_vit(), trainable="full")
+
+
+def test_parameters_take_adapters_with_augmentation_and_refuse_half_of_them():
+    options = "{rank: 4, alpha: 4.0, targets: [attn.qkv, fc2]}"
+    chosen = params.load(["model.trainable=lora", f"model.lora={options}", "train_experts.augment.flip=true"], path=ROOT / "params.yaml")
+    assert chosen.model.lora == LoraSection(rank=4, alpha=4.0, targets=("attn.qkv", "fc2")) and not chosen.model.is_encoder_frozen
+    for settings in (["model.trainable=lora"], [f"model.lora={options}"]):
+        with pytest.raises(ValueError, match=r"model\.lora: received .*`lora` needs \{rank: 4"):
+            params.load(settings, path=ROOT / "params.yaml")
+    with pytest.raises(ValueError, match=r"model\.lora\.targets\.0: received 'proj'"):
+        params.load(["model.trainable=lora", "model.lora={rank: 4, alpha: 4.0, targets: [proj]}"], path=ROOT / "params.yaml")
