@@ -67,7 +67,7 @@ def train_student(
     def build(work: Path) -> dict[str, Any]:
         return _train(params, prepared, embeddings, start, pairs, set_name, seed_idx, work)
 
-    folder = stages.folder(STAGE.name, params.space(STAGE.name), set_name, *filter(None, [params.student]), f"seed_{seed_idx}")
+    folder = stages.folder(STAGE.name, params.space(STAGE.name, set_name), set_name, *filter(None, [params.student]), f"seed_{seed_idx}")
     return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
 
 
@@ -116,7 +116,8 @@ def _train(
     score = {
         "set": set_name,
         "method": set_name.rpartition("-")[0] or set_name,
-        "num_pairs": source.num_pairs,
+        # The budget: a set may hold a pair fewer, which paid for its similarity.
+        "num_pairs": source.num_pairs if pairs is None else int(set_name.rpartition("-")[2]),
         "student": params.model_name,
         "seed": seed_idx,
         "protocol": section.protocol,
@@ -144,7 +145,7 @@ def make_gallery(
     def build(work: Path) -> dict[str, Any]:
         return _decode(params, prepared, embeddings, pairs, set_name, work)
 
-    folder = stages.folder(STAGE.name, params.space(STAGE.name), set_name, "gallery")
+    folder = stages.folder(STAGE.name, params.space(STAGE.name, set_name), set_name, "gallery")
     return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
 
 

@@ -56,7 +56,7 @@ def build_start(params: Params, prepared: Ref, *, force: bool = False, accept_co
             save_tensors(work / FEATURES, {"features": features})
         return {"out_dim": encoder.out_dim, "num_parameters": sum(p.numel() for p in encoder.module.parameters())}
 
-    place = ("evaluate", params.space("evaluate"), "start") if params.student else (STAGE.name, params.space(STAGE.name))
+    place = ("evaluate", params.space("evaluate", "start"), "start") if params.student else (STAGE.name, params.space(STAGE.name))
     folder = stages.folder(*place, params.model_name, *(() if params.student else ("start",)))
     return caching.obtain(folder, key, build, force=force, accept_code=accept_code, missing=missing)
 
