@@ -1,6 +1,13 @@
-"""Between artifacts and core: the encoder of a start artifact, fresh dual encoders, and splits with their features."""
+"""Between artifacts and core: the encoder of a start artifact, fresh dual encoders, and splits with their features.
+
+A process that trains many students opens each artifact once: what was loaded last is kept by the artifact's digest.
+"""
 
 from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -14,9 +21,18 @@ from tasks.core.seeding import derive_seed
 from tasks.core.storage import load_split
 from tasks.core.tensor_files import load_tensors
 from tasks.core.transfer import at_size
-from tasks.params import Params
+from tasks.params import Params, Plugin
 
 ENCODER = "encoder.safetensors"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an artifact lies; two are equal when their content is."""
+
+    digest: str
+    folder: Path = field(compare=False)
+    plugin: Plugin | None = field(default=None, compare=False)
 
 
 def is_encoder_frozen(params: Params) -> bool:
@@ -25,11 +41,19 @@ def is_encoder_frozen(params: Params) -> bool:
 
 
 def load_encoder(params: Params, start: Ref, device: torch.device) -> ImageEncoder:
-    """Return a fresh copy of the shared image encoder on `device`; the pretrained file is not needed any more."""
-    plugin = params.image_encoder
-    encoder = plugin.module.rebuild(plugin.config, load_tensors(start.folder / ENCODER))
+    """Return the shared image encoder on `device`; the pretrained file is not needed any more.
+
+    It is the same module at every call: `new_model` copies it where it is trained, and nobody else may change it.
+    """
+    return at_size(_load_encoder(_Place(start.digest, start.folder, params.image_encoder), device), params.input_size)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_encoder(start: _Place, device: torch.device) -> ImageEncoder:
+    assert start.plugin
+    encoder: ImageEncoder = start.plugin.module.rebuild(start.plugin.config, load_tensors(start.folder / ENCODER))
     encoder.module.to(device)
-    return at_size(encoder, params.input_size)
+    return encoder
 
 
 def new_model(params: Params, encoder: ImageEncoder, text_dim: int, *names: str | int) -> DualEncoder:
@@ -48,9 +72,14 @@ def new_model(params: Params, encoder: ImageEncoder, text_dim: int, *names: str 
 
 
 def open_split(params: Params, prepared: Ref, embeddings: Ref, start: Ref, split: str) -> Split:
-    """Return a split; with the frozen encoder's features when there are any."""
-    features = start.folder if is_encoder_frozen(params) else None
-    return load_split(prepared.folder, embeddings.folder, split, features)
+    """Return a split; with the frozen encoder's features when there are any. Nobody may change its tensors."""
+    features = _Place(start.digest, start.folder) if is_encoder_frozen(params) else None
+    return _open_split(_Place(prepared.digest, prepared.folder), _Place(embeddings.digest, embeddings.folder), split, features)
+
+
+@functools.lru_cache(maxsize=6)
+def _open_split(prepared: _Place, embeddings: _Place, split: str, features: _Place | None) -> Split:
+    return load_split(prepared.folder, embeddings.folder, split, features.folder if features else None)
 
 
 def load_buffer(flat: FlatModel, experts: list[Ref]) -> Buffer:
