@@ -78,11 +78,9 @@ def _train(
 
     from tasks.core.seeding import derive_seed
     from tasks.core.similarity import set_loss
-    from tasks.core.storage import load_pairs
     from tasks.core.students import train_student
     from tasks.core.training import SetPairs, SplitPairs
-    from tasks.core.transfer import transfer
-    from tasks.models import features_of, load_encoder, new_model, open_split
+    from tasks.models import load_encoder, new_model, open_pairs, open_split
     from tasks.search import recall_by_search
 
     device, section = choose_device(), params.evaluate
@@ -93,10 +91,8 @@ def _train(
     if pairs is None:
         source, recipe = SplitPairs(train, encoder, params.train_experts.augment, device=device), section.full
     else:
-        stored = load_pairs(pairs.folder)
-        if params.student:
-            stored = transfer(stored, encoder, params.input_size)
-        source = SetPairs(stored, device=device, features=features_of(params, encoder, stored))
+        stored, features = open_pairs(params, start, pairs, device)
+        source = SetPairs(stored, device=device, features=features)
         step_sizes, loss_fn, recipe = stored.step_sizes, set_loss(stored, params.model.tau), section.small
     outcome = train_student(
         new_model(params, encoder, train.text_embeds.shape[1], "student", seed_idx),

@@ -18,9 +18,9 @@ from tasks.core.experts import Buffer
 from tasks.core.functional import FlatModel
 from tasks.core.records import PairSet, Split
 from tasks.core.seeding import derive_seed
-from tasks.core.storage import load_split
+from tasks.core.storage import load_pairs, load_split
 from tasks.core.tensor_files import load_tensors
-from tasks.core.transfer import at_size
+from tasks.core.transfer import at_size, transfer
 from tasks.params import Params, Plugin
 
 ENCODER = "encoder.safetensors"
@@ -87,11 +87,24 @@ def load_buffer(flat: FlatModel, experts: list[Ref]) -> Buffer:
     return Buffer([ref.folder for ref in experts], flat.flatten(), device=flat.device)
 
 
-def features_of(params: Params, encoder: ImageEncoder, pairs: PairSet) -> torch.Tensor | None:
-    """Return the frozen encoder's features (M, F) of a set's images, or None when students train the encoder."""
-    if not is_encoder_frozen(params):
-        return None
-    device = next(encoder.module.parameters()).device
+def open_pairs(params: Params, start: Ref, pairs: Ref, device: torch.device) -> tuple[PairSet, torch.Tensor | None]:
+    """Return a stored set as the student of `params` sees it, and its features (M, F) on `device` when its encoder is frozen.
+
+    Nobody may change them. A further student sees the set as `transfer` brings it.
+    """
+    places = _Place(pairs.digest, pairs.folder), _Place(start.digest, start.folder, params.image_encoder)
+    return _open_pairs(*places, device, is_encoder_frozen(params), params.student is not None, params.input_size)
+
+
+@functools.lru_cache(maxsize=1)
+def _open_pairs(
+    pairs: _Place, start: _Place, device: torch.device, is_frozen: bool, is_transferred: bool, input_size: int | None
+) -> tuple[PairSet, torch.Tensor | None]:
+    encoder, stored = at_size(_load_encoder(start, device), input_size), load_pairs(pairs.folder)
+    if is_transferred:
+        stored = transfer(stored, encoder, input_size)
+    if not is_frozen:
+        return stored, None
     with torch.no_grad():
-        parts = [encoder.module(part.contiguous(memory_format=torch.channels_last).to(device)) for part in pairs.images.split(64)]
-    return torch.cat(parts)
+        parts = [encoder.module(part.contiguous(memory_format=torch.channels_last).to(device)) for part in stored.images.split(64)]
+    return stored, torch.cat(parts)
