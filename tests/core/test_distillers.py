@@ -1,17 +1,21 @@
 """Methods beyond bi-trajectory matching: each learns what it claims, with the exact gradient, and a new one is one file."""
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from tasks.core.distillers import bi_trajectory, lors, repblend
+from tasks.core import distillers, plugins
+from tasks.core.distillers import bi_trajectory, lors, meta_model, repblend
 from tasks.core.losses import soft_contrastive
 from tasks.core.seeding import make_generator
 from tests.core.small_problem import MATCHING, make_problem
 
 SOFT = {"lr_sim": 0.02, "sim_rank": 2, "sim_alpha": 1.0, "is_budget_compensated": False}
 LORS = lors.Config(**MATCHING, **SOFT, loss="wbce")
+META = meta_model.Config(**MATCHING, real_batch_size=16, start_from="expert")
 REPBLEND = repblend.Config(**MATCHING, **SOFT)
 
 
@@ -111,3 +115,33 @@ def test_evaluation_and_student_use_the_same_loss(tmp_path):
     soft, rows = pairs.similarity, torch.tensor([5, 1, 0, 3])
     whole = torch.diag(soft.diagonal) + 0.5 * soft.left @ soft.right.T
     assert float(set_loss(pairs, 0.07)(img, txt, rows)) == pytest.approx(float(soft_contrastive("bce", img, txt, whole[rows][:, rows])))
+
+
+def test_meta_model_lowers_the_loss_on_real_pairs(tmp_path):
+    change = {"iterations": 24, "mini_batch_size": 6, "max_start_epoch": 1, "step_size_img": 0.03, "step_size_txt": 0.03}
+    history = _run(meta_model, make_problem(tmp_path, "heads"), META, **change, is_dropout_on=False, real_batch_size=99).history
+    assert _mean(history[-5:]) < 0.9 * _mean(history[:5])
+    assert all(row["loss"] == pytest.approx(row["loss_img"] + row["loss_txt"], rel=1e-5) for row in history)
+
+
+@pytest.mark.parametrize("trainable", ["full", "heads"])
+def test_meta_model_is_differentiated_exactly_from_fresh_students_too(tmp_path, trainable):
+    problem = make_problem(tmp_path, trainable)
+    change = {"iterations": 2, "optimiser": "sgd", "lr_img": 1.0, "lr_txt": 1.0, "start_from": "fresh"}
+    got, expected = (_run(meta_model, problem, META, engine=engine, **change) for engine in ("double_backward", "unroll"))
+    assert torch.allclose(got.pairs.images, expected.pairs.images, atol=1e-5) and not torch.equal(got.pairs.images, got.start.images)
+    assert torch.allclose(got.pairs.text_embeds, expected.pairs.text_embeds, atol=1e-5)
+    assert _run(meta_model, problem, META, **{**change, "start_from": "expert"}).history != got.history
+
+
+def test_the_method_of_the_readme_is_one_file(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "tasks" / "README.md").read_text()
+    (tmp_path / "direction.py").write_text(text.split("```python\n")[1].split("```")[0])
+    monkeypatch.setattr(distillers, "__path__", [*distillers.__path__, str(tmp_path)])
+    monkeypatch.setitem(sys.modules, "tasks.core.distillers.direction", None)  # restores the absence afterwards
+    del sys.modules["tasks.core.distillers.direction"]
+    module = plugins.load("distillers", "direction")
+    change = {"iterations": 16, "max_start_epoch": 1, "mini_batch_size": 6, "step_size_img": 0.03, "step_size_txt": 0.03}
+    found = _run(module, make_problem(tmp_path, "heads"), module.Config(**MATCHING), **change)
+    assert _mean(found.history[-4:]) < 0.95 * _mean(found.history[:4])
+    assert all(row["loss"] == pytest.approx(row["loss_img"] + row["loss_txt"], rel=1e-5) for row in found.history)
