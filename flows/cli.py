@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,25 @@ from tasks import params
 
 FLOWS = (
     "prepare_data", "embed_captions", "train_experts", "select_coresets", "distill", "evaluate", "report", "pipeline", "distill_sweep",
+    "preset",
 )  # fmt: skip
+PLAN = "plan"
+PRESET = "preset"
 GRACE_SECONDS = 5.0
 WITH_METHOD = ("select_coresets", "distill")
 
 
 def main(name: str, argv: Sequence[str] | None = None) -> None:
     """Run the flow `name` with the command line and exit: 0 done, 1 a failure of ours, 2 a wrong input, 130 interrupted."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    guarded(lambda: _run(name, arguments))
+
+
+def guarded(run: Callable[[], None]) -> None:
+    """Run, and exit with one message where a user's input is wrong or Ctrl-C came."""
     signal.signal(signal.SIGINT, _interrupt)
     try:
-        _run(name, argv)
+        run()
     except (ValueError, OSError) as error:
         sys.exit(_say(error, 2))
     except KeyboardInterrupt as error:
@@ -52,6 +60,9 @@ def parser(name: str) -> argparse.ArgumentParser:
     if name == "distill_sweep":
         line.add_argument("--method", dest="methods", action="append", help="a method of the grid; repeatable")
         line.add_argument("--num-pairs", dest="budgets", action="append", type=int, help="a size of the grid; repeatable")
+    if name == PRESET:
+        line.add_argument("preset", nargs="?", help="a table of `presets` in params.yaml")
+        line.add_argument("--list", action="store_true", help="name the presets and their cells, and run nothing")
     return line
 
 
@@ -60,12 +71,19 @@ def _run(name: str, argv: list[str]) -> None:
     profile = words.pop("profile")
     if profile is not None:
         words["settings"] = [f"profile={profile}", *words["settings"]]
+    if name == PRESET and words.pop("list"):
+        for preset, found in params.presets(words["settings"]).items():
+            print(f"{preset:16} {found.title}: {', '.join(found.cells)}")
+        return
     code = _run_warm(name, argv)
     if code is not None:
         sys.exit(code)
     logging.getLogger("vl_distillery").setLevel(logging.INFO)
     begun = session.begin()  # boots while the plugins that the parameters name are imported
-    params.load(words["settings"])
+    if name == PRESET:
+        params.load_cells(words["preset"], words["settings"])
+    else:
+        params.load(words["settings"])
     if session.find_owner().pid != os.getpid():
         warm.start(session.find_owner())
     flow = getattr(importlib.import_module(f"flows.{name}"), name)
@@ -127,6 +145,9 @@ def _say(error: BaseException, code: int) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in FLOWS:
-        sys.exit(f"usage: python -m flows.cli FLOW [options]; FLOW is one of {', '.join(FLOWS)}")
-    main(sys.argv[1], sys.argv[2:])
+    if len(sys.argv) < 2 or sys.argv[1] not in (*FLOWS, PLAN):
+        sys.exit(f"usage: python -m flows.cli FLOW [options]; FLOW is one of {', '.join((*FLOWS, PLAN))}")
+    if sys.argv[1] == PLAN:
+        importlib.import_module("flows.plan").main(sys.argv[2:])  # measures, and runs no flow
+    else:
+        main(sys.argv[1], sys.argv[2:])

@@ -27,7 +27,11 @@ _VERSIONED = ("torch", "timm", "transformers", "numpy", "pillow", "faiss-cpu", "
 
 
 class NotMade(Exception):
-    """Inside `looking()`: the artifact that was asked for would have to be built."""
+    """Inside `looking()`: the artifact in `folder` was asked for, and would have to be built."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder} is not there for these parameters, inputs and code")
+        self.folder = folder
 
 
 @contextlib.contextmanager
@@ -79,7 +83,7 @@ def obtain(
                 return Ref(str(folder), manifest.digest, is_cached=True)
             LOGGER.info("rebuilding %s: changed %s", folder, " and ".join(_difference(manifest, key)) or "format")
         if _IS_LOOKING.get():
-            raise NotMade(f"{folder} is not there for these parameters, inputs and code")
+            raise NotMade(folder)
         started = time.monotonic()
         manifest = artifacts.write(folder, key, lambda work: {**build(work), "seconds": time.monotonic() - started}, _facts())
         return Ref(str(folder), manifest.digest)

@@ -1,0 +1,162 @@
+"""A dataset of a few rows in a folder of its own, on which the real stage tasks run: what they cost there is measured.
+
+Networks have random weights and small learning rates: they cost what trained ones do, need no download and stay finite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+
+from tasks import artifacts, train_experts
+from tasks.artifacts import Ref
+from tasks.core.calibration import free_seconds
+from tasks.core.preparation import check_examples, prepare
+from tasks.core.records import ImageCaptions
+from tasks.core.seeding import make_generator
+from tasks.core.storage import CAPTIONS, EMBEDDINGS, IMAGES
+from tasks.core.tensor_files import map_tensor, save_tensors
+from tasks.params import Params, Plugin
+
+CALM = 1e-3  # learning rates and step sizes: random networks must not leave the finite numbers
+TINY_PAIRS = 4
+SAMPLE_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a piece of work takes: seconds, bytes resident at its peak, bytes on the card at its peak, bytes on disk."""
+
+    seconds: float
+    host_bytes: int = 0
+    gpu_bytes: int = 0
+    disk_bytes: int = 0
+
+    def plus(self, *, seconds: float = 0.0, host: float = 0.0, gpu: float = 0.0, disk: float = 0.0) -> Usage:
+        """Return the sum; a work's seconds are never negative."""
+        return Usage(max(0.0, self.seconds + seconds), self.host_bytes + int(host), self.gpu_bytes + int(gpu), self.disk_bytes + int(disk))
+
+
+class Peak:
+    """Largest memory seen while `watch` was open, in bytes."""
+
+    def __init__(self) -> None:
+        self.host_bytes, self.gpu_bytes = 0, 0
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[Peak]:
+    """Sample this process's resident memory and read the card's counter of allocated memory."""
+    peak, ended, process = Peak(), threading.Event(), psutil.Process()
+
+    def sample() -> None:
+        while not ended.is_set():
+            peak.host_bytes = max(peak.host_bytes, process.memory_info().rss)
+            ended.wait(SAMPLE_SECONDS)
+
+    thread = threading.Thread(target=sample, daemon=True)
+    has_card = torch.cuda.is_available()
+    if has_card:
+        torch.cuda.reset_peak_memory_stats()
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        thread.join()
+        peak.host_bytes = max(peak.host_bytes, process.memory_info().rss)
+        peak.gpu_bytes = torch.cuda.max_memory_allocated() if has_card else 0
+
+
+class World:
+    """A prepared dataset, random embeddings and a start artifact in `folder`; stage tasks run inside it.
+
+    Args:
+        params: see `shrink`.
+        rows: the pictures of the three splits.
+        text_dim: width of the embeddings.
+    """
+
+    def __init__(self, folder: Path, params: Params, rows: Sequence[ImageCaptions], text_dim: int) -> None:
+        self.folder, self.params = folder, params
+        place, section = folder / "prepared", params.prepare_data
+        place.mkdir(parents=True)
+        prepare(rows, place, image_size=section.image_size, max_pixels=section.max_pixels)
+        self.prepared = Ref(str(place), artifacts.file_digest(place / IMAGES))
+        num_captions = sum(len(row.captions) for row in rows)
+        embeds = torch.randn(num_captions, text_dim, generator=make_generator(params.seed, "plan"))
+        (folder / "embeddings").mkdir()
+        save_tensors(folder / "embeddings" / EMBEDDINGS, {"embeddings": embeds})
+        self.embeddings = Ref(str(folder / "embeddings"), artifacts.file_digest(folder / "embeddings" / EMBEDDINGS))
+        self.start, self.start_usage = self.make(train_experts.build_start, params, self.prepared)
+
+    def make(self, task: Any, *given: Any) -> tuple[Ref, Usage]:
+        """Run a stage task as it is, and return its artifact and what it took: seconds of its manifest, less those without a core."""
+        with contextlib.chdir(self.folder), watch() as peak:
+            started, free = time.perf_counter(), free_seconds()
+            ref = task.fn(*given, force=True)
+            waited = time.perf_counter() - started - (free_seconds() - free)
+            folder = ref.folder.resolve()
+        seconds = json.loads((folder / artifacts.MANIFEST).read_text())["facts"]["seconds"] - waited
+        disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return Ref(str(folder), ref.digest), Usage(max(seconds, 1e-3), peak.host_bytes, peak.gpu_bytes, disk)
+
+
+def shrink(params: Params) -> Params:
+    """Return parameters with which the stages of a profile run on a few rows: same networks, batches and sets."""
+    experts = _calm(replace(params.train_experts, batch_size=TINY_PAIRS, num_experts=1))
+    recipes = {name: _calm(getattr(params.evaluate, name)) for name in ("small", "full")}
+    return replace(
+        params,
+        image_encoder=_random(params.image_encoder),
+        train_experts=experts,
+        distillers={name: replace(plugin, config=_calm(plugin.config)) for name, plugin in params.distillers.items()},
+        evaluate=replace(params.evaluate, num_eval=1, **recipes),
+        students={name: replace(student, image_encoder=_random(student.image_encoder)) for name, student in params.students.items()},
+    )
+
+
+def rows_of(params: Params, prepared: Ref | None) -> list[ImageCaptions]:
+    """Return all examples of the dataset: from the prepared artifact when it is there, otherwise from the raw data.
+
+    Raises:
+        FileNotFoundError, ValueError: the raw data are not there, or bad.
+    """
+    if prepared is None:
+        return check_examples(params.dataset.module.examples(params.dataset.config))
+    import pandas as pd
+
+    names = pd.read_parquet(prepared.folder / "images.parquet")
+    captions = pd.read_parquet(prepared.folder / CAPTIONS).groupby("image_idx")["text"].agg(tuple)
+    images = map_tensor(prepared.folder / IMAGES, "images")
+    return [
+        ImageCaptions(name, split, captions[index], functools.partial(_picture, images, index))
+        for index, (name, split) in enumerate(zip(names["name"], names["split"], strict=True))
+    ]
+
+
+def _picture(images: np.ndarray, index: int) -> Image.Image:
+    return Image.fromarray(np.asarray(images[index]))
+
+
+def _random(plugin: Plugin) -> Plugin:
+    has_weights = any(field.name == "weights" for field in fields(plugin.config))
+    return replace(plugin, config=replace(plugin.config, weights="random")) if has_weights else plugin
+
+
+def _calm(section: Any) -> Any:
+    assert is_dataclass(section)
+    rates = [field.name for field in fields(section) if field.name.startswith(("lr_", "step_size_"))]
+    return replace(section, **dict.fromkeys(rates, CALM))  # type: ignore[type-var]
