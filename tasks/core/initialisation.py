@@ -1,19 +1,29 @@
-"""Where a synthetic set starts from (METHOD 4): real pairs or noise, for images and texts independently."""
+"""Where a synthetic set starts from (METHOD 4): real pairs, prototypes or noise, for images and texts independently.
+
+* `real`: random images, one random caption each.
+* `k_means`: the real pairs nearest to the centroids of k-means on pair features: the image and the text feature, L2-normalised
+  and side by side, of at most 16384 random images with one random caption each. Text features are the caption embeddings;
+  image features are those of the frozen encoder, or of the pretrained one that training starts from. If only one modality
+  says `k_means`, the other's `real` rows are of the same pairs, so that image and text belong together.
+* `noise`: Gaussian with the training set's moments, per channel for images and per dimension for texts.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from tasks.core.encoders import ImageEncoder, normalise, take_rows
+from tasks.core.k_means import prototypes
+from tasks.core.matching_config import Initial
 from tasks.core.records import Split
 from tasks.core.seeding import make_generator
 from tasks.core.selection import check_budget, sample_captions
 
-_SAMPLE = 1024
+_SAMPLE, _CLUSTERED, _BATCH = 1024, 16384, 64
 
 
 @dataclass(frozen=True)
@@ -32,16 +42,19 @@ class Start:
     caption_idx: Tensor
 
 
-def initial_pairs(
-    train: Split, encoder: ImageEncoder, num_pairs: int, *, image: Literal["real", "noise"], text: Literal["real", "noise"], seed: int
-) -> Start:
-    """Return `num_pairs` initial pairs: random images with one random caption each, or Gaussian noise with the training
-    set's moments, per channel for images and per dimension for texts.
+def initial_pairs(train: Split, encoder: ImageEncoder, num_pairs: int, *, image: Initial, text: Initial, seed: int) -> Start:
+    """Return `num_pairs` initial pairs.
+
+    Args:
+        encoder: gives the normalisation, and the image features of `k_means` where the split has none.
+        image, text: how each modality starts.
     """
     check_budget(num_pairs, train.num_images)
     generator = make_generator(seed, "initial_pairs")
     image_idx = torch.randperm(train.num_images, generator=generator)[:num_pairs]
     caption_idx = sample_captions(image_idx, train.caption_image_idx, generator)
+    if "k_means" in (image, text):
+        image_idx, caption_idx = _prototype_pairs(train, encoder, num_pairs, make_generator(seed, "k_means"))
     images = normalise(take_rows(train.images, image_idx), encoder.mean, encoder.std)
     texts = train.text_embeds[caption_idx].clone()
     if image == "noise":
@@ -53,3 +66,25 @@ def initial_pairs(
         std, mean = torch.std_mean(train.text_embeds, dim=0, keepdim=True)
         texts = mean + std * torch.randn(texts.shape, generator=generator)
     return Start(images.contiguous(), texts, image_idx, caption_idx)
+
+
+def _prototype_pairs(train: Split, encoder: ImageEncoder, num_pairs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    pool = torch.randperm(train.num_images, generator=generator)[: max(_CLUSTERED, num_pairs)].sort().values
+    counts = torch.bincount(train.caption_image_idx, minlength=train.num_images)
+    draws = (torch.rand(len(pool), generator=generator, dtype=torch.float64) * counts[pool]).long()
+    captions = (counts.cumsum(0) - counts)[pool] + draws  # captions ascend with their images
+    features = _encode(train, encoder, pool) if train.features is None else train.features[pool]
+    points = torch.cat([normalize(features, dim=1), normalize(train.text_embeds[captions], dim=1)], dim=1)
+    chosen = prototypes(points, num_pairs, generator)
+    return pool[chosen], captions[chosen]
+
+
+def _encode(train: Split, encoder: ImageEncoder, rows: Tensor) -> Tensor:
+    """Features (R, F) of some images under the encoder as it comes, on the CPU."""
+    device = next(encoder.module.parameters()).device
+    module, parts = encoder.module.eval(), []
+    with torch.inference_mode():
+        for part in rows.split(_BATCH):
+            images = normalise(take_rows(train.images, part, device), encoder.mean, encoder.std)
+            parts.append(module(images).float().cpu())
+    return torch.cat(parts).clone()

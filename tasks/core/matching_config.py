@@ -10,7 +10,7 @@ from tasks.core.section import Range, Section
 PerBudget = float | dict[int, float]
 Count = Annotated[int, Range(ge=1)]
 CountPerBudget = Count | dict[int, Count]
-Initial = Literal["real", "noise"]
+Initial = Literal["real", "noise", "k_means"]
 MiniBatch = Annotated[int, Range(ge=2, unit="pairs")]
 
 
@@ -48,7 +48,7 @@ class MatchingConfig(Section):
         skip_above: iterations with a larger terminal loss change nothing and are counted in the history; null skips none.
         step_size_img, step_size_txt: initial beta of the two groups.
         optimise: `both`, or one modality alone (ablation).
-        init_image, init_text: `real` or `noise`.
+        init_image, init_text: `real`, `noise` or `k_means`, see `initialisation.py`.
         merge_branches: one ratio for both groups together (LoRS on COCO).
         is_dropout_on: dropout in the student steps, the same mask in forward and reverse.
         engine: gradient engine of `matching.py`, or `auto`: `double_backward` when the encoders are frozen (tiny

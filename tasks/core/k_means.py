@@ -1,0 +1,52 @@
+"""k-means and its prototypes: the real points nearest to the centroids (Lloyd, 1982; k-means++, Arthur and Vassilvitskii, 2007)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MAX_ITERATIONS, _CHUNK = 50, 4096
+
+
+def k_means(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
+    """Return centroids (K, d) of (N, d) points: k-means++ start, at most 50 iterations of Lloyd. O(N K d) each.
+
+    Args:
+        generator: draws the start; on the CPU, where equal inputs give equal bytes.
+    """
+    centroids = _spread(points, num_clusters, generator)
+    previous = torch.full((len(points),), -1)
+    for _ in range(_MAX_ITERATIONS):
+        nearest = torch.cat([torch.cdist(part, centroids).argmin(1) for part in points.split(_CHUNK)])
+        if torch.equal(nearest, previous):
+            break
+        previous = nearest
+        counts = torch.bincount(nearest, minlength=num_clusters)
+        sums = torch.zeros_like(centroids).index_add_(0, nearest, points)
+        # A centroid that lost all its points stays where it is.
+        centroids = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), centroids)
+    return centroids
+
+
+def prototypes(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
+    """Return indices (K,) of the points (N, d) that are nearest to the centroids of k-means, no point twice."""
+    centroids = k_means(points, num_clusters, generator)
+    is_taken = torch.zeros(len(points), dtype=torch.bool)
+    chosen = []
+    for centroid in centroids:
+        distances = (points - centroid).square().sum(1).masked_fill(is_taken, torch.inf)
+        chosen.append(int(distances.argmin()))
+        is_taken[chosen[-1]] = True
+    return torch.tensor(chosen)
+
+
+def _spread(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
+    """k-means++: each next centroid is a point drawn with a probability that grows with its squared distance to the nearest one."""
+    first = int(torch.randint(len(points), (1,), generator=generator))
+    chosen, nearest = [first], (points - points[first]).square().sum(1)
+    for _ in range(num_clusters - 1):
+        # Where every point is a centroid already, any will do.
+        weights = nearest if bool(nearest.sum() > 0) else torch.ones_like(nearest)
+        chosen.append(int(torch.multinomial(weights, 1, generator=generator)))
+        nearest = torch.minimum(nearest, (points - points[chosen[-1]]).square().sum(1))
+    return points[chosen]
