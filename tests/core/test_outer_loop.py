@@ -1,0 +1,124 @@
+"""Options of the outer loop: averages, skipped iterations, start epochs, memory; a resumed run heals as an uninterrupted one."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from tasks.core.distillation import run
+from tasks.core.distillers.bi_trajectory import Config, distill
+from tasks.core.expert_segments import draw_segment, draw_start
+from tasks.core.losses import info_nce
+from tasks.core.matching_config import GrowthSection, check_matching
+from tasks.core.objective import Objective
+from tasks.core.seeding import make_generator
+from tests.core.small_problem import MATCHING, make_problem
+
+CONFIG = Config(**MATCHING, include_positive=True)
+
+
+def _run(problem, **changes):
+    return distill(problem, dataclasses.replace(CONFIG, **changes), 6, tau=0.07)
+
+
+def test_the_average_weighs_iterations_by_their_age_and_leaves_out_the_start(tmp_path):
+    problem = make_problem(tmp_path, "heads")
+    sets = [_run(problem, iterations=count).pairs for count in (1, 2, 3)]
+    averaged = _run(problem, iterations=3, ema_decay=0.4).pairs
+    weights = torch.tensor([0.16, 0.4, 1.0]) / 1.56
+    for name in ("images", "text_embeds"):
+        expected = sum(weight * getattr(pairs, name) for weight, pairs in zip(weights, sets, strict=True))
+        assert torch.allclose(getattr(averaged, name), expected, atol=1e-5)
+    logs = torch.tensor([pairs.step_sizes["img"] for pairs in sets]).log()
+    assert averaged.step_sizes["img"] == pytest.approx(float((weights * logs).sum().exp()), rel=1e-5)
+
+
+def test_iterations_above_the_limit_change_nothing_and_are_counted(tmp_path):
+    problem = make_problem(tmp_path, "heads")
+    nothing = _run(problem, iterations=3, skip_above=1e-6, ema_decay=0.5)
+    assert torch.equal(nothing.pairs.images, nothing.start.images) and torch.equal(nothing.pairs.text_embeds, nothing.start.texts)
+    assert [row["num_skipped"] for row in nothing.history] == [1.0, 2.0, 3.0]
+    losses = sorted(row["loss"] for row in _run(problem).history)
+    limit = losses[len(losses) // 2]
+    some = _run(problem, skip_above=limit).history
+    assert some[-1]["num_skipped"] == sum(row["loss"] > limit for row in some) > 0
+    assert "num_skipped" not in _run(problem, iterations=1).history[0]
+
+
+def test_the_range_of_start_epochs_grows():
+    growth = GrowthSection(min_start_epoch=2, iterations=8)
+    config = dataclasses.replace(CONFIG, max_start_epoch=4, start_epoch_growth=growth)
+    assert [config.start_epochs(iteration) for iteration in (0, 3, 4, 7, 8, 99)] == [2, 2, 3, 3, 4, 4]
+    assert dataclasses.replace(config, start_epoch_growth=None).start_epochs(0) == 4
+
+
+def test_image_and_text_start_at_epochs_of_their_own_if_asked(tmp_path):
+    buffer = make_problem(tmp_path).buffer
+    alone = dataclasses.replace(CONFIG, are_start_epochs_shared=False)
+    shared = [draw_start(buffer, CONFIG, 0, make_generator(0, index))[1] for index in range(20)]
+    independent = [draw_start(buffer, alone, 0, make_generator(0, index)) for index in range(20)]
+    assert all(epochs["img"] == epochs["txt"] for epochs in shared)
+    assert {(epochs["img"], epochs["txt"]) for _, epochs in independent} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    index = next(i for i, (_, epochs) in enumerate(independent) if epochs == {"img": 0, "txt": 1})
+    expert, goal = independent[index][0], draw_segment(buffer, alone, 0, make_generator(0, index))
+    assert torch.equal(goal.start["img"], buffer.snapshot(expert, 0)["img"])
+    assert torch.equal(goal.start["txt"], buffer.snapshot(expert, 1)["txt"])
+    reached = {"img": buffer.snapshot(expert, 1)["img"], "txt": buffer.snapshot(expert, 2)["txt"]}
+    assert float(goal.loss(reached)) == 0.0 and goal.terms(goal.start) == pytest.approx({"loss_img": 1.0, "loss_txt": 1.0})
+
+
+@pytest.mark.parametrize("trainable", ["full", "heads"])
+def test_micro_batches_and_parameters_on_the_host_change_no_number(tmp_path, trainable):
+    problem = make_problem(tmp_path, trainable)
+    change = {"iterations": 2, "optimiser": "sgd", "engine": "double_backward"}
+    whole, parts = (_run(problem, **change, micro_batch=size, is_theta_on_host=size is not None).pairs for size in (None, 3))
+    assert torch.allclose(whole.images, parts.images, atol=1e-6) and torch.allclose(whole.text_embeds, parts.text_embeds, atol=1e-6)
+
+
+class Killed(Exception):
+    pass
+
+
+class Faulty:
+    """The goal of bi-trajectory matching, whose loss is NaN once, in iteration 5; or that is killed there."""
+
+    def __init__(self, problem, config, is_killed):
+        self.problem, self.config, self.is_killed, self.is_done = problem, config, is_killed, False
+
+    def __call__(self, iteration, draw):
+        goal = draw_segment(self.problem.buffer, self.config, iteration, draw)
+        if iteration != 5 or self.is_done:
+            return goal
+        self.is_done = True
+        if self.is_killed:
+            raise Killed
+        return dataclasses.replace(goal, loss=lambda theta: goal.loss(theta) * float("nan"))
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_a_non_finite_iteration_right_after_a_resume_heals_as_without_the_interruption(tmp_path, optimiser):
+    problem = make_problem(tmp_path, "heads")
+    config = dataclasses.replace(CONFIG, optimiser=optimiser, iterations=8, ema_decay=0.5)
+
+    def distil(is_killed=False, checkpoint=None):
+        objective = Objective(lambda img, txt, rows: info_nce(img, txt), goal=Faulty(problem, config, is_killed))
+        return run(problem, config, 6, objective, checkpoint=checkpoint)
+
+    expected = distil()
+    with pytest.raises(Killed):
+        distil(is_killed=True, checkpoint=tmp_path / "c.safetensors")
+    got = distil(checkpoint=tmp_path / "c.safetensors")
+    assert torch.equal(got.pairs.images, expected.pairs.images) and torch.equal(got.pairs.text_embeds, expected.pairs.text_embeds)
+    assert got.history == expected.history and len(got.history) == 8 and got.pairs.step_sizes == expected.pairs.step_sizes
+
+
+def test_options_that_contradict_each_other_are_refused():
+    growth = GrowthSection(min_start_epoch=3, iterations=8)
+    with pytest.raises(ValueError, match=r"here\.start_epoch_growth: received min_start_epoch 3; allowed is 1 to max_start_epoch 2"):
+        check_matching(dataclasses.replace(CONFIG, start_epoch_growth=growth), 3, (6,), trainable="full", where="here")
+    cut = dataclasses.replace(CONFIG, engine="tesla", micro_batch=8)
+    with pytest.raises(ValueError, match=r"here: the engine 'tesla' does not cut a step.*received micro_batch 8"):
+        check_matching(cut, 3, (6,), trainable="full", where="here")
+    check_matching(cut, 3, (6,), trainable="heads", where="here")
+    with pytest.raises(ValueError, match=r"here\.mini_batch_size: received \{5: 3\} for 6 pairs"):
+        check_matching(dataclasses.replace(CONFIG, mini_batch_size={5: 3}), 3, (6,), trainable="full", where="here")
