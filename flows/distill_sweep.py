@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from prefect import flow
 
 from flows import cli
 from flows.distill import distill
 from flows.evaluate import evaluate
+from flows.grid import cells
 from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
+from flows.select_coresets import select_coresets
 from flows.train_experts import train_experts
 from tasks import params
+from tasks.artifacts import Ref
+
+RANDOM = "random"
 
 
 @flow(name="distill-sweep", persist_result=False, task_runner=ONE_AT_A_TIME)
@@ -23,20 +29,37 @@ def distill_sweep(
     methods: Sequence[str] | None = None,
     budgets: Sequence[int] | None = None,
 ) -> Refs:
-    """Distil and score every cell of methods x budgets, with no coresets and one cell after the other.
+    """Distil and score every cell of methods x budgets, one after the other, each beside random selection of its size.
 
     Args:
         settings, force, accept_code: see `prepare_data`.
         methods: distillers of the grid; None takes all that `methods.distillers` names.
         budgets: sizes of the grid in pairs; None takes all of the profile.
+
+    Raises:
+        ValueError: a method or size that the parameters do not name, before anything is computed.
     """
-    refs = train_experts.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
-    for name in methods or chosen.distillers:
-        for size in budgets or chosen.general.budgets:
-            refs = distill(settings, force, accept_code, refs, name, size)
-            refs = evaluate(settings, force, accept_code, refs)
-    return refs
+    names, sizes = methods or list(chosen.distillers), budgets or list(chosen.general.budgets)
+    for name in names:
+        for size in sizes:
+            cells("distillers", chosen.distillers, chosen.general.budgets, name, size)
+    trained = train_experts.fn(settings, accept_code=accept_code)
+    selected = select_coresets.fn(settings, force, accept_code, trained, RANDOM).coresets
+    made, scores = trained, dict[str, Ref]()
+    for name in names:
+        for size in sizes:
+            beside = {f"{RANDOM}-{size}": selected[f"{RANDOM}-{size}"]}
+            cell = distill(settings, force, accept_code, replace(trained, coresets=beside), name, size)
+            cell = evaluate(settings, force, accept_code, cell)
+            scores = {**{ref.path: ref for ref in cell.scores}, **scores}
+            made = replace(
+                cell,
+                coresets={**made.coresets, **beside},
+                distilled={**made.distilled, **cell.distilled},
+                galleries=[*made.galleries, *cell.galleries],
+            )
+    return replace(made, scores=list(scores.values()))
 
 
 if __name__ == "__main__":

@@ -175,9 +175,21 @@ def _replace(work: Path, folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
         os.replace(work, folder)
+        _move_foreign(old, folder)
         shutil.rmtree(old)
     else:
         os.replace(work, folder)
+
+
+def _move_foreign(old: Path, folder: Path) -> None:
+    """Move the folders that the old manifest does not name: somebody else's, as `reports/presets` beside the report."""
+    try:
+        named = {Path(name).parts[0] for name in json.loads((old / MANIFEST).read_text())["files"]}
+    except (OSError, ValueError, KeyError):
+        named = set()
+    for item in list(old.iterdir()):
+        if item.is_dir() and item.name not in named and not (folder / item.name).exists():
+            os.replace(item, folder / item.name)
 
 
 def _fsync(path: Path) -> None:

@@ -16,7 +16,7 @@ from tasks import artifacts, caching, tracking
 from tasks.artifacts import Ref
 from tasks.params import Params
 
-DISTILLED, SCORES = "distilled_digest", "scores_digest"
+DISTILLED, SCORES, STUDENTS = "distilled_digest", "scores_digest", "students_digest"
 SCORED = ("mean_recall", "i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10")
 
 
@@ -48,7 +48,7 @@ def log_scores(
         students: scores by set name (`<method>-<num_pairs>`, `full`), all of the student that `params` is of.
         galleries: by set name; empty for a further student, whose runs hold its scores alone.
     """
-    tag = f"{SCORES}.{params.student}" if params.student else SCORES
+    tag = ".".join(filter(None, (SCORES, _cell(params), params.student)))
     digest = _digest(students, distilled, galleries)
     if tracking.is_remembered(params.profile, tag, digest):
         return
@@ -72,6 +72,11 @@ def _log_sets(
     summary: dict[str, float] = {}
     for name, refs in students.items():
         child = _child(tracker, parent, params, distilled.get(name, refs[0]), name)
+        values, shown = _statistics(refs), artifacts.canonical_digest([ref.digest for ref in refs])
+        if params.variant is None or name in distilled:  # a preset has many cells
+            summary["/".join(filter(None, ("test_mean_recall", _cell(params), name)))] = values["test/mean_recall"]
+        if tracker.is_marked(child, STUDENTS, shown):  # full data and coresets of an earlier cell of the same run
+            continue
         tracker.log_inputs(child, params.profile, prepared.digest, prepared.path)
         if name in distilled:
             tracker.log_inputs(child, name, distilled[name].digest, distilled[name].path)
@@ -79,9 +84,8 @@ def _log_sets(
             _log_history(tracker, child, distilled[name])
             for file in ("gallery.png", "gallery.json"):
                 tracker.log_file(child, galleries[name].folder / file)
-        values = _statistics(refs)
-        summary[f"test_mean_recall/{name}"] = values["test/mean_recall"]
         tracker.log_history(child, [(0, values), *_curve(refs)])
+        tracker.mark(child, STUDENTS, shown)
         tracker.finish(child)
     if params.student is None:
         tracker.log_history(parent, [(0, summary)])
@@ -108,7 +112,14 @@ def _open(params: Params, invocation: str, prepared: Ref) -> tuple[tracking.Trac
         "parameters_hash": params.digest,
         "prepared_digest": prepared.digest,
     }
+    if params.variant:
+        return tracker, tracker.parent({"preset": params.variant.preset}, {**tags, "preset": params.variant.preset})
     return tracker, tracker.parent(tracking.flatten(asdict(params)), tags)
+
+
+def _cell(params: Params) -> str | None:
+    """Return the name of the cell of a preset that the parameters are of."""
+    return params.variant.cell if params.variant else None
 
 
 def _child(tracker: tracking.Tracker, parent: str, params: Params, made: Ref, name: str | None = None) -> str:
@@ -129,9 +140,12 @@ def _child(tracker: tracking.Tracker, parent: str, params: Params, made: Ref, na
         "git_commit": str(git["commit"]),
         "protocol": params.evaluate.protocol,
     }
-    child = tracker.child(parent, f"{name} {params.student}" if params.student else name, tags)
+    if params.variant:
+        tags |= {"preset": params.variant.preset, "variant": params.variant.cell}
+    child = tracker.child(parent, " ".join(filter(None, (_cell(params), name, params.student))), tags)
     recipe = params.evaluate.small if plugin else params.evaluate.full
     known = {"method": method or name, "num_pairs": size if plugin else "all", "model": params.model_name, "seed": params.seed}
+    known |= {f"cell.{path}": value for path, value in (params.variant.settings if params.variant else {}).items()}
     options = plugin.as_params()["options"] if plugin else {}
     tracker.log_params(child, {**known, **tracking.flatten(options, "options."), **tracking.flatten(asdict(recipe), "recipe.")})
     return child

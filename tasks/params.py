@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -136,8 +137,10 @@ def load_cells(preset: str, overrides: Sequence[str] = (), *, path: Path = PARAM
     Raises:
         ValueError: no such preset, or a cell that is not valid; see `load`.
     """
-    found = variants.find(presets(overrides, path=path), preset)
-    return {cell: load(overrides, variant=f"{preset}/{cell}", path=path) for cell in found.cells}
+    tree = _overridden(overrides, path)[0]
+    _profile_of(tree, str(path))
+    found = variants.find(variants.presets_of(tree), preset)
+    return {cell: parse(copy.deepcopy(tree), str(path), f"{preset}/{cell}") for cell in found.cells}
 
 
 def _overridden(overrides: Sequence[str], path: Path) -> tuple[dict[str, Any], str | None]:

@@ -59,7 +59,7 @@ class Tracker:
         if found:
             return found
         all_tags = {"invocation": self.invocation, "level": "pipeline", **tags}
-        run = self.client.create_run(self.experiment_id, tags=all_tags, run_name=f"pipeline {self.invocation[:8]}")
+        run = self.client.create_run(self.experiment_id, tags=all_tags, run_name=f"{tags.get('preset', 'pipeline')} {self.invocation[:8]}")
         self.log_params(run.info.run_id, params)
         return str(run.info.run_id)
 

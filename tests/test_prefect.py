@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
 
 from tests.test_flows import left_behind
 from tests.workspace import ROOT, TINY, Workspace, make_workspace
@@ -54,13 +55,15 @@ def prefect_client(api: dict[str, str]) -> Iterator[SyncPrefectClient]:
         yield client
 
 
-def wait_for_pool(client: SyncPrefectClient, name: str) -> None:
-    """Return when the worker has created its pool."""
-    for _ in range(300):
-        if any(pool.name == name for pool in client.read_work_pools()):
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"no work pool {name}")
+def create_pools(api: dict[str, str]) -> None:
+    """Create the work pools as infra/README.md says; the server checks their templates."""
+    with prefect_client(api) as client:
+        for path in sorted((ROOT / "infra/work_pools").glob("*.json")):
+            template = json.loads(path.read_text())
+            limit = 1 if path.stem == "gpu" else None
+            pool = WorkPoolCreate(name=path.stem, type="process", base_job_template=template, concurrency_limit=limit)
+            made = client.create_work_pool(pool)
+            assert made.base_job_template == template and made.concurrency_limit == limit
 
 
 def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_private_server(tmp_path):
@@ -76,8 +79,8 @@ def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_private_server(
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as page:
                 assert page.status == 200
         worker = ("prefect", "worker", "start", "--pool", "gpu", "--type", "process", "--name", "one")
+        create_pools(api)
         with running(deployed, *worker, **api), prefect_client(api) as client:
-            wait_for_pool(client, "gpu")
             deployed.run("prefect", "--no-prompt", "deploy", "--name", "train_experts/gpu", PWD=str(deployed.folder), **api)
             run = ("prefect", "deployment", "run", "train_experts/gpu", "--watch", "--watch-interval", "1")
             deployed.run(*run, seconds=200, **api)
@@ -96,7 +99,9 @@ def test_prefect_yaml_names_flows_that_exist():
         path, _, function = deployment["entrypoint"].partition(":")
         flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), function)
         names.add(f"{flow.name}/{deployment['name']}")
-    assert names == {"pipeline/local", "train_experts/gpu", "distill-sweep/gpu"}
+    assert names == {"pipeline/local", "train_experts/gpu", "distill-sweep/gpu", "preset/gpu"}
+    pools = {deployment["work_pool"]["name"] for deployment in declared}
+    assert pools == {path.stem for path in (ROOT / "infra/work_pools").glob("*.json")}
 
 
 def test_what_can_heal_is_tried_again_and_nothing_else():

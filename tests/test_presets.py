@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import yaml
 
 from tasks import params
 from tasks.overrides import override
-from tests.workspace import ROOT
+from tests.workspace import ROOT, TINY, Workspace, make_workspace
 
 PROFILES = sorted(params.read_tree(ROOT / "params.yaml")["profiles"])
 PAPER = {"main", "methods", "single_modality", "initialisation", "lora", "vision_encoders", "text_encoders"}
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_every_cell_of_every_preset_is_valid_and_has_random_selection(profile):
+def test_every_cell_of_every_preset_is_valid_and_has_random_selection_and_a_known_network(profile):
+    import timm
+
     found = params.presets([f"profile={profile}"])
     assert set(found) >= PAPER
     for name, preset in found.items():
         cells = params.load_cells(name, [f"profile={profile}"])
         assert list(cells) == list(preset.cells)
-        assert all("random" in chosen.coresets and chosen.profile == profile for chosen in cells.values())
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-def test_networks_of_the_presets_exist(profile):
-    import timm
-
-    for name in ("vision_encoders", "lora"):
-        for chosen in params.load_cells(name, [f"profile={profile}"]).values():
+        for chosen in cells.values():
+            assert "random" in chosen.coresets and chosen.profile == profile
             assert timm.is_model(chosen.image_encoder.config.name)
 
 
@@ -110,3 +106,76 @@ def test_variants_lie_beside_the_outputs_of_dvc():
     for stage, parts in (("distill", ("bi_trajectory", "bi_trajectory-20")), ("evaluate", ("bi_trajectory-20", "seed_0"))):
         made = folder(stage, image.space(stage), *parts)
         assert not [out for out in outs if made.is_relative_to(out)]
+
+
+TINY_PRESET = (*TINY, "presets.single_modality.cells={both: {}, image: {distill.matching.optimise: image}}", "evaluate.num_eval=2")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Workspace:
+    """A workspace in which a preset of two cells has run once."""
+    workspace = make_workspace(tmp_path_factory.mktemp("preset") / "copy", TINY_PRESET)
+    done = workspace.flow("preset", "single_modality", seconds=280)
+    assert "preset: 16 made, 0 cached" in done.stdout  # prepared, embeddings, start, 2 experts, random; 2 x set, gallery, 2 students; ...
+    return workspace
+
+
+@pytest.mark.services
+def test_a_preset_makes_what_its_cells_share_once(made):
+    folders = {path.split("/", 1)[1] for path in made.digests()}
+    assert {path for path in folders if "+" in path} == {
+        "distilled/toy+single_modality-image/bi_trajectory/bi_trajectory-4",
+        "scores/toy+single_modality-image/bi_trajectory-4/gallery",
+        "scores/toy+single_modality-image/bi_trajectory-4/seed_0",
+        "scores/toy+single_modality-image/bi_trajectory-4/seed_1",
+    }
+    assert {"coresets/toy/random-4", "scores/toy/random-4/seed_0", "scores/toy/full/seed_1"} <= folders
+    assert "coresets/toy/herding-4" not in folders
+
+
+@pytest.mark.services
+def test_a_preset_is_compared_in_mlflow_by_a_nested_run_a_cell_and_set(made):
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{made.folder}/.mlflow/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
+    (parent,) = [run for run in runs if run.data.tags.get("level") == "pipeline"]
+    assert parent.data.tags["preset"] == parent.data.params["preset"] == "single_modality"
+    assert set(parent.data.metrics) == {"test_mean_recall/both/bi_trajectory-4", "test_mean_recall/image/bi_trajectory-4"}
+    nested = {run.data.tags["cell"]: run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+    assert set(nested) == {f"{cell} {name}" for cell in ("both", "image") for name in ("random-4", "bi_trajectory-4", "full")}
+    image = nested["image bi_trajectory-4"].data
+    assert image.tags["variant"] == "image" and image.params["cell.distill.matching.optimise"] == "image"
+
+
+@pytest.mark.services
+def test_the_table_has_each_set_once_with_its_ratio_to_random(made):
+    folder = made.folder / "reports/presets/toy"
+    table = pd.read_csv(folder / "single_modality.csv", keep_default_na=False)
+    assert [(row.cell, row.method, row.num_pairs) for row in table.itertuples()] == [
+        ("", "random", 4), ("both", "bi_trajectory", 4), ("image", "bi_trajectory", 4), ("", "full", 48 * 5),
+    ]  # fmt: skip
+    assert set(table["protocol"]) == {"strict"} and set(table["n"]) == {2}
+    random, both = table["mean_recall"].astype(float)[:2]
+    assert float(table["over_random"][1]) == pytest.approx(both / random)
+    assert "bi_trajectory (image) | 4 |" in (folder / "single_modality.md").read_text()
+    assert "bi_trajectory (image)" in (folder / "single_modality.html").read_text()
+
+
+@pytest.mark.services
+def test_a_second_run_finds_all_and_the_report_of_the_profile_leaves_the_table(made):
+    before = made.digests()
+    table = made.folder / "reports/presets/toy/single_modality.md"
+    text = table.read_text()
+    settings = ("--set", "methods.coresets=[random]")
+    assert "report" in made.flow("report", *settings).stdout
+    assert "preset: 0 made, 16 cached" in made.flow("preset", "single_modality").stdout
+    assert table.read_text() == text and (made.folder / "reports/index.html").is_file()
+    assert {path: made.digests()[path] for path in before} == before
+
+
+@pytest.mark.services
+def test_an_unknown_preset_is_refused_with_the_names_and_list_shows_them(made):
+    done = made.flow("preset", "tables", check=False)
+    assert done.returncode == 2 and "unknown preset 'tables'; available: main, methods" in done.stderr
+    assert "single_modality  One modality alone is distilled: both, image" in made.flow("preset", "--list").stdout

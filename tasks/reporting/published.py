@@ -63,17 +63,19 @@ def load_published(folder: Path = FOLDER) -> pd.DataFrame:
     return table.sort_values(["dataset", "budget", "source", "method"], kind="stable").reset_index(drop=True)
 
 
-def same_budget(published: pd.DataFrame, dataset: str, shown: pd.DataFrame) -> pd.DataFrame:
-    """Return the published rows with a mean recall for our dataset and any of our budgets (full data is the budget "full").
+def same_budget(published: pd.DataFrame, dataset: str, shown: pd.DataFrame, *, has_mean: bool = True) -> pd.DataFrame:
+    """Return the published rows for our dataset and any of our budgets (full data is the budget "full").
 
     Adds `over_random`, the ratio to random selection of the same source (NaN where that source prints none).
 
     Args:
         published: as `load_published` returns it.
         shown: our summary of one student and protocol.
+        has_mean: leave out what was published without a mean recall, such as R@1 alone.
     """
     budgets = {budget_of(row["method"], row["num_pairs"]) for row in shown.to_dict("records")}
-    rows = published[(published["dataset"] == dataset) & published["budget"].isin(budgets) & published["mean_recall"].notna()].copy()
+    rows = published[(published["dataset"] == dataset) & published["budget"].isin(budgets)].copy()
+    rows = rows[rows["mean_recall"].notna()] if has_mean else rows
     rows["over_random"] = [row["mean_recall"] / _random_of(published, row) for row in rows.to_dict("records")]
     rows["place"] = rows["method"].map({RANDOM: 0, FULL: 2}).fillna(1)
     return rows.sort_values(["source", "place", "method"], kind="stable").drop(columns="place").reset_index(drop=True)

@@ -63,7 +63,10 @@ class Crossed:
 
 
 def groups_by_size(shown: pd.DataFrame, distilled: frozenset[str]) -> list[Group]:
-    """Return the paper's table from ordered summary rows of one student and protocol; full data is the last group, never marked."""
+    """Return the paper's table from ordered summary rows of one student and protocol; full data is the last group, never marked.
+
+    A column `label`, where there is one, names the rows in place of `method`.
+    """
     full = shown.loc[shown["method"] == FULL, "num_pairs"]
     total = int(full.iloc[0]) if len(full) else 0
     groups = []
@@ -77,7 +80,11 @@ def groups_by_size(shown: pd.DataFrame, distilled: frozenset[str]) -> list[Group
 
 def beside_published(published: pd.DataFrame, dataset: str, shown: pd.DataFrame, distilled: frozenset[str]) -> list[Group]:
     """Return, for each of our sizes with published numbers of the same dataset, our rows followed by the published ones."""
-    theirs = same_budget(published, dataset, shown)
+    return beside(same_budget(published, dataset, shown), shown, distilled)
+
+
+def beside(theirs: pd.DataFrame, shown: pd.DataFrame, distilled: frozenset[str]) -> list[Group]:
+    """Return, for each size of the published rows `theirs` (of `same_budget`), our rows followed by those."""
     groups = []
     for (is_full, num_pairs), rows in shown.groupby([shown["method"] == FULL, "num_pairs"], sort=True):
         matching = theirs[theirs["budget"] == budget_of(FULL if is_full else "", num_pairs)]
@@ -107,7 +114,8 @@ def _row(row: dict[str, Any], best: dict[str, float], is_distilled: bool) -> Row
 
     cells = tuple(cell(name, row[f"{name}_std"]) for name in METRICS)
     over_random = Cell(math.nan) if row["method"] == FULL else cell("over_random")
-    return Row(str(row["method"]), int(row["n"]), cells, cell("recovery"), over_random, is_distilled, protocol=str(row["protocol"]))
+    name = str(row.get("label", row["method"]))
+    return Row(name, int(row["n"]), cells, cell("recovery"), over_random, is_distilled, protocol=str(row["protocol"]))
 
 
 def _published(row: dict[str, Any]) -> Row:

@@ -1,0 +1,68 @@
+"""preset: a table of the paper. Every cell goes through the stages up to evaluate, then the table is written.
+
+`python -m flows.preset NAME`; `--list` names the presets. What is there is used, so a preset that was killed goes on with the same command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prefect import flow
+
+from flows import cli
+from flows.distill import distill
+from flows.evaluate import evaluate
+from flows.policy import ONE_AT_A_TIME
+from flows.refs import Refs
+from flows.select_coresets import select_coresets
+from flows.train_experts import train_experts
+from tasks import params
+from tasks import preset_table as step
+
+
+@dataclass(frozen=True)
+class PresetRefs:
+    """What the cells of a preset made, by cell, and the files of its table."""
+
+    cells: dict[str, Refs]
+    table: list[str]
+
+    def count(self) -> tuple[int, int]:
+        """Return how many artifacts were made and how many were there; one that cells share counts once."""
+        seen: dict[str, bool] = {}
+        for refs in self.cells.values():
+            for ref in refs.all():
+                seen.setdefault(ref.path, ref.is_cached)
+        return len(seen) - sum(seen.values()), sum(seen.values())
+
+
+@flow(name="preset", persist_result=False, task_runner=ONE_AT_A_TIME)
+def preset(preset: str, settings: Sequence[str] = (), force: bool = False, accept_code: bool = False) -> PresetRefs:
+    """Distil and score every cell of a preset and write its table.
+
+    Args:
+        preset: its name in `presets` of params.yaml.
+        settings, accept_code: see `prepare_data`; the settings of a cell come after these.
+        force: compute coresets, distilled sets and scores again.
+    """
+    cells = params.load_cells(preset, settings)
+    trained: dict[str, Refs] = {}
+    made: dict[str, Refs] = {}
+    for cell, chosen in cells.items():
+        own, name = [*settings, f"{params.VARIANT}={preset}/{cell}"], f"{preset}/{cell}"
+        space = chosen.space("train_experts")
+        if space not in trained:
+            trained[space] = train_experts.fn(own, accept_code=accept_code)
+        refs = select_coresets.fn(own, force, accept_code, trained[space])
+        refs = distill.with_options(flow_run_name=name)(own, force, accept_code, refs)
+        made[cell] = evaluate.with_options(flow_run_name=name)(own, force, accept_code, refs)
+    reference = params.load_cells(preset, [f"profile={next(iter(cells.values())).profile}"])
+    scores = {cell: refs.scores for cell, refs in made.items()}
+    files = step.write_table(preset, params.presets(settings)[preset].title, cells, reference, scores)
+    print("\n".join(map(str, files)))
+    return PresetRefs(made, [str(path) for path in files])
+
+
+if __name__ == "__main__":
+    cli.main("preset")

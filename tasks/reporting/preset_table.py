@@ -1,0 +1,172 @@
+"""The table of a preset: every cell x method x size with its spread, published numbers of the same setting beside it.
+
+As CSV, Markdown and a page. Random selection of the same size and cell is in every table; a set that several cells
+share stands there once. Same input, same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tasks.reporting.page import environment
+from tasks.reporting.published import FOLDER, same_budget
+from tasks.reporting.recall_table import beside, groups_by_size
+from tasks.reporting.tables import DERIVED, METRICS, PROTOCOLS, check_scores, order, primary, summarise
+
+VALUES = ("n", *(part for name in METRICS for part in (name, f"{name}_std")), *DERIVED)
+COLUMNS = ("cell", "method", "num_pairs", "student", "protocol", "source", *VALUES)
+HEADINGS = {
+    "i2t_r1": "TR R@1", "i2t_r5": "R@5", "i2t_r10": "R@10", "t2i_r1": "IR R@1", "t2i_r5": "R@5", "t2i_r10": "R@10",
+    "mean_recall": "mean recall",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CellScores:
+    """What one cell of a preset scored.
+
+    Attributes:
+        scores: one row a trained student, `tables.COLUMNS` and `folder`, the set's place: two cells with one folder share the set.
+        student, protocol: those that the table shows.
+        distilled: names of the distilled sets.
+        is_as_published: whether model, encoders and methods are those of params.yaml, so that published numbers are comparable.
+    """
+
+    scores: pd.DataFrame
+    student: str
+    protocol: str
+    distilled: frozenset[str]
+    is_as_published: bool
+
+
+@dataclass(frozen=True)
+class PresetTable:
+    """The rows of a preset in order, ours and the published ones; `facts` are shown below, {name: text}."""
+
+    name: str
+    title: str
+    dataset: str
+    ours: pd.DataFrame
+    published: pd.DataFrame
+    distilled: frozenset[str]
+    facts: dict[str, str]
+
+
+def build_table(
+    name: str, title: str, dataset: str, cells: Mapping[str, CellScores], published: pd.DataFrame, facts: dict[str, str]
+) -> PresetTable:
+    """Arrange the scores of all cells.
+
+    Args:
+        published: `published.load_published()`.
+
+    Raises:
+        ValueError: the scores of a cell are not as `tables.check_scores` wants them.
+    """
+    distilled = frozenset[str]().union(*(cell.distilled for cell in cells.values()))
+    ours = order(_joined(cells), distilled)
+    own = same_budget(published, dataset, ours, has_mean=False)
+    comparable = {cell for cell, scores in cells.items() if scores.is_as_published}
+    setting = pd.read_csv(FOLDER / "presets.csv")
+    setting = setting[(setting["preset"] == name) & setting["cell"].isin(comparable)]
+    cited = own.merge(setting[["cell", "source", "method"]], on=["source", "method"], how="inner")
+    return PresetTable(name, title, dataset, ours, cited, distilled, facts)
+
+
+def _joined(cells: Mapping[str, CellScores]) -> pd.DataFrame:
+    """One summary row a set; `cell` names the cells that share it, and is empty where all do."""
+    rows: dict[str, dict[str, Any]] = {}
+    owners: dict[str, list[str]] = {}
+    for cell, found in cells.items():
+        folders = found.scores.loc[found.scores["student"] == found.student].groupby("set")["folder"].first()
+        for row in primary(summarise(check_scores(found.scores)), found.protocol, found.student).to_dict("records"):
+            folder = str(folders[row["set"]])
+            rows.setdefault(folder, dict(row))
+            owners.setdefault(folder, []).append(cell)
+    shared = {folder: "" if len(names) == len(cells) else ", ".join(names) for folder, names in owners.items()}
+    labels = [str(row["method"]) + (f" ({shared[at]})" if shared[at] not in ("", row["method"]) else "") for at, row in rows.items()]
+    return pd.DataFrame(list(rows.values())).assign(cell=[shared[folder] for folder in rows], label=labels, source="")
+
+
+def write_table(table: PresetTable, folder: Path) -> list[Path]:
+    """Write `<name>.csv`, `.md` and `.html` below `folder`, each whole or not at all; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"csv": _csv(table), "md": _markdown(table), "html": _page(table)}
+    paths = []
+    for ending, text in texts.items():
+        path = folder / f"{table.name}.{ending}"
+        partial = path.with_name(f".{path.name}")
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        paths.append(partial.replace(path))
+    return paths
+
+
+def _csv(table: PresetTable) -> str:
+    cited = table.published.rename(columns={"budget": "num_pairs"}).assign(student="")
+    both = [frame.reindex(columns=list(COLUMNS)).astype(object) for frame in (table.ours, cited) if len(frame)]
+    text: str = pd.concat(both).to_csv(index=False, float_format="%.10g", lineterminator="\n")
+    return text
+
+
+def _markdown(table: PresetTable) -> str:
+    lines = [f"# {table.title}", "", _caption(table), ""]
+    headings = ["method", "pairs", *HEADINGS.values(), "over random", "of full data", "students"]
+    lines += _lines(headings, map(_our_cells, _records(table.ours)))
+    if len(table.published):
+        lines += ["", "Published numbers of the same setting; the protocol is that of the source.", ""]
+        headings = ["method", "pairs", *HEADINGS.values(), "over random", "source", "protocol"]
+        lines += _lines(headings, map(_cited_cells, _records(table.published)))
+    return "\n".join([*lines, "", *(f"* {name}: {text}" for name, text in table.facts.items())]) + "\n"
+
+
+def _page(table: PresetTable) -> str:
+    context = {
+        "table": table,
+        "caption": _caption(table),
+        "groups": groups_by_size(table.ours, table.distilled),
+        "beside": beside(table.published, table.ours, table.distilled),
+        "distilled": table.distilled,
+    }
+    return environment().get_template("preset.html.j2").render(context)
+
+
+def _caption(table: PresetTable) -> str:
+    protocols = sorted(set(table.ours["protocol"]))
+    named = "; ".join(f"{name} ({PROTOCOLS[name]})" for name in protocols)
+    return (
+        f"Dataset {table.dataset}, test recall in percent, mean +- standard deviation over students. Protocol {named}. "
+        "Ratios are to random selection of the same size, and to full data, of the same cell."
+    )
+
+
+def _records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
+    return frame.to_dict("records")
+
+
+def _lines(headings: list[str], rows: Any) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows)]
+
+
+def _our_cells(row: dict[Any, Any]) -> list[str]:
+    values = [_number(row[name], row[f"{name}_std"]) for name in HEADINGS]
+    ratio = "" if math.isnan(row["over_random"]) else f"{row['over_random']:.2f}x"
+    recovery = "" if math.isnan(row["recovery"]) else f"{100 * row['recovery']:.0f} %"
+    return [str(row["label"]), str(row["num_pairs"]), *values, ratio, recovery, str(row["n"])]
+
+
+def _cited_cells(row: dict[Any, Any]) -> list[str]:
+    ratio = "" if math.isnan(row["over_random"]) else f"{row['over_random']:.2f}x"
+    values = [_number(row[name], math.nan) for name in HEADINGS]
+    return [str(row["method"]), str(row["budget"]), *values, ratio, str(row["source"]), str(row["protocol"])]
+
+
+def _number(value: float, std: float) -> str:
+    if math.isnan(value):
+        return ""
+    return f"{value:.1f}" if math.isnan(std) else f"{value:.1f} +- {std:.1f}"

@@ -1,0 +1,73 @@
+"""The table of a preset: a shared set once, ratios within a cell, published numbers only beside the same setting, same bytes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from tasks.reporting.preset_table import CellScores, build_table, write_table
+from tasks.reporting.published import FOLDER, load_published
+
+FACTS = {"profile": "flickr30k", "commit of the scores": "abc"}
+
+
+@pytest.fixture
+def cells(scores) -> dict[str, CellScores]:
+    """Two cells that share all but the distilled sets; of the second these are half as good."""
+    frame = scores[scores["method"].isin(["random", "bi_trajectory", "full"])].replace({"num_pairs": {20: 100, 50: 200}})
+    frame["set"] = frame["set"].str.replace("-20", "-100").str.replace("-50", "-200")
+    names = frozenset({"bi_trajectory-100", "bi_trajectory-200"})
+
+    def cell(name: str, factor: float) -> CellScores:
+        own = frame.copy()
+        is_made = own["set"].isin(names)
+        own["folder"] = [f"scores/{name if made else 'base'}/{one}" for made, one in zip(is_made, own["set"], strict=True)]
+        own.loc[is_made, ["mean_recall"]] *= factor
+        return CellScores(own, "timm test_vit", "strict", names, is_as_published=True)
+
+    return {"both": cell("both", 1.0), "image": cell("image", 0.5)}
+
+
+def build(cells: dict[str, CellScores], dataset: str = "flickr30k"):
+    return build_table("single_modality", "One modality", dataset, cells, load_published(), FACTS)
+
+
+def test_a_shared_set_stands_once_and_others_name_their_cell(cells):
+    ours = build(cells).ours
+    assert list(zip(ours["label"], ours["num_pairs"], strict=True)) == [
+        ("random", 100), ("bi_trajectory (both)", 100), ("bi_trajectory (image)", 100),
+        ("random", 200), ("bi_trajectory (both)", 200), ("bi_trajectory (image)", 200), ("full", 6000),
+    ]  # fmt: skip
+    both, image = ours["over_random"][1], ours["over_random"][2]
+    assert image == pytest.approx(both / 2)
+
+
+def test_published_numbers_stand_beside_the_same_setting_alone(cells):
+    found = build(cells).published
+    assert set(zip(found["cell"], found["method"], found["budget"], strict=True)) >= {
+        ("both", "bi_trajectory", "100"), ("both", "bi_trajectory", "200"), ("image", "bi_trajectory; image only", "100"),
+    }  # fmt: skip
+    other = {**cells, "image": replace(cells["image"], is_as_published=False)}
+    assert set(build(other).published["cell"]) == {"both"}
+    assert build(cells, "flickr8k").published.empty
+
+
+def test_every_row_of_the_mapping_is_a_published_number():
+    known = {(row.source, row.method) for row in load_published().itertuples()}
+    assert {(row.source, row.method) for row in pd.read_csv(FOLDER / "presets.csv").itertuples()} <= known
+
+
+def test_the_same_scores_give_the_same_bytes_in_three_formats(cells, tmp_path):
+    first, second = (write_table(build(cells), tmp_path / name) for name in ("a", "b"))
+    assert [path.name for path in first] == ["single_modality.csv", "single_modality.md", "single_modality.html"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    text = first[1].read_text()
+    assert "| bi_trajectory (image) | 100 |" in text and "bi_trajectory; image only | 100 |" in text and "Protocol strict" in text
+    page = first[2].read_text()
+    assert page.isascii() or "charset" in page
+    assert "bi_trajectory (both)" in page and "VLDD ablations" in page
+    rows = pd.read_csv(first[0])
+    assert set(rows["source"].dropna()) == {"VLDD table 1 (arXiv 2308.07545; slides)", "VLDD ablations (slides)"}
