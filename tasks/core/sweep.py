@@ -40,17 +40,20 @@ class Sweep:
         self._student, self._engine, self._is_on_host = student, engine, is_theta_on_host
         self._stack: list[_Kept] = []
         self._are_kinks_kept = engine in DIFFERENCES
+        self._smooth: Kinks | None = None  # the empty record of a network that turned out to have no kink
 
     def forward(self, theta: Theta, batch: Batch) -> Theta:
         """Return g = grad_theta l(theta) and remember the step."""
         is_forward = self._engine == "forward_difference"
-        kinks = Kinks() if self._are_kinks_kept else None
-        if kinks is None:
+        kinks = self._smooth or (Kinks() if self._are_kinks_kept else None)
+        if kinks is None or kinks is self._smooth:
             grad, rows = self._student.gradient(theta, batch, with_rows=is_forward)
         else:
             with kinks.recorded():
                 grad, rows = self._student.gradient(theta, batch, with_rows=is_forward)
-            if kinks.num_bytes > sum(value.nbytes for value in theta.values()):
+            if kinks.num_bytes == 0:
+                self._smooth = kinks
+            elif kinks.num_bytes > sum(value.nbytes for value in theta.values()):
                 kinks, self._are_kinks_kept = None, False
         self._stack.append(_Kept(self._put_away(theta), self._put_away(grad) if is_forward else None, rows, kinks))
         return grad

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tasks.core.segments import Segment, matching_loss
 from tasks.core.seeding import make_generator
+from tasks.core.segments import Segment, matching_loss
 
 
 def test_matching_loss_is_zero_at_the_target_and_two_at_the_start():
