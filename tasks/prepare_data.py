@@ -10,7 +10,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import artifacts, caching, stages
+from tasks import artifacts, caching, raw_files, stages
 from tasks.artifacts import Key, Ref
 from tasks.params import Params, Plugin
 from tasks.progress import reporter
@@ -49,7 +49,8 @@ def prepare_data(params: Params, *, force: bool = False, accept_code: bool = Fal
 def _raw_digest(plugin: Plugin) -> tuple[dict[str, str], FileNotFoundError | None]:
     """Return the digest of the raw data; or nothing and what is missing, on a machine that has the prepared dataset alone."""
     try:
-        return {"raw": plugin.module.raw_digest(plugin.config)}, None
+        with raw_files.remembered() as digest_of:
+            return {"raw": plugin.module.raw_digest(plugin.config, digest_of)}, None
     except FileNotFoundError as error:
         return {}, error
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from tasks import caching, params
+from tasks import caching, params, raw_files
 from tasks.embed_captions import embed_captions
 from tasks.params import Params
 from tasks.prepare_data import prepare_data
@@ -115,6 +116,21 @@ def test_raw_data_that_is_there_is_checked(pulled, tmp_path):
     _write_raw(tmp_path / "here/raw/data")
     Image.new("RGB", (40, 36), (1, 2, 3)).save(tmp_path / "here/raw/data/images/0.png")
     assert [ref.is_cached for ref in _make(_params())] == [False, False, True, False]
+
+
+def test_a_copy_of_the_raw_data_with_other_times_is_the_same_and_each_file_is_read_once(pulled, tmp_path):
+    shutil.copytree(tmp_path / "there/raw", tmp_path / "here/raw")
+    for path in (tmp_path / "here/raw").rglob("*.png"):
+        os.utime(path, (1, 1))
+    assert all(ref.is_cached for ref in _make(_params()))
+    picture = tmp_path / "here/raw/data/images/0.png"
+    with raw_files.remembered() as digest_of:
+        before = digest_of(picture)
+        picture.write_bytes(b"x" * picture.stat().st_size)
+        os.utime(picture, (1, 1))
+        assert digest_of(picture) == before  # same size and time: not read again
+        os.utime(picture, (2, 2))
+        assert digest_of(picture) != before
 
 
 def test_looking_makes_nothing(pulled):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tarfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -106,13 +106,9 @@ def attach_images(annotations: Sequence[Annotation], root: str, patterns: Sequen
         yield ImageCaptions(annotation.name, annotation.split, annotation.captions, StoredImage(file, annotation.where))
 
 
-def file_stamps(root: str, patterns: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Return (name relative to `root`, bytes, modification time in ns) of every picture file and tar, sorted."""
-    stamps = []
-    for path in _containers(Path(root), patterns):
-        status = path.stat()
-        stamps.append((path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
-    return sorted(stamps)
+def content_digests(root: str, patterns: Sequence[str], digest_of: Callable[[Path], str]) -> list[tuple[str, str]]:
+    """Return (name relative to `root`, digest of the content) of every picture file and tar, sorted."""
+    return sorted((path.relative_to(root).as_posix(), digest_of(path)) for path in _containers(Path(root), patterns))
 
 
 def _containers(root: Path, patterns: Sequence[str]) -> list[Path]:

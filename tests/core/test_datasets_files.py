@@ -193,18 +193,20 @@ def test_unusable_tar_is_named(tmp_path, damage):
         list(karpathy.examples(_karpathy(tmp_path, _entries(), ["images.tar"])))
 
 
-def test_digest_follows_annotations_and_images_but_not_the_place(tmp_path):
+def test_digest_follows_annotations_and_images_but_not_the_place_and_not_the_time(tmp_path):
     def build(root):
         root.mkdir()
         _folder(root)
-        for name in NAMES:
-            os.utime(root / "images" / name, ns=(10**18, 10**18))
         return _karpathy(root, _entries())
 
     one, two = build(tmp_path / "one"), build(tmp_path / "two")
     digest = karpathy.raw_digest(one)
     assert digest == karpathy.raw_digest(two)
-    os.utime(tmp_path / "two" / "images" / "b.jpg", ns=(10**18, 10**18 + 1))
+    picture = tmp_path / "two" / "images" / "b.jpg"
+    os.utime(picture, ns=(10**18, 10**18))
+    assert karpathy.raw_digest(two) == digest
+    content = picture.read_bytes()
+    picture.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert karpathy.raw_digest(two) != digest
     assert karpathy.raw_digest(_karpathy(tmp_path / "one", _entries()[:2])) != digest
 

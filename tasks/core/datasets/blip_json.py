@@ -7,7 +7,7 @@ subfolders (`val2014/COCO_val2014_000000391895.jpg`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from tasks.core.annotations import (
     read_json,
     text_digest,
 )
-from tasks.core.image_files import attach_images, file_stamps
+from tasks.core.image_files import attach_images, content_digests
 from tasks.core.records import SPLITS, ImageCaptions
 from tasks.core.section import Section
 
@@ -54,10 +54,10 @@ def examples(config: Config) -> Iterable[ImageCaptions]:
     return attach_images(read_annotations(_paths(config)), config.path, config.images)
 
 
-def raw_digest(config: Config) -> str:
-    """Return the digest of the three json files and of name, size and time of the picture files; `path` does not enter."""
-    digests = {split: file_digest(path) for split, path in _paths(config).items()}
-    return text_digest({"annotations": digests, "images": file_stamps(config.path, config.images)})
+def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
+    """Return the digest of the three json files and of name and content of the picture files; `path` does not enter."""
+    digests = {split: digest_of(path) for split, path in _paths(config).items()}
+    return text_digest({"annotations": digests, "images": content_digests(config.path, config.images, digest_of)})
 
 
 def read_annotations(paths: dict[str, Path]) -> list[Annotation]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from tasks.core.annotations import (
     read_lines,
     text_digest,
 )
-from tasks.core.image_files import attach_images, file_stamps
+from tasks.core.image_files import attach_images, content_digests
 from tasks.core.records import SPLITS, ImageCaptions
 from tasks.core.section import Section
 
@@ -64,9 +64,10 @@ def examples(config: Config) -> Iterable[ImageCaptions]:
     return attach_images(read_annotations(table, splits), config.path, config.images)
 
 
-def raw_digest(config: Config) -> str:
-    """Return the digest of table, splits and of name, size and time of the picture files; `path` does not enter."""
-    return text_digest({"annotations": [file_digest(path) for path in _paths(config)], "images": file_stamps(config.path, config.images)})
+def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
+    """Return the digest of table, splits and of name and content of the picture files; `path` does not enter."""
+    images = content_digests(config.path, config.images, digest_of)
+    return text_digest({"annotations": [digest_of(path) for path in _paths(config)], "images": images})
 
 
 def read_annotations(table: Path, splits: list[Path]) -> list[Annotation]:

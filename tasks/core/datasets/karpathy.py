@@ -6,13 +6,13 @@ unchanged. An image of COCO is named `<filepath>/<filename>`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.core.annotations import Annotation, annotation_path, check_captions, check_split, file_digest, member, read_json, text_digest
-from tasks.core.image_files import attach_images, file_stamps
+from tasks.core.image_files import attach_images, content_digests
 from tasks.core.records import SPLITS, ImageCaptions
 from tasks.core.section import Section
 
@@ -46,10 +46,10 @@ def examples(config: Config) -> Iterable[ImageCaptions]:
     return attach_images(read_annotations(path, restval_is_train=config.restval_is_train), config.path, config.images)
 
 
-def raw_digest(config: Config) -> str:
-    """Return the digest of the annotation file and of name, size and time of the picture files; `path` does not enter."""
+def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
+    """Return the digest of the annotation file and of name and content of the picture files; `path` does not enter."""
     path = annotation_path(config.path, config.annotations, "annotations")
-    return text_digest({"annotations": file_digest(path), "images": file_stamps(config.path, config.images)})
+    return text_digest({"annotations": digest_of(path), "images": content_digests(config.path, config.images, digest_of)})
 
 
 def read_annotations(path: Path, *, restval_is_train: bool) -> list[Annotation]:
