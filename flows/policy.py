@@ -41,7 +41,9 @@ def retried(task: Task[..., Any]) -> Any:
 def on_gpu(task: Task[..., Any]) -> Any:
     """Return `task` with retries, holding a slot of the limit `gpu` where the server is shared."""
     if session.is_private():
-        return retried(task).with_options(tags=[])
+        free = retried(task)
+        free.tags = set()  # `with_options(tags=[])` would keep those of `task`: an empty list counts as none given
+        return free
     ensure_gpu_limit()
     return retried(task).with_options(tags=[GPU])
 

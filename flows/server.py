@@ -22,8 +22,6 @@ from flows.session import POLL_SECONDS, Owner, switch_offline
 if TYPE_CHECKING:
     import uvicorn
 
-KEEP_ALIVE_SECONDS = 30
-
 
 def serve(owner: Owner, state: Path) -> None:
     """Serve until `owner` and the processes listed beside `state` are gone."""
@@ -50,10 +48,7 @@ def _run(listener: socket.socket, servers: list[uvicorn.Server]) -> None:
     from prefect.server.api.server import create_app
 
     app = create_app(ephemeral=True, final=True)
-    # Prefect's client keeps an idle connection for 25 s. Closed by the server before that, as uvicorn would after 5 s, it fails at
-    # the client's next call, which is tried again 2 s later: after every task of more than 5 s.
-    config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=2)
-    servers.append(uvicorn.Server(config))
+    servers.append(uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=2)))
     servers[0].run(sockets=[listener])
 
 

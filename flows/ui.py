@@ -20,7 +20,6 @@ from pathlib import Path
 import psutil
 
 from flows import session
-from flows.server import KEEP_ALIVE_SECONDS
 from tasks.tracking import STORE, tracking_uri
 
 HOST = "127.0.0.1"
@@ -55,12 +54,7 @@ def main() -> None:
 
 def _start_prefect(port: int, state: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-W", "ignore", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    env = {
-        **os.environ,
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
-        "PREFECT_SERVER_API_KEEPALIVE_TIMEOUT": str(KEEP_ALIVE_SECONDS),
-        "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api",
-    }
+    env = {**os.environ, "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES, "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api"}
     with (session.sessions() / "standing.log").open("wb") as log:
         server = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     state.write_text(json.dumps({"api_url": f"http://{HOST}:{port}/api", **asdict(session.Owner.of(server.pid))}))
