@@ -232,15 +232,18 @@ def scoring(params: Params, data: Dataset, each: Each) -> Scoring:
 
 
 def repeated(run: Callable[[int], tuple[Ref, Usage]], count: int) -> tuple[Ref, Usage]:
-    """Return the artifact and the usage of work that repeats `count` times, from doing it once and a few times."""
+    """Return the artifact and the usage of work that repeats `count` times, from doing it once (twice, the first time pays
+    for what a process pays once) and a few times. Work so long that it cannot be repeated is multiplied.
+    """
     ref, first = run(1)
     if count == 1 or first.seconds > 20 * MEASURED_SECONDS:
         return ref, first.plus(seconds=(count - 1) * first.seconds)
-    started = run(2)[1]
-    more = max(1, min(count - 2, int(MEASURED_SECONDS / max(started.seconds - first.seconds, 0.005))))
-    ref, last = run(2 + more)
-    each = max(0.0, last.seconds - started.seconds) / more
-    return ref, highest(first, last).plus(seconds=first.seconds - highest(first, last).seconds + (count - 1) * each)
+    again = run(1)[1]
+    is_long = again.seconds > 0.5 * MEASURED_SECONDS
+    more = 1 if is_long else min(count - 1, int(5 * MEASURED_SECONDS / again.seconds))
+    ref, last = run(1 + more)
+    each = max(0.0, last.seconds - again.seconds) / more
+    return ref, highest(first, last).plus(seconds=(count - 1) * each)
 
 
 def student(params: Params, world: World, start: Ref, pairs: Ref, name: str, scored: Scoring) -> tuple[Ref, Usage]:

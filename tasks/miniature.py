@@ -107,11 +107,11 @@ class World:
         with contextlib.chdir(self.folder), watch() as peak:
             started, free = time.perf_counter(), free_seconds()
             ref = task.fn(*given, force=True)
-            waited = time.perf_counter() - started - (free_seconds() - free)
+            share = (free_seconds() - free) / (time.perf_counter() - started)
             folder = ref.folder.resolve()
-        seconds = json.loads((folder / artifacts.MANIFEST).read_text())["facts"]["seconds"] - waited
+        seconds = json.loads((folder / artifacts.MANIFEST).read_text())["facts"]["seconds"] * share
         disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        return Ref(str(folder), ref.digest), Usage(max(seconds, 1e-3), peak.host_bytes, peak.gpu_bytes, disk)
+        return Ref(str(folder), ref.digest), Usage(seconds, peak.host_bytes, peak.gpu_bytes, disk)
 
 
 def shrink(params: Params) -> Params:

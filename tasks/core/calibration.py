@@ -12,7 +12,7 @@ from typing import TypeVar
 from tasks.core.records import ImageCaptions, Split
 
 T = TypeVar("T")
-MIN_SECONDS = 0.6  # calls are repeated this long: shorter measurements scatter by a quarter on a busy machine
+MIN_SECONDS = 0.4  # calls are repeated this long: shorter measurements scatter by a quarter on a busy machine
 MAX_CALLS = 200
 
 
