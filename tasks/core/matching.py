@@ -11,20 +11,22 @@ h = d/d(theta, rows) <g_t, w>, w = beta * lambda; the engines differ in how they
 * `forward_difference`: one more gradient at theta + eps w, against the one of the forward sweep; error O(eps) plus rounding.
 * `tesla`: drops lambda -= h_theta (arXiv 2211.10586); a biased gradient, kept for comparison.
 
-The exact engines run attention with the math kernel: the fused ones have no second derivative. Which engine is best where:
+The exact engines run attention with the math kernel: the fused ones have no second derivative. The differences switch TF32
+off. Which engine is best where:
 `engine_choice.py`. The loss of a segment of an expert, and the batches: `segments.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tasks.core.differences import full_precision
 from tasks.core.functional import GROUPS, Theta
 from tasks.core.micro_batches import MicroBatches
 from tasks.core.second_order import leaves
@@ -99,8 +101,8 @@ def trajectory_gradient(
         student = MicroBatches(loss_fn, encode, micro_batch)
     places = [batch.to(theta0["txt"].device) for batch in batches]
     trajectory = _Trajectory(theta0, {name: value.detach() for name, value in inputs.items()}, constants, places, log_step_sizes)
-    kernel: AbstractContextManager[object] = nullcontext() if engine in DIFFERENCES else sdpa_kernel(SDPBackend.MATH)
-    with kernel, torch.enable_grad():
+    setting: AbstractContextManager[object] = full_precision() if engine in DIFFERENCES else sdpa_kernel(SDPBackend.MATH)
+    with setting, torch.enable_grad():
         if engine == "unroll":
             return _unroll(whole, trajectory, terminal)
         return _reverse_sweep(student or whole, trajectory, terminal, engine, is_theta_on_host)
