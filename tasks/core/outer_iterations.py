@@ -1,0 +1,126 @@
+"""The outer iterations of stage 2 (METHOD 4): draw a goal, train a student on the synthetic pairs, move them along the gradient.
+
+Every draw is named by (seed, iteration). Images under optimisation are pixels, or with a frozen encoder its features of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tasks.core.encoders import ImageEncoder
+from tasks.core.expert_segments import draw_segment
+from tasks.core.experts import Buffer
+from tasks.core.frozen_features import FrozenFeatures
+from tasks.core.functional import FlatModel, Theta
+from tasks.core.matching import Gradient, LossFn, Rows, draw_batches, trajectory_gradient
+from tasks.core.matching_config import MatchingConfig
+from tasks.core.objective import Objective
+from tasks.core.outer_loop import OuterState
+from tasks.core.records import Split
+from tasks.core.seeding import make_generator
+
+Log = Callable[[dict[str, float], int], None]
+Save = Callable[[dict[str, Tensor], dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What stage 2 works on.
+
+    Attributes:
+        flat: the dual encoder as a function of flat vectors, on the device of the computation.
+        encoder: image encoder and normalisation.
+        train: training split.
+        buffer: expert trajectories of the same encoder and trainable set.
+        is_encoder_frozen: run the student on features and pull the gradient back to pixels (METHOD 5, `heads`).
+        seed: of every draw.
+        fresh_start: theta_0 of a fresh student (pretrained encoder, new projections) of a number.
+    """
+
+    flat: FlatModel
+    encoder: ImageEncoder
+    train: Split
+    buffer: Buffer
+    is_encoder_frozen: bool
+    seed: int
+    fresh_start: Callable[[int], Theta]
+
+
+def iterate(
+    problem: Problem,
+    config: MatchingConfig,
+    state: OuterState,
+    objective: Objective,
+    *,
+    save: Save,
+    log: Log | None,
+) -> None:
+    """Move `state` in place until it has done `config.iterations`.
+
+    Args:
+        save: writes the tensors and the JSON state of a checkpoint; called every `config.checkpoint_every` iterations.
+        log: called with the history row and the iteration (0-based) after each iteration.
+
+    Raises:
+        ValueError: the loss or a step size stopped being finite twice, see `OuterState.update`.
+    """
+    while state.iteration < config.iterations:
+        iteration = state.iteration
+        found, terms = _gradient(problem, config, state, objective)
+        row = {"loss": found.loss, **terms, **{f"step_size_{group}": size for group, size in state.step_sizes().items()}}
+        if not state.update(found, row):
+            continue  # rolled back: this iteration comes again
+        if log:
+            log(state.history[-1], iteration)
+        if state.iteration % config.checkpoint_every == 0 and state.iteration < config.iterations:
+            save(*state.dump())
+
+
+def _gradient(problem: Problem, config: MatchingConfig, state: OuterState, objective: Objective) -> tuple[Gradient, dict[str, float]]:
+    """Draw goal and batches of this iteration and differentiate the terminal loss; also its terms for the history."""
+    flat, iteration, is_frozen = problem.flat, state.iteration, problem.is_encoder_frozen
+    draw = make_generator(problem.seed, "iteration", iteration)
+    goal = objective.goal(iteration, draw) if objective.goal else draw_segment(problem.buffer, config, iteration, draw)
+    batches = [batch.to(flat.device) for batch in draw_batches(state.num_pairs, state.batch_size, config.syn_steps, draw)]
+    rows, frozen = state.rows(), None
+    if is_frozen and rows["images"].ndim == 4:
+        frozen = FrozenFeatures(problem.encoder.module, rows["images"], torch.cat(batches), micro_batch=config.micro_batch)
+        rows["images"] = frozen.values
+    inputs, constants = _split_rows(config, rows)
+    found = trajectory_gradient(
+        _loss_fn(problem, config, objective, iteration), goal.start, inputs, batches, state.logs(), goal.loss,
+        engine=config.engine_for(is_frozen),
+        constants=constants,
+        encode=None if is_frozen else flat.encode,
+        micro_batch=None if is_frozen else config.micro_batch,
+        is_theta_on_host=config.is_theta_on_host,
+    )  # fmt: skip
+    if frozen is not None and "images" in found.inputs:
+        found.inputs["images"] = frozen.pull_back(found.inputs["images"])
+    with torch.no_grad():
+        return found, goal.terms(found.theta)
+
+
+def _loss_fn(problem: Problem, config: MatchingConfig, objective: Objective, iteration: int) -> LossFn:
+    """The student's loss in one step: blend, projections, the method's loss; random parts are the same at every call."""
+    device = problem.flat.device
+
+    def loss_fn(theta: Theta, rows: Rows, step: int) -> Tensor:
+        features, texts = rows["images"], rows["texts"]
+        if objective.blend is not None:
+            features, texts = objective.blend(features, texts, make_generator(problem.seed, "blend", iteration, step, device=device))
+        masks = make_generator(problem.seed, "dropout", iteration, step, device=device) if config.is_dropout_on else None
+        return objective.student_loss(*problem.flat.call(theta, features, texts, masks), rows)
+
+    return loss_fn
+
+
+def _split_rows(config: MatchingConfig, rows: Rows) -> tuple[Rows, Rows]:
+    """Rows that are differentiated, and rows that stay as they are (single-modality ablations); further ones are learned."""
+    still = {"both": (), "image": ("texts",), "text": ("images",)}[config.optimise]
+    return {n: v for n, v in rows.items() if n not in still}, {n: v for n, v in rows.items() if n in still}
