@@ -12,7 +12,7 @@ import torch
 
 from tasks import evaluate, miniature, models
 from tasks.artifacts import Ref
-from tasks.core.calibration import first_images, grown, pick, seconds_of, spread, timed
+from tasks.core.calibration import first_images, onward, pick, seconds_of, spread, timed
 from tasks.core.encoders import encode_images
 from tasks.core.preparation import IMAGES
 from tasks.core.preparation import prepare as write_prepared
@@ -31,7 +31,7 @@ from tasks.search import recall_by_search
 
 FLOAT_BYTES = 4
 SAMPLED_IMAGES = 96  # decoded to time preparation
-SAMPLED_CAPTIONS = (250, 1000)
+SAMPLED_CAPTIONS = (500, 2000)
 MAX_ROWS = 20_000  # random features of more images are scaled up, not made
 TINY_BUDGET = 2
 MEASURED_SECONDS = 1.5  # that repeated work should take at least
@@ -101,14 +101,14 @@ def prepare(params: Params, data: Dataset, folder: Path) -> Usage:
     def run(chosen: list[ImageCaptions]) -> float:
         return timed(lambda: write_prepared(chosen, place, image_size=section.image_size, max_pixels=section.max_pixels))[1]
 
-    run(pick(data.rows, dict.fromkeys(SPLITS, 1)))
+    first = run(pick(data.rows, dict.fromkeys(SPLITS, 1)))  # imports, mostly: a run pays for them once, too
     with miniature.watch() as peak:
         seconds = run(rows)
     tables = sum(path.stat().st_size for path in place.iterdir() if path.name != IMAGES)
     shutil.rmtree(place)
     scale = data.total_images / len(rows)
     disk = data.total_images * section.image_size**2 * 3 + int(tables * scale)
-    return Usage(data.seconds + seconds * scale, peak.host_bytes, peak.gpu_bytes, disk)
+    return Usage(data.seconds + first + seconds * scale, peak.host_bytes, peak.gpu_bytes, disk)
 
 
 def embed(params: Params, data: Dataset, embeddings: Ref | None) -> tuple[Usage, int]:
@@ -122,34 +122,37 @@ def embed(params: Params, data: Dataset, embeddings: Ref | None) -> tuple[Usage,
         return timed(lambda: plugin.module.embed(plugin.config, texts, device=choose_device()))
 
     with miniature.watch() as peak:
-        dim = int(run(captions[:2])[0].shape[1])
-        once = run(captions[:2])[1]
+        (embeds, first), once = run(captions[:2]), run(captions[:2])[1]
+        dim = embeds.shape[1]
         batch = getattr(plugin.config, "batch_size", None)
         if batch is None:
             few, many = (spread(captions, count) for count in SAMPLED_CAPTIONS)
-            seconds = grown((len(few), run(few)[1]), (len(many), run(many)[1]), len(captions))
+            seconds = first + onward((len(few), run(few)[1]), (len(many), run(many)[1]), len(captions))
         else:
             # Encoders sort by length, so whole batches at even distances of the sorted captions are like those of the run.
             ordered = sorted(captions, key=len)
             starts = spread(range(0, max(1, len(ordered) - batch + 1)), 4)
             chosen = [text for start in starts for text in ordered[start : start + batch]]
-            seconds = once + max(0.0, run(chosen)[1] - once) * len(captions) / len(chosen)
+            seconds = first + max(0.0, run(chosen)[1] - once) * len(captions) / len(chosen)
     disk = len(captions) * dim * FLOAT_BYTES
     return Usage(seconds, peak.host_bytes + 2 * disk, peak.gpu_bytes, disk), dim
 
 
-def start(params: Params, data: Dataset, world: World, base: Ref | None = None) -> Usage:
-    """Return what the start artifact takes: with a frozen encoder, the features of all images."""
-    usage = world.start_usage
+def start(params: Params, data: Dataset, world: World, base: Ref, once: Usage) -> Usage:
+    """Return what the start artifact takes: with a frozen encoder, the features of all images.
+
+    Args:
+        base: the start artifact in `world`, which is wide.
+        once: of that in the tiny world, the first of this process: it pays for imports as that of a run does.
+    """
     if not models.is_encoder_frozen(params):
-        return usage
+        return once
     device = choose_device()
-    encoder = models.load_encoder(params, base or world.start, device)
-    images = _open(params, world, base or world.start).images
+    encoder = models.load_encoder(params, base, device)
+    images = _open(params, world, base).images
     each = seconds_of(lambda: encode_images(encoder, images, device=device)) / len(images)
-    more = data.total_images - len(images)
     extra = data.total_images * encoder.out_dim * FLOAT_BYTES
-    return usage.plus(seconds=each * more, host=2 * extra, disk=extra)
+    return once.plus(seconds=each * data.total_images, host=2 * extra, disk=extra)
 
 
 def step(params: Params, world: World, *, batch_size: int, momentum: float, weight_decay: float, start: Ref | None = None) -> Usage:

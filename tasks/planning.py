@@ -116,7 +116,7 @@ class _Planner:
         return made[0], made[1]
 
     def _train(self, data: Dataset, tiny: World, wide: World) -> None:
-        self.usages["start", None] = costs.start(self.small, data, wide)
+        self.usages["start", None] = costs.start(self.small, data, wide, wide.start, tiny.start_usage)
         self.expert, once = tiny.make(train_experts.train_expert, self.small, tiny.prepared, tiny.embeddings, tiny.start, 0)
         section = self.params.train_experts
         self.step = costs.step(self.small, wide, batch_size=section.batch_size, momentum=section.momentum, weight_decay=0.0)
@@ -159,8 +159,9 @@ class _Planner:
             params, bases = self.small, [tiny.start, wide.start]
             if student is not None:
                 params = self.small.as_student(student)
-                bases = [world.make(train_experts.build_start, params, world.prepared)[0] for world in (tiny, wide)]
-                self.usages["start", student] = costs.start(params, data, wide, bases[1])
+                made = [world.make(train_experts.build_start, params, world.prepared) for world in (tiny, wide)]
+                bases = [ref for ref, _ in made]
+                self.usages["start", student] = costs.start(params, data, wide, bases[1], made[0][1])
             scoring = costs.scoring(params, data, costs.embed_split(params, wide, bases[1]))
             for size in self.params.general.budgets:
                 scores |= self._small(params, wide, bases[1], size, distilled, scoring)

@@ -72,11 +72,10 @@ def test_what_is_there_is_cached_and_costs_nothing(tiny, tmp_path):
     assert {cell.stage for cell in stock.cells if cell.is_cached} == {"prepare_data", "embed_captions"}
     with caching.looking(), pytest.raises(caching.NotMade):
         build_start.fn(tiny, prepared)
-    (tmp_path / "scratch").mkdir()
-    plan = planning.make_plan(tiny, tmp_path / "scratch")
-    for stage in STAGES[:2]:
-        assert planning.counts(plan, stage) == (0, 1)
-        assert planning.total(plan.of(stage)).seconds == 0.0
+    planner = planning._Planner(tiny, stock, tmp_path)
+    entries = [planner._entry(cell, 1.0) for cell in stock.cells if cell.is_cached]
+    assert planning.total(entries) == costs.Usage(0.0)
+    assert planning.counts(planning.Plan("toy", entries, [], 1.0), "prepare_data") == (0, 1)
     next(prepared.folder.glob("*.safetensors")).write_bytes(b"damaged")
     assert not any(cell.is_cached for cell in take_stock(tiny).cells)
 
@@ -87,11 +86,10 @@ def test_the_total_adds_seconds_and_disk_and_takes_the_peak_of_memory(tiny):
     assert planning.total(entries) == costs.Usage(3.5, 300, 7, 11)
 
 
-def test_a_measurement_grows_by_the_law_of_its_two_points_and_never_faster_than_linearly():
-    assert calibration.grown((100, 1.0), (400, 2.0), 1600) == pytest.approx(4.0)
-    assert calibration.grown((100, 1.0), (400, 4.0), 1600) == pytest.approx(16.0)
-    assert calibration.grown((100, 1.0), (400, 1000.0), 4000) < 1000.0 * 10**1.2
-    assert calibration.grown((100, 1.0), (400, 2.0), 200) == pytest.approx(1.0)
+def test_a_measurement_goes_on_along_the_line_of_its_two_points_and_never_falls():
+    assert calibration.onward((100, 1.0), (400, 2.5), 1600) == pytest.approx(8.5)
+    assert calibration.onward((100, 2.0), (400, 1.9), 1600) == pytest.approx(1.9)
+    assert calibration.onward((100, 1.0), (400, 2.0), 200) == pytest.approx(1.0)
 
 
 def test_first_images_keeps_their_captions_and_no_others():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -50,16 +49,15 @@ def timed(call: Callable[[], T]) -> tuple[T, float]:
     return found, free_seconds() - started
 
 
-def grown(small: tuple[int, float], large: tuple[int, float], count: int) -> float:
-    """Return the seconds for `count` items from two measurements (items, seconds) by the power law through them.
+def onward(small: tuple[int, float], large: tuple[int, float], count: int) -> float:
+    """Return the seconds for `count` items from two measurements (items, seconds): the line through both, which never falls.
 
-    The exponent is kept in 0 .. 1.1: words that were seen before cost less, nothing here grows faster than linearly.
+    What the first items pay for the others (words that come again) is in both measurements, and is not counted again.
     """
     (few, short), (many, long) = small, large
     if count <= many:
         return long * count / many
-    exponent = math.log(max(long, 1e-9) / max(short, 1e-9)) / math.log(many / few)
-    return float(long * (count / many) ** min(max(exponent, 0.0), 1.1))
+    return long + (count - many) * max(0.0, long - short) / (many - few)
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:
