@@ -1,0 +1,210 @@
+"""The gradient engines beside our own `unroll`: time, memory, set-up and growth of one iteration of 8 student steps.
+
+Run: python -m tests.benchmarks.engine_table [--quick]. One thread. Times are processor seconds, the least of some rounds in
+which the sides take turns, so that other load on the machine counts little. Memory is the peak of the resident set of a fresh
+process per number, over the same process with the idle model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks.core.dual_encoder import build_dual_encoder
+from tasks.core.experts import SNAPSHOTS, Buffer
+from tasks.core.frozen_features import FrozenFeatures
+from tasks.core.functional import FlatModel
+from tasks.core.image_encoders import timm
+from tasks.core.losses import info_nce
+from tasks.core.matching import ENGINES, Gradient, Segment, draw_batches, trajectory_gradient
+from tasks.core.seeding import make_generator
+from tasks.core.tensor_files import load_tensors, save_tensors
+
+TEXT_DIM, STEPS, SNAPSHOTS_PER_EXPERT = 64, 8, 11
+# network -> arguments, targets of memory and of the best time against `unroll`
+NETWORKS: dict[str, tuple[dict[str, Any], float, float]] = {
+    "test_nfnet": ({}, 0.15, 0.8),
+    "test_vit": ({"img_size": 64}, 0.30, 0.6),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Pairs of the set and of a batch, pixels and rounds of timing."""
+
+    pairs: int
+    batch: int
+    pixels: int
+    rounds: int
+
+
+FULL, QUICK = Size(64, 32, 64, 3), Size(8, 4, 64, 2)
+
+
+class Iteration:
+    """One outer iteration on random images and texts, ready to run with any engine."""
+
+    def __init__(self, network: str, trainable: str, size: Size) -> None:
+        config = timm.Config(name=network, weights="random", kwargs=NETWORKS[network][0], mean=None, std=None)
+        encoder = timm.build(config, seed=0)
+        self.model = build_dual_encoder(
+            encoder.module, out_dim=encoder.out_dim, text_dim=TEXT_DIM, trainable=trainable,
+            embed_dim=encoder.out_dim if trainable == "heads" else None, dropout=0.1, seed=0,
+        )  # fmt: skip
+        self.flat, self.is_frozen = FlatModel(self.model), trainable == "heads"
+        self.theta = self.flat.flatten()
+        target = {g: v + 0.02 * v.norm() * torch.randn(v.shape, generator=_named(g)) / len(v) ** 0.5 for g, v in self.theta.items()}
+        self.segment = Segment.between(self.theta, target)
+        self.images = torch.randn(size.pairs, 3, size.pixels, size.pixels, generator=_named("images"))
+        self.texts = torch.randn(size.pairs, TEXT_DIM, generator=_named("texts"))
+        self.batches = draw_batches(size.pairs, size.batch, STEPS, _named("batches"))
+        self.logs = {"img": torch.tensor(0.02).log(), "txt": torch.tensor(0.1).log()}
+
+    def run(self, engine: str) -> Gradient:
+        """Return the gradient; with frozen encoders through features, and pulled back to pixels."""
+        frozen = FrozenFeatures(self.model.image_encoder, self.images, torch.cat(self.batches)) if self.is_frozen else None
+        inputs = {"images": self.images if frozen is None else frozen.values, "texts": self.texts}
+        found = trajectory_gradient(self._loss, self.theta, inputs, self.batches, self.logs, self.segment.loss, engine=engine)
+        if frozen is not None:
+            found.inputs["images"] = frozen.pull_back(found.inputs["images"])
+        return found
+
+    def _loss(self, theta: dict[str, torch.Tensor], rows: dict[str, torch.Tensor], step: int) -> torch.Tensor:
+        return info_nce(*self.flat.call(theta, rows["images"], rows["texts"], make_generator(3, "dropout", step)))
+
+
+def processor_seconds(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Return the least processor time of each way; they take turns. The first round warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            started = time.process_time()
+            way()
+            seconds[name].append(time.process_time() - started)
+    return {name: min(values) for name, values in seconds.items()}
+
+
+def engine_rows(network: str, size: Size) -> list[str]:
+    """Time, memory and error of every engine on one network."""
+    iteration = Iteration(network, "full", size)
+    oracle = iteration.run("unroll").inputs["images"]
+    errors = {engine: float((iteration.run(engine).inputs["images"] - oracle).norm() / oracle.norm()) for engine in ENGINES}
+    seconds = processor_seconds({engine: (lambda engine=engine: iteration.run(engine)) for engine in ENGINES}, size.rounds)
+    memory = {engine: _peak_mib(network, engine, size) for engine in ENGINES}
+    rows = [
+        f"| {network} | {engine} | {seconds[engine]:.3f} s | {seconds[engine] / seconds['unroll']:.2f} | {memory[engine]:.0f} MiB "
+        f"| {memory[engine] / memory['unroll']:.2f} | {errors[engine]:.0e} |"
+        for engine in ENGINES
+    ]
+    _, memory_target, time_target = NETWORKS[network]
+    best = min((engine for engine in ENGINES if engine not in ("unroll", "tesla")), key=lambda engine: seconds[engine])
+    rows.append(_verdict(f"{network}, time of {best}", seconds[best] / seconds["unroll"], time_target))
+    rows.append(_verdict(f"{network}, memory of {best}", memory[best] / memory["unroll"], memory_target))
+    return rows
+
+
+def heads_row(size: Size) -> str:
+    """`heads` against `full`, each with its best engine, same encoder and batch."""
+    full, heads = Iteration("test_nfnet", "full", size), Iteration("test_nfnet", "heads", size)
+    seconds = processor_seconds(
+        {"full": lambda: full.run("forward_difference"), "heads": lambda: heads.run("double_backward")}, size.rounds
+    )
+    return _verdict(f"heads {seconds['heads']:.3f} s against full {seconds['full']:.3f} s", seconds["heads"] / seconds["full"], 0.2)
+
+
+def set_up_row(size: Size) -> str:
+    """Ten iterations' start and target from the buffer against reading an expert whole and building the model, each time."""
+    iteration = Iteration("test_nfnet", "full", size)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_tensors(
+            folder / SNAPSHOTS, {f"{g}_{e:03d}": v + 0.01 * e for g, v in iteration.theta.items() for e in range(SNAPSHOTS_PER_EXPERT)}
+        )
+
+        def published() -> None:
+            for _ in range(10):
+                load_tensors(folder / SNAPSHOTS)
+                Iteration("test_nfnet", "full", QUICK)
+
+        def ours() -> None:
+            buffer = Buffer([folder], iteration.theta, device=torch.device("cpu"))
+            for number in range(10):
+                buffer.snapshot(0, number % 2), buffer.snapshot(0, number % 2 + 1)
+
+        seconds = processor_seconds({"published": published, "ours": ours}, size.rounds)
+    return _verdict(
+        f"set-up of 10 iterations {seconds['ours']:.4f} s against {seconds['published']:.3f} s",
+        seconds["ours"] / seconds["published"],
+        0.05,
+    )
+
+
+def growth_rows(size: Size) -> list[str]:
+    """Ten times the pairs with the same mini-batch: time, and memory beyond images, texts and their gradients."""
+    few, many = Size(100, size.batch, size.pixels, size.rounds), Size(1000, size.batch, size.pixels, size.rounds)
+    iterations = {"100 pairs": Iteration("test_nfnet", "full", few), "1000 pairs": Iteration("test_nfnet", "full", many)}
+    seconds = processor_seconds({n: (lambda i=i: i.run("forward_difference")) for n, i in iterations.items()}, size.rounds)
+    more = _peak_mib("test_nfnet", "forward_difference", many) - _peak_mib("test_nfnet", "forward_difference", few)
+    # The idle process holds images and texts; an iteration adds their gradient.
+    pairs = (many.pairs - few.pairs) * (3 * size.pixels**2 + TEXT_DIM) * 4 / 2**20
+    return [
+        _verdict("time with 1000 pairs against 100", seconds["1000 pairs"] / seconds["100 pairs"], 1.1),
+        _verdict(f"memory with 1000 pairs: {more:.0f} MiB more, of which gradients of the pairs {pairs:.0f} MiB", more / pairs, 1.2),
+    ]
+
+
+def main() -> None:
+    """Print the table, or one memory measurement for the parent process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes; the ratios then mean little")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.peak:
+        network, engine, *numbers = json.loads(options.peak)
+        iteration = Iteration(network, "full", Size(*numbers))
+        idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        iteration.run(engine)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle) / 1024)
+        return
+    size = QUICK if options.quick else FULL
+    print("| network | engine | processor time | against unroll | memory | against unroll | error, images |\n|---|---|---|---|---|---|---|")
+    verdicts = []
+    for network in NETWORKS:
+        *rows, time_verdict, memory_verdict = engine_rows(network, size)
+        print("\n".join(rows), flush=True)
+        verdicts += [time_verdict, memory_verdict]
+    print("\n| what | ratio | target | |\n|---|---|---|---|")
+    print("\n".join([*verdicts, heads_row(size), set_up_row(size), *growth_rows(size)]))
+
+
+def _peak_mib(network: str, engine: str, size: Size) -> float:
+    numbers = [size.pairs, size.batch, size.pixels, size.rounds]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.engine_table", "--peak", json.dumps([network, engine, *numbers])]
+    # glibc's per-thread arenas would make the peak depend on chance.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    return float(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+
+
+def _named(name: str) -> torch.Generator:
+    return make_generator(0, "engine_table", name)
+
+
+def _verdict(what: str, ratio: float, target: float) -> str:
+    return f"| {what} | {ratio:.3f} | <= {target:g} | {'met' if ratio <= target else 'MISSED'} |"
+
+
+if __name__ == "__main__":
+    main()
