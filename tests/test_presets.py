@@ -8,6 +8,7 @@ import yaml
 
 from tasks import params
 from tasks.overrides import override
+from tasks.stages import folder
 from tests.workspace import ROOT, TINY, Workspace, make_workspace
 
 PROFILES = sorted(params.read_tree(ROOT / "params.yaml")["profiles"])
@@ -97,8 +98,6 @@ def test_the_presets_of_a_profile_are_reached_from_the_top():
 
 def test_variants_lie_beside_the_outputs_of_dvc():
     """An artifact of a variant inside an output of the profile would make `dvc status` differ."""
-    from tasks.stages import folder
-
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     outs = [out if isinstance(out, str) else next(iter(out)) for stage in stages.values() for out in stage["outs"]]
     outs = [out.replace("${profile}", "toy").replace("/${item.method}", "") for out in outs]
@@ -106,6 +105,30 @@ def test_variants_lie_beside_the_outputs_of_dvc():
     for stage, parts in (("distill", ("bi_trajectory", "bi_trajectory-20")), ("evaluate", ("bi_trajectory-20", "seed_0"))):
         made = folder(stage, image.space(stage), *parts)
         assert not [out for out in outs if made.is_relative_to(out)]
+
+
+MINIATURE = (
+    "methods.coresets=[random]", "budgets=[4]", "prepare_data.options.num_train=48", "prepare_data.options.num_val=12",
+    "prepare_data.options.num_test=12", "train_experts.num_experts=1", "distill.matching.iterations=1", "distill.matching.syn_steps=2",
+    "distill.matching.mini_batch_size=4", "evaluate.small.num_epochs=1", "evaluate.small.num_validations=1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["lora/lora", "vision_encoders/resnet", "text_encoders/words", "methods/lors", "methods/repblend"])
+def test_a_cell_with_other_networks_or_methods_is_distilled_and_scored(name, tmp_path_factory, monkeypatch):
+    from tasks import distill, embed_captions, evaluate, prepare_data, train_experts
+
+    chosen = params.load(MINIATURE, variant=name, path=ROOT / "params.yaml")
+    monkeypatch.chdir(tmp_path_factory.getbasetemp())  # cells share what they do not change
+    prepared = prepare_data.prepare_data.fn(chosen)
+    embeddings = embed_captions.embed_captions.fn(chosen, prepared)
+    start = train_experts.build_start.fn(chosen, prepared)
+    experts = [train_experts.train_expert.fn(chosen, prepared, embeddings, start, 0)]
+    (method,) = chosen.distillers
+    made = distill.distill.fn(chosen, prepared, embeddings, start, experts, method, 4)
+    score = evaluate.train_student.fn(chosen, prepared, embeddings, start, made, f"{method}-4", 0)
+    assert made.folder.parent.parent == folder("distill", chosen.space("distill"))
+    assert pd.read_json(score.folder / "score.json", typ="series")["student"] == chosen.model_name
 
 
 TINY_PRESET = (*TINY, "presets.single_modality.cells={both: {}, image: {distill.matching.optimise: image}}", "evaluate.num_eval=2")
@@ -151,16 +174,16 @@ def test_a_preset_is_compared_in_mlflow_by_a_nested_run_a_cell_and_set(made):
 
 @pytest.mark.services
 def test_the_table_has_each_set_once_with_its_ratio_to_random(made):
-    folder = made.folder / "reports/presets/toy"
-    table = pd.read_csv(folder / "single_modality.csv", keep_default_na=False)
+    place = made.folder / "reports/presets/toy"
+    table = pd.read_csv(place / "single_modality.csv", keep_default_na=False)
     assert [(row.cell, row.method, row.num_pairs) for row in table.itertuples()] == [
-        ("", "random", 4), ("both", "bi_trajectory", 4), ("image", "bi_trajectory", 4), ("", "full", 48 * 5),
+        ("", "random", 4), ("both", "bi_trajectory", 4), ("image", "bi_trajectory", 4), ("", "full", 48),
     ]  # fmt: skip
     assert set(table["protocol"]) == {"strict"} and set(table["n"]) == {2}
     random, both = table["mean_recall"].astype(float)[:2]
     assert float(table["over_random"][1]) == pytest.approx(both / random)
-    assert "bi_trajectory (image) | 4 |" in (folder / "single_modality.md").read_text()
-    assert "bi_trajectory (image)" in (folder / "single_modality.html").read_text()
+    assert "bi_trajectory (image) | 4 |" in (place / "single_modality.md").read_text()
+    assert "bi_trajectory (image)" in (place / "single_modality.html").read_text()
 
 
 @pytest.mark.services
