@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from torch import nn
+
+from tasks.core.engine_choice import choose_engine
 from tasks.core.section import Range, Section
 
 PerBudget = float | dict[int, float]
@@ -51,8 +54,7 @@ class MatchingConfig(Section):
         init_image, init_text: `real`, `noise` or `k_means`, see `initialisation.py`.
         merge_branches: one ratio for both groups together (LoRS on COCO).
         is_dropout_on: dropout in the student steps, the same mask in forward and reverse.
-        engine: gradient engine of `matching.py`, or `auto`: `double_backward` when the encoders are frozen (tiny
-            networks, exact), otherwise `central_difference` (memory and speed of ordinary training).
+        engine: gradient engine of `matching.py`, or `auto`, see `engine_choice.py`.
         micro_batch: images per pass through the encoder, to bound memory, with the same result; null: the whole mini-batch.
         is_theta_on_host: keep the student's T parameter vectors in the memory of the host.
         feature_iterations: with a frozen encoder, outer updates on features before those on pixels (`feature_warm_up.py`); 0: none.
@@ -92,11 +94,9 @@ class MatchingConfig(Section):
     lr_fit: Annotated[float, Range(gt=0.0, le=10.0)]
     checkpoint_every: Annotated[int, Range(ge=1, unit="iterations")]
 
-    def engine_for(self, is_encoder_frozen: bool) -> str:
-        """Return the engine that `auto` stands for, or the one that was asked for."""
-        if self.engine != "auto":
-            return self.engine
-        return "double_backward" if is_encoder_frozen else "central_difference"
+    def engine_for(self, image_encoder: nn.Module, *, is_encoder_frozen: bool) -> str:
+        """Return the engine that `auto` stands for with this encoder, or the one that was asked for."""
+        return choose_engine(image_encoder, is_encoder_frozen=is_encoder_frozen) if self.engine == "auto" else self.engine
 
     def start_epochs(self, iteration: int) -> int:
         """Return from how many epochs an iteration draws its start, 0 .. that - 1."""
