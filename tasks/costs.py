@@ -246,7 +246,7 @@ def repeated(run: Callable[[int], tuple[Ref, Usage]], count: int) -> tuple[Ref, 
     more = 1 if is_long else min(count - 1, int(5 * MEASURED_SECONDS / again.seconds))
     ref, last = run(1 + more)
     each = max(0.0, last.seconds - again.seconds) / more
-    return ref, highest(first, last).plus(seconds=(count - 1) * each)
+    return ref, highest(again, last).plus(seconds=(count - 1) * each)
 
 
 def student(params: Params, world: World, start: Ref, pairs: Ref, name: str, scored: Scoring) -> tuple[Ref, Usage]:

@@ -154,7 +154,7 @@ class _Planner:
         return any(name in cell.kind.split() and not cell.is_cached for cell in self.stock.cells)
 
     def _evaluate(self, data: Dataset, tiny: World, wide: World, distilled: dict[str, Ref]) -> None:
-        scores: dict[str, Ref] = {}
+        scores: dict[str, Ref] = {}  # of the distilled encoder's student: what the report shows first
         for student in (None, *self.params.students):
             params, bases = self.small, [tiny.start, wide.start]
             if student is not None:
@@ -164,8 +164,10 @@ class _Planner:
                 self.usages["start", student] = costs.start(params, data, wide, bases[1], made[0][1])
             scoring = costs.scoring(params, data, costs.embed_split(params, wide, bases[1]))
             for size in self.params.general.budgets:
-                scores |= self._small(params, wide, bases[1], size, distilled, scoring)
-            scores[evaluate.FULL], self.usages["student full", student] = self._full(params, data, tiny, wide, bases, scoring)
+                found = self._small(params, wide, bases[1], size, distilled, scoring)
+                scores |= found if student is None else {}
+            full, self.usages["student full", student] = self._full(params, data, tiny, wide, bases, scoring)
+            scores.setdefault(evaluate.FULL, full)
         galleries = {}
         for name, pairs in distilled.items():
             given = (self.small, wide.prepared, wide.embeddings, pairs, name)
