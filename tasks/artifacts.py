@@ -86,12 +86,12 @@ def file_digest(path: Path) -> str:
 
 
 def verify(folder: Path) -> Manifest | None:
-    """Return the manifest of `folder`, or None when there is no such folder.
+    """Return the manifest of `folder`, or None when there is no such folder, or one that holds no file of its own.
 
     Raises:
         DamagedArtifact: the manifest is missing or unreadable, or a file is missing or differs.
     """
-    if not folder.exists():
+    if not folder.exists() or all(item.is_dir() for item in folder.iterdir()):
         return None
     path = folder / MANIFEST
     try:

@@ -55,7 +55,8 @@ def _facts(cells: Mapping[str, Params], scores: Mapping[str, list[Ref]]) -> dict
     """Where the numbers are from, as text."""
     refs = {ref.path: ref for of_cell in scores.values() for ref in of_cell}
     made = [json.loads((ref.folder / artifacts.MANIFEST).read_text())["facts"] for ref in refs.values()]
-    commits = sorted({f"{facts['git']['commit']}{' with uncommitted changes' if facts['git']['is_dirty'] else ''}" for facts in made})
+    git = [facts["git"] for facts in made]
+    commits = sorted({f"{state['commit'] or 'unknown'}{' with uncommitted changes' if state['is_dirty'] else ''}" for state in git})
     cell = next(iter(cells.values()))
     digest = artifacts.canonical_digest({name: params.digest for name, params in cells.items()})
     return {

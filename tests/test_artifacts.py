@@ -98,3 +98,21 @@ def test_code_is_accepted_although_a_manifest_knows_no_tuples_and_no_integer_key
 
     caching.obtain(Path("data/a"), key("old"), _builder([]))
     assert caching.obtain(Path("data/a"), key("new"), _builder([]), accept_code=True).is_cached
+
+
+def test_an_artifact_written_anew_leaves_folders_that_are_not_its_own():
+    foreign = Path("reports/presets/toy/main.md")
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("a table")
+    assert artifacts.verify(Path("reports")) is None
+    for digest, names in (("1", ("tables", "plots")), ("2", ("tables",))):
+
+        def build(work, names=names):
+            for name in names:
+                (work / name).mkdir()
+                (work / name / "a.csv").write_text("x")
+            return {}
+
+        artifacts.write(Path("reports"), Key("report", {"digest": digest}, {}, "code"), build, {})
+        assert foreign.read_text() == "a table"
+    assert not Path("reports/plots").exists()

@@ -22,7 +22,7 @@ from tasks.reporting.tables import DERIVED, METRICS, PROTOCOLS, check_scores, or
 VALUES = ("n", *(part for name in METRICS for part in (name, f"{name}_std")), *DERIVED)
 COLUMNS = ("cell", "method", "num_pairs", "student", "protocol", "source", *VALUES)
 HEADINGS = {
-    "i2t_r1": "TR R@1", "i2t_r5": "R@5", "i2t_r10": "R@10", "t2i_r1": "IR R@1", "t2i_r5": "R@5", "t2i_r10": "R@10",
+    "i2t_r1": "TR R@1", "i2t_r5": "TR R@5", "i2t_r10": "TR R@10", "t2i_r1": "IR R@1", "t2i_r5": "IR R@5", "t2i_r10": "IR R@10",
     "mean_recall": "mean recall",
 }  # fmt: skip
 
@@ -109,7 +109,7 @@ def write_table(table: PresetTable, folder: Path) -> list[Path]:
 
 def _csv(table: PresetTable) -> str:
     cited = table.published.rename(columns={"budget": "num_pairs"}).assign(student="")
-    both = [frame.reindex(columns=list(COLUMNS)).astype(object) for frame in (table.ours, cited) if len(frame)]
+    both = [frame.reindex(columns=list(COLUMNS)) for frame in (table.ours, cited) if len(frame)]
     text: str = pd.concat(both).to_csv(index=False, float_format="%.10g", lineterminator="\n")
     return text
 

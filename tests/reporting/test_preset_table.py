@@ -67,7 +67,7 @@ def test_the_same_scores_give_the_same_bytes_in_three_formats(cells, tmp_path):
     text = first[1].read_text()
     assert "| bi_trajectory (image) | 100 |" in text and "bi_trajectory; image only | 100 |" in text and "Protocol strict" in text
     page = first[2].read_text()
-    assert page.isascii() or "charset" in page
     assert "bi_trajectory (both)" in page and "VLDD ablations" in page
     rows = pd.read_csv(first[0])
+    assert max(len(line) for line in first[0].read_text().splitlines()) < 300  # ten digits
     assert set(rows["source"].dropna()) == {"VLDD table 1 (arXiv 2308.07545; slides)", "VLDD ablations (slides)"}
