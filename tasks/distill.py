@@ -100,7 +100,6 @@ def _distill(
         "profile": params.profile,
         "image_idx": found.start.image_idx.tolist(),
         "caption_idx": found.start.caption_idx.tolist(),
-        **({} if found.fit_errors is None else {"fit_errors": found.fit_errors}),
     }
     save_pairs(work, found.pairs.with_provenance(provenance))
     save_tensors(work / INITIAL, {"images": found.start.images, "text_embeds": found.start.texts})

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from tasks.core.checkpoints import load_checkpoint, save_checkpoint
 from tasks.core.encoders import ImageEncoder
-from tasks.core.feature_warm_up import mark_warm, warmed_state
 from tasks.core.frozen_features import prepare_frozen
 from tasks.core.initialisation import Start, initial_pairs
 from tasks.core.matching_config import MatchingConfig
@@ -37,13 +36,11 @@ class Distilled:
         start: what it started from.
         history: one row an iteration: loss, loss_img, loss_txt, step_size_img, step_size_txt; with `skip_above` also
             num_skipped, the iterations skipped so far.
-        fit_errors: relative error of each image's feature after the feature warm-up, see `feature_warm_up.py`; else None.
     """
 
     pairs: PairSet
     start: Start
     history: list[dict[str, float]]
-    fit_errors: list[float] | None
 
 
 def run(
@@ -77,13 +74,10 @@ def run(
         if checkpoint is not None:
             save_checkpoint(checkpoint, tensors, facts)
 
-    if config.feature_iterations:
-        state, errors = warmed_state(problem, config, num_pairs, objective, start, stored=stored, save=save)
-    else:
-        state, errors = OuterState(config, num_pairs, start.images, start.texts, objective.learnable, device=problem.flat.device), None
-        state.restore(stored)
-    iterate(problem, config, state, objective, save=lambda tensors, facts: save(tensors, mark_warm(facts, errors)), log=log)
-    return Distilled(_pair_set(problem.encoder, state, objective), start, state.history, errors)
+    state = OuterState(config, num_pairs, start.images, start.texts, objective.learnable, device=problem.flat.device)
+    state.restore(stored)
+    iterate(problem, config, state, objective, save=save, log=log)
+    return Distilled(_pair_set(problem.encoder, state, objective), start, state.history)
 
 
 def _pair_set(encoder: ImageEncoder, state: OuterState, objective: Objective) -> PairSet:

@@ -57,10 +57,6 @@ class MatchingConfig(Section):
         engine: gradient engine of `matching.py`, or `auto`, see `engine_choice.py`.
         micro_batch: images per pass through the encoder, to bound memory, with the same result; null: the whole mini-batch.
         is_theta_on_host: keep the student's T parameter vectors in the memory of the host.
-        feature_iterations: with a frozen encoder, outer updates on features before those on pixels (`feature_warm_up.py`); 0: none.
-        lr_feature: their outer step size of features.
-        fit_iterations: steps of Adam that fit pixels to the features found.
-        lr_fit: step size of those.
         checkpoint_every: iterations between checkpoints.
     """
 
@@ -88,10 +84,6 @@ class MatchingConfig(Section):
     engine: Literal["auto", "unroll", "double_backward", "forward_over_reverse", "central_difference", "forward_difference", "tesla"]
     micro_batch: Annotated[int, Range(ge=1, unit="images")] | None
     is_theta_on_host: bool
-    feature_iterations: Annotated[int, Range(ge=0)]
-    lr_feature: Annotated[float, Range(gt=0.0, le=10.0)]
-    fit_iterations: Annotated[int, Range(ge=0)]
-    lr_fit: Annotated[float, Range(gt=0.0, le=10.0)]
     checkpoint_every: Annotated[int, Range(ge=1, unit="iterations")]
 
     def engine_for(self, image_encoder: nn.Module, *, is_encoder_frozen: bool) -> str:
@@ -147,12 +139,6 @@ def check_matching(config: MatchingConfig, num_epochs: int, budgets: tuple[int, 
         raise ValueError(
             f"{where}: the engine {config.engine!r} does not cut a step into micro-batches; received micro_batch {config.micro_batch}; "
             "set micro_batch: null or another engine"
-        )
-    if config.feature_iterations and (is_encoder_trained or config.optimiser != "adam"):
-        raise ValueError(
-            f"{where}.feature_iterations: features are distilled with Adam where the image encoder is frozen; received "
-            f"{config.feature_iterations} with trainable {trainable!r} and optimiser {config.optimiser!r}; set feature_iterations: 0, or "
-            "change model.trainable or optimiser"
         )
     for num_pairs in budgets:
         for name in ("lr_img", "lr_txt", "mini_batch_size"):

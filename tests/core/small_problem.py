@@ -30,7 +30,7 @@ MATCHING: dict[str, Any] = {
     "are_start_epochs_shared": True, "mini_batch_size": 4, "optimiser": "adam", "momentum": 0.5, "lr_img": 0.03, "lr_txt": 0.03,
     "lr_step_size": 0.02, "ema_decay": 0.0, "skip_above": None, "step_size_img": 0.1, "step_size_txt": 0.1, "optimise": "both",
     "init_image": "real", "init_text": "real", "merge_branches": False, "is_dropout_on": True, "engine": "auto", "micro_batch": None,
-    "is_theta_on_host": False, "feature_iterations": 0, "lr_feature": 0.02, "fit_iterations": 20, "lr_fit": 0.02, "checkpoint_every": 5,
+    "is_theta_on_host": False, "checkpoint_every": 5,
 }  # fmt: skip
 RECIPE = RecipeSection(num_epochs=4, batch_size=5, lr_img=0.1, lr_txt=0.1, momentum=0.9, weight_decay=5e-4, num_validations=2)
 
