@@ -12,12 +12,13 @@ _SMOOTH = (nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.SELU, nn.Softplus, nn.Tanh)
 def choose_engine(image_encoder: nn.Module, *, is_encoder_frozen: bool) -> str:
     """Return the name of an engine of `matching.py`.
 
-    Measured on one CPU thread, 8 steps, batch 32, float32; processor time against `unroll`, error of the gradient of the images:
+    Measured on one CPU thread, 8 steps, batch 32, float32: processor time and peak memory over those of `unroll`, and the error of
+    the gradient of the images:
 
     | network | double_backward | forward_over_reverse | central_difference | forward_difference |
     |---|---|---|---|---|
-    | NF-net (test_nfnet, 64 px) | 1.26, exact | 1.43, exact | 0.84, 1e-3 | 0.56, 4e-3 |
-    | attention (test_vit, 64 px) | 1.36, exact | 1.80, exact | 1.02, 2e-4 | 0.67, 5e-3 |
+    | NF-net (test_nfnet, 64 px) | 1.37, 0.22, exact | 1.67, 0.35, exact | 0.94, 0.09, 1e-3 | 0.59, 0.10, 4e-3 |
+    | attention (test_vit, 64 px) | 1.37, 0.36, exact | 1.76, 0.55, exact | 1.01, 0.27, 2e-4 | 0.69, 0.31, 5e-3 |
 
     * frozen encoders: `double_backward`; the student is two small projections, and the exact gradient costs next to nothing.
     * smooth networks, convolutional or attention: `forward_difference`, the fastest, in the memory of ordinary training.

@@ -85,7 +85,7 @@ def trajectory_gradient(
         constants: further rows for `loss_fn`, (M, ...), that are not differentiated.
         encode: `encode(theta, images) -> features`, row by row; `loss_fn` then finds features in rows["images"].
         micro_batch: images that `encode` gets at a time, to bound memory; the result is the same. None: the whole batch.
-        is_theta_on_host: keep the T parameter vectors (with `forward_difference` 2T) in pinned host memory.
+        is_theta_on_host: keep the T parameter vectors (with `forward_difference` 2T, and T gradients of a batch) in pinned host memory.
 
     Returns:
         The `Gradient`; nothing is modified in place. Until the loss is read at the very end, the device is never waited for.

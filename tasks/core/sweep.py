@@ -13,7 +13,7 @@ import torch
 from tasks.core.differences import central_difference, forward_difference
 from tasks.core.functional import Theta
 from tasks.core.kinks import Kinks
-from tasks.core.second_order import DoubleBackward, ForwardOverReverse
+from tasks.core.second_order import DoubleBackward, ForwardOverReverse, Tensors
 from tasks.core.student_step import Batch, Product, Rows, StudentStep
 
 DIFFERENCES = ("central_difference", "forward_difference")
@@ -33,7 +33,7 @@ class Sweep:
     Args:
         student: the step.
         engine: how `backward` gets its products, any of `matching.ENGINES` but `unroll`.
-        is_theta_on_host: keep parameter vectors in pinned host memory; nothing changes where they are on the CPU already.
+        is_theta_on_host: keep all of it but kinks in pinned host memory; nothing changes where they are on the CPU already.
     """
 
     def __init__(self, student: StudentStep, engine: str, is_theta_on_host: bool) -> None:
@@ -55,7 +55,7 @@ class Sweep:
                 self._smooth = kinks
             elif kinks.num_bytes > sum(value.nbytes for value in theta.values()):
                 kinks, self._are_kinks_kept = None, False
-        self._stack.append(_Kept(self._put_away(theta), self._put_away(grad) if is_forward else None, rows, kinks))
+        self._stack.append(_Kept(self._put_away(theta), self._put_away(grad) if is_forward else None, self._put_away(rows), kinks))
         return grad
 
     def backward(self, batch: Batch, w: Theta) -> Product:
@@ -73,16 +73,16 @@ class Sweep:
                 self._student.trace(theta, batch)
         if kept.grad is None:
             return central_difference(self._student, theta, batch, w, kinks)
-        return forward_difference(self._student, theta, batch, w, kinks, (_take_back(kept.grad, w), kept.rows))
+        return forward_difference(self._student, theta, batch, w, kinks, (_take_back(kept.grad, w), _take_back(kept.rows, w)))
 
-    def _put_away(self, theta: Theta) -> Theta:
+    def _put_away(self, tensors: Tensors) -> Tensors:
         """Copies in pinned host memory, queued without waiting; on the CPU, or if not asked for, the same tensors."""
-        if not self._is_on_host or theta["txt"].device.type == "cpu":
-            return theta
-        host = {group: torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for group, value in theta.items()}
-        return {group: host[group].copy_(value, non_blocking=True) for group, value in theta.items()}
+        if not self._is_on_host or all(value.device.type == "cpu" for value in tensors.values()):
+            return tensors
+        host = {name: torch.empty(value.shape, dtype=value.dtype, pin_memory=True) for name, value in tensors.items()}
+        return {name: host[name].copy_(value, non_blocking=True) for name, value in tensors.items()}
 
 
-def _take_back(theta: Theta, like: Theta) -> Theta:
-    # Queued behind the copy that put the vector away, on the same stream.
-    return {group: value.to(like[group].device, non_blocking=True) for group, value in theta.items()}
+def _take_back(tensors: Tensors, like: Theta) -> Tensors:
+    # Queued behind the copy that put the tensor away, on the same stream.
+    return {name: value.to(like["txt"].device, non_blocking=True) for name, value in tensors.items()}
