@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -46,6 +47,7 @@ class MatchingConfig(Section):
         momentum: of SGD; 0.5 in the paper.
         lr_img, lr_txt: outer step sizes of pixels and text embeddings, one number or one per budget {100: 1.0e+2}.
         lr_step_size: outer step size of log beta.
+        lr_decay: `none`, or `cosine`: all outer step sizes fall to zero along half a cosine over the iterations.
         ema_decay: what is stored is the average of images, texts, further tensors and log beta over the iterations, with weights
             that fall by this factor an iteration into the past; 0 stores the last ones.
         skip_above: iterations with a larger terminal loss change nothing and are counted in the history; null skips none.
@@ -72,6 +74,7 @@ class MatchingConfig(Section):
     lr_img: PerBudget
     lr_txt: PerBudget
     lr_step_size: Annotated[float, Range(ge=0.0, le=10.0)]
+    lr_decay: Literal["none", "cosine"]
     ema_decay: Annotated[float, Range(ge=0.0, lt=1.0)]
     skip_above: Annotated[float, Range(gt=0.0)] | None
     step_size_img: Annotated[float, Range(gt=0.0, le=100.0)]
@@ -89,6 +92,10 @@ class MatchingConfig(Section):
     def engine_for(self, image_encoder: nn.Module, *, is_encoder_frozen: bool) -> str:
         """Return the engine that `auto` stands for with this encoder, or the one that was asked for."""
         return choose_engine(image_encoder, is_encoder_frozen=is_encoder_frozen) if self.engine == "auto" else self.engine
+
+    def outer_decay(self, iteration: int) -> float:
+        """Return the factor of all outer step sizes in an iteration, 0..1."""
+        return 0.5 * (1.0 + math.cos(math.pi * iteration / self.iterations)) if self.lr_decay == "cosine" else 1.0
 
     def start_epochs(self, iteration: int) -> int:
         """Return from how many epochs an iteration draws its start, 0 .. that - 1."""

@@ -54,6 +54,7 @@ class OuterState:
             **{name: value.lr for name, value in further.items()},
             **{name: config.lr_step_size for name in _LOGS},
         }
+        self._rates = list(rates.values())
         groups = [{"params": [self._tensors[name]], "lr": rate} for name, rate in rates.items()]
         if config.optimiser == "adam":
             self._optimiser: torch.optim.Optimizer = torch.optim.Adam(groups, lr=1.0)
@@ -124,6 +125,8 @@ class OuterState:
         self._good = self._snapshot()
         for name, tensor in self._tensors.items():
             tensor.grad = grads[name].to(tensor) if name in grads else None
+        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * self._config.outer_decay(self.iteration)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         self.num_updates += 1
@@ -139,8 +142,9 @@ class OuterState:
             for key, value in self._optimiser.state.get(tensor, {}).items():
                 if isinstance(value, Tensor):
                     tensors[f"{name}.{key}"] = value.detach().clone()
-        rates = [group["lr"] for group in self._optimiser.param_groups]
-        counters = {"iteration": self.iteration, "num_updates": self.num_updates, "rates": rates, "is_healed": self._is_healed}
+        counters = {
+            "iteration": self.iteration, "num_updates": self.num_updates, "rates": list(self._rates), "is_healed": self._is_healed
+        }  # fmt: skip
         return _Snapshot(tensors, counters)
 
     def _return_to(self, stored: _Snapshot) -> None:
@@ -151,8 +155,7 @@ class OuterState:
             self._optimiser.state[tensor] = {k: v.clone() if k == "step" else v.to(tensor.device).clone() for k, v in own.items()}
         for name, average in self._average.items():
             average.copy_(stored.tensors[_AVERAGE + name])
-        for group, rate in zip(self._optimiser.param_groups, stored.counters["rates"], strict=True):
-            group["lr"] = rate
+        self._rates = list(stored.counters["rates"])
         self.iteration, self.num_updates = stored.counters["iteration"], stored.counters["num_updates"]
         self._is_healed = stored.counters["is_healed"]
         del self.history[self.iteration :]  # one row an iteration
@@ -167,5 +170,4 @@ class OuterState:
             )
         self._return_to(self._good)
         self._is_healed = True
-        for group in self._optimiser.param_groups:
-            group["lr"] *= 0.5
+        self._rates = [0.5 * rate for rate in self._rates]

@@ -33,6 +33,19 @@ def test_the_average_weighs_iterations_by_their_age_and_leaves_out_the_start(tmp
     assert averaged.step_sizes["img"] == pytest.approx(float((weights * logs).sum().exp()), rel=1e-5)
 
 
+def test_outer_steps_fall_along_half_a_cosine(tmp_path):
+    """With a still gradient SGD moves by lr * factor; here the first two of four iterations, factors 1 and (1 + cos 45) / 2."""
+    assert [round(dataclasses.replace(CONFIG, iterations=4, lr_decay="cosine").outer_decay(index), 4) for index in (0, 1, 2, 4)] == [
+        1.0, 0.8536, 0.5, 0.0,
+    ]  # fmt: skip
+    problem = make_problem(tmp_path, "heads")
+    sgd = {"optimiser": "sgd", "momentum": 0.0, "lr_img": 5.0}
+    first = _run(problem, iterations=1, **sgd)
+    plain = _run(problem, iterations=2, **sgd).pairs.images - first.pairs.images
+    decayed = _run(problem, iterations=2, lr_decay="cosine", **sgd).pairs.images - first.pairs.images
+    assert torch.allclose(decayed, 0.5 * plain, rtol=1e-4, atol=1e-7)
+
+
 def test_iterations_above_the_limit_change_nothing_and_are_counted(tmp_path):
     problem = make_problem(tmp_path, "heads")
     nothing = _run(problem, iterations=3, skip_above=1e-6, ema_decay=0.5)
