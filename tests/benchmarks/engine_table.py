@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -175,9 +174,9 @@ def main() -> None:
     if options.peak:
         network, engine, *numbers = json.loads(options.peak)
         iteration = Iteration(network, "full", Size(*numbers))
-        idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        idle = _resident_peak_mib()
         iteration.run(engine)
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle) / 1024)
+        print(_resident_peak_mib() - idle)
         return
     size = QUICK if options.quick else FULL
     print("| network | engine | processor time | against unroll | memory | against unroll | error, images |\n|---|---|---|---|---|---|---|")
@@ -196,6 +195,12 @@ def _peak_mib(network: str, engine: str, size: Size) -> float:
     # glibc's per-thread arenas would make the peak depend on chance.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     return float(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+
+
+def _resident_peak_mib() -> float:
+    """Peak of this program (Linux). `ru_maxrss` would start at the size of the process that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def _named(name: str) -> torch.Generator:
