@@ -10,6 +10,7 @@ from tasks.core.distillation import run
 from tasks.core.folding import fold_batch_norm
 from tasks.core.frozen_features import FrozenFeatures, prepare_frozen
 from tasks.core.image_encoders import timm as timm_encoders
+from tasks.core.objective import Objective
 from tests.core.small_problem import make_problem
 from tests.core.test_distillation import CONFIG
 
@@ -190,5 +191,5 @@ def test_distilling_folds_frozen_encoders_only(tmp_path, trainable, runs_folded)
     module = problem.encoder.module
     module[1] = _frozen(nn.Sequential(nn.Conv2d(7, 7, 1), nn.BatchNorm2d(7), nn.GELU()), torch.float32)
     module.register_forward_pre_hook(lambda part, inputs: running.append(_num_norms(part)))
-    run(problem, dataclasses.replace(CONFIG, iterations=1), 6, lambda images, texts: (images * texts).sum())
+    run(problem, dataclasses.replace(CONFIG, iterations=1), 6, Objective(lambda images, texts, rows: (images * texts).sum()))
     assert (running[-1] == 0) == runs_folded and _num_norms(module) == 1
