@@ -188,7 +188,8 @@ def test_preparing_leaves_the_encoder_and_gives_equal_features_and_pixel_gradien
 def test_distilling_folds_frozen_encoders_only(tmp_path, trainable, runs_folded):
     """The network that runs inside the loop has norms exactly when it is trained; the caller's network always keeps them."""
     problem, running = make_problem(tmp_path, trainable), []
-    module = problem.encoder.module
+    # A trained encoder is a copy of its own inside the model; a frozen one is shared.
+    module = problem.flat.model.image_encoder if trainable == "full" else problem.encoder.module
     module[1] = _frozen(nn.Sequential(nn.Conv2d(7, 7, 1), nn.BatchNorm2d(7), nn.GELU()), torch.float32)
     module.register_forward_pre_hook(lambda part, inputs: running.append(_num_norms(part)))
     run(problem, dataclasses.replace(CONFIG, iterations=1), 6, Objective(lambda images, texts, rows: (images * texts).sum()))
