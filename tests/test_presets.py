@@ -29,6 +29,14 @@ def test_every_cell_of_every_preset_is_valid_and_has_random_selection_and_a_know
             assert timm.is_model(chosen.image_encoder.config.name)
 
 
+def test_no_two_values_share_a_dotted_path_which_dvc_exp_show_refuses():
+    def paths(node, path):
+        return [found for key, value in node.items() for found in paths(value, (*path, str(key)))] if isinstance(node, dict) else [path]
+
+    dotted = [".".join(path) for path in paths(params.read_tree(ROOT / "params.yaml"), ())]
+    assert len(dotted) == len(set(dotted))
+
+
 def test_a_variant_has_folders_of_its_own_only_for_what_builds_on_its_changes():
     image = params.load(variant="single_modality/image")
     assert image.distillers["bi_trajectory"].config.optimise == "image"
