@@ -89,13 +89,23 @@ def obtain(
         return Ref(str(folder), manifest.digest)
 
 
+class Absent(FileNotFoundError):
+    """Files that are not on this machine; `names` are those that were asked for."""
+
+    def __init__(self, message: str, names: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.names = names
+
+
 def digest_files(find: Callable[[], Iterable[Path]]) -> tuple[dict[str, str], FileNotFoundError | None]:
     """Return the sha256 of files by name; or nothing and the error, when `find` raises it or a file is not there."""
+    paths: list[Path] = []
     try:
-        return {path.name: artifacts.file_digest(path) for path in find()}, None
+        paths = list(find())
+        return {path.name: artifacts.file_digest(path) for path in paths}, None
     except FileNotFoundError as error:
-        place = "" if error.filename is None else f"{error.filename} is not there"
-        return {}, error if not place else FileNotFoundError(place)
+        place = str(error) if error.filename is None else f"{error.filename} is not there"
+        return {}, Absent(place, tuple(path.name for path in paths))
 
 
 def _stand_in(folder: Path, key: Key, missing: FileNotFoundError, *, force: bool, accept_code: bool) -> Ref:
@@ -110,6 +120,9 @@ def _stand_in(folder: Path, key: Key, missing: FileNotFoundError, *, force: bool
     changed = [part for part in _difference(known, key) if not (accept_code and part == "code")]
     if changed:
         raise FileNotFoundError(f"{missing}; {folder} cannot stand in: other {' and '.join(changed)}") from missing
+    others = [name for name in getattr(missing, "names", ()) if name not in manifest.inputs]
+    if others:
+        raise FileNotFoundError(f"{missing}; {folder} cannot stand in: it was not made from {', '.join(others)}") from missing
     unseen = ", ".join(f"{name} {digest}" for name, digest in manifest.inputs.items() if name not in key.inputs)
     LOGGER.warning("using %s as it is, made from %s, which cannot be compared: %s", folder, unseen or "unknown inputs", missing)
     if manifest.code != key.code:

@@ -158,5 +158,5 @@ def _random(plugin: Plugin) -> Plugin:
 
 def _calm(section: Any) -> Any:
     assert is_dataclass(section)
-    rates = [field.name for field in fields(section) if field.name.startswith(("lr_", "step_size_"))]
+    rates = [field.name for field in fields(section) if field.name.startswith(("lr_", "step_size_")) and field.name != "lr_decay"]
     return replace(section, **dict.fromkeys(rates, CALM))  # type: ignore[type-var]

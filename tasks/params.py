@@ -137,7 +137,9 @@ def load_cells(preset: str, overrides: Sequence[str] = (), *, path: Path = PARAM
     Raises:
         ValueError: no such preset, or a cell that is not valid; see `load`.
     """
-    tree = _overridden(overrides, path)[0]
+    tree, named = _overridden(overrides, path)
+    if named is not None:
+        raise ValueError(f"the preset {preset!r} sets the variant of each of its cells; received {VARIANT}={named} as well; leave it out")
     _profile_of(tree, str(path))
     found = variants.find(variants.presets_of(tree), preset)
     return {cell: parse(copy.deepcopy(tree), str(path), f"{preset}/{cell}") for cell in found.cells}
@@ -148,6 +150,8 @@ def _overridden(overrides: Sequence[str], path: Path) -> tuple[dict[str, Any], s
     for setting in overrides:
         key, _, value = setting.partition("=")
         if key == VARIANT:
+            if not value:
+                raise ValueError(f"--set takes {VARIANT}=preset/cell, received {setting!r}; `python -m flows.preset --list` names them")
             variant = value
         else:
             override(tree, setting)

@@ -48,7 +48,8 @@ def _setting(params: Params) -> tuple[object, ...]:
     """What a published number depends on beside its size, protocol and seeds; the place of weights does not count."""
     plugins = (params.image_encoder, params.text_encoder)
     names = [plugin.module.label(plugin.config) for plugin in plugins]
-    return (*names, params.model, params.distillers)
+    recipes = (params.evaluate.small, params.evaluate.full)
+    return (*names, params.model, params.distillers, params.prepare_data, params.train_experts, *recipes)
 
 
 def _facts(cells: Mapping[str, Params], scores: Mapping[str, list[Ref]]) -> dict[str, str]:

@@ -211,3 +211,14 @@ def test_an_unknown_preset_is_refused_with_the_names_and_list_shows_them(made):
     done = made.flow("preset", "tables", check=False)
     assert done.returncode == 2 and "unknown preset 'tables'; available: main, methods" in done.stderr
     assert "single_modality  One modality alone is distilled: both, image" in made.flow("preset", "--list").stdout
+
+
+@pytest.mark.parametrize("setting", ["variant=", "variant"])
+def test_a_variant_without_a_name_is_refused(setting):
+    with pytest.raises(ValueError, match="takes variant=preset/cell"):
+        params.load([setting])
+
+
+def test_a_preset_is_not_given_a_variant():
+    with pytest.raises(ValueError, match="leave it out"):
+        params.load_cells("single_modality", ["variant=lora/lora"])

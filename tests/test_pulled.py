@@ -139,3 +139,8 @@ def test_looking_makes_nothing(pulled):
         assert all(ref.is_cached for ref in _make(chosen))
         with pytest.raises(caching.NotMade):
             _make(replace(chosen, train_experts=replace(chosen.train_experts, num_epochs=4)))
+
+
+def test_weights_of_another_name_are_not_stood_in_for(pulled):
+    with pytest.raises(FileNotFoundError, match=r"other\.safetensors is not there.*not made from other\.safetensors"):
+        _make(_params("model.options.weights=raw/other.safetensors"))

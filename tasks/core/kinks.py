@@ -5,7 +5,8 @@ each jump is divided by eps, and the difference measures jumps instead of curvat
 the gradient, for every eps). The second derivative that automatic differentiation gives is that of the piece at hand, so
 the pieces of theta are recorded once, and theta + eps w is evaluated with the same ones.
 
-Covered are the functions of `torch.nn.functional` below and max pooling; `clamp`, `abs`, `maximum` and PReLU are not.
+Covered are the functions below and max pooling; `clamp`, `abs`, `maximum`, PReLU, adaptive max pooling and functions that are called
+in place (`x.relu_()`) are not.
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ def _hardswish(**_: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
 _ACTIVATIONS: dict[Any, Callable[..., tuple[tuple[float, ...], tuple[Piece, ...]]]] = {
     functional.relu: _relu,
     torch.relu: _relu,
+    torch.Tensor.relu: _relu,
     functional.relu6: _relu6,
     functional.hardtanh: _hardtanh,
     functional.leaky_relu: _leaky_relu,
