@@ -28,6 +28,7 @@ def log_distilled(params: Params, invocation: str, prepared: Ref, distilled: Ref
         tracker, parent = _open(params, invocation, prepared)
         child = _child(tracker, parent, params, distilled)
         _log_history(tracker, child, distilled)
+        tracker.finish(child)
         tracker.finish(parent)
     tracking.remember(params.profile, DISTILLED, distilled.digest)
 

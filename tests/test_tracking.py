@@ -67,7 +67,7 @@ def test_a_set_whose_logging_was_killed_is_logged_by_the_next_run_and_then_never
     for invocation in ("second", "third"):
         measures.log_distilled(chosen, invocation, prepared, distilled)
         (run,) = _runs(measures.DISTILLED, distilled.digest)
-        assert run.data.metrics["distill/loss"] == 1.5
+        assert run.data.metrics["distill/loss"] == 1.5 and run.info.status == "FINISHED"
     shutil.rmtree(".mlflow/logged")  # a note alone decides nothing: MLflow is asked
     measures.log_distilled(chosen, "fourth", prepared, distilled)
     assert len(_runs(measures.DISTILLED, distilled.digest)) == 1
