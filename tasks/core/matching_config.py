@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from torch import nn
-
 from tasks.core.engine_choice import choose_engine
 from tasks.core.section import Range, Section
 
@@ -89,9 +87,9 @@ class MatchingConfig(Section):
     is_theta_on_host: bool
     checkpoint_every: Annotated[int, Range(ge=1, unit="iterations")]
 
-    def engine_for(self, image_encoder: nn.Module, *, is_encoder_frozen: bool) -> str:
-        """Return the engine that `auto` stands for with this encoder, or the one that was asked for."""
-        return choose_engine(image_encoder, is_encoder_frozen=is_encoder_frozen) if self.engine == "auto" else self.engine
+    def engine_for(self, *, is_encoder_frozen: bool) -> str:
+        """Return the engine that `auto` stands for, or the one that was asked for."""
+        return choose_engine(is_encoder_frozen=is_encoder_frozen) if self.engine == "auto" else self.engine
 
     def outer_decay(self, iteration: int) -> float:
         """Return the factor of all outer step sizes in an iteration, 0..1."""

@@ -94,7 +94,7 @@ def _gradient(problem: Problem, config: MatchingConfig, state: OuterState, objec
     inputs, constants = _split_rows(config, rows)
     found = trajectory_gradient(
         _loss_fn(problem, config, objective, iteration), goal.start, inputs, batches, state.logs(), goal.loss,
-        engine=config.engine_for(problem.encoder.module, is_encoder_frozen=is_frozen),
+        engine=config.engine_for(is_encoder_frozen=is_frozen),
         constants=constants,
         encode=None if is_frozen else flat.encode,
         micro_batch=None if is_frozen else config.micro_batch,
