@@ -16,7 +16,7 @@ def choose_engine(*, is_encoder_frozen: bool) -> str:
 
     * frozen encoders: `double_backward`; the student is two small projections, and the exact gradient costs next to nothing.
     * trained encoders: `central_difference`, in the memory of ordinary training. `forward_difference` is faster, but its sets are
-      worse: on toy (NF-net, 20 / 50 pairs, Adam outside) 17.4 / 25.8 mean recall where the central one had 19.3 / 33.1; on networks with
+      worse: on toy (NF-net, 20 / 50 pairs, Adam outside) 17.4 / 25.8 mean recall where the central one had 22.3 / 30.8; on networks with
       mostly piecewise activations (MobileNet) its gradient error is 1e-2. It stays for those who ask for it.
 
     The differences beat the exact engines in memory too, so memory decides nothing. On a GPU nothing was measured; the rules are
