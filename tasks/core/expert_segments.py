@@ -32,12 +32,10 @@ def draw_segment(buffer: Buffer, config: MatchingConfig, iteration: int, draw: t
     segment = Segment.between(start, target, merge_branches=config.merge_branches)
 
     def terms(theta: Theta) -> dict[str, float]:
-        found = {f"loss_{group}": 0.0 for group in GROUPS}
-        for group, length in segment.lengths.items():
-            found[f"loss_{group}"] = float((theta[group] - target[group]).square().sum() / length)
-        return found
+        ratios = segment.ratios(theta)
+        return {f"loss_{group}": float(ratios.get(group, 0.0)) for group in GROUPS}
 
-    return Goal(start, lambda theta: segment.loss(theta, merge_branches=config.merge_branches), terms)
+    return Goal(start, segment.loss, terms)
 
 
 def snapshots(buffer: Buffer, expert: int, epochs: dict[str, int]) -> Theta:

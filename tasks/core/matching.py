@@ -30,11 +30,11 @@ from tasks.core.differences import full_precision
 from tasks.core.functional import GROUPS, Theta
 from tasks.core.micro_batches import MicroBatches
 from tasks.core.second_order import leaves
-from tasks.core.segments import Segment, draw_batches, matching_loss
+from tasks.core.segments import Segment, draw_batches
 from tasks.core.student_step import IMAGES, Batch, Encode, LossFn, Rows, StudentStep, WholeBatch
 from tasks.core.sweep import DIFFERENCES, Sweep
 
-__all__ = ["ENGINES", "Encode", "Gradient", "LossFn", "Rows", "Segment", "draw_batches", "matching_loss", "trajectory_gradient"]
+__all__ = ["ENGINES", "Encode", "Gradient", "LossFn", "Rows", "Segment", "draw_batches", "trajectory_gradient"]
 
 ENGINES = ("unroll", "double_backward", "forward_over_reverse", "central_difference", "forward_difference", "tesla")
 MICRO_BATCH_ENGINES = ("double_backward", "forward_over_reverse", "central_difference", "forward_difference")

@@ -17,21 +17,20 @@ class Segment:
     Attributes:
         start, target: {"img": (P_img,), "txt": (P_txt,)}.
         lengths: |start - target|^2, a scalar for each group that is not empty.
+        merge_branches: one ratio (num_img + num_txt) / (den_img + den_txt) for both groups together (LoRS on COCO).
     """
 
     start: Theta
     target: Theta
     lengths: dict[str, Tensor]
+    merge_branches: bool
 
     @staticmethod
     def between(start: Theta, target: Theta, *, merge_branches: bool = False) -> Segment:
         """Measure a segment and check it once, so that `loss` needs no synchronisation with the device.
 
-        Args:
-            merge_branches: check the sum of the groups only, because `loss` will be asked for the merged ratio.
-
         Raises:
-            ValueError: the expert did not move in a group, so that the ratio has no meaning.
+            ValueError: the expert did not move in a group (with `merge_branches` in both), so that the ratio has no meaning.
         """
         lengths = {group: (start[group] - target[group]).square().sum() for group in GROUPS if target[group].numel() > 0}
         values = dict(zip(lengths, torch.stack(list(lengths.values())).tolist(), strict=True))
@@ -43,28 +42,20 @@ class Segment:
                 f"received squared lengths {values}; allowed are segments with a positive finite length; check lr_img and lr_txt "
                 "of train_experts"
             )
-        return Segment(start, target, lengths)
+        return Segment(start, target, lengths, merge_branches)
 
-    def loss(self, theta: Theta, *, merge_branches: bool = False) -> Tensor:
-        """Return sum over groups of |theta - target|^2 / |start - target|^2, a scalar.
+    def loss(self, theta: Theta) -> Tensor:
+        """Return the matching loss of a student's end, sum over groups of |theta - target|^2 / |start - target|^2, a scalar."""
+        if self.merge_branches:
+            return torch.stack(list(self._distances(theta).values())).sum() / torch.stack(list(self.lengths.values())).sum()
+        return torch.stack(list(self.ratios(theta).values())).sum()
 
-        Args:
-            theta: end of the student.
-            merge_branches: (num_img + num_txt) / (den_img + den_txt) instead (LoRS on COCO).
-        """
-        distances = {group: (theta[group] - self.target[group]).square().sum() for group in self.lengths}
-        if merge_branches:
-            return torch.stack(list(distances.values())).sum() / torch.stack(list(self.lengths.values())).sum()
-        return torch.stack([distances[group] / length for group, length in self.lengths.items()]).sum()
+    def ratios(self, theta: Theta) -> dict[str, Tensor]:
+        """Return |theta - target|^2 / |start - target|^2 of each group that is not empty."""
+        return {group: distance / self.lengths[group] for group, distance in self._distances(theta).items()}
 
-
-def matching_loss(theta: Theta, start: Theta, target: Theta, *, merge_branches: bool = False) -> Tensor:
-    """Return `Segment.loss` of a segment that is used once.
-
-    Raises:
-        ValueError: the expert did not move in a group, so that the ratio has no meaning.
-    """
-    return Segment.between(start, target, merge_branches=merge_branches).loss(theta, merge_branches=merge_branches)
+    def _distances(self, theta: Theta) -> dict[str, Tensor]:
+        return {group: (theta[group] - self.target[group]).square().sum() for group in self.lengths}
 
 
 def draw_batches(num_pairs: int, batch_size: int, num_steps: int, generator: torch.Generator) -> list[Tensor]:

@@ -4,15 +4,16 @@ import pytest
 import torch
 
 from tasks.core.seeding import make_generator
-from tasks.core.segments import Segment, matching_loss
+from tasks.core.segments import Segment
 
 
 def test_matching_loss_is_zero_at_the_target_and_two_at_the_start():
     start = {g: torch.randn(n, generator=make_generator(0, g)) for g, n in (("img", 5), ("txt", 3))}
     target = {g: v + torch.randn(v.shape, generator=make_generator(1, g)) for g, v in start.items()}
-    assert float(matching_loss(target, start, target)) == 0.0
-    assert float(matching_loss(start, start, target)) == pytest.approx(2.0)
-    assert float(matching_loss(start, start, target, merge_branches=True)) == pytest.approx(1.0)
+    segment = Segment.between(start, target)
+    assert float(segment.loss(target)) == 0.0
+    assert float(segment.loss(start)) == pytest.approx(2.0)
+    assert float(Segment.between(start, target, merge_branches=True).loss(start)) == pytest.approx(1.0)
 
 
 def test_a_segment_in_which_a_group_stands_still_is_refused():
@@ -20,6 +21,6 @@ def test_a_segment_in_which_a_group_stands_still_is_refused():
     target = {"img": torch.zeros(3), "txt": torch.ones(2)}
     with pytest.raises(ValueError, match="do not move, or are not finite, between start and target in txt"):
         Segment.between(start, target)
-    assert float(Segment.between(start, target, merge_branches=True).loss(start, merge_branches=True)) == pytest.approx(1.0)
+    assert float(Segment.between(start, target, merge_branches=True).loss(start)) == pytest.approx(1.0)
     with pytest.raises(ValueError, match="in img, txt"):
         Segment.between(start, {group: value * torch.nan for group, value in target.items()})
