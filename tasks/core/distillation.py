@@ -21,7 +21,7 @@ from tasks.core.initialisation import Start, initial_pairs
 from tasks.core.matching_config import MatchingConfig
 from tasks.core.objective import Objective
 from tasks.core.outer_iterations import Log, Problem, iterate
-from tasks.core.outer_loop import OuterState
+from tasks.core.outer_state import OuterState
 from tasks.core.records import PairSet
 
 __all__ = ["Distilled", "Log", "Problem", "run"]

@@ -20,7 +20,7 @@ from tasks.core.functional import FlatModel, Theta
 from tasks.core.matching import Gradient, LossFn, Rows, draw_batches, trajectory_gradient
 from tasks.core.matching_config import MatchingConfig
 from tasks.core.objective import Objective
-from tasks.core.outer_loop import OuterState
+from tasks.core.outer_state import OuterState
 from tasks.core.records import Split
 from tasks.core.seeding import make_generator
 
