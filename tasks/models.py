@@ -16,7 +16,6 @@ from tasks.core.dual_encoder import DualEncoder, build_dual_encoder
 from tasks.core.encoders import ImageEncoder
 from tasks.core.experts import Buffer
 from tasks.core.functional import FlatModel
-from tasks.core.patches import use_patch_products
 from tasks.core.records import PairSet, Split
 from tasks.core.seeding import derive_seed
 from tasks.core.storage import load_pairs, load_split
@@ -53,7 +52,6 @@ def load_encoder(params: Params, start: Ref, device: torch.device) -> ImageEncod
 def _load_encoder(start: _Place, device: torch.device) -> ImageEncoder:
     assert start.plugin
     encoder: ImageEncoder = start.plugin.module.rebuild(start.plugin.config, load_tensors(start.folder / ENCODER))
-    use_patch_products(encoder.module)  # as FlatModel does in place: one form, one rounding, whoever comes first
     encoder.module.to(device)
     return encoder
 

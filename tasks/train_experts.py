@@ -39,14 +39,12 @@ def build_start(params: Params, prepared: Ref, *, force: bool = False, accept_co
 
     def build(work: Path) -> dict[str, Any]:
         from tasks.core.encoders import encode_images
-        from tasks.core.patches import use_patch_products
         from tasks.core.storage import FEATURES, IMAGES
         from tasks.core.tensor_files import map_tensor, save_tensors
         from tasks.core.transfer import at_size
         from tasks.models import ENCODER
 
         encoder = plugin.module.build(plugin.config, seed=params.seed)
-        use_patch_products(encoder.module)  # features of real images in the form that models compute theirs
         save_tensors(work / ENCODER, encoder.module.state_dict())
         # Everything that follows is keyed by this artifact's digest: what the network does with its weights belongs to it.
         facts = {**options, "mean": encoder.mean, "std": encoder.std}

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tasks.core.patches import use_patch_products
+
 
 @dataclass(frozen=True)
 class ImageEncoder:
@@ -24,6 +26,14 @@ class ImageEncoder:
     out_dim: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+def ready(module: nn.Module) -> nn.Module:
+    """Return a network in the one form in which all that follows computes with it, changed in place: eval mode, channels-last,
+    patches as matrix products (`patches.py`). Every image-encoder plugin ends with it.
+    """
+    use_patch_products(module)
+    return module.eval().to(memory_format=torch.channels_last)
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -43,22 +53,25 @@ def encode_images(
     images: np.ndarray,
     *,
     device: torch.device | str,
+    rows: Tensor | None = None,
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Return the (N, out_dim) float32 CPU features of a whole array under the frozen encoder, in eval mode.
+    """Return float32 CPU features (N, out_dim) of an array's images under the frozen encoder, in eval mode.
 
     Args:
         images: (N, S, S, 3) uint8.
+        rows: features of these images only, (R,); None takes all.
         batch_size: images per forward pass.
         progress: called with (images done, images in all) after each batch.
     """
     module = encoder.module.to(device).eval()
-    parts = []
+    rows = torch.arange(len(images)) if rows is None else rows
+    parts, done = [], 0
     with torch.inference_mode():
-        for first in range(0, len(images), batch_size):
-            rows = torch.arange(first, min(first + batch_size, len(images)))
-            parts.append(module(normalise(take_rows(images, rows, device), encoder.mean, encoder.std)).float().cpu())
+        for part in rows.split(batch_size):
+            parts.append(module(normalise(take_rows(images, part, device), encoder.mean, encoder.std)).float().cpu())
+            done += len(part)
             if progress:
-                progress(int(rows[-1]) + 1, len(images))
+                progress(done, len(rows))
     return torch.cat(parts).clone()

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.core.patches import use_patch_products
-
 GROUPS = ("img", "txt")
 
 Theta = dict[str, Tensor]
@@ -25,9 +23,8 @@ class FlatModel:
     """Calls a dual encoder with parameters taken from flat vectors instead of from the module.
 
     The module is put into eval mode in place: BatchNorm then uses its running statistics and no layer draws from the
-    global random state (the projections' dropout comes from the generator given to `call`). Patch embeddings are put, in
-    place, into the form that is fast to differentiate (patches.py). Parameters that do not require a gradient stay in
-    the module and are shared by all calls.
+    global random state (the projections' dropout comes from the generator given to `call`). Parameters that do not
+    require a gradient stay in the module and are shared by all calls.
 
     Args:
         model: module with `forward(images, texts, generator) -> (img_emb, txt_emb)`, its image encoder called `image_encoder`.
@@ -38,7 +35,6 @@ class FlatModel:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model.eval()
-        use_patch_products(model)
         trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         kinds = {(p.dtype, p.device) for _, p in trainable}
         if len(kinds) != 1:

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tasks.core.encoders import ImageEncoder, normalise, take_rows
+from tasks.core.encoders import ImageEncoder, encode_images, normalise, take_rows
 from tasks.core.k_means import prototypes
 from tasks.core.matching_config import Initial
 from tasks.core.records import Split
 from tasks.core.seeding import make_generator
 from tasks.core.selection import check_budget, sample_captions
 
-_SAMPLE, _CLUSTERED, _BATCH = 1024, 16384, 64
+_SAMPLE, _CLUSTERED = 1024, 16384
 
 
 @dataclass(frozen=True)
@@ -73,18 +73,11 @@ def _prototype_pairs(train: Split, encoder: ImageEncoder, num_pairs: int, genera
     counts = torch.bincount(train.caption_image_idx, minlength=train.num_images)
     draws = (torch.rand(len(pool), generator=generator, dtype=torch.float64) * counts[pool]).long()
     captions = (counts.cumsum(0) - counts)[pool] + draws  # captions ascend with their images
-    features = _encode(train, encoder, pool) if train.features is None else train.features[pool]
+    if train.features is None:
+        device = next(encoder.module.parameters()).device
+        features = encode_images(encoder, train.images, device=device, rows=pool)
+    else:
+        features = train.features[pool]
     points = torch.cat([normalize(features, dim=1), normalize(train.text_embeds[captions], dim=1)], dim=1)
     chosen = prototypes(points, num_pairs, generator)
     return pool[chosen], captions[chosen]
-
-
-def _encode(train: Split, encoder: ImageEncoder, rows: Tensor) -> Tensor:
-    """Features (R, F) of some images under the encoder as it comes, on the CPU."""
-    device = next(encoder.module.parameters()).device
-    module, parts = encoder.module.eval(), []
-    with torch.inference_mode():
-        for part in rows.split(_BATCH):
-            images = normalise(take_rows(train.images, part, device), encoder.mean, encoder.std)
-            parts.append(module(images).float().cpu())
-    return torch.cat(parts).clone()

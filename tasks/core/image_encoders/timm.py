@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.core.encoders import ImageEncoder
+from tasks.core.encoders import ImageEncoder, ready
 from tasks.core.section import Section
 from tasks.core.seeding import derive_seed
 from tasks.core.weight_files import check_weight_file
@@ -115,7 +115,7 @@ def _wrap(config: Config, module: nn.Module) -> ImageEncoder:
     data = resolve_model_data_config(module)
     width: Any = getattr(module, "head_hidden_size", module.num_features)
     return ImageEncoder(
-        module=module.eval().to(memory_format=torch.channels_last),
+        module=ready(module),
         out_dim=int(width),
         mean=config.mean or tuple(data["mean"]),
         std=config.std or tuple(data["std"]),

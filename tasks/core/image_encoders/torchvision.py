@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.core.encoders import ImageEncoder
+from tasks.core.encoders import ImageEncoder, ready
 from tasks.core.section import Section
 from tasks.core.seeding import derive_seed
 from tasks.core.weight_files import load_exactly, read_weight_file
@@ -128,7 +128,7 @@ def _wrap(config: Config, module: nn.Module) -> ImageEncoder:
     shadow, size = copy.deepcopy(module).to("meta").eval(), transforms.crop_size[0]
     features = shadow(torch.zeros(1, 3, size, size, device="meta"))
     return ImageEncoder(
-        module=module.eval().to(memory_format=torch.channels_last),
+        module=ready(module),
         out_dim=int(features.shape[1]),
         mean=config.mean or tuple(transforms.mean),
         std=config.std or tuple(transforms.std),
