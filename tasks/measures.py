@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -22,15 +23,13 @@ SCORED = ("mean_recall", "i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i
 
 def log_distilled(params: Params, invocation: str, prepared: Ref, distilled: Ref) -> None:
     """Log losses and step sizes over the iterations of a set, unless MLflow has them."""
-    if tracking.is_remembered(params.profile, DISTILLED, distilled.digest):
-        return
-    if not _tracker(params.profile, invocation).has(DISTILLED, distilled.digest):
-        tracker, parent = _open(params, invocation, prepared)
+
+    def log(tracker: tracking.Tracker, parent: str) -> None:
         child = _child(tracker, parent, params, distilled)
         _log_history(tracker, child, distilled)
         tracker.finish(child)
-        tracker.finish(parent)
-    tracking.remember(params.profile, DISTILLED, distilled.digest)
+
+    _once(params, invocation, prepared, DISTILLED, distilled.digest, log)
 
 
 def log_scores(
@@ -51,12 +50,21 @@ def log_scores(
     """
     tag = ".".join(filter(None, (SCORES, _cell(params), params.student)))
     digest = _digest(students, distilled, galleries)
+
+    def log(tracker: tracking.Tracker, parent: str) -> None:
+        _log_sets(tracker, parent, params, prepared, students, distilled, galleries)
+        tracker.mark(parent, tag, digest)
+
+    _once(params, invocation, prepared, tag, digest, log)
+
+
+def _once(params: Params, invocation: str, prepared: Ref, tag: str, digest: str, log: Callable[[tracking.Tracker, str], None]) -> None:
+    """Call `log` with the parent run, unless MLflow has a run with this tag; `log` sets it last."""
     if tracking.is_remembered(params.profile, tag, digest):
         return
     if not _tracker(params.profile, invocation).has(tag, digest):
         tracker, parent = _open(params, invocation, prepared)
-        _log_sets(tracker, parent, params, prepared, students, distilled, galleries)
-        tracker.mark(parent, tag, digest)
+        log(tracker, parent)
         tracker.finish(parent)
     tracking.remember(params.profile, tag, digest)
 

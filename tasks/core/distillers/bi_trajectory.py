@@ -30,9 +30,7 @@ class Config(MatchingConfig):
     include_positive: bool
 
 
-def check(config: Config, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str) -> None:
-    """Raise ValueError when the experts, a budget or the trainable set do not fit the options."""
-    check_matching(config, num_epochs, budgets, trainable=trainable, where=where)
+check = check_matching
 
 
 def distill(

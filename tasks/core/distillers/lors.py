@@ -32,9 +32,7 @@ class Config(SoftConfig):
     loss: Literal["ence", "bce", "wbce", "info_nce"]
 
 
-def check(config: Config, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str) -> None:
-    """Raise ValueError when the experts, a budget or the trainable set do not fit the options."""
-    check_soft(config, num_epochs, budgets, trainable=trainable, where=where)
+check = check_soft
 
 
 def distill(
