@@ -51,8 +51,7 @@ def guarded(run: Callable[[], None]) -> None:
 def parser(name: str) -> argparse.ArgumentParser:
     """Return the command line of one flow."""
     line = argparse.ArgumentParser(prog=f"python -m flows.{name}", allow_abbrev=False)
-    line.add_argument("--profile", help="a profile of params.yaml, instead of the one named there")
-    line.add_argument("--set", dest="settings", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value")
+    add_parameters(line)
     line.add_argument("--force", action="store_true", help="compute again what this flow computes, even when it is there")
     line.add_argument("--accept-code", action="store_true", help="keep artifacts whose code alone has changed; their manifests record it")
     if name in WITH_METHOD:
@@ -66,11 +65,21 @@ def parser(name: str) -> argparse.ArgumentParser:
     return line
 
 
+def add_parameters(line: argparse.ArgumentParser) -> None:
+    """Let a command line choose the profile and override values; `settings_of` reads what it was given."""
+    line.add_argument("--profile", help="a profile of params.yaml, instead of the one named there")
+    line.add_argument("--set", dest="settings", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value")
+
+
+def settings_of(words: dict[str, Any]) -> list[str]:
+    """Take the profile and the overrides out of a parsed command line, as one list of settings."""
+    profile, settings = words.pop("profile"), words.pop("settings")
+    return settings if profile is None else [f"profile={profile}", *settings]
+
+
 def _run(name: str, argv: list[str]) -> None:
     words = vars(parser(name).parse_args(argv))
-    profile = words.pop("profile")
-    if profile is not None:
-        words["settings"] = [f"profile={profile}", *words["settings"]]
+    words["settings"] = settings_of(words)
     if name == PRESET and words.pop("list"):
         for preset, found in params.presets(words["settings"]).items():
             print(f"{preset:16} {found.title}: {', '.join(found.cells)}")

@@ -1,6 +1,6 @@
 """plan: before a run, what each stage of a profile will take. `python -m flows.plan [--profile NAME] [--set ...] [--json]`.
 
-No flow of Prefect: nothing is made, and no server is started. `tasks/planning.py` measures.
+No flow of Prefect: nothing is made, and no server is started. `tasks/planning/` measures.
 """
 
 from __future__ import annotations
@@ -27,16 +27,15 @@ ON_TOP = "starting Python, Prefect and MLflow, and verifying what is there, come
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the plan of a profile, and exit: 0 done, 2 a wrong input, 130 interrupted."""
     line = argparse.ArgumentParser(prog="python -m flows.plan", allow_abbrev=False)
-    line.add_argument("--profile", help="a profile of params.yaml, instead of the one named there")
-    line.add_argument("--set", dest="settings", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value")
+    cli.add_parameters(line)
     line.add_argument("--json", action="store_true", help="every artifact with seconds and bytes, for programs")
-    words = line.parse_args(argv)
-    cli.guarded(lambda: _print([f"profile={words.profile}", *words.settings] if words.profile else words.settings, words.json))
+    words = vars(line.parse_args(argv))
+    cli.guarded(lambda: _print(cli.settings_of(words), words["json"]))
 
 
 def show(plan: Any, *, is_json: bool) -> None:
-    """Print a `planning.Plan` as a table, one line a stage and one a distilled set, or as JSON."""
-    from tasks import planning
+    """Print a `Plan` as a table, one line a stage and one a distilled set, or as JSON."""
+    from tasks.planning import plan as planning
 
     if is_json:
         print(json.dumps(_as_json(plan), indent=1))
@@ -58,7 +57,7 @@ def show(plan: Any, *, is_json: bool) -> None:
 def _print(settings: Sequence[str], is_json: bool) -> None:
     session.switch_offline()
     chosen = params.load(settings)
-    from tasks import planning
+    from tasks.planning import plan as planning
 
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vl-distillery-plan-") as folder:

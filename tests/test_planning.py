@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from flows import plan as command
-from tasks import caching, costs, params, planning
-from tasks.core import calibration
+from tasks import caching, params
 from tasks.core.records import Split
 from tasks.distill import distill
 from tasks.embed_captions import embed_captions
-from tasks.inventory import take_stock
 from tasks.params import Params
+from tasks.planning import calibration, costs
+from tasks.planning import plan as planning
+from tasks.planning.inventory import take_stock
 from tasks.prepare_data import prepare_data
 from tasks.select_coresets import select_coreset
 from tasks.train_experts import build_start, train_expert

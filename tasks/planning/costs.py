@@ -10,9 +10,8 @@ from pathlib import Path
 
 import torch
 
-from tasks import evaluate, miniature, models
+from tasks import evaluate, models
 from tasks.artifacts import Ref
-from tasks.core.calibration import first_images, onward, pick, seconds_of, spread, timed
 from tasks.core.encoders import encode_images
 from tasks.core.preparation import IMAGES
 from tasks.core.preparation import prepare as write_prepared
@@ -25,8 +24,10 @@ from tasks.core.students import embed_split as embed_whole
 from tasks.core.tensor_files import map_tensor, tensor_names
 from tasks.core.training import SplitPairs, parameter_groups, train_epoch
 from tasks.device import choose_device
-from tasks.miniature import Usage, World
 from tasks.params import Params, Plugin
+from tasks.planning import miniature
+from tasks.planning.calibration import first_images, onward, pick, seconds_of, spread, timed
+from tasks.planning.miniature import Usage, World
 from tasks.search import recall_by_search
 
 FLOAT_BYTES = 4

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tasks import costs, distill, evaluate, miniature, report, select_coresets, train_experts
+from tasks import distill, evaluate, report, select_coresets, train_experts
 from tasks.artifacts import Ref
-from tasks.core.calibration import free_seconds, pick
-from tasks.costs import Dataset
-from tasks.inventory import Cell, Inventory, take_stock
-from tasks.miniature import Usage, World
 from tasks.params import Params
+from tasks.planning import costs, miniature
+from tasks.planning.calibration import free_seconds, pick
+from tasks.planning.costs import Dataset
+from tasks.planning.inventory import Cell, Inventory, take_stock
+from tasks.planning.miniature import Usage, World
 
 BUSY = 1.1
 
