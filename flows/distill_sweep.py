@@ -15,7 +15,7 @@ from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from flows.select_coresets import select_coresets
 from flows.train_experts import train_experts
-from tasks import params
+from tasks import caching, params
 from tasks.artifacts import Ref
 
 RANDOM = "random"
@@ -41,14 +41,14 @@ def distill_sweep(
     """
     chosen = params.load(settings)
     names, sizes = methods or list(chosen.distillers), budgets or list(chosen.general.budgets)
-    for name in names:
-        for size in sizes:
-            cells("distillers", chosen.distillers, chosen.general.budgets, name, size)
+    grid = [(name, size) for name in names for size in sizes]
+    for name, size in grid:
+        cells("distillers", chosen.distillers, chosen.general.budgets, name, size)
     trained = train_experts.fn(settings, accept_code=accept_code)
     selected = select_coresets.fn(settings, force, accept_code, trained, RANDOM).coresets
     made, scores = trained, dict[str, Ref]()
-    for name in names:
-        for size in sizes:
+    with caching.forcing_once():  # cells share the students of the full data
+        for name, size in grid:
             beside = {f"{RANDOM}-{size}": selected[f"{RANDOM}-{size}"]}
             cell = distill(settings, force, accept_code, replace(trained, coresets=beside), name, size)
             cell = evaluate(settings, force, accept_code, cell)

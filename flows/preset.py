@@ -17,7 +17,7 @@ from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from flows.select_coresets import select_coresets
 from flows.train_experts import train_experts
-from tasks import params
+from tasks import caching, params
 from tasks import preset_table as step
 
 
@@ -49,14 +49,15 @@ def preset(preset: str, settings: Sequence[str] = (), force: bool = False, accep
     cells = params.load_cells(preset, settings)
     trained: dict[str, Refs] = {}
     made: dict[str, Refs] = {}
-    for cell, chosen in cells.items():
-        own, name = [*settings, f"{params.VARIANT}={preset}/{cell}"], f"{preset}/{cell}"
-        space = chosen.space("train_experts")
-        if space not in trained:
-            trained[space] = train_experts.fn(own, accept_code=accept_code)
-        refs = select_coresets.fn(own, force, accept_code, trained[space])
-        refs = distill.with_options(flow_run_name=name)(own, force, accept_code, refs)
-        made[cell] = evaluate.with_options(flow_run_name=name)(own, force, accept_code, refs)
+    with caching.forcing_once():  # cells share what they do not change
+        for cell, chosen in cells.items():
+            own, name = [*settings, f"{params.VARIANT}={preset}/{cell}"], f"{preset}/{cell}"
+            space = chosen.space("train_experts")
+            if space not in trained:
+                trained[space] = train_experts.fn(own, accept_code=accept_code)
+            refs = select_coresets.fn(own, force, accept_code, trained[space])
+            refs = distill.with_options(flow_run_name=name)(own, force, accept_code, refs)
+            made[cell] = evaluate.with_options(flow_run_name=name)(own, force, accept_code, refs)
     reference = params.load_cells(preset, [f"profile={next(iter(cells.values())).profile}"])
     scores = {cell: refs.scores for cell, refs in made.items()}
     files = step.write_table(preset, params.presets(settings)[preset].title, cells, reference, scores)

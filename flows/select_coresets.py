@@ -12,7 +12,7 @@ from flows.grid import cells
 from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from flows.train_experts import train_experts
-from tasks import params
+from tasks import caching, params
 from tasks import select_coresets as step
 
 
@@ -31,12 +31,8 @@ def select_coresets(
     select = policy.on_gpu(step.select_coreset)
     given = (chosen, refs.prepared, refs.embeddings, refs.start, refs.experts[0])
     grid = cells("coresets", chosen.coresets, chosen.general.budgets, method)
-    made, forced = {}, set[str]()
-    for name, size in grid:
-        # What a method computes for all its sizes is computed again once a run, with the first of them.
-        how = {"force": force, "is_shared_forced": force and name not in forced, "accept_code": accept_code}
-        made[f"{name}-{size}"] = select(*given, name, size, **how)
-        forced.add(name)
+    with caching.forcing_once():  # a method's sizes share what it computes for all of them
+        made = {f"{name}-{size}": select(*given, name, size, force=force, accept_code=accept_code) for name, size in grid}
     return replace(refs, coresets={**refs.coresets, **made})
 
 

@@ -23,6 +23,7 @@ from tasks.artifacts import Key, Ref
 
 LOGGER = logging.getLogger("vl_distillery")
 _IS_LOOKING: contextvars.ContextVar[bool] = contextvars.ContextVar("is_looking", default=False)
+_FORCED: contextvars.ContextVar[set[Path] | None] = contextvars.ContextVar("forced", default=None)
 _VERSIONED = ("torch", "timm", "transformers", "numpy", "pillow", "faiss-cpu", "vl-distillery")
 
 
@@ -44,6 +45,19 @@ def looking() -> Iterator[None]:
         _IS_LOOKING.reset(token)
 
 
+@contextlib.contextmanager
+def forcing_once() -> Iterator[None]:
+    """Let `force` build each artifact once in this block, however many cells ask for it; blocks inside belong to the outermost."""
+    if _FORCED.get() is not None:
+        yield
+        return
+    token = _FORCED.set(set())
+    try:
+        yield
+    finally:
+        _FORCED.reset(token)
+
+
 def obtain(
     folder: Path,
     key: Key,
@@ -56,7 +70,7 @@ def obtain(
     """Return the artifact in `folder` for `key`, building it unless a verified one with the same key is there.
 
     Args:
-        force: build even when a valid artifact is there.
+        force: build even when a valid artifact is there; see `forcing_once`.
         accept_code: keep an artifact whose key differs only in its code digest; the manifest records it.
         missing: why `key` lacks inputs: raw data or weights that are not on this machine. Nothing can be built then; an
             artifact that agrees in all else (one that `dvc pull` brought) is used, with a warning.
@@ -66,6 +80,7 @@ def obtain(
         FileNotFoundError: `missing`, when no artifact can stand in.
     """
     with artifacts.lock(folder):
+        force = force and folder not in (_FORCED.get() or ())
         if missing is not None:
             return _stand_in(folder, key, missing, force=force, accept_code=accept_code)
         manifest = None
@@ -86,6 +101,8 @@ def obtain(
             raise NotMade(folder)
         started = time.monotonic()
         manifest = artifacts.write(folder, key, lambda work: {**build(work), "seconds": time.monotonic() - started}, _facts())
+        if (forced := _FORCED.get()) is not None:
+            forced.add(folder)
         return Ref(str(folder), manifest.digest)
 
 

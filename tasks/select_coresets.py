@@ -28,19 +28,16 @@ def select_coreset(
     num_pairs: int,
     *,
     force: bool = False,
-    is_shared_forced: bool | None = None,
     accept_code: bool = False,
 ) -> Ref:
     """Return `data/coresets/<profile>/<method>-<num_pairs>`, a PairSet of real pairs.
 
     Args:
         warm: the expert whose last snapshot gives the features (expert_000).
-        is_shared_forced: `force` for what the method computes once for all budgets; None is as `force`.
     """
     plugin = params.coresets[method]
     inputs = {"prepared": prepared.digest, "embeddings": embeddings.digest, "start": start.digest, "warm": warm.digest}
-    is_shared = force if is_shared_forced is None else is_shared_forced
-    shared = _shared(params, plugin, prepared, embeddings, start, inputs, force=is_shared, accept_code=accept_code)
+    shared = _shared(params, plugin, prepared, embeddings, start, inputs, force=force, accept_code=accept_code)
     if shared:
         inputs = {**inputs, "shared": shared.digest}
     key = Key(

@@ -35,6 +35,14 @@ def test_the_second_sweep_is_all_cached(made):
     assert made.digests() == before
 
 
+def test_a_forced_sweep_makes_again_once_what_its_cells_share(made):
+    scores, sets = made.folder / "data/scores/toy", made.folder / "data/distilled/toy/bi_trajectory"
+    before = (scores / "full/seed_0/manifest.json").stat().st_mtime_ns
+    made.flow("distill_sweep", *GRID, "--force", seconds=280)
+    students, last_set = ((place / "manifest.json").stat().st_mtime_ns for place in (scores / "full/seed_0", sets / "bi_trajectory-6"))
+    assert before < students < last_set
+
+
 def test_a_sweep_is_one_run_in_mlflow_with_each_value_once(made):
     from mlflow.tracking import MlflowClient
 
