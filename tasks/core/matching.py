@@ -34,7 +34,7 @@ from tasks.core.segments import Segment, draw_batches
 from tasks.core.student_step import IMAGES, Batch, Encode, LossFn, Rows, StudentStep, WholeBatch
 from tasks.core.sweep import DIFFERENCES, Sweep
 
-__all__ = ["ENGINES", "Encode", "Gradient", "LossFn", "Rows", "Segment", "draw_batches", "trajectory_gradient"]
+__all__ = ["ENGINES", "Encode", "Gradient", "LossFn", "Rows", "Segment", "draw_batches", "mean_gradient", "trajectory_gradient"]
 
 ENGINES = ("unroll", "double_backward", "forward_over_reverse", "central_difference", "forward_difference", "tesla")
 MICRO_BATCH_ENGINES = ("double_backward", "forward_over_reverse", "central_difference", "forward_difference")
@@ -55,6 +55,14 @@ class Gradient:
     inputs: Rows
     log_step_sizes: dict[str, Tensor]
     theta: Theta
+
+
+def mean_gradient(parts: Sequence[Gradient]) -> Gradient:
+    """Return the gradient of the mean of several terminal losses with respect to the same inputs; `theta` is the last one's."""
+    weight = 1.0 / len(parts)
+    inputs = {name: torch.stack([part.inputs[name] for part in parts]).mean(0) for name in parts[0].inputs}
+    logs = {name: torch.stack([part.log_step_sizes[name] for part in parts]).mean() for name in parts[0].log_step_sizes}
+    return Gradient(sum(part.loss for part in parts) * weight, inputs, logs, parts[-1].theta)
 
 
 def trajectory_gradient(

@@ -40,6 +40,8 @@ class MatchingConfig(Section):
         max_start_epoch: start epochs are drawn from 0 .. max_start_epoch - 1.
         start_epoch_growth: let that range grow over the first iterations; null: all of it from the beginning.
         are_start_epochs_shared: image and text group start at the same epoch; false draws them independently (AMD).
+        goals_per_iteration: goals (with `bi_trajectory` segments) that an outer update averages over, each with its own mini-batches and
+            dropout. With a frozen encoder further ones are cheap: images are encoded once for all.
         mini_batch_size: synthetic pairs per student step, one number or one per budget; larger than the set means the whole set.
         optimiser: `sgd` (the paper) or `adam`.
         momentum: of SGD; 0.5 in the paper.
@@ -66,6 +68,7 @@ class MatchingConfig(Section):
     max_start_epoch: Annotated[int, Range(ge=1)]
     start_epoch_growth: GrowthSection | None
     are_start_epochs_shared: bool
+    goals_per_iteration: Annotated[int, Range(ge=1, le=1000)]
     mini_batch_size: MiniBatch | dict[int, MiniBatch]
     optimiser: Literal["sgd", "adam"]
     momentum: Annotated[float, Range(ge=0.0, lt=1.0)]

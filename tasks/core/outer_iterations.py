@@ -17,9 +17,9 @@ from tasks.core.expert_segments import draw_segment
 from tasks.core.experts import Buffer
 from tasks.core.frozen_features import FrozenFeatures
 from tasks.core.functional import FlatModel, Theta
-from tasks.core.matching import Gradient, LossFn, Rows, draw_batches, trajectory_gradient
+from tasks.core.matching import Gradient, LossFn, Rows, draw_batches, mean_gradient, trajectory_gradient
 from tasks.core.matching_config import MatchingConfig
-from tasks.core.objective import Objective
+from tasks.core.objective import Goal, Objective
 from tasks.core.outer_state import OuterState
 from tasks.core.records import Split
 from tasks.core.seeding import make_generator
@@ -81,40 +81,69 @@ def iterate(
             save(*state.dump())
 
 
+@dataclass(frozen=True)
+class _Draw:
+    """One goal of an iteration and the mini-batches on the way to it; `names` tell its random numbers from those of other goals."""
+
+    goal: Goal
+    batches: list[Tensor]
+    names: tuple[int, ...]
+
+
 def _gradient(problem: Problem, config: MatchingConfig, state: OuterState, objective: Objective) -> tuple[Gradient, dict[str, float]]:
-    """Draw goal and batches of this iteration and differentiate the terminal loss; also its terms for the history."""
-    flat, iteration, is_frozen = problem.flat, state.iteration, problem.is_encoder_frozen
-    draw = make_generator(problem.seed, "iteration", iteration)
-    goal = objective.goal(iteration, draw) if objective.goal else draw_segment(problem.buffer, config, iteration, draw)
-    batches = [batch.to(flat.device) for batch in draw_batches(state.num_pairs, state.batch_size, config.syn_steps, draw)]
-    rows, frozen = state.rows(), None
+    """Differentiate the mean terminal loss of this iteration's goals; also the mean of its terms, for the history.
+
+    Features of images are computed and pulled back to pixels once for all goals.
+    """
+    is_frozen, rows, frozen = problem.is_encoder_frozen, state.rows(), None
+    draws = [_draw(problem, config, state, objective, index) for index in range(config.goals_per_iteration)]
     if is_frozen and rows["images"].ndim == 4:
-        frozen = FrozenFeatures(problem.encoder.module, rows["images"], torch.cat(batches), micro_batch=config.micro_batch)
+        used = torch.cat([batch for draw in draws for batch in draw.batches])
+        frozen = FrozenFeatures(problem.encoder.module, rows["images"], used, micro_batch=config.micro_batch)
         rows["images"] = frozen.values
+    parts = [_gradient_of(problem, config, state, objective, draw, rows) for draw in draws]
+    found = mean_gradient([gradient for gradient, _ in parts])
+    if frozen is not None and "images" in found.inputs:
+        found.inputs["images"] = frozen.pull_back(found.inputs["images"])
+    return found, {name: sum(terms[name] for _, terms in parts) / len(parts) for name in parts[0][1]}
+
+
+def _draw(problem: Problem, config: MatchingConfig, state: OuterState, objective: Objective, index: int) -> _Draw:
+    names = (index,) if index else ()  # the first goal draws what the only one would
+    draw = make_generator(problem.seed, "iteration", state.iteration, *names)
+    goal = objective.goal(state.iteration, draw) if objective.goal else draw_segment(problem.buffer, config, state.iteration, draw)
+    batches = draw_batches(state.num_pairs, state.batch_size, config.syn_steps, draw)
+    return _Draw(goal, [batch.to(problem.flat.device) for batch in batches], names)
+
+
+def _gradient_of(
+    problem: Problem, config: MatchingConfig, state: OuterState, objective: Objective, draw: _Draw, rows: Rows
+) -> tuple[Gradient, dict[str, float]]:
+    is_frozen = problem.is_encoder_frozen
     inputs, constants = _split_rows(config, rows)
     found = trajectory_gradient(
-        _loss_fn(problem, config, objective, iteration), goal.start, inputs, batches, state.logs(), goal.loss,
+        _loss_fn(problem, config, objective, state.iteration, draw.names),
+        draw.goal.start, inputs, draw.batches, state.logs(), draw.goal.loss,
         engine=config.engine_for(is_encoder_frozen=is_frozen),
         constants=constants,
-        encode=None if is_frozen else flat.encode,
+        encode=None if is_frozen else problem.flat.encode,
         micro_batch=None if is_frozen else config.micro_batch,
         is_theta_on_host=config.is_theta_on_host,
     )  # fmt: skip
-    if frozen is not None and "images" in found.inputs:
-        found.inputs["images"] = frozen.pull_back(found.inputs["images"])
     with torch.no_grad():
-        return found, goal.terms(found.theta)
+        return found, draw.goal.terms(found.theta)
 
 
-def _loss_fn(problem: Problem, config: MatchingConfig, objective: Objective, iteration: int) -> LossFn:
+def _loss_fn(problem: Problem, config: MatchingConfig, objective: Objective, iteration: int, names: tuple[int, ...]) -> LossFn:
     """The student's loss in one step: blend, projections, the method's loss; random parts are the same at every call."""
     device = problem.flat.device
 
     def loss_fn(theta: Theta, rows: Rows, step: int) -> Tensor:
         features, texts = rows["images"], rows["texts"]
         if objective.blend is not None:
-            features, texts = objective.blend(features, texts, make_generator(problem.seed, "blend", iteration, step, device=device))
-        masks = make_generator(problem.seed, "dropout", iteration, step, device=device) if config.is_dropout_on else None
+            mixing = make_generator(problem.seed, "blend", iteration, step, *names, device=device)
+            features, texts = objective.blend(features, texts, mixing)
+        masks = make_generator(problem.seed, "dropout", iteration, step, *names, device=device) if config.is_dropout_on else None
         return objective.student_loss(*problem.flat.call(theta, features, texts, masks), rows)
 
     return loss_fn

@@ -88,6 +88,39 @@ def test_micro_batches_and_parameters_on_the_host_change_no_number(tmp_path, tra
     assert torch.allclose(whole.images, parts.images, atol=1e-6) and torch.allclose(whole.text_embeds, parts.text_embeds, atol=1e-6)
 
 
+@pytest.mark.parametrize("trainable", ["full", "heads"])
+def test_an_update_averages_the_gradients_of_its_goals(tmp_path, trainable):
+    """One step of SGD with two goals moves the set by the mean of the steps with each; the batch is the whole set, without dropout."""
+    problem = make_problem(tmp_path, trainable)
+    config = dataclasses.replace(CONFIG, iterations=1, optimiser="sgd", mini_batch_size=6, is_dropout_on=False, engine="double_backward")
+
+    def moved(*segments):
+        goals = iter([draw_segment(problem.buffer, config, 0, make_generator(0, index)) for index in segments])
+        objective = Objective(lambda img, txt, rows: info_nce(img, txt), goal=lambda iteration, draw: next(goals))
+        found = run(problem, dataclasses.replace(config, goals_per_iteration=len(segments)), 6, objective)
+        return found.pairs.images - found.start.images, found.pairs.text_embeds - found.start.texts, found.history[0]
+
+    first, second, both = moved(0), moved(1), moved(0, 1)
+    for one, other, mean in zip(first[:2], second[:2], both[:2], strict=True):
+        assert not torch.allclose(one, other, rtol=0.01)
+        assert torch.allclose(mean, (one + other) / 2, rtol=1e-3, atol=1e-6)
+    for name in ("loss", "loss_img", "loss_txt"):
+        assert both[2][name] == pytest.approx((first[2][name] + second[2][name]) / 2, rel=1e-5)
+
+
+def test_goals_of_one_iteration_draw_batches_and_dropout_of_their_own(tmp_path):
+    """The same segment twice: the second goal must not repeat the first one's batches and masks."""
+    problem = make_problem(tmp_path, "heads")
+    segment = draw_segment(problem.buffer, CONFIG, 0, make_generator(0))
+    objective = Objective(lambda img, txt, rows: info_nce(img, txt), goal=lambda iteration, draw: segment)
+    for change in ({"is_dropout_on": False}, {"mini_batch_size": 6}):
+        config = dataclasses.replace(CONFIG, iterations=1, **change)
+        one, two = (run(problem, dataclasses.replace(config, goals_per_iteration=count), 6, objective).history[0] for count in (1, 2))
+        assert one["loss"] != pytest.approx(two["loss"], rel=1e-6)
+    alone = [run(problem, dataclasses.replace(CONFIG, iterations=1), 6, objective).history[0] for _ in range(2)]
+    assert alone[0] == alone[1]
+
+
 class Killed(Exception):
     pass
 
