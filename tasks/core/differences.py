@@ -5,9 +5,6 @@ Where the network has kinks (ReLU, max pooling), theta + eps w is evaluated in t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
@@ -60,19 +57,6 @@ def forward_difference(student: StudentStep, theta: Theta, batch: Batch, w: Thet
         theta={group: (grad_plus[group] - grad[group]) / eps for group in GROUPS},
         rows={name: (rows_plus[name] - row_grads[name]) / eps for name in batch.rows},
     )
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Switch TF32 off inside, which convolutions on a GPU use by default: differences divide its rounding of 5e-4 by eps."""
-    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(products)
-        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def _moved(theta: Theta, eps: Tensor, w: Theta) -> Theta:

@@ -22,6 +22,7 @@ from tasks.core.matching_config import MatchingConfig
 from tasks.core.objective import Objective
 from tasks.core.outer_iterations import Log, Problem, iterate
 from tasks.core.outer_state import OuterState
+from tasks.core.precision import check_machine, frozen_encoder, products, student_model
 from tasks.core.records import PairSet
 
 __all__ = ["Distilled", "Log", "Problem", "run"]
@@ -61,13 +62,17 @@ def run(
 
     Raises:
         ValueError: the loss or a step size stopped being finite twice (once is healed by a roll-back with halved
-            outer steps); names iteration and last finite values.
+            outer steps); names iteration and last finite values. The device lacks what `precision` or `is_compiled` ask for.
     """
+    check_machine(config.precision, is_compiled=config.is_compiled, device=problem.flat.device)
     size = num_pairs - objective.num_pairs_returned
     start = initial_pairs(problem.train, problem.encoder, size, image=config.init_image, text=config.init_text, seed=problem.seed)
     if problem.is_encoder_frozen:
         module = prepare_frozen(problem.encoder.module, start.images[:2])
+        module = frozen_encoder(module, config.precision, is_compiled=config.is_compiled)
         problem = replace(problem, encoder=replace(problem.encoder, module=module))
+    is_student_compiled = config.is_compiled and not problem.is_encoder_frozen
+    problem = replace(problem, flat=student_model(problem.flat, config.precision, is_compiled=is_student_compiled))
     stored = load_checkpoint(checkpoint) if checkpoint else None
 
     def save(tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -76,7 +81,8 @@ def run(
 
     state = OuterState(config, num_pairs, start.images, start.texts, objective.learnable, device=problem.flat.device)
     state.restore(stored)
-    iterate(problem, config, state, objective, save=save, log=log)
+    with products(config.precision):
+        iterate(problem, config, state, objective, save=save, log=log)
     return Distilled(_pair_set(problem.encoder, state, objective), start, state.history)
 
 

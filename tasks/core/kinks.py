@@ -95,31 +95,32 @@ def _chosen(x: Tensor, piece: Tensor, functions: Sequence[Piece]) -> Tensor:
     return output
 
 
-def _relu(**_: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
+def _relu(*_: Any, **__: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
     return (0.0,), (lambda x: 0.0, lambda x: x)
 
 
-def _relu6(**_: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
+def _relu6(*_: Any, **__: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
     return _hardtanh(0.0, 6.0)
 
 
-def _hardtanh(min_val: float = -1.0, max_val: float = 1.0, **_: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
+def _hardtanh(min_val: float = -1.0, max_val: float = 1.0, *_: Any, **__: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
     return (min_val, max_val), (lambda x: min_val, lambda x: x, lambda x: max_val)
 
 
-def _leaky_relu(negative_slope: float = 0.01, **_: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
+def _leaky_relu(negative_slope: float = 0.01, *_: Any, **__: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
     return (0.0,), (lambda x: negative_slope * x, lambda x: x)
 
 
-def _hardsigmoid(**_: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
+def _hardsigmoid(*_: Any, **__: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
     return (-3.0, 3.0), (lambda x: 0.0, lambda x: x / 6 + 0.5, lambda x: 1.0)
 
 
-def _hardswish(**_: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
+def _hardswish(*_: Any, **__: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
     return (-3.0, 3.0), (lambda x: 0.0, lambda x: x * (x + 3) / 6, lambda x: x)
 
 
-# Function -> (points where the piece changes, function of each piece), given the arguments that follow the tensor.
+# Function -> (points where the piece changes, function of each piece), given the arguments that follow the tensor; `inplace` is among
+# them by name or, under torch.compile, by position.
 _ACTIVATIONS: dict[Any, Callable[..., tuple[tuple[float, ...], tuple[Piece, ...]]]] = {
     functional.relu: _relu,
     torch.relu: _relu,

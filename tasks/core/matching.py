@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tasks.core.differences import full_precision
 from tasks.core.functional import GROUPS, Theta
 from tasks.core.micro_batches import MicroBatches
+from tasks.core.precision import products
 from tasks.core.second_order import leaves
 from tasks.core.segments import Segment, draw_batches
 from tasks.core.student_step import IMAGES, Batch, Encode, LossFn, Rows, StudentStep, WholeBatch
@@ -109,7 +109,7 @@ def trajectory_gradient(
         student = MicroBatches(loss_fn, encode, micro_batch)
     places = [batch.to(theta0["txt"].device) for batch in batches]
     trajectory = _Trajectory(theta0, {name: value.detach() for name, value in inputs.items()}, constants, places, log_step_sizes)
-    setting: AbstractContextManager[object] = full_precision() if engine in DIFFERENCES else sdpa_kernel(SDPBackend.MATH)
+    setting: AbstractContextManager[object] = products("float32") if engine in DIFFERENCES else sdpa_kernel(SDPBackend.MATH)
     with setting, torch.enable_grad():
         if engine == "unroll":
             return _unroll(whole, trajectory, terminal)

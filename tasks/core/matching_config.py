@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from tasks.core.engine_choice import choose_engine
+from tasks.core.precision import Precision
 from tasks.core.section import Range, Section
+from tasks.core.sweep import DIFFERENCES
 
 PerBudget = float | dict[int, float]
 Count = Annotated[int, Range(ge=1)]
@@ -59,6 +61,8 @@ class MatchingConfig(Section):
         engine: gradient engine of `matching.py`, or `auto`, see `engine_choice.py`.
         micro_batch: images per pass through the encoder, to bound memory, with the same result; null: the whole mini-batch.
         is_theta_on_host: keep the student's T parameter vectors in the memory of the host.
+        precision: of matrix products in student steps and in the frozen encoder, see `precision.py`; the difference engines need `float32`.
+        is_compiled: compile the image encoder, for frozen encoders and the difference engines; needs a C++ compiler.
         checkpoint_every: iterations between checkpoints.
     """
 
@@ -88,6 +92,8 @@ class MatchingConfig(Section):
     engine: Literal["auto", "unroll", "double_backward", "forward_over_reverse", "central_difference", "forward_difference", "tesla"]
     micro_batch: Annotated[int, Range(ge=1, unit="images")] | None
     is_theta_on_host: bool
+    precision: Precision
+    is_compiled: bool
     checkpoint_every: Annotated[int, Range(ge=1, unit="iterations")]
 
     def engine_for(self, *, is_encoder_frozen: bool) -> str:
@@ -148,6 +154,26 @@ def check_matching(config: MatchingConfig, num_epochs: int, budgets: tuple[int, 
             f"{where}: the engine {config.engine!r} does not cut a step into micro-batches; received micro_batch {config.micro_batch}; "
             "set micro_batch: null or another engine"
         )
+    _check_precision(config, is_encoder_trained=is_encoder_trained, where=where)
     for num_pairs in budgets:
         for name in ("lr_img", "lr_txt", "mini_batch_size"):
             for_budget(getattr(config, name), num_pairs, f"{where}.{name}")
+
+
+def _check_precision(config: MatchingConfig, *, is_encoder_trained: bool, where: str) -> None:
+    engine = config.engine_for(is_encoder_frozen=not is_encoder_trained)
+    if config.precision != "float32" and engine in DIFFERENCES:
+        raise ValueError(
+            f"{where}.precision: received {config.precision!r} with the engine {engine!r} (`engine: {config.engine}`), whose differences "
+            f"of rounded numbers are noise; allowed is float32, or an exact engine; change {where}.precision or {where}.engine"
+        )
+    if config.precision == "bfloat16" and engine == "forward_over_reverse":
+        raise ValueError(
+            f"{where}.precision: received 'bfloat16' with the engine 'forward_over_reverse', whose forward derivatives torch does not form "
+            f"of bfloat16 and float32 together; allowed is double_backward, also exact; change {where}.engine or {where}.precision"
+        )
+    if config.is_compiled and is_encoder_trained and engine not in DIFFERENCES:
+        raise ValueError(
+            f"{where}.is_compiled: received true with the engine {engine!r}, which needs second derivatives that compiled code does not "
+            f"have; allowed are {', '.join(DIFFERENCES)}, or a frozen encoder; change {where}.engine or set {where}.is_compiled: false"
+        )

@@ -32,7 +32,7 @@ MATCHING: dict[str, Any] = {
     "lr_step_size": 0.02, "lr_decay": "none", "ema_decay": 0.0, "skip_above": None, "step_size_img": 0.1, "step_size_txt": 0.1,
     "optimise": "both",
     "init_image": "real", "init_text": "real", "merge_branches": False, "is_dropout_on": True, "engine": "auto", "micro_batch": None,
-    "is_theta_on_host": False, "checkpoint_every": 5,
+    "is_theta_on_host": False, "precision": "float32", "is_compiled": False, "checkpoint_every": 5,
 }  # fmt: skip
 RECIPE = RecipeSection(num_epochs=4, batch_size=5, lr_img=0.1, lr_txt=0.1, momentum=0.9, weight_decay=5e-4, num_validations=2)
 
