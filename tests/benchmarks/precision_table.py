@@ -54,7 +54,7 @@ def print_rows(title: str, ways: dict[str, Way], oracle: Tensor, rounds: int) ->
     seconds = processor_seconds(ways, rounds)
     for name in ways:
         error = float((found[name] - oracle).norm() / oracle.norm())
-        cosine = float(cosine_similarity(found[name].flatten(), oracle.flatten(), dim=0))
+        cosine = float(cosine_similarity(found[name].double().flatten(), oracle.double().flatten(), dim=0))
         ratio = seconds[name] / next(iter(seconds.values()))
         print(f"| {title} | {name} | {seconds[name]:.3f} s | {ratio:.2f} | {error:.1e} | {cosine:.4f} |", flush=True)
     print(f"| {title} | first call of all, with compiling | {first_seconds:.0f} s | | | |", flush=True)
