@@ -69,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.step:
         {"prepare": prepare_images, "read": read_images}[options.step](options.folder, options.images)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, _private_mib())
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, private_mib())
         return
     measured: dict[str, list[tuple[float, float]]] = {"prepare": [], "read": []}
     for count in (options.images, FACTOR * options.images):
@@ -86,7 +86,7 @@ def main() -> None:
         )
 
 
-def _private_mib() -> float:
+def private_mib() -> float:
     """Return the anonymous resident memory at the end of the step."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
