@@ -76,3 +76,18 @@ def test_an_experiment_overrides_one_value_and_runs_what_it_touches(made):
     assert "Running stage 'distill@bi_trajectory'" in done.stdout
     assert "Running stage 'train_experts'" not in done.stdout
     assert "short" in made.run("dvc", "exp", "show", "--csv").stdout
+
+
+def test_a_repro_that_is_killed_goes_on_with_the_same_command(made):
+    """kill -9 of dvc and all that it started, in the middle of distillation: no lock stays, and the second run ends what was begun."""
+    made.set("distill.matching.iterations=60", "distill.matching.checkpoint_every=2")
+
+    def is_distilling():
+        return any(made.folder.glob("data/.work/*/.checkpoint.safetensors"))
+
+    assert made.kill_when(is_distilling, "dvc", "repro")
+    assert is_distilling()
+    done = made.run("dvc", "repro", seconds=240)
+    assert "distill: 1 made" in done.stdout
+    assert not is_distilling() and left_behind(made) == []
+    assert "up to date" in made.run("dvc", "status").stdout

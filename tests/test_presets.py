@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pandas as pd
 import pytest
 import yaml
@@ -204,6 +206,21 @@ def test_a_second_run_finds_all_and_the_report_of_the_profile_leaves_the_table(m
     assert "preset: 0 made, 18 cached" in made.flow("preset", "single_modality").stdout
     assert table.read_text() == text and (made.folder / "reports/index.html").is_file()
     assert {path: made.digests()[path] for path in before} == before
+
+
+@pytest.mark.services
+def test_a_preset_that_is_killed_goes_on_with_the_same_command(made, tmp_path):
+    """kill -9 once the second cell is distilled and not scored yet: what was there is used, and all ends with the same bytes."""
+    copy = Workspace(shutil.copytree(made.folder, tmp_path / "copy", symlinks=True))
+    for place in ("distilled", "scores"):
+        shutil.rmtree(copy.folder / "data" / place / "toy+single_modality-image")
+    distilled = copy.folder / "data/distilled/toy+single_modality-image/bi_trajectory/bi_trajectory-4/manifest.json"
+    assert copy.kill_when(distilled.is_file, "python", "-m", "flows.preset", "single_modality")
+    scored = copy.folder / "data/scores/toy+single_modality-image/bi_trajectory-4/seed_1/manifest.json"
+    assert distilled.is_file() and not scored.exists()
+    done = copy.flow("preset", "single_modality")
+    assert "preset: 3 made, 15 cached" in done.stdout or "preset: 2 made, 16 cached" in done.stdout or "1 made, 17 cached" in done.stdout
+    assert copy.digests() == made.digests()
 
 
 @pytest.mark.services

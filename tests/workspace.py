@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,12 +51,10 @@ class Workspace:
 
     def run(self, *command: str, seconds: float = 120, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a program of this environment in the folder and return it with its output."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "DVC_"))}
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env={**kept, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **env},
+            env={**_environment(), **env},
             capture_output=True,
             text=True,
             timeout=seconds,
@@ -61,6 +62,20 @@ class Workspace:
         )
         assert not check or done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return done
+
+    def kill_when(self, is_ready: Callable[[], bool], *command: str, seconds: float = 90) -> bool:
+        """Start a program, with what it starts itself, and kill -9 all of it once `is_ready()`; returns whether it was still running."""
+        process = subprocess.Popen(
+            command, cwd=self.folder, env=_environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit and process.poll() is None and not is_ready():
+            time.sleep(0.01)
+        was_running = process.poll() is None and is_ready()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return was_running
 
     def flow(self, name: str, *options: str, **how: object) -> subprocess.CompletedProcess[str]:
         """Run `python -m flows.<name>`."""
@@ -82,6 +97,13 @@ class Workspace:
             for path in sorted(self.folder.glob("data/**/manifest.json"))
             if ".work" not in path.parts
         }
+
+
+def _environment() -> dict[str, str]:
+    """This environment's programs, one thread, and nothing that the caller's environment says to the services."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "DVC_"))}
+    return {**kept, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 def make_workspace(folder: Path, settings: tuple[str, ...] = TINY) -> Workspace:
