@@ -41,7 +41,7 @@ BAD = [
     ("evaluate.protocol=best", r"evaluate\.protocol: received 'best'.*'strict', 'last' or 'upstream_best'"),
     ("model.image_encoder=resnet", r"unknown image encoder 'resnet'; available: timm"),
     ("embed_captions.text_encoder=gpt", r"unknown text encoder 'gpt'; available: hashed, transformers"),
-    ("prepare_data.dataset=mnist", r"unknown dataset 'mnist'; available: blip_json, flickr_table, karpathy, toy"),
+    ("prepare_data.dataset=mnist", r"unknown dataset 'mnist'; available: blip_json, flickr_table, karpathy, parquet, toy, webdataset"),
     ("prepare_data.image_size=4", r"prepare_data\.image_size: received 4.*>= 8 and <= 1024 px"),
     ("methods.coresets=[random,k_means]", r"unknown coreset 'k_means'; available: forgetting, herding, k_center, random"),
     ("methods.coresets=[herding]", r"random selection is in every table"),
