@@ -42,22 +42,16 @@ def read_images(folder: Path, num_images: int) -> int:
     return num_bytes
 
 
-def measure(step: str, folder: Path, num_images: int) -> tuple[float, float]:
-    """Run one step in a new process; return its peak and its private memory in MiB."""
-    command = [
-        sys.executable,
-        "-m",
-        "tests.benchmarks.memory_prepare",
-        "--step",
-        step,
-        "--folder",
-        str(folder),
-        "--images",
-        str(num_images),
-    ]
+def measure(module: str, *options: object) -> tuple[float, float]:
+    """Run a module in a new process that prints its peak and its private memory; return them in MiB."""
+    command = [sys.executable, "-m", module, *map(str, options)]
     output = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}).stdout
     peak, private = output.split()
     return float(peak), float(private)
+
+
+def _measure(step: str, folder: Path, num_images: int) -> tuple[float, float]:
+    return measure("tests.benchmarks.memory_prepare", "--step", step, "--folder", folder, "--images", num_images)
 
 
 def main() -> None:
@@ -75,10 +69,10 @@ def main() -> None:
     for count in (options.images, FACTOR * options.images):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            measured["prepare"].append(measure("prepare", folder, count))
+            measured["prepare"].append(_measure("prepare", folder, count))
             embeds = torch.randn((count + 2) * 5, EMBEDDING_DIM, generator=make_generator(0, "embeddings"))
             save_tensors(folder / "embeddings.safetensors", {"embeddings": embeds})
-            measured["read"].append(measure("read", folder, count))
+            measured["read"].append(_measure("read", folder, count))
     for step, ((peak, private), (peak_more, private_more)) in measured.items():
         print(
             f"{step}: {options.images} images {peak:.0f} MiB peak, {FACTOR * options.images} images {peak_more:.0f} MiB peak, "

@@ -9,10 +9,7 @@ resident memory, Linux only) leaves those out and is taken at the end, with the 
 from __future__ import annotations
 
 import argparse
-import os
 import resource
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,7 +25,7 @@ from tasks.core.seeding import derive_seed, make_generator
 from tasks.core.storage import EMBEDDINGS, load_split
 from tasks.core.tensor_files import save_tensors
 from tasks.core.training import SplitPairs
-from tests.benchmarks.memory_prepare import FACTOR, prepare_images, private_mib
+from tests.benchmarks.memory_prepare import FACTOR, measure, prepare_images, private_mib
 
 CAPTIONS_PER_IMAGE, EMBEDDING_DIM, TAU, SEED = 5, 256, 0.07, 0
 NETWORK = image_encoders.Config(
@@ -65,14 +62,6 @@ def train_experts(folder: Path, num_experts: int) -> Any:
     return held
 
 
-def measure(folder: Path, num_experts: int) -> tuple[float, float]:
-    """Train in a new process; return its peak and its private memory in MiB."""
-    command = [sys.executable, "-m", "tests.benchmarks.memory_train", "--folder", str(folder), "--experts", str(num_experts)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}).stdout
-    peak, private = output.split()
-    return float(peak), float(private)
-
-
 def main() -> None:
     """Print both measurements at both sizes, and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -89,7 +78,7 @@ def main() -> None:
     for count in (options.images, FACTOR * options.images):
         with tempfile.TemporaryDirectory() as name:
             prepare_files(Path(name), count)
-            measured.append(measure(Path(name), options.experts))
+            measured.append(measure("tests.benchmarks.memory_train", "--folder", name, "--experts", options.experts))
     (peak, private), (peak_more, private_more) = measured
     print(
         f"train {options.experts} experts: {options.images} images {peak:.0f} MiB peak, {FACTOR * options.images} images "
