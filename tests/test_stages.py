@@ -1,11 +1,6 @@
 """Stages of the tiny workspace: kill -9 and go on to the same bytes, bad input before any training, nothing left behind."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -27,21 +22,6 @@ if sys.argv[1] == "distill":
 LONG = ("distill.options.bi_trajectory.iterations=40", "distill.options.bi_trajectory.checkpoint_every=2", "train_experts.num_epochs=12")
 
 
-def _kill_when(workspace, stage, is_ready):
-    """Start the stages up to `stage` and kill -9 it as soon as `is_ready()`; returns whether it was still running."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "DVC_"))}
-    process = subprocess.Popen(
-        [sys.executable, "-c", PLAIN, stage], cwd=workspace.folder, env={**env, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    )
-    limit = time.monotonic() + 90
-    while time.monotonic() < limit and process.poll() is None and not is_ready():
-        time.sleep(0.01)
-    was_running = process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    return was_running
-
-
 @pytest.fixture
 def reference(tmp_path_factory):
     from tests.workspace import TINY, make_workspace
@@ -61,9 +41,9 @@ def test_killed_experts_and_distillation_go_on_to_the_same_bytes(workspace, refe
     def has_two_experts():
         return has_checkpoint() and len(list(data.glob("experts/toy/*/expert_*"))) == 2
 
-    assert _kill_when(workspace, "train_experts", has_checkpoint)
+    assert workspace.kill_when(has_checkpoint, "python", "-c", PLAIN, "train_experts")
     assert not list(data.glob("experts/toy/*/expert_000")) and has_checkpoint()
-    assert _kill_when(workspace, "distill", has_two_experts)
+    assert workspace.kill_when(has_two_experts, "python", "-c", PLAIN, "distill")
     assert not list(data.glob("distilled/toy/*/*")) and has_checkpoint()
     workspace.run("python", "-c", PLAIN, "distill")
     assert workspace.digests() == reference
