@@ -103,12 +103,9 @@ def _run(name: str, argv: list[str]) -> None:
 
 
 def _run_warm(name: str, argv: list[str]) -> int | None:
-    """Run in a fork of this `dvc repro`'s warm interpreter; None when this process has to do it."""
+    """Run in a fork of a warm interpreter, of this `dvc repro` or beside `make ui`; None when this process has to do it."""
     session.switch_offline()
-    owner = session.find_owner()
-    if owner.pid == os.getpid() or "prefect" in sys.modules:
-        return None
-    return warm.run(owner, name, argv)
+    return None if "prefect" in sys.modules else warm.run(session.find_owner(), name, argv)
 
 
 def _call(flow: Any, words: dict[str, Any]) -> Refs:

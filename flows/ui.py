@@ -1,7 +1,8 @@
 """`make ui`: serve the Prefect UI and the MLflow UI on 127.0.0.1 until Ctrl-C.
 
 The Prefect server is a standing one: flows started meanwhile in this folder use it and are seen live, and it keeps the
-limit `gpu` for all of them. Leases of its slots are files, so that a slot of a killed process comes back.
+limit `gpu` for all of them. Leases of its slots are files, so that a slot of a killed process comes back. Commands given as
+`python -m flows.cli FLOW` meanwhile begin at once: they are forks of a warm interpreter (`flows/warm.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from flows import session
+from flows import session, warm
 from tasks.tracking import STORE, tracking_uri
 
 HOST = "127.0.0.1"
@@ -40,6 +41,7 @@ def main() -> None:
     try:
         servers.append(_start_prefect(ports.prefect_port, state))
         servers.append(_start_mlflow(ports.mlflow_port))
+        warm.start(session.Owner.of(os.getpid()), warm.STANDING)
         _wait(servers[0], f"http://{HOST}:{ports.prefect_port}/api/health")
         _wait(servers[1], f"http://{HOST}:{ports.mlflow_port}/health")
         print(f"Prefect http://{HOST}:{ports.prefect_port}\nMLflow  http://{HOST}:{ports.mlflow_port}\nCtrl-C stops both", flush=True)

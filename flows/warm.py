@@ -1,9 +1,10 @@
-"""A warm interpreter for the stages of one `dvc repro`: libraries are imported once, each stage is a fork of it.
+"""A warm interpreter for the stages of one `dvc repro`, or for the commands beside `make ui`: each is a fork of it.
 
-DVC starts a process a stage, and importing torch, timm, Prefect and MLflow takes 15 s of two cores each time. The first stage
+Importing torch, timm, Prefect and MLflow takes 15 s of two cores in every process. The first stage of a repro, or `make ui`,
 starts this process beside the Prefect server; it imports libraries only, never our code, opens no file and starts no thread.
-A later stage hands it its arguments, environment and standard streams over a local socket, and waits for the exit code.
-Where it is missing or busy importing, the stage runs in its own process: the result is the same. See infra/adr/0004.
+A later `python -m flows.cli` hands it its arguments, environment and standard streams over a local socket, and waits for the
+exit code. Where it is missing, or was started with other settings of the libraries, the command runs in its own process: the
+result is the same. See infra/adr/0004.
 """
 
 from __future__ import annotations
@@ -35,17 +36,25 @@ LIBRARIES = (
     "torch", "torch._dynamo", "timm", "timm.data", "faiss", "mlflow.tracking", "mlflow.entities", "mlflow.store.tracking.sqlalchemy_store",
 )  # fmt: skip
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+READ_AT_IMPORT = ("PYTHON", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH", "HF_", "TRANSFORMERS_", "LD_")
+STANDING = "standing.warm"
 
 
-def start(owner: Owner) -> None:
-    """Start the warm process of a `dvc repro`, once; it ends with its owner."""
-    state = _state(owner)
-    if state.exists() or not _can_watch():
+def start(owner: Owner, name: str | None = None) -> None:
+    """Start the warm process of an owner, once, unless a standing one serves already; it ends with its owner."""
+    state = session.sessions() / (name or f"{owner.name}.warm")
+    if _alive(state) or _alive(session.sessions() / STANDING) or not _can_watch():
         return
+    state.with_suffix(".socket").unlink(missing_ok=True)  # of a process that was killed
     command = [sys.executable, "-W", "ignore", "-m", "flows.warm", str(owner.pid), owner.created, str(state)]
     with state.with_name(f"{state.name}.txt").open("wb") as log:  # the server's own is .log
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    state.write_text(json.dumps(asdict(Owner.of(process.pid))))
+    state.write_text(json.dumps({**asdict(Owner.of(process.pid)), "settings": _settings()}))
+
+
+def _settings() -> dict[str, str]:
+    """Return the variables that libraries read while they are imported: a fork cannot change them any more."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(READ_AT_IMPORT)}
 
 
 def _can_watch() -> bool:
@@ -59,7 +68,8 @@ def _can_watch() -> bool:
 
 def run(owner: Owner, name: str, argv: list[str]) -> int | None:
     """Run a flow in a fork of the warm process and return its exit code; None when there is no warm process to do it."""
-    place = _wait(owner)
+    folder = session.sessions()
+    place = _wait(folder / STANDING) or _wait(folder / f"{owner.name}.warm")
     if place is None:
         return None
     with socket.socket(socket.AF_UNIX) as line:
@@ -77,24 +87,23 @@ def run(owner: Owner, name: str, argv: list[str]) -> int | None:
     return int(answer) if answer else 1
 
 
-def _wait(owner: Owner) -> str | None:
+def _wait(state: Path) -> str | None:
     """Return the socket's path once the imports are done (they go on while the first stage computes)."""
-    state = _state(owner)
     place = state.with_suffix(".socket")
-    try:
-        content = json.loads(state.read_text())
-    except (OSError, ValueError):
-        return None
-    process = Owner(content["pid"], content["created"])
-    while process.is_alive:
+    while (found := _alive(state)) and found["settings"] == _settings():
         if place.exists():
             return place.read_text()
         time.sleep(0.05)
     return None
 
 
-def _state(owner: Owner) -> Path:
-    return session.sessions() / f"{owner.name}.warm"
+def _alive(state: Path) -> dict[str, Any] | None:
+    """Return the content of a state file while its process runs."""
+    try:
+        content: dict[str, Any] = json.loads(state.read_text())
+        return content if Owner(content["pid"], content["created"]).is_alive else None
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 class _Server:
@@ -187,9 +196,13 @@ def main(owner: Owner, state: Path) -> None:
 
 
 def _become(job: dict[str, Any]) -> None:
+    """Go on as a command of the job's folder, with the code that lies there."""
     os.environ.clear()
     os.environ.update(job["environment"])
     os.chdir(job["folder"])
+    sys.path[0] = job["folder"]
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("flows", "tasks")]:
+        del sys.modules[name]
     sys.argv = ["flows.cli", job["name"], *job["argv"]]
     from prefect.context import refresh_global_settings_context
 

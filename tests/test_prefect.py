@@ -86,7 +86,7 @@ def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_private_server(
             deployed.run(*run, seconds=200, **api)
             assert client.read_global_concurrency_limit_by_name("tag:gpu").limit == 1
     assert left_behind(deployed) == []
-    private.flow("train_experts")
+    private.flow_alone("train_experts")
     made = deployed.digests()
     assert len(made) == 5  # prepared, embeddings, the start and two experts
     assert made == private.digests()

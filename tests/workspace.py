@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,6 +44,15 @@ TINY = (
     "report.gallery_pairs=2",
     "methods.coresets=[random, herding]",
 )
+SERVE = """
+import shutil, sys
+from flows import session, warm
+owner = session.Owner.of(int(sys.argv[1]))
+state = session.sessions() / f"{owner.name}.json"
+session._start_server(owner, state)
+shutil.copy(state, session.sessions() / session.STANDING)  # the other file stays: the server is of this session
+warm.start(owner, warm.STANDING)
+"""
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,11 @@ class Workspace:
         return was_running
 
     def flow(self, name: str, *options: str, **how: object) -> subprocess.CompletedProcess[str]:
-        """Run `python -m flows.<name>`."""
+        """Run a flow beside a standing server and warm interpreter, as a user does while `make ui` runs."""
+        return self.run("python", "-m", "flows.cli", name, *options, **{"PREFECT_HOME": standing(), **how})  # type: ignore[arg-type]
+
+    def flow_alone(self, name: str, *options: str, **how: object) -> subprocess.CompletedProcess[str]:
+        """Run `python -m flows.<name>` with a server of its own."""
         return self.run("python", "-m", f"flows.{name}", *options, **how)  # type: ignore[arg-type]
 
     def set(self, *settings: str) -> None:
@@ -104,6 +120,17 @@ def _environment() -> dict[str, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "DVC_"))}
     return {**kept, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+@functools.cache
+def standing() -> str:
+    """Start a Prefect server and a warm interpreter that last as long as this process, and return their PREFECT_HOME."""
+    home = Path(tempfile.mkdtemp(prefix="vl-distillery-tests-"))
+    (home / "sessions").mkdir()
+    env = {**_environment(), "PREFECT_HOME": str(home)}
+    subprocess.run([sys.executable, "-c", SERVE, str(os.getpid())], cwd=ROOT, env=env, check=True)
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    return str(home)
 
 
 def make_workspace(folder: Path, settings: tuple[str, ...] = TINY) -> Workspace:

@@ -69,9 +69,10 @@ def iterate(
     Raises:
         ValueError: the loss or a step size stopped being finite twice, see `OuterState.update`.
     """
+    still = _still_features(problem, config, state)
     while state.iteration < config.iterations:
         iteration = state.iteration
-        found, terms = _gradient(problem, config, state, objective)
+        found, terms = _gradient(problem, config, state, objective, still)
         row = {"loss": found.loss, **terms, **{f"step_size_{group}": size for group, size in state.step_sizes().items()}}
         if not state.update(found, row):
             continue  # rolled back: this iteration comes again
@@ -90,20 +91,33 @@ class _Draw:
     names: tuple[int, ...]
 
 
-def _gradient(problem: Problem, config: MatchingConfig, state: OuterState, objective: Objective) -> tuple[Gradient, dict[str, float]]:
+def _still_features(problem: Problem, config: MatchingConfig, state: OuterState) -> Tensor | None:
+    """Return the features (M, F) of images that no iteration changes, computed once; None where images change or the encoder does."""
+    images = state.rows()["images"]
+    if not problem.is_encoder_frozen or config.optimise != "text" or images.ndim != 4:
+        return None
+    every = torch.arange(len(images), device=images.device)
+    return FrozenFeatures(problem.encoder.module, images, every, micro_batch=config.micro_batch).values
+
+
+def _gradient(
+    problem: Problem, config: MatchingConfig, state: OuterState, objective: Objective, still: Tensor | None
+) -> tuple[Gradient, dict[str, float]]:
     """Differentiate the mean terminal loss of this iteration's goals; also the mean of its terms, for the history.
 
-    Features of images are computed and pulled back to pixels once for all goals.
+    Features of images are computed and pulled back to pixels once for all goals; `still` are those that never change.
     """
-    is_frozen, rows, frozen = problem.is_encoder_frozen, state.rows(), None
+    rows, frozen = state.rows(), None
     draws = [_draw(problem, config, state, objective, index) for index in range(config.goals_per_iteration)]
-    if is_frozen and rows["images"].ndim == 4:
+    if still is not None:
+        rows["images"] = still
+    elif problem.is_encoder_frozen and rows["images"].ndim == 4:
         used = torch.cat([batch for draw in draws for batch in draw.batches])
         frozen = FrozenFeatures(problem.encoder.module, rows["images"], used, micro_batch=config.micro_batch)
         rows["images"] = frozen.values
     parts = [_gradient_of(problem, config, state, objective, draw, rows) for draw in draws]
     found = mean_gradient([gradient for gradient, _ in parts])
-    if frozen is not None and "images" in found.inputs:
+    if frozen is not None:
         found.inputs["images"] = frozen.pull_back(found.inputs["images"])
     return found, {name: sum(terms[name] for _, terms in parts) / len(parts) for name in parts[0][1]}
 

@@ -108,6 +108,19 @@ def test_an_update_averages_the_gradients_of_its_goals(tmp_path, trainable):
         assert both[2][name] == pytest.approx((first[2][name] + second[2][name]) / 2, rel=1e-5)
 
 
+def test_features_of_images_that_stay_are_computed_once(tmp_path):
+    """`optimise: text`: the texts are those of a run that encodes the images in every iteration, whatever it draws."""
+    problem = make_problem(tmp_path, "heads")
+    config = dataclasses.replace(CONFIG, optimise="text", optimiser="sgd", iterations=3)
+    calls = []
+    handle = problem.encoder.module.register_forward_hook(lambda module, inputs, found: calls.append(len(inputs[0])))
+    texts = _run(problem, **{field: getattr(config, field) for field in ("optimise", "optimiser", "iterations")}).pairs.text_embeds
+    handle.remove()
+    assert sum(calls) == 6
+    both = distill(problem, dataclasses.replace(config, optimise="both", lr_img=1e-30), 6, tau=0.07).pairs.text_embeds
+    assert torch.allclose(texts, both, atol=1e-6) and not torch.equal(texts, _run(problem, iterations=1).start.texts)
+
+
 def test_goals_of_one_iteration_draw_batches_and_dropout_of_their_own(tmp_path):
     """The same segment twice: the second goal must not repeat the first one's batches and masks."""
     problem = make_problem(tmp_path, "heads")
