@@ -41,10 +41,10 @@ def main() -> None:
     try:
         servers.append(_start_prefect(ports.prefect_port, state))
         servers.append(_start_mlflow(ports.mlflow_port))
-        warm.start(session.Owner.of(os.getpid()), warm.STANDING)
         _wait(servers[0], f"http://{HOST}:{ports.prefect_port}/api/health")
         _wait(servers[1], f"http://{HOST}:{ports.mlflow_port}/health")
         print(f"Prefect http://{HOST}:{ports.prefect_port}\nMLflow  http://{HOST}:{ports.mlflow_port}\nCtrl-C stops both", flush=True)
+        warm.start(session.Owner.of(os.getpid()), warm.STANDING)
         while all(server.poll() is None for server in servers):
             time.sleep(session.POLL_SECONDS)
     except KeyboardInterrupt:

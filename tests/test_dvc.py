@@ -87,7 +87,7 @@ def test_a_repro_that_is_killed_goes_on_with_the_same_command(made):
 
     assert made.kill_when(is_distilling, "dvc", "repro")
     assert is_distilling()
-    done = made.run("dvc", "repro", seconds=240)
+    done = made.run("dvc", "repro", seconds=240, PREFECT_HOME=standing())
     assert "distill: 1 made" in done.stdout
     assert not is_distilling() and left_behind(made) == []
     assert "up to date" in made.run("dvc", "status").stdout

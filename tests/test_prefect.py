@@ -44,7 +44,7 @@ def running(workspace: Workspace, *command: str, **env: str) -> Iterator[subproc
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(30)
+            process.wait(90)
         finally:
             process.kill()
 

@@ -58,6 +58,8 @@ class MatchingConfig(Section):
         init_image, init_text: `real`, `noise` or `k_means`, see `initialisation.py`.
         merge_branches: one ratio for both groups together (LoRS on COCO).
         is_dropout_on: dropout in the student steps, the same mask in forward and reverse.
+        feature_dropout: share of the image encoder's features that each student step sets to zero, the others scaled up (Srivastava
+            et al., JMLR 2014); the texts then carry over better to encoders that they were not distilled with.
         engine: gradient engine of `matching.py`, or `auto`, see `engine_choice.py`.
         micro_batch: images per pass through the encoder, to bound memory, with the same result; null: the whole mini-batch.
         is_theta_on_host: keep the student's T parameter vectors in the memory of the host.
@@ -89,6 +91,7 @@ class MatchingConfig(Section):
     init_text: Initial
     merge_branches: bool
     is_dropout_on: bool
+    feature_dropout: Annotated[float, Range(ge=0.0, lt=1.0)]
     engine: Literal["auto", "unroll", "double_backward", "forward_over_reverse", "central_difference", "forward_difference", "tesla"]
     micro_batch: Annotated[int, Range(ge=1, unit="images")] | None
     is_theta_on_host: bool

@@ -149,7 +149,7 @@ def _gradient_of(
 
 
 def _loss_fn(problem: Problem, config: MatchingConfig, objective: Objective, iteration: int, names: tuple[int, ...]) -> LossFn:
-    """The student's loss in one step: blend, projections, the method's loss; random parts are the same at every call."""
+    """The student's loss in one step: blend, dropped features, projections, the method's loss; every call draws the same."""
     device = problem.flat.device
 
     def loss_fn(theta: Theta, rows: Rows, step: int) -> Tensor:
@@ -157,10 +157,18 @@ def _loss_fn(problem: Problem, config: MatchingConfig, objective: Objective, ite
         if objective.blend is not None:
             mixing = make_generator(problem.seed, "blend", iteration, step, *names, device=device)
             features, texts = objective.blend(features, texts, mixing)
+        if config.feature_dropout:
+            dropping = make_generator(problem.seed, "feature_dropout", iteration, step, *names, device=device)
+            features = _drop(features, config.feature_dropout, dropping)
         masks = make_generator(problem.seed, "dropout", iteration, step, *names, device=device) if config.is_dropout_on else None
         return objective.student_loss(*problem.flat.call(theta, features, texts, masks), rows)
 
     return loss_fn
+
+
+def _drop(features: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    kept = torch.rand(features.shape, generator=generator, device=features.device) >= share
+    return features * kept.to(features) / (1.0 - share)
 
 
 def _split_rows(config: MatchingConfig, rows: Rows) -> tuple[Rows, Rows]:

@@ -11,6 +11,7 @@ from tasks.core.expert_segments import draw_segment, draw_start
 from tasks.core.losses import info_nce
 from tasks.core.matching_config import GrowthSection, check_matching
 from tasks.core.objective import Objective
+from tasks.core.outer_iterations import _drop
 from tasks.core.seeding import make_generator
 from tests.core.small_problem import MATCHING, make_problem
 
@@ -119,6 +120,27 @@ def test_features_of_images_that_stay_are_computed_once(tmp_path):
     assert sum(calls) == 6
     both = distill(problem, dataclasses.replace(config, optimise="both", lr_img=1e-30), 6, tau=0.07).pairs.text_embeds
     assert torch.allclose(texts, both, atol=1e-6) and not torch.equal(texts, _run(problem, iterations=1).start.texts)
+
+
+@pytest.mark.parametrize("trainable", ["full", "heads"])
+def test_every_engine_drops_the_same_features(tmp_path, trainable):
+    problem = make_problem(tmp_path, trainable)
+    change = {"iterations": 1, "optimiser": "sgd", "feature_dropout": 0.5}
+    engines = ("unroll", "double_backward", "forward_over_reverse")
+    found = [_run(problem, **change, engine=engine) for engine in engines]
+    for other in found[1:]:
+        assert torch.allclose(other.pairs.images, found[0].pairs.images, atol=1e-6)
+        assert torch.allclose(other.pairs.text_embeds, found[0].pairs.text_embeds, atol=1e-6)
+    assert not torch.equal(_run(problem, iterations=1, optimiser="sgd").pairs.text_embeds, found[0].pairs.text_embeds)
+
+
+def test_dropout_keeps_the_mean_and_zeroes_its_share():
+    features = torch.rand(200, 500, generator=torch.Generator().manual_seed(0)) + 0.5
+    dropped = _drop(features, 0.3, torch.Generator().manual_seed(1))
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.3, abs=0.01)
+    assert float(dropped.mean()) == pytest.approx(float(features.mean()), rel=0.01)
+    kept = dropped != 0
+    assert torch.allclose(dropped[kept], features[kept] / 0.7)
 
 
 def test_goals_of_one_iteration_draw_batches_and_dropout_of_their_own(tmp_path):
