@@ -39,29 +39,32 @@ def augment(images: Tensor, section: AugmentSection, generator: torch.Generator)
         return images
     images = images.permute(0, 3, 1, 2)
     if section.crop_scale < 1.0 or section.flip:
-        images = _crop_and_flip(images, section, generator)
+        images = crop_and_flip(images.float(), section.crop_scale, generator, flip=section.flip).round().clamp(0, 255).to(torch.uint8)
     for _ in range(section.randaugment_ops):
         images = _randaugment(images, section.randaugment_magnitude, generator)
     return images.permute(0, 2, 3, 1).contiguous()
 
 
-def _crop_and_flip(images: Tensor, section: AugmentSection, generator: torch.Generator) -> Tensor:
-    """RandomResizedCrop with aspect ratio 3/4..4/3 and a mirror, as one affine resampling (bilinear)."""
+def crop_and_flip(images: Tensor, scale: float, generator: torch.Generator, *, flip: bool) -> Tensor:
+    """Return (B, C, H, W) float images under RandomResizedCrop and a mirror, as one affine resampling (bilinear).
+
+    Args:
+        scale: the least share of the area that a window covers, 0..1; its aspect ratio is 3/4..4/3.
+        generator: a CPU generator; source of all draws.
+        flip: mirror every second image.
+    """
     draws = torch.rand(len(images), 5, generator=generator)
-    area = section.crop_scale + (1.0 - section.crop_scale) * draws[:, 0]
+    area = scale + (1.0 - scale) * draws[:, 0]
     ratio = torch.exp((2.0 * draws[:, 1] - 1.0) * torch.log(torch.tensor(4.0 / 3.0)))
     # A large window has less room for other shapes: this keeps it inside the image at the area that was drawn.
     ratio = torch.minimum(torch.maximum(ratio, area), 1.0 / area)
     height, width = (area / ratio).sqrt(), (area * ratio).sqrt()
-    mirror = torch.where((draws[:, 4] < 0.5) & torch.tensor(section.flip), -1.0, 1.0)
+    mirror = torch.where((draws[:, 4] < 0.5) & torch.tensor(flip), -1.0, 1.0)
     zero = torch.zeros_like(area)
     # Output coordinates in -1..1 map to a window of relative size (width, height) around a centre that keeps it inside.
     rows = [width * mirror, zero, (2 * draws[:, 2] - 1) * (1 - width), zero, height, (2 * draws[:, 3] - 1) * (1 - height)]
-    grid = functional.affine_grid(
-        torch.stack(rows, 1).view(-1, 2, 3).to(images.device), [len(images), 3, *images.shape[2:]], align_corners=False
-    )
-    sampled = functional.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return sampled.round().clamp(0, 255).to(torch.uint8)
+    grid = functional.affine_grid(torch.stack(rows, 1).view(-1, 2, 3).to(images.device), list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def _randaugment(images: Tensor, magnitude: int, generator: torch.Generator) -> Tensor:

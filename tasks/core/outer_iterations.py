@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tasks.core.augment import crop_and_flip
 from tasks.core.encoders import ImageEncoder
 from tasks.core.expert_segments import draw_segment
 from tasks.core.experts import Buffer
@@ -26,6 +27,7 @@ from tasks.core.seeding import make_generator
 
 Log = Callable[[dict[str, float], int], None]
 Save = Callable[[dict[str, Tensor], dict[str, Any]], None]
+VIEW_SCALE = 0.4  # the least share of an image's area in a view
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,19 @@ class _Draw:
 
 
 def _still_features(problem: Problem, config: MatchingConfig, state: OuterState) -> Tensor | None:
-    """Return the features (M, F) of images that no iteration changes, computed once; None where images change or the encoder does."""
+    """Return the features of images that no iteration changes, computed once; None where images change or the encoder does.
+
+    They are (M, F), or (M, V, F) with V views of each image, the first of which is itself.
+    """
     images = state.rows()["images"]
     if not problem.is_encoder_frozen or config.optimise != "text" or images.ndim != 4:
         return None
     every = torch.arange(len(images), device=images.device)
-    return FrozenFeatures(problem.encoder.module, images, every, micro_batch=config.micro_batch).values
+    views = [images]
+    for number in range(1, config.num_views):
+        views.append(crop_and_flip(images, VIEW_SCALE, make_generator(problem.seed, "view", number), flip=True))
+    found = [FrozenFeatures(problem.encoder.module, view, every, micro_batch=config.micro_batch).values for view in views]
+    return found[0] if len(found) == 1 else torch.stack(found, 1)
 
 
 def _gradient(
@@ -154,6 +163,10 @@ def _loss_fn(problem: Problem, config: MatchingConfig, objective: Objective, ite
 
     def loss_fn(theta: Theta, rows: Rows, step: int) -> Tensor:
         features, texts = rows["images"], rows["texts"]
+        if features.ndim == 3:
+            viewing = make_generator(problem.seed, "views", iteration, step, *names, device=device)
+            chosen = torch.randint(features.shape[1], (len(features),), generator=viewing, device=device)
+            features = features[torch.arange(len(features), device=device), chosen]
         if objective.blend is not None:
             mixing = make_generator(problem.seed, "blend", iteration, step, *names, device=device)
             features, texts = objective.blend(features, texts, mixing)
