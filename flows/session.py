@@ -95,7 +95,7 @@ def begin() -> Session:
     with filelock.FileLock(sessions() / ".lock"):
         found = read_state(state)
         if found is None:
-            _start_server(owner, state)
+            start_server(owner, state)
             found = read_state(state)
     if found is None:
         raise RuntimeError(f"the Prefect server did not start; see {state.with_suffix('.log')}")
@@ -228,7 +228,8 @@ def _standing() -> str | None:
     return found[0] if found else None
 
 
-def _start_server(owner: Owner, state: Path) -> None:
+def start_server(owner: Owner, state: Path) -> None:
+    """Start a server that lasts as long as its owner, and return once it has written its address to `state`."""
     command = [sys.executable, "-W", "ignore", "-m", "flows.server", str(owner.pid), owner.created, str(state)]
     with state.with_suffix(".log").open("wb") as log:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)

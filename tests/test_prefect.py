@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import yaml
@@ -20,7 +17,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 
 from tests.test_flows import left_behind
-from tests.workspace import ROOT, TINY, Workspace, make_workspace
+from tests.workspace import ROOT, TINY, Workspace, environment, make_workspace
 
 pytestmark = pytest.mark.services
 TINIEST = (*TINY, "methods.coresets=[random]")
@@ -35,10 +32,9 @@ def free_port() -> int:
 @contextmanager
 def running(workspace: Workspace, *command: str, **env: str) -> Iterator[subprocess.Popen[str]]:
     """Run a program of this environment meanwhile, and stop it as Ctrl-C does."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "DVC_"))}
-    full = {**kept, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **env}
-    process = subprocess.Popen(command, cwd=workspace.folder, env=full, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, cwd=workspace.folder, env={**environment(), **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         yield process
     finally:

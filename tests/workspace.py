@@ -49,8 +49,8 @@ import shutil, sys
 from flows import session, warm
 owner = session.Owner.of(int(sys.argv[1]))
 state = session.sessions() / f"{owner.name}.json"
-session._start_server(owner, state)
-shutil.copy(state, session.sessions() / session.STANDING)  # the other file stays: the server is of this session
+session.start_server(owner, state)
+shutil.copy(state, session.sessions() / session.STANDING)  # both: to flows it is a private server, without slots of `gpu`
 warm.start(owner, warm.STANDING)
 """
 
@@ -66,7 +66,7 @@ class Workspace:
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env={**_environment(), **env},
+            env={**environment(), **env},
             capture_output=True,
             text=True,
             timeout=seconds,
@@ -78,7 +78,7 @@ class Workspace:
     def kill_when(self, is_ready: Callable[[], bool], *command: str, seconds: float = 90) -> bool:
         """Start a program, with what it starts itself, and kill -9 all of it once `is_ready()`; returns whether it was still running."""
         process = subprocess.Popen(
-            command, cwd=self.folder, env=_environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command, cwd=self.folder, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         limit = time.monotonic() + seconds
         while time.monotonic() < limit and process.poll() is None and not is_ready():
@@ -115,7 +115,7 @@ class Workspace:
         }
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """This environment's programs, one thread, and nothing that the caller's environment says to the services."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "DVC_"))}
@@ -127,7 +127,7 @@ def standing() -> str:
     """Start a Prefect server and a warm interpreter that last as long as this process, and return their PREFECT_HOME."""
     home = Path(tempfile.mkdtemp(prefix="vl-distillery-tests-"))
     (home / "sessions").mkdir()
-    env = {**_environment(), "PREFECT_HOME": str(home)}
+    env = {**environment(), "PREFECT_HOME": str(home)}
     subprocess.run([sys.executable, "-c", SERVE, str(os.getpid())], cwd=ROOT, env=env, check=True)
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     return str(home)

@@ -51,7 +51,7 @@ def crop_and_flip(images: Tensor, scale: float, generator: torch.Generator, *, f
     Args:
         scale: the least share of the area that a window covers, 0..1; its aspect ratio is 3/4..4/3.
         generator: a CPU generator; source of all draws.
-        flip: mirror every second image.
+        flip: mirror each image with probability 1/2.
     """
     draws = torch.rand(len(images), 5, generator=generator)
     area = scale + (1.0 - scale) * draws[:, 0]
