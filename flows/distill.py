@@ -34,7 +34,7 @@ def distill(
     """
     refs = refs or train_experts.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
-    make = policy.on_gpu(step.distill)
+    make = policy.OnGpu(step.distill)
     given = (chosen, refs.prepared, refs.embeddings, refs.start, refs.experts)
     assert refs.prepared
     made = {}

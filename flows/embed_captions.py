@@ -24,7 +24,7 @@ def embed_captions(settings: Sequence[str] = (), force: bool = False, accept_cod
         refs: what earlier stages made; without it their tasks run here first, and find what is there.
     """
     refs = refs or prepare_data.fn(settings, accept_code=accept_code)
-    make = policy.on_gpu(step.embed_captions)
+    make = policy.OnGpu(step.embed_captions)
     return replace(refs, embeddings=make(params.load(settings), refs.prepared, force=force, accept_code=accept_code))
 
 

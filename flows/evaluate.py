@@ -27,7 +27,7 @@ def evaluate(settings: Sequence[str] = (), force: bool = False, accept_code: boo
     """
     refs = refs or distill.fn(settings, accept_code=accept_code, refs=select_coresets.fn(settings, accept_code=accept_code))
     chosen = params.load(settings)
-    build_start, make_gallery = policy.on_gpu(experts_step.build_start), policy.retried(step.make_gallery)
+    build_start, make_gallery = policy.OnGpu(experts_step.build_start), policy.retried(step.make_gallery)
     how = {"force": force, "accept_code": accept_code}
     given = (chosen, refs.prepared, refs.embeddings)
     galleries = {name: make_gallery(*given, pairs, name, **how) for name, pairs in refs.distilled.items()}
@@ -42,7 +42,7 @@ def evaluate(settings: Sequence[str] = (), force: bool = False, accept_code: boo
 
 def _score(student: params.Params, refs: Refs, start: Ref | None, galleries: dict[str, Ref], how: dict[str, bool]) -> list[Ref]:
     """Train and score one kind of student on every set and on the full data."""
-    train_student = policy.on_gpu(step.train_student)
+    train_student = policy.OnGpu(step.train_student)
     sets = {**refs.coresets, **refs.distilled, step.FULL: None}
     given = (student, refs.prepared, refs.embeddings, start)
     found = {

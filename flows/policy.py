@@ -1,16 +1,17 @@
 """How tasks are run: what is tried again, and the slot that computing on a card needs.
 
 The concurrency limit `gpu` counts cards: each running task tagged `gpu` holds a slot. It exists where a server is shared by
-several processes (workers, `make ui`). On a private server there is nobody to share with, and taking a slot costs about a
-second, so the tag is left out there. See infra/adr/0002.
+several processes (workers, `make ui`). Taking a slot costs about a second, so the tag is left out on a private server, where there
+is nobody to share with, and for what is made already. See infra/adr/0002.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from typing import Any
 
-from prefect import Task
+from prefect import Task, unmapped
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.objects import State, TaskRun
@@ -18,6 +19,8 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import session
+from tasks import caching
+from tasks.artifacts import Ref
 
 GPU = "gpu"
 RETRY_SECONDS = [5.0, 30.0]
@@ -38,14 +41,49 @@ def retried(task: Task[..., Any]) -> Any:
     return task.with_options(retries=len(RETRY_SECONDS), retry_delay_seconds=RETRY_SECONDS, retry_condition_fn=heals)
 
 
-def on_gpu(task: Task[..., Any]) -> Any:
-    """Return `task` with retries, holding a slot of the limit `gpu` where the server is shared."""
-    if session.is_private():
-        free = retried(task)
-        free.tags = set()  # `with_options(tags=[])` would keep those of `task`: an empty list counts as none given
-        return free
-    ensure_gpu_limit()
-    return retried(task).with_options(tags=[GPU])
+class OnGpu:
+    """A task of ours with retries, holding a slot of the limit `gpu` while it computes.
+
+    It holds none on a private server, nor where its artifact is there already: that is looked up first, and the task then has
+    nothing to compute.
+    """
+
+    def __init__(self, task: Task[..., Ref]) -> None:
+        self._task = task
+        self._free = retried(task)
+        self._free.tags = set()  # `with_options(tags=[])` would keep those of `task`: an empty list counts as none given
+        self._held = self._free
+        if not session.is_private():
+            ensure_gpu_limit()
+            self._held = retried(task).with_options(tags=[GPU])
+
+    def __call__(self, *args: Any, **how: bool) -> Ref:
+        """Run the task, and return its artifact."""
+        found: Ref = self.chosen(*args, **how)(*args, **how)
+        return found
+
+    def map(self, shared: Sequence[Any], items: Sequence[Any], **how: bool) -> list[Ref]:
+        """Run the task once for each item, its last positional argument, and return the artifacts in the order of the items."""
+        chosen = [self.chosen(*shared, item, **how) for item in items]
+        futures: dict[int, Any] = {}
+        for task in dict.fromkeys((self._free, self._held)):
+            places = [place for place, one in enumerate(chosen) if one is task]
+            given = [items[place] for place in places]
+            if given:
+                same = {name: unmapped(value) for name, value in how.items()}
+                futures.update(zip(places, task.map(*map(unmapped, shared), given, **same), strict=True))
+        return [futures[place].result() for place in range(len(items))]
+
+    def chosen(self, *args: Any, **how: bool) -> Any:
+        """Return the form of the task that suits these arguments, with or without the tag."""
+        if self._held is self._free:
+            return self._free
+        try:
+            with caching.looking():
+                self._task.fn(*args, **how)
+        except (caching.NotMade, OSError):
+            return self._held
+        return self._free
 
 
 def ensure_gpu_limit(slots: int = 1) -> None:

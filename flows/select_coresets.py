@@ -28,7 +28,7 @@ def select_coresets(
     """
     refs = refs or train_experts.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
-    select = policy.on_gpu(step.select_coreset)
+    select = policy.OnGpu(step.select_coreset)
     given = (chosen, refs.prepared, refs.embeddings, refs.start, refs.experts[0])
     grid = cells("coresets", chosen.coresets, chosen.general.budgets, method)
     with caching.forcing_once():  # a method's sizes share what it computes for all of them

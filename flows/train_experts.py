@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prefect import flow, unmapped
+from prefect import flow
 
 from flows import cli, policy
 from flows.embed_captions import embed_captions
@@ -31,11 +31,10 @@ def train_experts(
     """
     refs = refs or embed_captions.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
-    build_start, train_expert = policy.on_gpu(step.build_start), policy.on_gpu(step.train_expert)
+    build_start, train_expert = policy.OnGpu(step.build_start), policy.OnGpu(step.train_expert)
     start = build_start(chosen, refs.prepared, force=force, accept_code=accept_code)
-    shared = [unmapped(value) for value in (chosen, refs.prepared, refs.embeddings, start)]
     wanted = list(range(chosen.train_experts.num_experts) if indices is None else indices)
-    experts = train_expert.map(*shared, wanted, force=unmapped(force), accept_code=unmapped(accept_code)).result()
+    experts = train_expert.map((chosen, refs.prepared, refs.embeddings, start), wanted, force=force, accept_code=accept_code)
     return replace(refs, start=start, experts=experts)
 
 

@@ -79,6 +79,7 @@ def obtain(
         NotMade: inside `looking()`, when the artifact would have to be built.
         FileNotFoundError: `missing`, when no artifact can stand in.
     """
+    is_looking = _IS_LOOKING.get()
     with artifacts.lock(folder):
         force = force and folder not in (_FORCED.get() or ())
         if missing is not None:
@@ -87,7 +88,8 @@ def obtain(
         try:
             manifest = artifacts.verify(folder)
         except artifacts.DamagedArtifact as damage:
-            LOGGER.warning("rebuilding %s: %s", folder, damage)
+            if not is_looking:
+                LOGGER.warning("rebuilding %s: %s", folder, damage)
         if manifest and not force:
             if manifest.key == key.digest:
                 return Ref(str(folder), manifest.digest, is_cached=True)
@@ -96,8 +98,9 @@ def obtain(
                 manifest = artifacts.accept_code(folder, manifest, key)
                 LOGGER.warning("accepted %s as made by other code (%s)", folder, manifest.accepted_code)
                 return Ref(str(folder), manifest.digest, is_cached=True)
-            LOGGER.info("rebuilding %s: changed %s", folder, " and ".join(_difference(manifest, key)) or "format")
-        if _IS_LOOKING.get():
+            if not is_looking:
+                LOGGER.info("rebuilding %s: changed %s", folder, " and ".join(_difference(manifest, key)) or "format")
+        if is_looking:
             raise NotMade(folder)
         started = time.monotonic()
         manifest = artifacts.write(folder, key, lambda work: {**build(work), "seconds": time.monotonic() - started}, _facts())

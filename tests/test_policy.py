@@ -12,7 +12,7 @@ from tasks import distill, evaluate, train_experts
 def test_on_a_private_server_a_task_takes_no_slot_and_keeps_its_retries(task, tmp_path, monkeypatch):
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    free = policy.on_gpu(task)
+    free = policy.OnGpu(task).chosen()
     assert free.tags == set()
     assert free.retries == len(policy.RETRY_SECONDS)
     assert task.tags == {policy.GPU}

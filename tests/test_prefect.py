@@ -15,7 +15,10 @@ import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.sorting import FlowRunSort
 
+from flows.policy import GPU
 from tests.test_flows import left_behind
 from tests.workspace import ROOT, TINY, Workspace, environment, make_workspace
 
@@ -62,6 +65,15 @@ def create_pools(api: dict[str, str]) -> None:
             assert made.base_job_template == template and made.concurrency_limit == limit
 
 
+def held_slots(client: SyncPrefectClient) -> dict[str, bool]:
+    """Return for each task of the latest flow run that can compute on a card, by name, whether it held a slot of the limit `gpu`."""
+    (latest,) = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+    runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[latest.id])))
+    assert all(run.state is not None and run.state.is_completed() for run in runs)
+    names = {run.name.removesuffix(f"-{run.dynamic_key[:3]}"): GPU in run.tags for run in runs}
+    return {name: held for name, held in names.items() if not name.startswith("prepare_data")}
+
+
 def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_private_server(tmp_path):
     deployed, private = (make_workspace(tmp_path / name, TINIEST) for name in ("deployed", "private"))
     ports = free_port(), free_port()
@@ -81,6 +93,10 @@ def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_private_server(
             run = ("prefect", "deployment", "run", "train_experts/gpu", "--watch", "--watch-interval", "1")
             deployed.run(*run, seconds=200, **api)
             assert client.read_global_concurrency_limit_by_name("tag:gpu").limit == 1
+            computed = held_slots(client)
+            deployed.run("python", "-m", "flows.train_experts", **api)
+            assert computed == {"embed_captions": True, "build_start": True, "expert-0": True, "expert-1": True}
+            assert held_slots(client) == dict.fromkeys(computed, False)  # what is there already waits for no card
     assert left_behind(deployed) == []
     private.flow_alone("train_experts")
     made = deployed.digests()
