@@ -16,7 +16,7 @@ TEXTS = pa.list_(pa.string())
 
 
 def _config(root, **options):
-    named = {"image": "image", "captions": ["caption"], "name": None, "split": None, "split_values": {}}
+    named = {"rows": "images", "image": "image", "captions": ["caption"], "name": None, "split": None, "split_values": {}}
     return parquet.Config(path=str(root), **{split: [f"{split}-*.parquet"] for split in SPLITS} | named | options)
 
 
@@ -183,7 +183,8 @@ def test_bad_options_say_what_to_change(tmp_path, options, message):
 
 
 def test_options_are_typed_and_a_split_that_does_not_exist_is_refused():
-    options = {**{split: ["x"] for split in SPLITS}, "path": "x", "image": "i", "captions": ["c"], "name": None, "split": "s"}
+    columns = {"rows": "images", "image": "i", "captions": ["c"], "name": None, "split": "s"}
+    options = {**{split: ["x"] for split in SPLITS}, "path": "x", **columns}
     section = {"dataset": "parquet", "options": {**options, "split_values": {"a": "train", "b": None}}}
     plugin, _ = validation.plugin_of("datasets", section, "dataset", "prepare_data")
     assert plugin.config.split_values == {"a": "train", "b": None}

@@ -1,4 +1,4 @@
-"""Parquet tables, one row an image, as the image-caption sets of the Hugging Face hub are stored.
+"""Parquet tables, one row an image or one row a caption, as the image-caption sets of the Hugging Face hub are stored.
 
 The picture column is binary, a struct `{bytes, path}`, or text: a path relative to the dataset folder, which also serves where
 `bytes` is null. A caption column holds a list of texts or one text; several columns are joined (`caption_0`, `caption_1`, ...).
@@ -10,7 +10,7 @@ writer allows it; pyarrow's closes one every 1,024 rows (`write_batch_size`) or 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,10 +30,12 @@ class Config(Section):
     Attributes:
         path: the dataset folder.
         train, val, test: names or globs of the tables inside it that hold rows of each split.
+        rows: `images`, each row another image with all its captions, or `captions`: rows of the same name (without a column of names,
+            of the same path) are one image, where the first of them is, with the captions of all; its picture is that of the first.
         image: the column of pictures.
         captions: the columns of captions, at least one.
-        name: the text column of image names, each once in the dataset; null names an image by its path, or else
-            `<split>/<number>`.
+        name: the text column of image names, each once in the dataset (with `rows: captions` in one split); null names an image by
+            its path, or else `<split>/<number>`.
         split: the text column that says the split of a row; null when each table holds one split. With it, a table may be
             listed under several splits.
         split_values: {value of that column: train, val, test, or null to leave the row out}; empty without the column.
@@ -43,6 +45,7 @@ class Config(Section):
     train: list[str]
     val: list[str]
     test: list[str]
+    rows: Literal["images", "captions"]
     image: str
     captions: list[str]
     name: str | None
@@ -68,6 +71,12 @@ def examples(config: Config) -> Iterable[ImageCaptions]:
     Raises:
         FileNotFoundError, ValueError: a table, column or file is missing or malformed; the message names table, row and column.
     """
+    found = _examples(config)
+    yield from _joined(found) if config.rows == "captions" else found
+
+
+def _examples(config: Config) -> Iterator[ImageCaptions]:
+    """Yield one example for each row."""
     readers: dict[Leaf, PictureReader] = {}
     counts = dict.fromkeys(SPLITS, 0)
     claims: dict[str, str] = {}
@@ -76,6 +85,12 @@ def examples(config: Config) -> Iterable[ImageCaptions]:
         whole = StoredFile(path.relative_to(config.path).as_posix(), path, 0, path.stat().st_size)
         for row in _rows(path, splits, config, texts):
             if isinstance(row.picture, Leaf):
+                if config.rows == "captions" and config.name is None:
+                    raise ValueError(
+                        f"{row.where}.{config.image}: holds a picture, and no column says which rows have the same; received "
+                        "`rows: captions` with `name: null`; allowed is a column of names; change `name` or `rows` of the dataset "
+                        "in params.yaml"
+                    )
                 name = f"{row.split}/{counts[row.split]:06d}"
                 # One reader for all tables: it holds one of them open.
                 reader = readers.setdefault(row.picture, PictureReader(row.picture))
@@ -84,15 +99,36 @@ def examples(config: Config) -> Iterable[ImageCaptions]:
                 name = row.picture
                 load = StoredImage(_file(name, row, config), row.where)
                 first = claims.setdefault(load.file.name, row.where)
-                if first != row.where:
+                if config.rows == "images" and first != row.where:
                     raise ValueError(
                         f"{row.where}.{config.image}: received {name!r}, which is the picture of {first} too; allowed is one row for a "
-                        "picture; put all its captions into that row"
+                        "picture; put all its captions into that row, or set `rows: captions` of the dataset in params.yaml"
                     )
             if config.name is not None:
                 name = of_type(row.entry[config.name], str, f"{row.where}.{config.name}")
             counts[row.split] += 1
             yield ImageCaptions(name, row.split, _captions(row, config), load)
+
+
+def _joined(rows: Iterable[ImageCaptions]) -> Iterable[ImageCaptions]:
+    """Return one example for each name, where it comes first, with the captions of all its rows."""
+    images: dict[str, ImageCaptions] = {}
+    for row in rows:
+        first = images.setdefault(row.name, row)
+        if first is row:
+            continue
+        if (row.split, _path_of(row)) != (first.split, _path_of(first)):
+            raise ValueError(
+                f"{row.load.where}: received {row.name!r} in {row.split} with {row.load}, but {first.load.where} has it in {first.split} "
+                f"with {first.load}; allowed is one split and one picture for all captions of an image; repair the table"
+            )
+        images[row.name] = replace(first, captions=first.captions + row.captions)
+    return images.values()
+
+
+def _path_of(row: ImageCaptions) -> str | None:
+    """The file of the row's own picture; None for one that the table holds."""
+    return None if isinstance(row.load, TablePicture) else row.load.file.name
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
