@@ -1,7 +1,9 @@
-"""Weight files that a user names: what may be one, and tensors that must fit a network exactly."""
+"""Weights that a user asks for: by name, what may be a file of them, and tensors that must fit a network exactly."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -9,6 +11,28 @@ from torch import Tensor, nn
 from tasks.core.tensor_files import load_tensors
 
 _WHERE = "change model.options.weights"
+
+
+@contextmanager
+def by_name(name: str, weights: str, *, allowed: str, option: str) -> Iterator[None]:
+    """Say what to do where the weights of `name` are asked for by name, `weights` being `hub`, and cannot be had; other errors pass.
+
+    Args:
+        allowed: the other values of the parameter `option`.
+
+    Raises:
+        FileNotFoundError: the hub cannot be reached, or does not have them.
+    """
+    try:
+        yield
+    except OSError as error:
+        if weights != "hub":
+            raise
+        reason = " ".join(str(error).split())
+        raise FileNotFoundError(
+            f"the weights of {name!r} cannot be had by name: {reason}; allowed are 'hub' on a machine that reaches it or has its cache, "
+            f"{allowed}; change {option}"
+        ) from error
 
 
 def check_weight_file(path: Path) -> None:

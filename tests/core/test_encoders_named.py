@@ -33,7 +33,7 @@ def _save(folder, kind, config):
     return folder
 
 
-def _bert(folder, is_distilled):
+def save_bert(folder, is_distilled):
     from transformers import BertConfig, BertModel, BertTokenizerFast, DistilBertConfig, DistilBertModel
 
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
@@ -74,7 +74,7 @@ def _embed(folder, pooling, **changes):
 def test_bert_and_distilbert_equal_one_caption_at_a_time(tmp_path, is_distilled, pooling):
     from transformers import AutoModel, AutoTokenizer
 
-    folder = _bert(tmp_path, is_distilled)
+    folder = save_bert(tmp_path, is_distilled)
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     expected = []
     for caption in CAPTIONS:
@@ -111,7 +111,7 @@ def test_the_text_tower_of_a_clip_checkpoint_equals_its_own_outputs(tmp_path, ki
 
 
 def test_options_that_a_text_encoder_cannot_follow_are_refused(tmp_path):
-    folder = _bert(tmp_path, is_distilled=False)
+    folder = save_bert(tmp_path, is_distilled=False)
     with pytest.raises(ValueError, match=r"tiny \(bert\) has no projected text embedding; allowed are `cls`, .*options\.pooling"):
         _embed(folder, "projected")
     with pytest.raises(ValueError, match=r"positions for 20 tokens, received max_tokens 64; allowed is 4 to 20; change .*max_tokens"):

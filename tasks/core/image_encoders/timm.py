@@ -15,7 +15,7 @@ from torch import nn
 from tasks.core.encoders import ImageEncoder, ready
 from tasks.core.section import Section
 from tasks.core.seeding import derive_seed
-from tasks.core.weight_files import check_weight_file
+from tasks.core.weight_files import by_name, check_weight_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
 
     Raises:
         ValueError: unknown name, arguments that the network does not take, or weights that do not fit it.
-        FileNotFoundError: a weight file that is not there.
+        FileNotFoundError: a weight file that is not there, or weights that the hub does not give.
     """
     import timm
     from safetensors import SafetensorError
@@ -64,10 +64,12 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
         check_weight_file(path)
     # `custom_load` would read the .npz files that some networks were published as.
     overlay = {"file": config.weights, "custom_load": False} if files else None
+    named = by_name(config.name, config.weights, allowed="'random' or the path of a .safetensors file", option="model.options.weights")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "image_encoder", config.name))
         try:
-            module = _create(config, pretrained=config.weights != "random", pretrained_cfg_overlay=overlay)
+            with named:
+                module = _create(config, pretrained=config.weights != "random", pretrained_cfg_overlay=overlay)
         except (RuntimeError, SafetensorError) as error:
             raise ValueError(f"weights {config.weights!r} do not fit {config.name}: {error}; change model.options") from error
         if files:

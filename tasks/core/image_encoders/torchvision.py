@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tasks.core.encoders import ImageEncoder, ready
 from tasks.core.section import Section
 from tasks.core.seeding import derive_seed
-from tasks.core.weight_files import load_exactly, read_weight_file
+from tasks.core.weight_files import by_name, load_exactly, read_weight_file
 
 # Attributes that torchvision's networks call their classifier.
 _HEADS = ("classifier", "fc", "head", "heads")
@@ -60,12 +60,13 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
 
     Raises:
         ValueError: unknown name, or weights that do not fit the network.
-        FileNotFoundError: a weight file that is not there.
+        FileNotFoundError: a weight file that is not there, or weights that cannot be fetched.
     """
     _check_name(config.name)
     state: dict[str, Tensor] | None = None
     if config.weights == "hub":
-        state = _published(config.name).get_state_dict(progress=False, check_hash=True, weights_only=True)
+        with by_name(config.name, config.weights, allowed="'random' or the path of a .safetensors file", option="model.options.weights"):
+            state = _published(config.name).get_state_dict(progress=False, check_hash=True, weights_only=True)
     elif config.weights != "random":
         state = read_weight_file(Path(config.weights), config.name)
     with torch.random.fork_rng(devices=[]):

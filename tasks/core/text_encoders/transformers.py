@@ -18,6 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from tasks.core.section import Range, Section
+from tasks.core.weight_files import by_name
+
+_LOCAL = "'package:<module>/<folder>' or a folder written by save_pretrained"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +75,7 @@ def source(config: Config) -> Path:
     else:
         folder = Path(config.weights)
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"no config.json in {os.path.relpath(folder)}; allowed are 'hub', 'package:<module>/<folder>' or a folder written by "
-            f"save_pretrained; {where}"
-        )
+        raise FileNotFoundError(f"no config.json in {os.path.relpath(folder)}; allowed are 'hub', {_LOCAL}; {where}")
     return folder
 
 
@@ -87,14 +87,9 @@ def embed(
     Raises:
         ValueError: no captions, weights that the checkpoint lacks, more tokens than the encoder has positions for, or a
             pooling that it does not have.
-        FileNotFoundError: no weights.
+        FileNotFoundError: no weights there, or none that the hub gives.
     """
-    from transformers import AutoTokenizer
-
-    origin = config.name if config.weights == "hub" else str(source(config))
-    model, projection = _load(config, origin, device)
-    # Padding on the right, so that the number of tokens tells where the last one is.
-    tokenizer = AutoTokenizer.from_pretrained(origin, padding_side="right")
+    model, projection, tokenizer = _opened(config, device)
     order = sorted(range(len(captions)), key=lambda row: (len(captions[row]), row))
     embeds: Tensor | None = None
     with torch.inference_mode():
@@ -116,6 +111,16 @@ def embed(
     if embeds is None:
         raise ValueError("there are no captions to embed; prepare a dataset with captions first")
     return embeds.clone()
+
+
+def _opened(config: Config, device: torch.device | str) -> tuple[Any, nn.Module | None, Any]:
+    """Return the text encoder, its projection or None, and the tokenizer."""
+    from transformers import AutoTokenizer
+
+    origin = config.name if config.weights == "hub" else str(source(config))
+    with by_name(config.name, config.weights, allowed=_LOCAL, option="embed_captions.options.weights"):
+        # Padding on the right, so that the number of tokens tells where the last one is.
+        return *_load(config, origin, device), AutoTokenizer.from_pretrained(origin, padding_side="right")
 
 
 def _load(config: Config, origin: str, device: torch.device | str) -> tuple[Any, nn.Module | None]:
