@@ -1,8 +1,9 @@
 """The gradient of a terminal loss with respect to the synthetic pairs that a student was trained on, in constant memory.
 
-METHOD 5. T student steps theta_{t+1} = theta_t - beta * g_t, with g_t = grad_theta l(theta_t; rows of batch t), end in
-L(theta_T). The reverse sweep keeps one step's graph alive and needs, per step, the second-order products
-h = d/d(theta, rows) <g_t, w>, w = beta * lambda; the engines differ in how they get h:
+METHOD 5. T student steps theta_{t+1} = theta_t - beta * v_t, with v_t = g_t + momentum * v_{t-1} (SGD with momentum; 0 in the
+paper) and g_t = grad_theta l(theta_t; rows of batch t), end in L(theta_T). The reverse sweep keeps one step's graph alive and
+needs, per step, the second-order products h = d/d(theta, rows) <g_t, w_t>, w_t = beta * lambda_{t+1} + momentum * w_{t+1}: as g_t
+enters all later v, w_t gathers all later lambda. dL/d(log beta) = -sum <g_t, w_t>. The engines differ in how they get h:
 
 * `unroll`: plain autograd through all steps; exact, memory grows with T. The oracle of the tests.
 * `double_backward`: reverse over reverse; exact.
@@ -74,6 +75,7 @@ def trajectory_gradient(
     terminal: Callable[[Theta], Tensor],
     *,
     engine: str,
+    momentum: float = 0.0,
     constants: Rows | None = None,
     encode: Encode | None = None,
     micro_batch: int | None = None,
@@ -90,6 +92,7 @@ def trajectory_gradient(
         log_step_sizes: log beta of each group, scalars.
         terminal: L(theta_T), a scalar.
         engine: one of `ENGINES`.
+        momentum: of the student's steps, 0 up to 1 (not included); its velocity starts at zero.
         constants: further rows for `loss_fn`, (M, ...), that are not differentiated.
         encode: `encode(theta, images) -> features`, row by row; `loss_fn` then finds features in rows["images"].
         micro_batch: images that `encode` gets at a time, to bound memory; the result is the same. None: the whole batch.
@@ -108,7 +111,7 @@ def trajectory_gradient(
     if encode is not None and micro_batch is not None and micro_batch < max(len(batch) for batch in batches):
         student = MicroBatches(loss_fn, encode, micro_batch)
     places = [batch.to(theta0["txt"].device) for batch in batches]
-    trajectory = _Trajectory(theta0, {name: value.detach() for name, value in inputs.items()}, constants, places, log_step_sizes)
+    trajectory = _Trajectory(theta0, {name: value.detach() for name, value in inputs.items()}, constants, places, log_step_sizes, momentum)
     setting: AbstractContextManager[object] = products("float32") if engine in DIFFERENCES else sdpa_kernel(SDPBackend.MATH)
     with setting, torch.enable_grad():
         if engine == "unroll":
@@ -118,13 +121,14 @@ def trajectory_gradient(
 
 @dataclass(frozen=True)
 class _Trajectory:
-    """The student's T steps: start, rows, batches and log step sizes."""
+    """The student's T steps: start, rows, batches, log step sizes and momentum."""
 
     theta0: Theta
     inputs: Rows
     constants: Rows
     batches: list[Tensor]
     logs: dict[str, Tensor]
+    momentum: float
 
     def batch(self, step: int, inputs: Rows | None = None) -> Batch:
         place = self.batches[step]
@@ -151,11 +155,13 @@ def _check(engine: str, rows: Rows, encode: Encode | None, micro_batch: int | No
 
 def _unroll(student: WholeBatch, trajectory: _Trajectory, terminal: Callable[[Theta], Tensor]) -> Gradient:
     inputs, logs, theta = leaves(trajectory.inputs), leaves(trajectory.logs), leaves(trajectory.theta0)
+    velocity = _still(theta)
     for step in range(len(trajectory.batches)):
         batch = trajectory.batch(step, inputs)
         loss = student.loss(theta, batch.rows, batch)
         grads = torch.autograd.grad(loss, list(theta.values()), create_graph=True, materialize_grads=True)
-        theta = {group: theta[group] - logs[group].exp() * grad for group, grad in zip(GROUPS, grads, strict=True)}
+        velocity = _sum(dict(zip(GROUPS, grads, strict=True)), velocity, trajectory.momentum)
+        theta = {group: theta[group] - logs[group].exp() * velocity[group] for group in GROUPS}
     value = terminal(theta)
     found = torch.autograd.grad(value, [*inputs.values(), *logs.values()], materialize_grads=True)
     return Gradient(
@@ -171,18 +177,18 @@ def _reverse_sweep(
 ) -> Gradient:
     step_sizes = {group: trajectory.logs[group].detach().exp() for group in GROUPS}
     sweep = Sweep(student, engine, is_theta_on_host)
-    theta = trajectory.theta0
+    theta, velocity = trajectory.theta0, _still(trajectory.theta0)
     for step in range(len(trajectory.batches)):
-        grad = sweep.forward(theta, trajectory.batch(step))
-        theta = {group: theta[group] - step_sizes[group] * grad[group] for group in GROUPS}
+        velocity = _sum(sweep.forward(theta, trajectory.batch(step)), velocity, trajectory.momentum)
+        theta = {group: theta[group] - step_sizes[group] * velocity[group] for group in GROUPS}
     last = leaves(theta)
     value = terminal(last)
     adjoint = dict(zip(GROUPS, torch.autograd.grad(value, list(last.values()), materialize_grads=True), strict=True))
 
     input_grads = {name: torch.zeros_like(tensor) for name, tensor in trajectory.inputs.items()}
-    log_grads = {group: torch.zeros_like(step_sizes[group]) for group in GROUPS}
+    log_grads, w = {group: torch.zeros_like(step_sizes[group]) for group in GROUPS}, _still(theta)
     for step in reversed(range(len(trajectory.batches))):
-        w = {group: step_sizes[group] * adjoint[group] for group in GROUPS}
+        w = _sum({group: step_sizes[group] * adjoint[group] for group in GROUPS}, w, trajectory.momentum)
         product = sweep.backward(trajectory.batch(step), w)
         for group in GROUPS:
             # d(beta)/d(log beta) = beta, hence w where METHOD 5 has lambda.
@@ -192,6 +198,15 @@ def _reverse_sweep(
         for name, row_grad in product.rows.items():
             input_grads[name].index_add_(0, trajectory.batches[step], row_grad, alpha=-1)
     return Gradient(float(value.detach()), input_grads, log_grads, {group: last[group].detach() for group in GROUPS})
+
+
+def _still(theta: Theta) -> Theta:
+    return {group: torch.zeros_like(value) for group, value in theta.items()}
+
+
+def _sum(now: Theta, past: Theta, momentum: float) -> Theta:
+    """Return now + momentum * past; without momentum `now` as it is."""
+    return {group: now[group] + momentum * past[group] for group in GROUPS} if momentum else now
 
 
 def _take(inputs: Rows, batch: Tensor) -> Rows:

@@ -38,6 +38,7 @@ class MatchingConfig(Section):
     Attributes:
         iterations: outer updates.
         syn_steps: student steps per iteration, T.
+        student_momentum: of the student's steps, whose velocity starts at zero in each iteration; 0 in the paper.
         expert_epochs: epochs of the expert that the student has to follow, R.
         max_start_epoch: start epochs are drawn from 0 .. max_start_epoch - 1.
         start_epoch_growth: let that range grow over the first iterations; null: all of it from the beginning.
@@ -46,7 +47,7 @@ class MatchingConfig(Section):
             dropout. With a frozen encoder further ones are cheap: images are encoded once for all.
         mini_batch_size: synthetic pairs per student step, one number or one per budget; larger than the set means the whole set.
         optimiser: `sgd` (the paper) or `adam`.
-        momentum: of SGD; 0.5 in the paper.
+        momentum: of that SGD; 0.5 in the paper.
         lr_img, lr_txt: outer step sizes of pixels and text embeddings, one number or one per budget {100: 1.0e+2}.
         lr_step_size: outer step size of log beta.
         lr_decay: `none`, or `cosine`: all outer step sizes fall to zero along half a cosine over the iterations.
@@ -72,6 +73,7 @@ class MatchingConfig(Section):
 
     iterations: Annotated[int, Range(ge=1)]
     syn_steps: Annotated[int, Range(ge=1, le=1000)]
+    student_momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
     expert_epochs: Annotated[int, Range(ge=1)]
     max_start_epoch: Annotated[int, Range(ge=1)]
     start_epoch_growth: GrowthSection | None

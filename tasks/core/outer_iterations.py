@@ -148,6 +148,7 @@ def _gradient_of(
         _loss_fn(problem, config, objective, state.iteration, draw.names),
         draw.goal.start, inputs, draw.batches, state.logs(), draw.goal.loss,
         engine=config.engine_for(is_encoder_frozen=is_frozen),
+        momentum=config.student_momentum,
         constants=constants,
         encode=None if is_frozen else problem.flat.encode,
         micro_batch=None if is_frozen else config.micro_batch,

@@ -27,7 +27,8 @@ SECTION = ExpertSection(
 # Options that all matching methods share, small; tests build a method's `Config(**MATCHING, ...)`.
 MATCHING: dict[str, Any] = {
     "iterations": 12, "syn_steps": 4, "expert_epochs": 1, "max_start_epoch": 2, "start_epoch_growth": None,
-    "are_start_epochs_shared": True, "goals_per_iteration": 1, "feature_dropout": 0.0, "num_views": 1, "mini_batch_size": 4,
+    "are_start_epochs_shared": True, "goals_per_iteration": 1, "feature_dropout": 0.0, "num_views": 1,
+    "student_momentum": 0.0, "mini_batch_size": 4,
     "optimiser": "adam", "momentum": 0.5, "lr_img": 0.03, "lr_txt": 0.03,
     "lr_step_size": 0.02, "lr_decay": "none", "ema_decay": 0.0, "skip_above": None, "step_size_img": 0.1, "step_size_txt": 0.1,
     "optimise": "both",

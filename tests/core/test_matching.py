@@ -38,39 +38,55 @@ def _problem():
     return theta, inputs, draw_batches(PAIRS, BATCH, STEPS, make_generator(1)), logs, terminal
 
 
-def _unrolled(theta, inputs, batches, logs, terminal):
+def _unrolled(theta, inputs, batches, logs, terminal, momentum):
     theta = {g: v.clone().requires_grad_() for g, v in theta.items()}
     inputs = {n: v.clone().requires_grad_() for n, v in inputs.items()}
     logs = {g: v.clone().requires_grad_() for g, v in logs.items()}
+    velocity = {"img": 0.0, "txt": 0.0}
     for step, batch in enumerate(batches):
         loss = _loss(theta, {n: v[batch] for n, v in inputs.items()}, step)
         grads = torch.autograd.grad(loss, [theta["img"], theta["txt"]], create_graph=True)
-        theta = {g: theta[g] - logs[g].exp() * grad for g, grad in zip(("img", "txt"), grads, strict=True)}
+        velocity = {g: momentum * velocity[g] + grad for g, grad in zip(("img", "txt"), grads, strict=True)}
+        theta = {g: theta[g] - logs[g].exp() * velocity[g] for g in ("img", "txt")}
     value = terminal(theta)
     found = torch.autograd.grad(value, [*inputs.values(), *logs.values()])
     return float(value.detach()), torch.cat([grad.reshape(-1) for grad in found])
 
 
-def _relative_error(engine):
+def _relative_error(engine, momentum):
     theta, inputs, batches, logs, terminal = _problem()
-    value, expected = _unrolled(theta, inputs, batches, logs, terminal)
-    got = trajectory_gradient(_loss, theta, inputs, batches, logs, terminal, engine=engine)
+    value, expected = _unrolled(theta, inputs, batches, logs, terminal, momentum)
+    got = trajectory_gradient(_loss, theta, inputs, batches, logs, terminal, engine=engine, momentum=momentum)
     assert got.loss == pytest.approx(value, rel=1e-12)
     parts = [*(got.inputs[name] for name in inputs), *(got.log_step_sizes[group] for group in logs)]
     received = torch.cat([part.reshape(-1) for part in parts])
     return float((received - expected).norm() / expected.norm())
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize(
     ("engine", "bound"),
     [("unroll", 1e-9), ("double_backward", 1e-9), ("forward_over_reverse", 1e-9), ("central_difference", 1e-5)],
 )
-def test_exact_engines_equal_unrolled_autograd(engine, bound):
-    assert _relative_error(engine) <= bound
+def test_exact_engines_equal_unrolled_autograd(engine, bound, momentum):
+    assert _relative_error(engine, momentum) <= bound
+
+
+def test_a_student_with_momentum_ends_where_torchs_sgd_does():
+    theta, inputs, batches, logs, terminal = _problem()
+    found = trajectory_gradient(_loss, theta, inputs, batches, logs, terminal, engine="double_backward", momentum=0.9)
+    student = {group: value.clone().requires_grad_() for group, value in theta.items()}
+    sgd = torch.optim.SGD([{"params": [student[group]], "lr": float(log.exp())} for group, log in logs.items()], momentum=0.9)
+    for step, batch in enumerate(batches):
+        sgd.zero_grad()
+        _loss(student, {name: rows[batch] for name, rows in inputs.items()}, step).backward()
+        sgd.step()
+    for group, value in student.items():
+        torch.testing.assert_close(found.theta[group], value.detach(), rtol=1e-12, atol=1e-14)
 
 
 def test_tesla_is_biased():
-    assert _relative_error("tesla") > 1e-3
+    assert _relative_error("tesla", 0.0) > 1e-3
 
 
 def test_every_pair_is_drawn_once_before_any_twice():
