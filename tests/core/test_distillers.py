@@ -134,6 +134,20 @@ def test_meta_model_is_differentiated_exactly_from_fresh_students_too(tmp_path, 
     assert _run(meta_model, problem, META, **{**change, "start_from": "expert"}).history != got.history
 
 
+def test_every_goal_of_meta_model_has_a_fresh_student_of_its_own(tmp_path):
+    problem, asked = make_problem(tmp_path, "heads"), list[int]()
+
+    def fresh(number):
+        asked.append(number)
+        return problem.fresh_start(number)
+
+    noted = dataclasses.replace(problem, fresh_start=fresh)
+    _run(meta_model, noted, META, iterations=2, goals_per_iteration=3, start_from="fresh")
+    assert len(asked) == len(set(asked)) == 6
+    _run(meta_model, noted, META, iterations=1, goals_per_iteration=3, start_from="fresh")
+    assert asked[6:] == asked[:3]
+
+
 def test_the_method_of_the_readme_is_one_file(tmp_path, monkeypatch):
     text = (Path(__file__).parents[2] / "tasks" / "README.md").read_text()
     (tmp_path / "direction.py").write_text(text.split("```python\n")[1].split("```")[0])

@@ -28,6 +28,7 @@ from tasks.core.sections import AugmentSection
 from tasks.core.seeding import make_generator
 from tasks.core.training import SplitPairs
 
+_NUM_STARTS = 1 << 31
 _AS_STORED = AugmentSection(crop_scale=1.0, flip=False, randaugment_ops=0, randaugment_magnitude=0)
 
 
@@ -68,7 +69,7 @@ def distill(
         if config.start_from == "expert":
             start = snapshots(problem.buffer, *draw_start(problem.buffer, config, iteration, draw))
         else:
-            start = problem.fresh_start(iteration)
+            start = problem.fresh_start(int(torch.randint(_NUM_STARTS, (1,), generator=draw)))  # each goal of an iteration its own
         rows = torch.randperm(real.num_pairs, generator=draw)[: config.real_batch_size]
         images, texts = real.take(rows, draw, make_generator(problem.seed, "augment", iteration))
 
