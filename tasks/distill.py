@@ -93,7 +93,7 @@ def _distill(
         num_pairs,
         tau=params.model.tau,
         checkpoint=work / NAME,
-        log=lambda row, iteration: report(iteration + 1, plugin.config.iterations),
+        log=lambda row, iteration: report(iteration + 1, plugin.config.total_iterations),
     )
     provenance = {
         "method": method,

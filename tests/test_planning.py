@@ -40,6 +40,28 @@ def _bytes(folder) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
 
 
+WARM = (
+    "{iterations: 7, syn_steps: 2, expert_epochs: 1, max_start_epoch: 1, goals_per_iteration: 1, lr_img: 0.01, lr_txt: 0.01, "
+    "lr_step_size: 0.01, step_size_img: 0.05, step_size_txt: 0.05, step_size_scale: 1.0}"
+)
+
+
+def test_the_iterations_of_a_warm_start_are_planned_too(tiny, tmp_path, monkeypatch):
+    method = ("methods.distillers=[meta_model]", "distill.options.meta_model.iterations=5", f"distill.options.meta_model.warm_start={WARM}")
+    chosen = params.load([*("profile=toy", *TINY), "methods.coresets=[random]", *method], path=ROOT / "params.yaml")
+    counted, whole = [], costs.repeated
+
+    def noted(run, count):
+        counted.append(count)
+        return whole(run, count)
+
+    monkeypatch.setattr(costs, "repeated", noted)
+    (tmp_path / "scratch").mkdir()
+    plan = planning.make_plan(chosen, tmp_path / "scratch")
+    assert {5, 7} <= set(counted)
+    assert planning.counts(plan, "distill") == (1, 1)
+
+
 def test_every_artifact_of_a_profile_is_planned_and_its_bytes_are_those_that_it_has_then(tiny, tmp_path):
     (tmp_path / "scratch").mkdir()
     plan = planning.make_plan(tiny, tmp_path / "scratch")

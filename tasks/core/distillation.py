@@ -50,6 +50,7 @@ def run(
     num_pairs: int,
     objective: Objective,
     *,
+    begin: Distilled | None = None,
     checkpoint: Path | None = None,
     log: Log | None = None,
 ) -> Distilled:
@@ -57,6 +58,8 @@ def run(
 
     Args:
         objective: what the method puts in.
+        begin: go on from this set of the same size instead of from initial pairs, which stay those that it started from; its
+            step sizes are the caller's to put into `config`.
         checkpoint: file to resume from and to write every `config.checkpoint_every` iterations.
         log: called with the history row and the iteration (0-based) after each iteration.
 
@@ -66,7 +69,8 @@ def run(
     """
     check_machine(config.precision, is_compiled=config.is_compiled, device=problem.flat.device)
     size = num_pairs - objective.num_pairs_returned
-    start = initial_pairs(problem.train, problem.encoder, size, image=config.init_image, text=config.init_text, seed=problem.seed)
+    start = begin.start if begin else _start(problem, config, size)
+    images, texts = (begin.pairs.images, begin.pairs.text_embeds) if begin else (start.images, start.texts)
     if problem.is_encoder_frozen:
         module = prepare_frozen(problem.encoder.module, start.images[:2])
         module = frozen_encoder(module, config.precision, is_compiled=config.is_compiled)
@@ -79,11 +83,15 @@ def run(
         if checkpoint is not None:
             save_checkpoint(checkpoint, tensors, facts)
 
-    state = OuterState(config, num_pairs, start.images, start.texts, objective.learnable, device=problem.flat.device)
+    state = OuterState(config, num_pairs, images, texts, objective.learnable, device=problem.flat.device)
     state.restore(stored)
     with products(config.precision):
         iterate(problem, config, state, objective, save=save, log=log)
     return Distilled(_pair_set(problem.encoder, state, objective), start, state.history)
+
+
+def _start(problem: Problem, config: MatchingConfig, size: int) -> Start:
+    return initial_pairs(problem.train, problem.encoder, size, image=config.init_image, text=config.init_text, seed=problem.seed)
 
 
 def _pair_set(encoder: ImageEncoder, state: OuterState, objective: Objective) -> PairSet:

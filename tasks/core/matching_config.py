@@ -104,6 +104,11 @@ class MatchingConfig(Section):
     is_compiled: bool
     checkpoint_every: Annotated[int, Range(ge=1, unit="iterations")]
 
+    @property
+    def total_iterations(self) -> int:
+        """Outer updates in all, with those of a method that has several parts."""
+        return self.iterations
+
     def engine_for(self, *, is_encoder_frozen: bool) -> str:
         """Return the engine that `auto` stands for, or the one that was asked for."""
         return choose_engine(is_encoder_frozen=is_encoder_frozen) if self.engine == "auto" else self.engine

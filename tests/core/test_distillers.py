@@ -15,7 +15,11 @@ from tests.core.small_problem import MATCHING, make_problem
 
 SOFT = {"lr_sim": 0.02, "sim_rank": 2, "sim_alpha": 1.0, "is_budget_compensated": False}
 LORS = lors.Config(**MATCHING, **SOFT, loss="wbce")
-META = meta_model.Config(**MATCHING, real_batch_size=16, start_from="expert")
+META = meta_model.Config(**MATCHING, real_batch_size=16, start_from="expert", warm_start=None)
+WARM = meta_model.WarmStart(
+    iterations=6, syn_steps=3, expert_epochs=1, max_start_epoch=1, goals_per_iteration=2, lr_img=0.02, lr_txt=0.01, lr_step_size=0.01,
+    step_size_img=0.05, step_size_txt=0.06, step_size_scale=2.0,
+)  # fmt: skip
 REPBLEND = repblend.Config(**MATCHING, **SOFT)
 
 
@@ -132,6 +136,47 @@ def test_meta_model_is_differentiated_exactly_from_fresh_students_too(tmp_path, 
     assert torch.allclose(got.pairs.images, expected.pairs.images, atol=1e-5) and not torch.equal(got.pairs.images, got.start.images)
     assert torch.allclose(got.pairs.text_embeds, expected.pairs.text_embeds, atol=1e-5)
     assert _run(meta_model, problem, META, **{**change, "start_from": "expert"}).history != got.history
+
+
+def test_meta_model_goes_on_from_a_set_that_bi_trajectory_matching_made(tmp_path):
+    problem = make_problem(tmp_path, "heads")
+    change = {"iterations": 3, "student_momentum": 0.5, "start_from": "fresh"}
+    seen: list[int] = []
+    found = _run(meta_model, problem, META, warm_start=WARM, log=lambda row, iteration: seen.append(iteration), **change)
+    own = {name: value for name, value in vars(WARM).items() if name != "step_size_scale"}
+    matched = _run(bi_trajectory, problem, bi_trajectory.Config(**{**MATCHING, **own, "student_momentum": 0.5}, include_positive=True))
+    assert [row.pop("is_warm_start") for row in found.history] == [1.0] * 6 + [0.0] * 3
+    assert found.history[:6] == matched.history and seen == list(range(9))
+    still = _run(meta_model, problem, META, warm_start=WARM, **change, lr_img=1e-12, lr_txt=1e-12, lr_step_size=0.0)
+    torch.testing.assert_close(still.pairs.images, matched.pairs.images, rtol=0, atol=1e-9)
+    assert still.pairs.step_sizes == pytest.approx({group: 2.0 * size for group, size in matched.pairs.step_sizes.items()})
+    assert torch.equal(found.start.images, matched.start.images) and not torch.allclose(found.pairs.images, matched.pairs.images)
+
+
+@pytest.mark.parametrize("moment", [4, 8])
+def test_a_run_with_a_warm_start_that_is_killed_in_either_part_ends_with_the_same_bytes(tmp_path, moment):
+    problem = make_problem(tmp_path, "heads")
+    config = dataclasses.replace(META, warm_start=WARM, iterations=4, checkpoint_every=2, start_from="fresh")
+    expected = _run(meta_model, problem, config)
+
+    def kill(row, iteration):
+        if iteration == moment:
+            raise Killed
+
+    with pytest.raises(Killed):
+        _run(meta_model, problem, config, checkpoint=tmp_path / "c.safetensors", log=kill)
+    seen: list[int] = []
+    got = _run(meta_model, problem, config, checkpoint=tmp_path / "c.safetensors", log=lambda row, iteration: seen.append(iteration))
+    assert torch.equal(got.pairs.images, expected.pairs.images) and got.history == expected.history
+    assert len(seen) == (6 if moment == 4 else 4)  # of ten; what a part has done after its last checkpoint comes again
+
+
+def test_a_warm_start_is_checked_with_its_place():
+    with pytest.raises(ValueError, match=r"x\.warm_start: max_start_epoch 1 and expert_epochs 9 need experts of 9 epochs"):
+        meta_model.check(
+            dataclasses.replace(META, warm_start=dataclasses.replace(WARM, expert_epochs=9)), 3, (6,), trainable="heads", where="x"
+        )
+    assert dataclasses.replace(META, warm_start=WARM).total_iterations == META.iterations + 6
 
 
 def test_every_goal_of_meta_model_has_a_fresh_student_of_its_own(tmp_path):

@@ -2,13 +2,15 @@
 
 F = E_theta0 l(f(D^; theta0), D): the student is trained for T steps on the synthetic pairs, and judged by the contrastive loss
 of a batch of real pairs; the pairs move along dF exactly (METHOD 5), where published code unrolls or truncates. Nothing of an
-expert is matched, so that neither `expert_epochs` nor `merge_branches` means anything here. Cost beside bi-trajectory matching:
-one forward and backward pass of the real batch per iteration, which needs its memory at once where the encoder is trained.
+expert is matched, so that neither `expert_epochs` nor `merge_branches` means anything here, unless in a warm start: from a set
+that bi-trajectory matching has brought near, a few iterations with long student trainings (`syn_steps`, `student_momentum`)
+reach what neither reaches alone (infra/log/flickr8k.md). Cost beside bi-trajectory matching: one forward and backward pass of the
+real batch per iteration, which needs its memory at once where the encoder is trained.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,16 +22,37 @@ from tasks.core.distillation import Distilled, Log, Problem, run
 from tasks.core.expert_segments import draw_start, snapshots
 from tasks.core.functional import Theta
 from tasks.core.losses import info_nce, logits
-from tasks.core.matching import Rows
-from tasks.core.matching_config import MatchingConfig, check_matching
-from tasks.core.objective import Goal, Objective
-from tasks.core.section import Range
+from tasks.core.matching_config import Count, MatchingConfig, PerBudget, check_matching
+from tasks.core.objective import Goal, Objective, StudentLoss
+from tasks.core.section import Range, Section
 from tasks.core.sections import AugmentSection
 from tasks.core.seeding import make_generator
 from tasks.core.training import SplitPairs
 
 _NUM_STARTS = 1 << 31
 _AS_STORED = AugmentSection(crop_scale=1.0, flip=False, randaugment_ops=0, randaugment_magnitude=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart(Section):
+    """Bi-trajectory matching that comes first, with these in place of the method's own options; see `MatchingConfig`.
+
+    Attributes:
+        step_size_scale: the student's first step sizes afterwards, as a multiple of those learned here: a few steps along a
+            segment learn smaller ones than a whole training takes.
+    """
+
+    iterations: Count
+    syn_steps: Annotated[int, Range(ge=1, le=1000)]
+    expert_epochs: Count
+    max_start_epoch: Count
+    goals_per_iteration: Annotated[int, Range(ge=1, le=1000)]
+    lr_img: PerBudget
+    lr_txt: PerBudget
+    lr_step_size: Annotated[float, Range(ge=0.0, le=10.0)]
+    step_size_img: Annotated[float, Range(gt=0.0, le=100.0)]
+    step_size_txt: Annotated[float, Range(gt=0.0, le=100.0)]
+    step_size_scale: Annotated[float, Range(gt=0.0, le=100.0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +63,33 @@ class Config(MatchingConfig):
         real_batch_size: real pairs of the terminal loss, drawn anew in each iteration; more than the split has means all.
         start_from: the student starts at an `expert`'s snapshot of epoch 0 .. max_start_epoch - 1, or `fresh`, with new
             projections on the pretrained encoder.
+        warm_start: bi-trajectory matching from whose set this goes on, or null.
     """
 
     real_batch_size: Annotated[int, Range(ge=2, unit="pairs")]
     start_from: Literal["expert", "fresh"]
+    warm_start: WarmStart | None
+
+    @property
+    def total_iterations(self) -> int:
+        """Outer updates of both parts."""
+        return self.iterations + (self.warm_start.iterations if self.warm_start else 0)
+
+    def matching(self) -> MatchingConfig | None:
+        """Return the options of the warm start."""
+        if self.warm_start is None:
+            return None
+        shared = {field.name: getattr(self, field.name) for field in fields(MatchingConfig)}
+        changes = {field.name: getattr(self.warm_start, field.name) for field in fields(WarmStart) if field.name in shared}
+        return MatchingConfig(**{**shared, **changes})
 
 
 def check(config: Config, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str) -> None:
     """Raise ValueError when the experts, a budget or the trainable set do not fit the options."""
     check_matching(config, num_epochs, budgets, trainable=trainable, where=where)
+    matching = config.matching()
+    if matching is not None:
+        check_matching(matching, num_epochs, budgets, trainable=trainable, where=f"{where}.warm_start")
     if config.merge_branches:
         raise ValueError(
             f"{where}.merge_branches: received true; meta_model compares no branches with those of an expert; allowed is false; change it "
@@ -59,11 +100,43 @@ def check(config: Config, num_epochs: int, budgets: tuple[int, ...], *, trainabl
 def distill(
     problem: Problem, config: Config, num_pairs: int, *, tau: float, checkpoint: Path | None = None, log: Log | None = None
 ) -> Distilled:
-    """Distil `num_pairs` pairs; see `distillation.run`."""
-    real = SplitPairs(problem.train, problem.encoder, _AS_STORED, device=problem.flat.device)
+    """Distil `num_pairs` pairs; see `distillation.run`. Rows of the history say with `is_warm_start` which part they are of."""
+    warm = _warm_start(problem, config, num_pairs, tau=tau, checkpoint=checkpoint, log=log)
+    before = len(warm.history) if warm else 0
+    found = run(
+        problem, _from(config, warm), num_pairs, _objective(problem, config, tau), begin=warm, checkpoint=checkpoint,
+        log=(lambda row, iteration: log(row, before + iteration)) if log else None,
+    )  # fmt: skip
+    if warm is None:
+        return found
+    marked = [{**row, "is_warm_start": float(part is warm)} for part in (warm, found) for row in part.history]
+    return replace(found, history=marked)
 
-    def student_loss(img: Tensor, txt: Tensor, rows: Rows) -> Tensor:
-        return info_nce(img, txt, tau=tau)
+
+def _warm_start(
+    problem: Problem, config: Config, num_pairs: int, *, tau: float, checkpoint: Path | None, log: Log | None
+) -> Distilled | None:
+    matching = config.matching()
+    if matching is None:
+        return None
+    beside = checkpoint.with_name(f"{checkpoint.name}.warm_start") if checkpoint else None
+    return run(problem, matching, num_pairs, Objective(_student_loss(tau)), checkpoint=beside, log=log)
+
+
+def _from(config: Config, warm: Distilled | None) -> Config:
+    """Return the options with the step sizes that a warm start learned."""
+    if warm is None or config.warm_start is None or warm.pairs.step_sizes is None:
+        return config
+    scale = config.warm_start.step_size_scale
+    return replace(config, step_size_img=scale * warm.pairs.step_sizes["img"], step_size_txt=scale * warm.pairs.step_sizes["txt"])
+
+
+def _student_loss(tau: float) -> StudentLoss:
+    return lambda img, txt, rows: info_nce(img, txt, tau=tau)
+
+
+def _objective(problem: Problem, config: Config, tau: float) -> Objective:
+    real = SplitPairs(problem.train, problem.encoder, _AS_STORED, device=problem.flat.device)
 
     def goal(iteration: int, draw: torch.Generator) -> Goal:
         if config.start_from == "expert":
@@ -84,4 +157,4 @@ def distill(
 
         return Goal(start, lambda theta: torch.stack(halves(theta)).sum(), terms)
 
-    return run(problem, config, num_pairs, Objective(student_loss, goal=goal), checkpoint=checkpoint, log=log)
+    return Objective(_student_loss(tau), goal=goal)
