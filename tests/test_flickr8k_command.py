@@ -17,6 +17,8 @@ TINY = (
     "profiles.flickr8k.train_experts.num_experts=2",
     "profiles.flickr8k.select_coresets.options.forgetting.num_epochs=2",
     "profiles.flickr8k.distill.matching.iterations=2",
+    "profiles.flickr8k.distill.options.meta_model.iterations=2",
+    "profiles.flickr8k.distill.options.meta_model.warm_start.iterations=2",
     "profiles.flickr8k.evaluate.num_eval=2",
     "profiles.flickr8k.evaluate.small.num_epochs=4",
     "profiles.flickr8k.evaluate.full.num_epochs=2",
@@ -69,7 +71,7 @@ def test_the_command_of_the_readme_makes_the_table(tmp_path):
     workspace.run("make", "flickr8k", f"DATA={tmp_path / 'user' / 'flickr8k'}", seconds=400)
     metrics = json.loads((workspace.folder / "reports" / "metrics.json").read_text())
     text = json.dumps(metrics)
-    for name in ("random-8", "herding-8", "k_center-8", "forgetting-8", "bi_trajectory-8", "full"):
+    for name in ("random-8", "herding-8", "k_center-8", "forgetting-8", "bi_trajectory-8", "meta_model-8", "full"):
         assert name in text
     refused = workspace.run("make", "flickr8k", check=False)
     assert refused.returncode == 2 and "make flickr8k DATA=<folder" in refused.stdout + refused.stderr
