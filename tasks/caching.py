@@ -143,6 +143,8 @@ def _stand_in(folder: Path, key: Key, missing: FileNotFoundError, *, force: bool
     others = [name for name in getattr(missing, "names", ()) if name not in manifest.inputs]
     if others:
         raise FileNotFoundError(f"{missing}; {folder} cannot stand in: it was not made from {', '.join(others)}") from missing
+    if _IS_LOOKING.get():
+        return Ref(str(folder), manifest.digest, is_cached=True)
     unseen = ", ".join(f"{name} {digest}" for name, digest in manifest.inputs.items() if name not in key.inputs)
     LOGGER.warning("using %s as it is, made from %s, which cannot be compared: %s", folder, unseen or "unknown inputs", missing)
     if manifest.code != key.code:

@@ -46,6 +46,12 @@ def _by_name(tmp_path):
     return hub, repository
 
 
+def _own(home):
+    """The environment of a program with a cache of its own that may ask the hub on this machine, whatever the caller's says."""
+    near = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    return {"HF_HOME": str(home), "HF_HUB_CACHE": str(home / "hub"), "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0", **near}
+
+
 def _settings(text_weights, image_weights):
     text = {"name": "bert-base-uncased", "weights": str(text_weights), **CAPTIONS}
     options = ", ".join(f"{key}: {value}" for key, value in text.items())
@@ -60,7 +66,7 @@ def test_weights_by_name_and_from_a_path_make_the_same_artifacts(tmp_path):
     named = make_workspace(tmp_path / "named", _settings("hub", "hub"))
     local = make_workspace(tmp_path / "local", _settings(hub / "bert-base-uncased", hub / repository / "model.safetensors"))
     with serving(hub) as (address, sent):
-        named.flow_alone("train_experts", HF_ENDPOINT=address, HF_HOME=str(tmp_path / "home"))
+        named.flow_alone("train_experts", HF_ENDPOINT=address, **_own(tmp_path / "home"))
         assert {"bert-base-uncased/model.safetensors", f"{repository}/model.safetensors"} <= set(sent)
     local.flow("train_experts")
     named_files, local_files = ({name: json.loads(files) for name, files in made.digests().items()} for made in (named, local))
@@ -72,7 +78,7 @@ def test_weights_by_name_and_from_a_path_make_the_same_artifacts(tmp_path):
 
 def _messages(tmp_path, hub):
     """Ask for weights by name at the address `hub`, and return what each encoder said."""
-    env = {**environment(), "HF_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9", "HF_ENDPOINT": hub}
+    env = {**environment(), **_own(tmp_path), "TORCH_HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9", "HF_ENDPOINT": hub}
     done = subprocess.run([sys.executable, "-c", BUILD], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [line for line in done.stdout.splitlines() if line.startswith("the weights of ")]  # torch prints what it downloads

@@ -49,17 +49,19 @@ WARM = (
 def test_the_iterations_of_a_warm_start_are_planned_too(tiny, tmp_path, monkeypatch):
     method = ("methods.distillers=[meta_model]", "distill.options.meta_model.iterations=5", f"distill.options.meta_model.warm_start={WARM}")
     chosen = params.load([*("profile=toy", *TINY), "methods.coresets=[random]", *method], path=ROOT / "params.yaml")
-    counted, whole = [], costs.repeated
+    seconds, whole = {}, costs.repeated
 
     def noted(run, count):
-        counted.append(count)
-        return whole(run, count)
+        found, usage = whole(run, count)
+        seconds[count] = usage.seconds
+        return found, usage
 
     monkeypatch.setattr(costs, "repeated", noted)
     (tmp_path / "scratch").mkdir()
     plan = planning.make_plan(chosen, tmp_path / "scratch")
-    assert {5, 7} <= set(counted)
-    assert planning.counts(plan, "distill") == (1, 1)
+    (entry,) = [entry for entry in plan.entries if entry.cell.stage == "distill"]
+    assert entry.usage.seconds == pytest.approx(plan.load * (seconds[5] + seconds[7]))
+    assert seconds[5] > 0.0 and seconds[7] > 0.0
 
 
 def test_every_artifact_of_a_profile_is_planned_and_its_bytes_are_those_that_it_has_then(tiny, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -97,6 +98,10 @@ def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_private_server(
             deployed.run("python", "-m", "flows.train_experts", **api)
             assert computed == {"embed_captions": True, "build_start": True, "expert-0": True, "expert-1": True}
             assert held_slots(client) == dict.fromkeys(computed, False)  # what is there already waits for no card
+            (first,) = deployed.folder.glob("data/experts/toy/*/expert_000")
+            shutil.rmtree(first)
+            deployed.run("python", "-m", "flows.train_experts", **api)
+            assert held_slots(client) == {**dict.fromkeys(computed, False), "expert-0": True}
     assert left_behind(deployed) == []
     private.flow_alone("train_experts")
     made = deployed.digests()

@@ -36,7 +36,7 @@ class Distilled:
         pairs: the set.
         start: what it started from.
         history: one row an iteration: loss, loss_img, loss_txt, step_size_img, step_size_txt; with `skip_above` also
-            num_skipped, the iterations skipped so far.
+            num_skipped, the iterations skipped so far; methods of several parts (`meta_model`) say in a further column which.
     """
 
     pairs: PairSet

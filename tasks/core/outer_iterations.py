@@ -65,7 +65,8 @@ def iterate(
     """Move `state` in place until it has done `config.iterations`.
 
     Args:
-        save: writes the tensors and the JSON state of a checkpoint; called every `config.checkpoint_every` iterations.
+        save: writes the tensors and the JSON state of a checkpoint; called every `config.checkpoint_every` iterations and after
+            the last one, for what comes after it.
         log: called with the history row and the iteration (0-based) after each iteration.
 
     Raises:
@@ -80,7 +81,7 @@ def iterate(
             continue  # rolled back: this iteration comes again
         if log:
             log(state.history[-1], iteration)
-        if state.iteration % config.checkpoint_every == 0 and state.iteration < config.iterations:
+        if state.iteration % config.checkpoint_every == 0 or state.iteration == config.iterations:
             save(*state.dump())
 
 

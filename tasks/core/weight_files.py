@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,8 @@ def by_name(name: str, weights: str, *, allowed: str, option: str) -> Iterator[N
     try:
         yield
     except OSError as error:
-        if weights != "hub":
+        # What has a number of its own (a reset connection, a full disk) is no matter of names, and may heal.
+        if weights != "hub" or isinstance(error, TimeoutError) or error.errno not in (None, errno.ENOENT):
             raise
         reason = " ".join(str(error).split())
         raise FileNotFoundError(

@@ -158,5 +158,7 @@ def _random(plugin: Plugin) -> Plugin:
 
 def _calm(section: Any) -> Any:
     assert is_dataclass(section)
-    rates = [field.name for field in fields(section) if field.name.startswith(("lr_", "step_size_")) and field.name != "lr_decay"]
-    return replace(section, **dict.fromkeys(rates, CALM))  # type: ignore[type-var]
+    names = [field.name for field in fields(section)]
+    rates = [name for name in names if name.startswith(("lr_", "step_size_")) and name not in ("lr_decay", "step_size_scale")]
+    inner = {name: _calm(getattr(section, name)) for name in names if is_dataclass(getattr(section, name))}
+    return replace(section, **dict.fromkeys(rates, CALM), **inner)  # type: ignore[type-var]

@@ -102,14 +102,17 @@ def learning_curves(averaged: pd.DataFrame, shown: pd.DataFrame, styles: dict[st
 
 
 def distillation_curves(histories: pd.DataFrame) -> Panels:
-    """Return one panel of the matching loss for each distilled set, with its image and text part."""
+    """Return one panel of the terminal loss for each distilled set, with its image and text part; a warm start has its own."""
     styles = {
         "total": Style("#16191d", "none", "", 2.2),
         "image": Style("#0b5cad", "none", "5 3"),
         "text": Style("#b45309", "none", "2 2.5"),
     }
     columns = {"total": "loss", "image": "loss_img", "text": "loss_txt"}
-    return _history_panels(histories, columns, styles, "matching loss")
+    if "is_warm_start" in histories:
+        names = histories["set"].where(histories["is_warm_start"] != 1.0, histories["set"] + ", warm start")
+        histories = histories.assign(set=names)
+    return _history_panels(histories, columns, styles, "terminal loss")
 
 
 def step_size_curves(histories: pd.DataFrame) -> Panels:

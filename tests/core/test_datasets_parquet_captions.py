@@ -49,16 +49,31 @@ def test_rows_that_contradict_each_other_or_have_no_name_are_named(tmp_path):
     rows = _rows("struct")
     again = {**rows[0], "part": "val" if rows[0]["part"] != "val" else "test"}
     raw = _write(tmp_path / "splits", [*rows, again])
-    with pytest.raises(ValueError, match=rf"row {len(rows)}: received '.*' in {again['part']} .*row 0 has it in {rows[0]['part']}"):
+    with pytest.raises(ValueError, match=rf"row {len(rows)}: received '.*' in {again['part']}, .*row 0 has it in {rows[0]['part']}"):
         list(parquet.examples(_config(raw)))
     with pytest.raises(ValueError, match=r"row 0\.image: holds a picture, .* received `rows: captions` with `name: null`; allowed is"):
         list(parquet.examples(_config(raw, name=None)))
     (tmp_path / "raw").mkdir()
     through_karpathy(tmp_path / "raw")
     paths = _rows("path")
-    other = next(row for row in paths if row["part"] == paths[0]["part"] and row["image"] != paths[0]["image"])
-    folder = _write(tmp_path / "raw" / "raw" / "images", [*paths, {**paths[0], "image": other["image"]}], "path")
+    folder = _write(tmp_path / "raw" / "raw" / "images", [*paths, {**paths[0], "image": "train/z.jpg"}], "path")
+    (folder / "train" / "z.jpg").write_bytes(SAMPLES[0].data)
     with pytest.raises(ValueError, match=rf"row {len(paths)}: .* allowed is one split and one picture for all captions of an image"):
+        list(parquet.examples(_config(folder)))
+
+
+def test_one_picture_has_one_name_however_its_path_is_written(tmp_path):
+    (tmp_path / "raw").mkdir()
+    through_karpathy(tmp_path / "raw")
+    rows = _rows("path")
+    again = {**rows[0], "image": f"./{rows[0]['image']}"}
+    folder = _write(tmp_path / "raw" / "raw" / "images", [*rows, again], "path")
+    found = list(parquet.examples(_config(folder, name=None)))
+    assert [example.name for example in found] == [f"{sample.split}/{sample.name}" for sample in SAMPLES]
+    assert found[0].captions == (*SAMPLES[0].captions, SAMPLES[0].captions[0])
+    _write(folder, [*rows, {**again, "file": "other"}], "path")
+    message = rf"row {len(rows)}: received 'other' with the picture .* has under 'train/b\.jpg'; allowed is one name"
+    with pytest.raises(ValueError, match=message):
         list(parquet.examples(_config(folder)))
 
 

@@ -168,7 +168,7 @@ def test_a_run_with_a_warm_start_that_is_killed_in_either_part_ends_with_the_sam
     seen: list[int] = []
     got = _run(meta_model, problem, config, checkpoint=tmp_path / "c.safetensors", log=lambda row, iteration: seen.append(iteration))
     assert torch.equal(got.pairs.images, expected.pairs.images) and got.history == expected.history
-    assert len(seen) == (6 if moment == 4 else 4)  # of ten; what a part has done after its last checkpoint comes again
+    assert len(seen) == (6 if moment == 4 else 2)  # of ten: both parts go on from their last checkpoint
 
 
 def test_a_warm_start_is_checked_with_its_place():
@@ -177,6 +177,8 @@ def test_a_warm_start_is_checked_with_its_place():
             dataclasses.replace(META, warm_start=dataclasses.replace(WARM, expert_epochs=9)), 3, (6,), trainable="heads", where="x"
         )
     assert dataclasses.replace(META, warm_start=WARM).total_iterations == META.iterations + 6
+    with pytest.raises(ValueError, match=r"x\.skip_above: received 2\.0 with a warm_start, .* allowed is null"):
+        meta_model.check(dataclasses.replace(META, warm_start=WARM, skip_above=2.0), 3, (6,), trainable="heads", where="x")
 
 
 def test_every_goal_of_meta_model_has_a_fresh_student_of_its_own(tmp_path):

@@ -1,10 +1,13 @@
 """The encoders that the project is meant for: image networks by their widths, text networks of each family from a local folder."""
 
+import errno
+
 import pytest
 import torch
 
 from tasks.core.image_encoders import timm as images
 from tasks.core.text_encoders import transformers
+from tasks.core.weight_files import by_name
 
 WORDS = ["a", "the", "red", "dog", "cat", "ball", "runs", "on", "grass", "small"]
 CAPTIONS = ["the red dog runs", "a cat", "a small dog runs on the red grass", "ball"]
@@ -108,6 +111,15 @@ def test_the_text_tower_of_a_clip_checkpoint_equals_its_own_outputs(tmp_path, ki
         expected = torch.cat([projected(row).text_embeds for row in ids])
     got = _embed(folder, "projected", is_normalised=True)
     assert got.shape == (4, 7) and torch.allclose(got, torch.nn.functional.normalize(expected, dim=1), atol=1e-5)
+
+
+def test_what_may_heal_or_has_another_cause_is_not_taken_for_weights_that_are_not_there():
+    for error in (ConnectionResetError(errno.ECONNRESET, "reset"), TimeoutError("slow"), OSError(errno.ENOSPC, "full")):
+        with pytest.raises(type(error)) as caught, by_name("x", "hub", allowed="y", option="z"):
+            raise error
+        assert caught.value is error
+    with pytest.raises(FileNotFoundError, match="weights of 'x' cannot be had by name: away"), by_name("x", "hub", allowed="y", option="z"):
+        raise OSError("away")
 
 
 def test_options_that_a_text_encoder_cannot_follow_are_refused(tmp_path):

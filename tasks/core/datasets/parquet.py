@@ -35,7 +35,7 @@ class Config(Section):
         image: the column of pictures.
         captions: the columns of captions, at least one.
         name: the text column of image names, each once in the dataset (with `rows: captions` in one split); null names an image by
-            its path, or else `<split>/<number>`.
+            its path, or else (not with `rows: captions`) `<split>/<number>`.
         split: the text column that says the split of a row; null when each table holds one split. With it, a table may be
             listed under several splits.
         split_values: {value of that column: train, val, test, or null to leave the row out}; empty without the column.
@@ -96,8 +96,8 @@ def _examples(config: Config) -> Iterator[ImageCaptions]:
                 reader = readers.setdefault(row.picture, PictureReader(row.picture))
                 load: StoredImage = TablePicture(whole, row.where, reader, row.group, row.row)
             else:
-                name = row.picture
-                load = StoredImage(_file(name, row, config), row.where)
+                load = StoredImage(_file(row.picture, row, config), row.where)
+                name = row.picture if config.rows == "images" else load.file.name
                 first = claims.setdefault(load.file.name, row.where)
                 if config.rows == "images" and first != row.where:
                     raise ValueError(
@@ -113,14 +113,22 @@ def _examples(config: Config) -> Iterator[ImageCaptions]:
 def _joined(rows: Iterable[ImageCaptions]) -> Iterable[ImageCaptions]:
     """Return one example for each name, where it comes first, with the captions of all its rows."""
     images: dict[str, ImageCaptions] = {}
+    names: dict[str, str] = {}
     for row in rows:
+        path = _path_of(row)
+        if path is not None and names.setdefault(path, row.name) != row.name:
+            raise ValueError(
+                f"{row.load.where}: received {row.name!r} with the picture {path}, which {images[names[path]].load.where} has under "
+                f"{names[path]!r}; allowed is one name for a picture; repair the table"
+            )
         first = images.setdefault(row.name, row)
         if first is row:
             continue
-        if (row.split, _path_of(row)) != (first.split, _path_of(first)):
+        if (row.split, path) != (first.split, _path_of(first)):
             raise ValueError(
-                f"{row.load.where}: received {row.name!r} in {row.split} with {row.load}, but {first.load.where} has it in {first.split} "
-                f"with {first.load}; allowed is one split and one picture for all captions of an image; repair the table"
+                f"{row.load.where}: received {row.name!r} in {row.split}, picture {path or 'in the row'}, but {first.load.where} has it in "
+                f"{first.split}, picture {_path_of(first) or 'in the row'}; allowed is one split and one picture for all captions of an "
+                "image; repair the table"
             )
         images[row.name] = replace(first, captions=first.captions + row.captions)
     return images.values()

@@ -3,9 +3,9 @@
 F = E_theta0 l(f(D^; theta0), D): the student is trained for T steps on the synthetic pairs, and judged by the contrastive loss
 of a batch of real pairs; the pairs move along dF exactly (METHOD 5), where published code unrolls or truncates. Nothing of an
 expert is matched, so that neither `expert_epochs` nor `merge_branches` means anything here, unless in a warm start: from a set
-that bi-trajectory matching has brought near, a few iterations with long student trainings (`syn_steps`, `student_momentum`)
-reach what neither reaches alone (infra/log/flickr8k.md). Cost beside bi-trajectory matching: one forward and backward pass of the
-real batch per iteration, which needs its memory at once where the encoder is trained.
+that bi-trajectory matching has brought near, long student trainings (`syn_steps`, `student_momentum`) reach what neither reaches
+alone (infra/log/flickr8k.md). Cost beside bi-trajectory matching: one forward and backward pass of the real batch for each goal,
+which needs its memory at once where the encoder is trained.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _AS_STORED = AugmentSection(crop_scale=1.0, flip=False, randaugment_ops=0, randa
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStart(Section):
-    """Bi-trajectory matching that comes first, with these in place of the method's own options; see `MatchingConfig`.
+    """Bi-trajectory matching that comes first, with these in place of the method's own options; all others are shared.
 
-    Attributes:
+    Attributes, beside those of `MatchingConfig`:
         step_size_scale: the student's first step sizes afterwards, as a multiple of those learned here: a few steps along a
             segment learn smaller ones than a whole training takes.
     """
@@ -60,7 +60,7 @@ class Config(MatchingConfig):
     """Options.
 
     Attributes:
-        real_batch_size: real pairs of the terminal loss, drawn anew in each iteration; more than the split has means all.
+        real_batch_size: real pairs of the terminal loss, drawn anew for each goal; more than the split has means all.
         start_from: the student starts at an `expert`'s snapshot of epoch 0 .. max_start_epoch - 1, or `fresh`, with new
             projections on the pretrained encoder.
         warm_start: bi-trajectory matching from whose set this goes on, or null.
@@ -89,12 +89,24 @@ def check(config: Config, num_epochs: int, budgets: tuple[int, ...], *, trainabl
     check_matching(config, num_epochs, budgets, trainable=trainable, where=where)
     matching = config.matching()
     if matching is not None:
+        _check_warm_start(config, where)
         check_matching(matching, num_epochs, budgets, trainable=trainable, where=f"{where}.warm_start")
     if config.merge_branches:
         raise ValueError(
             f"{where}.merge_branches: received true; meta_model compares no branches with those of an expert; allowed is false; change it "
             "there or in distill.matching"
         )
+
+
+def _check_warm_start(config: Config, where: str) -> None:
+    """Refuse shared options that cannot suit both losses, or both ranges of start epochs."""
+    for name in ("skip_above", "start_epoch_growth"):
+        value = getattr(config, name)
+        if value is not None:
+            raise ValueError(
+                f"{where}.{name}: received {value!r} with a warm_start, whose loss and start epochs are others; allowed is null; change "
+                f"{where}.{name} (it may come from distill.matching) or set {where}.warm_start: null"
+            )
 
 
 def distill(
