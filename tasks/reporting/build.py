@@ -16,6 +16,7 @@ from tasks.reporting.tables import check_scores, cross_architecture, nested_metr
 
 CURVES = ("set", "seed", "epoch", "loss", "val_mean_recall")
 HISTORIES = ("set", "iteration", "loss", "loss_img", "loss_txt", "step_size_img", "step_size_txt")
+PARTS = "is_warm_start"  # of histories that have several parts
 
 
 def build_report(
@@ -36,7 +37,8 @@ def build_report(
         scores: one row per trained student, columns `tables.COLUMNS`, recalls in percent.
         curves: learning curves of the students, columns `CURVES`; may be empty. Where it also has the columns `student` or `protocol`,
             only the rows of the student and protocol that the tables show are drawn.
-        histories: distillation, columns `HISTORIES`; may be empty. Its sets, and those of `galleries`, count as distilled.
+        histories: distillation, columns `HISTORIES` and, where a method has two parts, `PARTS`; may be empty. Its sets, and those of
+            `galleries`, count as distilled.
         facts: `page.REQUIRED_FACTS`, and optionally `dataset` (default: the profile's name) and `student` (default: the one with
             most sets), which the tables show; everything else is listed as it is.
         published: `published.load_published()`, or None to leave published numbers out.
@@ -85,7 +87,8 @@ def _check_frame(frame: pd.DataFrame, columns: tuple[str, ...], name: str, score
             "build it in tasks/report.py"
         )
     _check_sets(frozenset(map(str, frame["set"])), scores, name)
-    return frame[list(columns)].sort_values(list(columns[:3]), kind="stable").reset_index(drop=True)
+    kept = [*columns, *([PARTS] if PARTS in frame.columns else [])]
+    return frame[kept].sort_values(list(columns[:3]), kind="stable").reset_index(drop=True)
 
 
 def _check_sets(names: frozenset[str], scores: pd.DataFrame, where: str) -> None:

@@ -109,20 +109,20 @@ def distillation_curves(histories: pd.DataFrame) -> Panels:
         "text": Style("#b45309", "none", "2 2.5"),
     }
     columns = {"total": "loss", "image": "loss_img", "text": "loss_txt"}
-    if "is_warm_start" in histories:
-        names = histories["set"].where(histories["is_warm_start"] != 1.0, histories["set"] + ", warm start")
-        histories = histories.assign(set=names)
     return _history_panels(histories, columns, styles, "terminal loss")
 
 
 def step_size_curves(histories: pd.DataFrame) -> Panels:
-    """Return one panel of the learned student step sizes for each distilled set."""
+    """Return one panel of the learned student step sizes for each panel of `distillation_curves`."""
     styles = {"image": Style("#0b5cad", "none", "5 3"), "text": Style("#b45309", "none", "2 2.5")}
     return _history_panels(histories, {"image": "step_size_img", "text": "step_size_txt"}, styles, "learned step size")
 
 
 def _history_panels(histories: pd.DataFrame, columns: dict[str, str], styles: dict[str, Style], y_label: str) -> Panels:
     charts, largest = [], 1
+    if "is_warm_start" in histories:
+        names = histories["set"].where(histories["is_warm_start"] != 1.0, histories["set"] + ", warm start")
+        histories = histories.assign(set=names)
     for name, rows in histories.groupby("set", sort=True):
         rows = rows.sort_values("iteration")
         size = -(-len(rows) // MAX_POINTS)

@@ -100,6 +100,14 @@ def test_long_histories_are_averaged_in_bins_and_the_number_is_told():
     assert len(panels.charts[0].lines[0].marks) == 101
 
 
+def test_a_warm_start_has_a_panel_of_its_own():
+    history = pd.DataFrame({"set": "a-3", "iteration": range(6), "loss": [2.0, 1.0, 9.0, 8.0, 7.0, 6.0], "loss_img": 0.5, "loss_txt": 0.5})
+    assert len(figures.distillation_curves(history).charts) == 1
+    panels = figures.distillation_curves(history.assign(is_warm_start=[1.0, 1.0, 0.0, 0.0, 0.0, 0.0]))
+    summaries = [chart.summary for chart in panels.charts]
+    assert ["total from 9 to 6" in summaries[0], "total from 2 to 1" in summaries[1]] == [True, True]
+
+
 def luminance(colour: str) -> float:
     parts = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]

@@ -115,6 +115,13 @@ def test_every_cell_of_the_main_table_is_the_mean_and_deviation_of_the_scores(re
         assert cells == [expected[0], ratio, recovery, *expected[1:], str(len(group))]
 
 
+def test_the_parts_of_a_history_reach_the_page(tmp_path, scores, curves, histories, galleries, facts):
+    parted = histories.assign(is_warm_start=(histories["iteration"] < 100).astype(float))
+    build_report(scores, curves, parted, galleries, facts, tmp_path / "parted", published=None)
+    page = (tmp_path / "parted" / "index.html").read_text()
+    assert page.count("bi_trajectory-20, warm start") >= 1 and page.count("bi_trajectory-50, warm start") >= 1
+
+
 def test_no_number_of_the_results_survives_a_change_of_the_scores(report, tmp_path, scores, curves, histories, galleries, facts):
     names = [*RECALLS, "mean_recall"]
     changed = scores.assign(**{name: 7.0 + scores[name] / 1.83 for name in names})
