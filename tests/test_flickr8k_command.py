@@ -68,7 +68,8 @@ def test_the_command_of_the_readme_makes_the_table(tmp_path):
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy2(ROOT / name, workspace.folder / name)
     (workspace.folder / ".venv").symlink_to(ROOT / ".venv")
-    workspace.run("make", "flickr8k", f"DATA={tmp_path / 'user' / 'flickr8k'}", seconds=400)
+    both = "SET=--set methods.distillers=[bi_trajectory,meta_model]"
+    workspace.run("make", "flickr8k", f"DATA={tmp_path / 'user' / 'flickr8k'}", both, seconds=400)
     metrics = json.loads((workspace.folder / "reports" / "metrics.json").read_text())
     text = json.dumps(metrics)
     for name in ("random-8", "herding-8", "k_center-8", "forgetting-8", "bi_trajectory-8", "meta_model-8", "full"):
