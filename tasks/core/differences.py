@@ -22,45 +22,51 @@ _FORWARD = {torch.float64: 1e-9}
 _FORWARD_DEFAULT = 2e-5
 
 
-def central_difference(student: StudentStep, theta: Theta, batch: Batch, w: Theta, kinks: Kinks) -> Product:
+def central_difference(
+    student: StudentStep, theta: Theta, batch: Batch, w: Theta, kinks: Kinks, known: Theta | None, *, with_theta: bool
+) -> Product:
     """Return the product by [grad(theta + eps w) - grad(theta - eps w)] / (2 eps): two gradients, error O(eps^2).
 
     Args:
         kinks: the pieces of theta.
+        known: grad(theta); None: the mean of both sides, which it is to O(eps^2), so that no third pass is needed.
+        with_theta: as of `StudentStep.product`; without it both gradients are those of the rows alone, and `known` is needed.
     """
     eps = _eps(theta, w, _CENTRAL.get(theta["txt"].dtype, _CENTRAL_DEFAULT))
     with kinks.imposed():
-        grad_plus, rows_plus = student.gradient(_moved(theta, eps, w), batch, with_rows=True)
+        grad_plus, rows_plus = student.gradient(_moved(theta, eps, w), batch, with_theta=with_theta, with_rows=True)
     with kinks.imposed():
-        grad_minus, rows_minus = student.gradient(_moved(theta, -eps, w), batch, with_rows=True)
+        grad_minus, rows_minus = student.gradient(_moved(theta, -eps, w), batch, with_theta=with_theta, with_rows=True)
     return Product(
-        # The mean of both sides is g_t to O(eps^2): the step size's gradient needs no third pass.
-        grad={group: (grad_plus[group] + grad_minus[group]) / 2 for group in GROUPS},
-        theta={group: (grad_plus[group] - grad_minus[group]) / (2 * eps) for group in GROUPS},
+        grad={group: (grad_plus[group] + grad_minus[group]) / 2 for group in GROUPS} if known is None else known,
+        theta={group: (grad_plus[group] - grad_minus[group]) / (2 * eps) for group in grad_plus},
         rows={name: (rows_plus[name] - rows_minus[name]) / (2 * eps) for name in batch.rows},
     )
 
 
-def forward_difference(student: StudentStep, theta: Theta, batch: Batch, w: Theta, kinks: Kinks, known: tuple[Theta, Rows]) -> Product:
+def forward_difference(
+    student: StudentStep, theta: Theta, batch: Batch, w: Theta, kinks: Kinks, known: tuple[Theta, Rows], *, with_theta: bool
+) -> Product:
     """Return the product by [grad(theta + eps w) - grad(theta)] / eps: one gradient, error O(eps).
 
     Args:
         kinks: the pieces of theta.
         known: grad(theta) with respect to theta and rows, from the forward sweep.
+        with_theta: as of `StudentStep.product`; without it the gradient is that of the rows alone.
     """
     eps = _eps(theta, w, _FORWARD.get(theta["txt"].dtype, _FORWARD_DEFAULT))
     grad, row_grads = known
     with kinks.imposed():
-        grad_plus, rows_plus = student.gradient(_moved(theta, eps, w), batch, with_rows=True)
+        grad_plus, rows_plus = student.gradient(_moved(theta, eps, w), batch, with_theta=with_theta, with_rows=True)
     return Product(
         grad=grad,
-        theta={group: (grad_plus[group] - grad[group]) / eps for group in GROUPS},
+        theta={group: (grad_plus[group] - grad[group]) / eps for group in grad_plus},
         rows={name: (rows_plus[name] - row_grads[name]) / eps for name in batch.rows},
     )
 
 
 def _moved(theta: Theta, eps: Tensor, w: Theta) -> Theta:
-    return {group: theta[group] + eps * w[group] for group in GROUPS}
+    return {group: torch.addcmul(theta[group], w[group], eps) for group in GROUPS}
 
 
 def _eps(theta: Theta, w: Theta, relative: float) -> Tensor:

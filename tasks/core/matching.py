@@ -193,7 +193,7 @@ def _reverse_sweep(
         for group in GROUPS:
             # d(beta)/d(log beta) = beta, hence w where METHOD 5 has lambda.
             log_grads[group] = log_grads[group] - torch.dot(w[group], product.grad[group])
-            if engine != "tesla":
+            if group in product.theta:  # not with `tesla`, and not at the first step
                 adjoint[group] = adjoint[group] - product.theta[group]
         for name, row_grad in product.rows.items():
             input_grads[name].index_add_(0, trajectory.batches[step], row_grad, alpha=-1)
@@ -210,6 +210,6 @@ def _sum(now: Theta, past: Theta, momentum: float) -> Theta:
 
 
 def _take(inputs: Rows, batch: Tensor) -> Rows:
-    """Rows of every input; images keep the channels-last layout, which indexing alone does not promise."""
-    rows = {name: tensor[batch] for name, tensor in inputs.items()}
-    return {name: row.contiguous(memory_format=torch.channels_last) if row.ndim == 4 else row for name, row in rows.items()}
+    """Rows of every input; images in the channels-last layout, in one copy where they have it already."""
+    rows = {name: (tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor)[batch] for name, tensor in inputs.items()}
+    return {name: row.contiguous().permute(0, 3, 1, 2) if row.ndim == 4 else row for name, row in rows.items()}

@@ -35,21 +35,23 @@ class MicroBatches:
     def __init__(self, loss_fn: LossFn, encode: Encode, size: int) -> None:
         self._head, self._encode, self._size = WholeBatch(loss_fn), encode, size
 
-    def gradient(self, theta: Theta, batch: Batch, *, with_rows: bool) -> tuple[Theta, Rows]:
+    def gradient(self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool) -> tuple[Theta, Rows]:
         parts = self._parts(batch)
         with torch.no_grad():
             features = torch.cat([self._encode(theta, part) for part in parts])
-        grad, row_grads = self._head.gradient(theta, _head_batch(batch, features, with_rows=with_rows), with_rows=True)
+        head = _head_batch(batch, features, with_rows=with_rows)
+        grad, row_grads = self._head.gradient(theta, head, with_theta=with_theta, with_rows=True)
         cotangents = row_grads.pop(IMAGES).split(self._size)
         is_image_wanted = with_rows and IMAGES in batch.rows
         pulled: list[Tensor] = []
         for part, cotangent in zip(parts, cotangents, strict=True):
-            at = leaves({**theta, IMAGES: part} if is_image_wanted else theta)
-            found = torch.autograd.grad(
-                self._encode(split(at)[0], at.get(IMAGES, part)), list(at.values()), cotangent, materialize_grads=True
-            )  # fmt: skip
-            grad = {group: grad[group] + value for group, value in zip(GROUPS, found, strict=False)}
-            pulled.extend(found[len(GROUPS) :])
+            at = leaves({**(theta if with_theta else {}), **({IMAGES: part} if is_image_wanted else {})})
+            if not at:
+                break
+            features = self._encode({**theta, **split(at)[0]}, at.get(IMAGES, part))
+            found = dict(zip(at, torch.autograd.grad(features, list(at.values()), cotangent, materialize_grads=True), strict=True))
+            grad = {group: value + found[group] for group, value in grad.items()}
+            pulled.extend([found[IMAGES]] if is_image_wanted else [])
         return grad, {**row_grads, IMAGES: torch.cat(pulled)} if is_image_wanted else row_grads
 
     def trace(self, theta: Theta, batch: Batch) -> None:
@@ -62,8 +64,9 @@ class MicroBatches:
         pushed = [how.push(lambda at, part=part: self._encode(at, part), theta, w) for part in parts]  # type: ignore[misc]
         features, along = (torch.cat(pieces) for pieces in zip(*pushed, strict=True))
         head = _head_batch(batch, features, with_rows=True)
+        groups = GROUPS if with_theta else ()
         grads, changes = how.change(
-            lambda at: self._head.loss(*split(at), head), {**theta, **head.rows}, {**w, IMAGES: along}, [*GROUPS, *head.rows]
+            lambda at: self._head.loss(*split(at), head), {**theta, **head.rows}, {**w, IMAGES: along}, [*groups, *head.rows]
         )  # fmt: skip
         cotangents, turns = grads.pop(IMAGES).split(self._size), changes.pop(IMAGES).split(self._size)
         (grad, _), (h_theta, h_rows) = split(grads), split(changes)
@@ -75,10 +78,10 @@ class MicroBatches:
                 return (self._encode(split(at)[0], at[IMAGES]) * at[_COTANGENT]).sum()
 
             found, change = how.change(
-                against, {**theta, IMAGES: part, _COTANGENT: cotangent}, {**w, _COTANGENT: turn}, [*GROUPS, *([IMAGES] * is_image_wanted)]
+                against, {**theta, IMAGES: part, _COTANGENT: cotangent}, {**w, _COTANGENT: turn}, [*groups, *([IMAGES] * is_image_wanted)]
             )  # fmt: skip
             grad = {group: grad[group] + found[group] for group in GROUPS}
-            h_theta = {group: h_theta[group] + change[group] for group in GROUPS}
+            h_theta = {group: value + change[group] for group, value in h_theta.items()}
             pulled.extend([change[IMAGES]] if is_image_wanted else [])
         return Product(grad, h_theta, {**h_rows, IMAGES: torch.cat(pulled)} if is_image_wanted else h_rows)
 

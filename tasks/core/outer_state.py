@@ -33,7 +33,7 @@ class OuterState:
     Args:
         config: options of the method.
         budget: pairs that the set is named for; chooses step sizes.
-        images, texts: where they start; copied.
+        images, texts: where they start; copied, images into the channels-last layout that convolutions take without a copy.
         further: further learnable tensors.
         device: where they live.
     """
@@ -45,7 +45,10 @@ class OuterState:
         self.batch_size = min(int(for_budget(config.mini_batch_size, budget, "mini_batch_size")), self.num_pairs)
         starts = {"images": images, "texts": texts, **{name: value.start for name, value in further.items()}}
         logs = {f"log_{group}": math.log(size) for group, size in (("img", config.step_size_img), ("txt", config.step_size_txt))}
-        self._tensors = {name: value.clone().to(device) for name, value in starts.items()}
+        layout = {4: torch.channels_last}
+        self._tensors = {
+            name: value.to(device).clone(memory_format=layout.get(value.ndim, torch.contiguous_format)) for name, value in starts.items()
+        }
         self._tensors.update({name: torch.tensor(value, device=device) for name, value in logs.items()})
         self._average = {name: value.clone() for name, value in self._tensors.items()} if config.ema_decay > 0.0 else {}
         rates = {
@@ -151,8 +154,8 @@ class OuterState:
         for name, tensor in self._tensors.items():
             tensor.copy_(stored.tensors[name])
             own = {key.removeprefix(f"{name}."): value for key, value in stored.tensors.items() if key.startswith(f"{name}.")}
-            # Adam counts its steps on the CPU, its moments live with the tensor.
-            self._optimiser.state[tensor] = {k: v.clone() if k == "step" else v.to(tensor.device).clone() for k, v in own.items()}
+            # Adam counts its steps on the CPU, its moments live with the tensor and are laid out like it.
+            self._optimiser.state[tensor] = {k: v.clone() if k == "step" else torch.empty_like(tensor).copy_(v) for k, v in own.items()}
         for name, average in self._average.items():
             average.copy_(stored.tensors[_AVERAGE + name])
         self._rates = list(stored.counters["rates"])

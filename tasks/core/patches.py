@@ -18,9 +18,10 @@ class PatchConvolution(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Return (B, O, H // k, W // l) of (B, C, H, W) for a k x l kernel; what is left at the right and lower edge is not seen."""
         (height, width), (rows, columns) = self.kernel_size, (input.shape[2] // self.kernel_size[0], input.shape[3] // self.kernel_size[1])
-        inside = input[:, :, : rows * height, : columns * width]
-        patches = inside.unflatten(3, (columns, width)).unflatten(2, (rows, height)).permute(0, 2, 4, 1, 3, 5).flatten(3)
-        return functional.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        inside = input.permute(0, 2, 3, 1)[:, : rows * height, : columns * width]
+        # Within a patch channels come last, as they lie in memory: the copies move runs of width x channels numbers.
+        patches = inside.unflatten(2, (columns, width)).unflatten(1, (rows, height)).transpose(2, 3).flatten(3)
+        return functional.linear(patches, self.weight.permute(0, 2, 3, 1).flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 def use_patch_products(module: nn.Module) -> None:

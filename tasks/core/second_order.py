@@ -80,7 +80,7 @@ def inner(a: Tensors, b: Tensors) -> Tensor:
 
 def _gradient(value: Tensor, wanted: list[Tensor], v: Tensor | None, *, create_graph: bool = True) -> tuple[Tensor, ...]:
     """Return (d value / d each)^T v, zeros where the value does not depend on it."""
-    if not value.requires_grad:
+    if not wanted or not value.requires_grad:
         return tuple(torch.zeros_like(leaf) for leaf in wanted)
     found: tuple[Tensor, ...] = torch.autograd.grad(value, wanted, v, create_graph=create_graph, materialize_grads=True)
     return found

@@ -50,14 +50,14 @@ class Product:
 class StudentStep(Protocol):
     """What the engines need of a student step; nothing is modified in place."""
 
-    def gradient(self, theta: Theta, batch: Batch, *, with_rows: bool) -> tuple[Theta, Rows]:
-        """Return dl/d(theta) and, if asked for, dl/d(rows), detached."""
+    def gradient(self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool) -> tuple[Theta, Rows]:
+        """Return dl/d(theta) and dl/d(rows), detached; each is empty if not asked for."""
 
     def trace(self, theta: Theta, batch: Batch) -> None:
         """Evaluate l without a graph, for what observes the calls (kinks.py)."""
 
     def product(self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool) -> Product:
-        """Return the exact product along w; its `theta` is empty without `with_theta`."""
+        """Return the exact product along w; its `theta` (the change, not `grad`) is empty without `with_theta`."""
 
 
 class WholeBatch:
@@ -78,12 +78,12 @@ class WholeBatch:
             rows[IMAGES] = self._encode(theta, rows[IMAGES])
         return self._loss_fn(theta, rows, batch.step)
 
-    def gradient(self, theta: Theta, batch: Batch, *, with_rows: bool) -> tuple[Theta, Rows]:
-        theta = leaves(theta)
+    def gradient(self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool) -> tuple[Theta, Rows]:
+        theta = leaves(theta) if with_theta else theta
         rows = leaves(batch.rows) if with_rows else batch.rows
-        wanted = [*theta.values(), *(rows.values() if with_rows else ())]
-        found = torch.autograd.grad(self.loss(theta, rows, batch), wanted, materialize_grads=True)
-        return dict(zip(GROUPS, found, strict=False)), dict(zip(rows, found[len(GROUPS) :], strict=False))
+        wanted = {**(theta if with_theta else {}), **(rows if with_rows else {})}
+        found = torch.autograd.grad(self.loss(theta, rows, batch), list(wanted.values()), materialize_grads=True)
+        return split(dict(zip(wanted, found, strict=True)))
 
     def trace(self, theta: Theta, batch: Batch) -> None:
         with torch.no_grad():

@@ -1,7 +1,8 @@
 """What a student step leaves behind in the forward sweep, and what the reverse sweep makes of it (METHOD 5).
 
-Kept per step: theta_t; for `forward_difference` also g_t and the gradient of the rows; for both differences the kinks of
-the network, as long as they are smaller than theta (otherwise one evaluation without a graph finds them again).
+Kept per step: theta_t; for `forward_difference` also g_t and the gradient of the rows; for `central_difference` g_0 (no step comes
+before the first one, so nothing there asks for a change of g, and two passes save the gradient of theta); for both differences
+the kinks of the network, as long as they are smaller than theta (otherwise one evaluation without a graph finds them again).
 """
 
 from __future__ import annotations
@@ -55,25 +56,30 @@ class Sweep:
                 self._smooth = kinks
             elif kinks.num_bytes > sum(value.nbytes for value in theta.values()):
                 kinks, self._are_kinks_kept = None, False
-        self._stack.append(_Kept(self._put_away(theta), self._put_away(grad) if is_forward else None, self._put_away(rows), kinks))
+        is_grad_kept = is_forward or (self._engine == "central_difference" and not self._stack)
+        self._stack.append(_Kept(self._put_away(theta), self._put_away(grad) if is_grad_kept else None, self._put_away(rows), kinks))
         return grad
 
     def backward(self, batch: Batch, w: Theta) -> Product:
-        """Return the product along w for the last step that is on the stack, and take it off."""
+        """Return the product along w for the last step that is on the stack, and take it off; the first step's has no `theta`."""
         kept = self._stack.pop()
+        with_theta = bool(self._stack)
         theta = _take_back(kept.theta, w)
         if self._engine == "forward_over_reverse":
-            return self._student.product(theta, batch, w, ForwardOverReverse(), with_theta=True)
+            return self._student.product(theta, batch, w, ForwardOverReverse(), with_theta=with_theta)
         if self._engine not in DIFFERENCES:
-            return self._student.product(theta, batch, w, DoubleBackward(), with_theta=self._engine != "tesla")
+            return self._student.product(theta, batch, w, DoubleBackward(), with_theta=with_theta and self._engine != "tesla")
         kinks = kept.kinks
         if kinks is None:
             kinks = Kinks()
             with kinks.recorded():
                 self._student.trace(theta, batch)
-        if kept.grad is None:
-            return central_difference(self._student, theta, batch, w, kinks)
-        return forward_difference(self._student, theta, batch, w, kinks, (_take_back(kept.grad, w), _take_back(kept.rows, w)))
+        grad = None if kept.grad is None else _take_back(kept.grad, w)
+        if self._engine == "central_difference":
+            return central_difference(self._student, theta, batch, w, kinks, grad, with_theta=with_theta)
+        assert grad is not None
+        known = (grad, _take_back(kept.rows, w))
+        return forward_difference(self._student, theta, batch, w, kinks, known, with_theta=with_theta)
 
     def _put_away(self, tensors: Tensors) -> Tensors:
         """Copies in pinned host memory, queued without waiting; on the CPU, or if not asked for, the same tensors."""

@@ -1,8 +1,9 @@
 """The gradient engines beside our own `unroll`: time, memory, set-up and growth of one iteration of 8 student steps.
 
 Run: python -m tests.benchmarks.engine_table [--quick]. One thread. Times are processor seconds, the least of some rounds in
-which the sides take turns, so that other load on the machine counts little. Memory is the peak of the resident set of a fresh
-process per number, over the same process with the idle model.
+which the sides take turns, so that other load on the machine counts little; `compiled` is `forward_difference` with
+`is_compiled`, without the time of compiling. Memory is the peak of the resident set of a fresh process per number, over the
+same process with the idle model.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from tasks.core.functional import FlatModel
 from tasks.core.image_encoders import timm
 from tasks.core.losses import info_nce
 from tasks.core.matching import ENGINES, Gradient, Segment, draw_batches, trajectory_gradient
+from tasks.core.precision import student_model
 from tasks.core.seeding import make_generator
 from tasks.core.tensor_files import load_tensors, save_tensors
 
@@ -49,24 +52,26 @@ class Size:
     rounds: int
 
 
-FULL, QUICK = Size(64, 32, 64, 3), Size(8, 4, 64, 2)
+FULL, QUICK = Size(64, 32, 64, 5), Size(8, 4, 64, 2)
 
 
 class Iteration:
     """One outer iteration on random images and texts, ready to run with any engine."""
 
-    def __init__(self, network: str, trainable: str, size: Size) -> None:
+    def __init__(self, network: str, trainable: str, size: Size, *, is_compiled: bool = False) -> None:
         config = timm.Config(name=network, weights="random", kwargs=NETWORKS[network][0], mean=None, std=None)
         encoder = timm.build(config, seed=0)
         self.model = build_dual_encoder(
             encoder.module, out_dim=encoder.out_dim, text_dim=TEXT_DIM, trainable=trainable,
             embed_dim=encoder.out_dim if trainable == "heads" else None, dropout=0.1, seed=0,
         )  # fmt: skip
-        self.flat, self.is_frozen = FlatModel(self.model), trainable == "heads"
+        self.flat = student_model(FlatModel(self.model), "float32", is_compiled=is_compiled)
+        self.is_frozen = trainable == "heads"
         self.theta = self.flat.flatten()
         target = {g: v + 0.02 * v.norm() * torch.randn(v.shape, generator=_named(g)) / len(v) ** 0.5 for g, v in self.theta.items()}
         self.segment = Segment.between(self.theta, target)
-        self.images = torch.randn(size.pairs, 3, size.pixels, size.pixels, generator=_named("images"))
+        images = torch.randn(size.pairs, 3, size.pixels, size.pixels, generator=_named("images"))
+        self.images = images.contiguous(memory_format=torch.channels_last)  # as the outer state holds them
         self.texts = torch.randn(size.pairs, TEXT_DIM, generator=_named("texts"))
         self.batches = draw_batches(size.pairs, size.batch, STEPS, _named("batches"))
         self.logs = {"img": torch.tensor(0.02).log(), "txt": torch.tensor(0.1).log()}
@@ -97,20 +102,24 @@ def processor_seconds(ways: Mapping[str, Callable[[], object]], rounds: int) -> 
 
 def engine_rows(network: str, size: Size) -> list[str]:
     """Time, memory and error of every engine on one network."""
-    iteration = Iteration(network, "full", size)
-    oracle = iteration.run("unroll").inputs["images"]
-    errors = {engine: float((iteration.run(engine).inputs["images"] - oracle).norm() / oracle.norm()) for engine in ENGINES}
-    seconds = processor_seconds({engine: (lambda engine=engine: iteration.run(engine)) for engine in ENGINES}, size.rounds)
+    iteration, compiled = Iteration(network, "full", size), Iteration(network, "full", size, is_compiled=True)
+    ways = {engine: partial(iteration.run, engine) for engine in ENGINES}
+    ways["compiled"] = partial(compiled.run, "forward_difference")
+    images = {name: way().inputs["images"] for name, way in ways.items()}
+    oracle = images["unroll"]
+    errors = {name: float((found - oracle).norm() / oracle.norm()) for name, found in images.items()}
+    seconds = processor_seconds(ways, size.rounds)
     memory = {engine: _peak_mib(network, engine, size) for engine in ENGINES}
-    rows = [
-        f"| {network} | {engine} | {seconds[engine]:.3f} s | {seconds[engine] / seconds['unroll']:.2f} | {memory[engine]:.0f} MiB "
-        f"| {memory[engine] / memory['unroll']:.2f} | {errors[engine]:.0e} |"
-        for engine in ENGINES
-    ]
     _, memory_target, time_target = NETWORKS[network]
-    best = min((engine for engine in ENGINES if engine not in ("unroll", "tesla")), key=lambda engine: seconds[engine])
+    rows = []
+    for name in ways:
+        held = f"{memory[name]:.0f} MiB | {memory[name] / memory['unroll']:.2f}" if name in memory else "- | -"
+        time_taken = f"{seconds[name]:.3f} s | {seconds[name] / seconds['unroll']:.2f}"
+        rows.append(f"| {network} | {name} | {time_taken} | {held} | {errors[name]:.0e} |")
+    compared = [name for name in ways if name not in ("unroll", "tesla")]
+    best, least = min(compared, key=lambda name: seconds[name]), min(set(compared) & set(memory), key=lambda name: memory[name])
     rows.append(_verdict(f"{network}, time of {best}", seconds[best] / seconds["unroll"], time_target))
-    rows.append(_verdict(f"{network}, memory of {best}", memory[best] / memory["unroll"], memory_target))
+    rows.append(_verdict(f"{network}, memory of {least}", memory[least] / memory["unroll"], memory_target))
     return rows
 
 
