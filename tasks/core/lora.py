@@ -1,5 +1,7 @@
-"""Low-rank adapters (Hu et al., ICLR 2022) in a Vision Transformer: W x + (alpha / rank) B A x, with W frozen (METHOD 2).
+"""Low-rank adapters (Hu et al., ICLR 2022) in an image encoder: W x + (alpha / rank) B A x, with W frozen (METHOD 2).
 
+The paper puts them into Vision Transformers. A 1 x 1 convolution is the same product at every pixel, so they fit networks like
+MobileNetV2 too (`conv_pw`, `conv_pwl`).
 peft places the layers; the start is ours: A from the model's seed, B = 0, so that the adapted encoder begins as the given one.
 Differentiating such a network twice needs the math kernel of attention, which `matching.py` chooses.
 """
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.core.sections import LORA_TARGETS, LoraSection
+from tasks.core.sections import LORA_CONVOLUTIONS, LORA_TARGETS, LoraSection
 from tasks.core.seeding import make_generator
 
 _ADAPTER = "default"
@@ -28,20 +30,20 @@ def with_adapters(encoder: nn.Module, section: LoraSection, *, seed: int) -> nn.
         seed: A ~ U(+-1/sqrt(fan_in)), drawn for each layer by its name; B = 0.
 
     Raises:
-        ValueError: no target, or one that the encoder does not have as a linear layer or does not call.
+        ValueError: no target, or one that the encoder does not have as a linear layer or 1 x 1 convolution, or does not call.
     """
     layers = target_layers(encoder, section.targets)
     from peft import LoraConfig, inject_adapter_in_model
 
     adapted = copy.deepcopy(encoder).requires_grad_(False)
-    # Full names, since peft would take a suffix for convolutions too (`fc1` of squeeze-and-excitation).
+    # Full names, since peft would take a suffix for any convolution.
     config = LoraConfig(r=section.rank, lora_alpha=section.alpha, target_modules=layers, lora_dropout=0.0, bias="none")  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):  # peft draws a start of its own, which is replaced
         inject_adapter_in_model(config, adapted, adapter_name=_ADAPTER)
     for name in layers:
         layer: Any = adapted.get_submodule(name)
         down, up = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
-        bound = down.shape[1] ** -0.5
+        bound = down[0].numel() ** -0.5
         start = torch.empty(down.shape).uniform_(-bound, bound, generator=make_generator(seed, "lora", name))
         with torch.no_grad():
             down.copy_(start)
@@ -50,18 +52,29 @@ def with_adapters(encoder: nn.Module, section: LoraSection, *, seed: int) -> nn.
 
 
 def target_layers(encoder: nn.Module, targets: Sequence[str]) -> list[str]:
-    """Return the full names of the linear layers of `encoder` that `targets` name, in the order of the module; see `with_adapters`."""
-    allowed = f"allowed are {', '.join(LORA_TARGETS)} of a Vision Transformer; change model.lora.targets or model.image_encoder"
+    """Return the full names of the layers of `encoder` that `targets` name, in the order of the module; see `with_adapters`."""
+    allowed = (
+        f"allowed are {', '.join(LORA_TARGETS)} of a Vision Transformer, or {', '.join(LORA_CONVOLUTIONS)} (1 x 1 convolutions) of "
+        "MobileNetV2 and its kin; change model.lora.targets or model.image_encoder"
+    )
     if not targets or len(set(targets)) != len(targets):
         raise ValueError(f"LoRA needs at least one target and none twice; received {list(targets)}; {allowed}")
-    linear = [name for name, layer in encoder.named_modules() if isinstance(layer, nn.Linear)]
-    found = [name for name in linear if any(f".{name}".endswith(f".{target}") for target in targets)]
+    products = [name for name, layer in encoder.named_modules() if _is_product(layer)]
+    found = [name for name in products if any(f".{name}".endswith(f".{target}") for target in targets)]
     absent = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in found)]
     if absent:
-        raise ValueError(f"{type(encoder).__name__} has no linear layer named {', '.join(absent)} for LoRA to adapt; {allowed}")
+        raise ValueError(
+            f"{type(encoder).__name__} has no linear layer or 1 x 1 convolution named {', '.join(absent)} for LoRA to adapt; {allowed}"
+        )
     for name in found:
         owner = encoder.get_submodule(name.rpartition(".")[0])
         # BEiT, EVA and Swin v2 add separate biases: they read the weight of `qkv` and never call the layer.
         if name.endswith(".qkv") and getattr(owner, "q_bias", None) is not None:
             raise ValueError(f"{type(encoder).__name__} reads the weight of {name} without calling it, which LoRA cannot adapt; {allowed}")
     return found
+
+
+def _is_product(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d):
+        return layer.kernel_size == layer.stride == (1, 1) and layer.groups == 1
+    return isinstance(layer, nn.Linear)

@@ -18,6 +18,7 @@ Storage = Literal["float32", "bfloat16_delta"]
 
 # Linear layers of timm's Vision Transformers; a bare `proj` would be the patch embedding too.
 LORA_TARGETS = ("attn.qkv", "attn.proj", "fc1", "fc2")
+LORA_CONVOLUTIONS = ("conv_pw", "conv_pwl", "conv_head")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +28,13 @@ class LoraSection(Section):
     Attributes:
         rank: of the product B A; the paper uses 4.
         alpha: scale of the adapters; alpha = rank adds B A x as it is.
-        targets: layers that get one.
+        targets: layers that get one: `LORA_TARGETS` of a Vision Transformer, or `LORA_CONVOLUTIONS`, the 1 x 1 convolutions of MobileNetV2
+            and its kin.
     """
 
     rank: Annotated[int, Range(ge=1, le=1024)]
     alpha: Annotated[float, Range(gt=0.0, le=1024.0)]
-    targets: tuple[Literal["attn.qkv", "attn.proj", "fc1", "fc2"], ...]
+    targets: tuple[Literal["attn.qkv", "attn.proj", "fc1", "fc2", "conv_pw", "conv_pwl", "conv_head"], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class ModelSection(Section):
     """The dual encoder (METHOD 2).
 
     Attributes:
-        trainable: `full`, `lora` (adapters in a frozen ViT), `heads` (both encoders frozen) or `text_head`.
+        trainable: `full`, `lora` (adapters in a frozen encoder), `heads` (both encoders frozen) or `text_head`.
         lora: the adapters, for `lora`; null otherwise.
         embed_dim: width of the shared space for `heads`; null otherwise.
         dropout: probability inside the projections.

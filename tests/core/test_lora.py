@@ -92,6 +92,24 @@ def test_an_adapter_adds_alpha_over_rank_times_b_a_x():
     assert float(down.detach().abs().max()) <= 64**-0.5 and float(down.detach().std()) > 0.4 * 64**-0.5  # U(+-1/8) has 0.58 / 8
 
 
+def test_an_adapter_of_a_pointwise_convolution_is_the_same_product_at_every_pixel():
+    convolutions = LoraSection(rank=3, alpha=6.0, targets=("conv_pw", "conv_pwl", "conv_head"))
+    encoder = _encoder("mobilenetv2_035")
+    adapted = with_adapters(encoder, convolutions, seed=1)
+    images = _inputs(2)["images"]
+    with torch.no_grad():
+        assert torch.equal(adapted(images), encoder(images))  # B = 0
+    layer = adapted.get_submodule("blocks.1.0.conv_pw")
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    torch.nn.init.normal_(up, generator=make_generator(4))
+    x = torch.randn(2, down.shape[1], 4, 5, generator=make_generator(3))
+    change = torch.einsum("or,ri,bihw->bohw", up[:, :, 0, 0], down[:, :, 0, 0], x)
+    assert torch.allclose(layer(x), layer.base_layer(x) + 2.0 * change, atol=1e-5)
+    trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    pointwise = [m for m in encoder.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (1, 1)]
+    assert len(trained) == 2 * len(pointwise) and all("lora_A" in name or "lora_B" in name for name in trained)
+
+
 @pytest.mark.parametrize(("engine", "bound"), [("double_backward", 1e-9), ("forward_over_reverse", 1e-9), ("central_difference", 1e-5)])
 def test_engines_agree_with_unroll_through_adapters(engine, bound):
     flat = FlatModel(_model(_vit(), lora=LoraSection(rank=2, alpha=2.0, targets=("attn.qkv", "fc2"))).double())
@@ -135,8 +153,8 @@ def test_trained_encoders_are_copies_and_frozen_ones_are_shared():
 
 
 def test_encoders_that_adapters_do_not_fit_are_refused():
-    allowed = r"allowed are attn\.qkv, attn\.proj, fc1, fc2 of a Vision Transformer; change model\.lora\.targets"
-    with pytest.raises(ValueError, match=r"NormFreeNet has no linear layer named attn\.qkv, attn\.proj, fc1, fc2 for LoRA .*" + allowed):
+    allowed = r"allowed are attn\.qkv, attn\.proj, fc1, fc2 of a Vision Transformer, or conv_pw, .*; change model\.lora\.targets"
+    with pytest.raises(ValueError, match=r"NormFreeNet has no linear layer or 1 x 1 .* named attn\.qkv, attn\.proj for LoRA .*" + allowed):
         _model(_encoder("test_nfnet"))
     with torch.device("meta"):
         beit = timm.create_model("beit_base_patch16_224", num_classes=0)
@@ -144,7 +162,7 @@ def test_encoders_that_adapters_do_not_fit_are_refused():
         target_layers(beit, ("attn.qkv",))
     with pytest.raises(ValueError, match=r"at least one target and none twice; received \[\]; " + allowed):
         target_layers(_vit(), ())
-    with pytest.raises(ValueError, match="has no linear layer named attn"):
+    with pytest.raises(ValueError, match="has no linear layer or 1 x 1 convolution named attn"):
         _model(_model(_vit()).image_encoder)  # no adapters on adapters
 
 
