@@ -20,6 +20,7 @@ from typing import Any
 
 from tasks import artifacts
 from tasks.artifacts import Key, Ref
+from tasks.stages import STAGES
 
 LOGGER = logging.getLogger("vl_distillery")
 _IS_LOOKING: contextvars.ContextVar[bool] = contextvars.ContextVar("is_looking", default=False)
@@ -102,8 +103,11 @@ def obtain(
                 LOGGER.info("rebuilding %s: changed %s", folder, " and ".join(_difference(manifest, key)) or "format")
         if is_looking:
             raise NotMade(folder)
+        facts = _facts()
+        for library in STAGES[key.stage].libraries:
+            importlib.import_module(library)
         started = time.monotonic()
-        manifest = artifacts.write(folder, key, lambda work: {**build(work), "seconds": time.monotonic() - started}, _facts())
+        manifest = artifacts.write(folder, key, lambda work: {**build(work), "seconds": time.monotonic() - started}, facts)
         if (forced := _FORCED.get()) is not None:
             forced.add(folder)
         return Ref(str(folder), manifest.digest)

@@ -102,7 +102,7 @@ def prepare(params: Params, data: Dataset, folder: Path) -> Usage:
     def run(chosen: list[ImageCaptions]) -> float:
         return timed(lambda: write_prepared(chosen, place, image_size=section.image_size, max_pixels=section.max_pixels))[1]
 
-    first = run(pick(data.rows, dict.fromkeys(SPLITS, 1)))  # imports, mostly: a run pays for them once, too
+    first = run(pick(data.rows, dict.fromkeys(SPLITS, 1)))
     with miniature.watch() as peak:
         seconds = run(rows)
     tables = sum(path.stat().st_size for path in place.iterdir() if path.name != IMAGES)
