@@ -20,7 +20,7 @@ WARM = meta_model.WarmStart(
     iterations=6, syn_steps=3, expert_epochs=1, max_start_epoch=1, goals_per_iteration=2, lr_img=0.02, lr_txt=0.01, lr_step_size=0.01,
     step_size_img=0.05, step_size_txt=0.06, step_size_scale=2.0,
 )  # fmt: skip
-REPBLEND = repblend.Config(**MATCHING, **SOFT)
+REPBLEND = repblend.Config(**MATCHING, **SOFT, loss="wbce")
 
 
 def _run(module, problem, config, num_pairs=6, checkpoint=None, log=None, **changes):

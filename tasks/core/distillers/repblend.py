@@ -3,13 +3,15 @@
 Both encoders are frozen and both projections matched, so that the two branches are alike (`heads`). In every student step the
 pairs of the mini-batch are mixed before the projections: f' = mu f + (1 - mu) f[perm], with one mu ~ Beta(1, 1) and one
 permutation for image features and text embeddings, which keeps the embeddings of one modality apart. On top: the soft
-similarity of LoRS with its wBCE loss, which stays that of the unmixed pairs. Evaluation mixes nothing. Cost: that of LoRS.
+similarity of LoRS and one of its losses (the paper's is wBCE), which stay those of the unmixed pairs. Evaluation mixes nothing.
+Cost: that of LoRS.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +22,13 @@ from tasks.core.soft_matching import SoftConfig, check_soft, soft_objective
 
 @dataclass(frozen=True, kw_only=True)
 class Config(SoftConfig):
-    """Options: those of the soft similarity."""
+    """Options: those of the soft similarity.
+
+    Attributes:
+        loss: `ence`, `bce` or `wbce` against S (METHOD 6).
+    """
+
+    loss: Literal["ence", "bce", "wbce"]
 
 
 def check(config: Config, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str) -> None:
@@ -37,7 +45,7 @@ def distill(
     problem: Problem, config: Config, num_pairs: int, *, tau: float, checkpoint: Path | None = None, log: Log | None = None
 ) -> Distilled:
     """Distil a set of the budget `num_pairs`; see `distillation.run`."""
-    objective = soft_objective(problem, config, num_pairs, "wbce", tau=tau, blend=mix)
+    objective = soft_objective(problem, config, num_pairs, config.loss, tau=tau, blend=mix)
     return run(problem, config, num_pairs, objective, checkpoint=checkpoint, log=log)
 
 
