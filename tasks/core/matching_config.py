@@ -16,6 +16,9 @@ Count = Annotated[int, Range(ge=1)]
 CountPerBudget = Count | dict[int, Count]
 Initial = Literal["real", "noise", "k_means"]
 MiniBatch = Annotated[int, Range(ge=2, unit="pairs")]
+UpTo1000 = Annotated[int, Range(ge=1, le=1000)]
+StepSize = Annotated[float, Range(gt=0.0, le=100.0)]
+LogStepSizeRate = Annotated[float, Range(ge=0.0, le=10.0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +30,8 @@ class GrowthSection(Section):
         iterations: after so many, they are drawn from the whole range.
     """
 
-    min_start_epoch: Annotated[int, Range(ge=1)]
-    iterations: Annotated[int, Range(ge=1)]
+    min_start_epoch: Count
+    iterations: Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,25 +74,25 @@ class MatchingConfig(Section):
         checkpoint_every: iterations between checkpoints.
     """
 
-    iterations: Annotated[int, Range(ge=1)]
-    syn_steps: Annotated[int, Range(ge=1, le=1000)]
+    iterations: Count
+    syn_steps: UpTo1000
     student_momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
-    expert_epochs: Annotated[int, Range(ge=1)]
-    max_start_epoch: Annotated[int, Range(ge=1)]
+    expert_epochs: Count
+    max_start_epoch: Count
     start_epoch_growth: GrowthSection | None
     are_start_epochs_shared: bool
-    goals_per_iteration: Annotated[int, Range(ge=1, le=1000)]
+    goals_per_iteration: UpTo1000
     mini_batch_size: MiniBatch | dict[int, MiniBatch]
     optimiser: Literal["sgd", "adam"]
     momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
     lr_img: PerBudget
     lr_txt: PerBudget
-    lr_step_size: Annotated[float, Range(ge=0.0, le=10.0)]
+    lr_step_size: LogStepSizeRate
     lr_decay: Literal["none", "cosine"]
     ema_decay: Annotated[float, Range(ge=0.0, lt=1.0)]
     skip_above: Annotated[float, Range(gt=0.0)] | None
-    step_size_img: Annotated[float, Range(gt=0.0, le=100.0)]
-    step_size_txt: Annotated[float, Range(gt=0.0, le=100.0)]
+    step_size_img: StepSize
+    step_size_txt: StepSize
     optimise: Literal["both", "image", "text"]
     init_image: Initial
     init_text: Initial

@@ -22,7 +22,7 @@ from tasks.core.distillation import Distilled, Log, Problem, run
 from tasks.core.expert_segments import draw_start, snapshots
 from tasks.core.functional import Theta
 from tasks.core.losses import info_nce, logits
-from tasks.core.matching_config import Count, MatchingConfig, PerBudget, check_matching
+from tasks.core.matching_config import Count, LogStepSizeRate, MatchingConfig, PerBudget, StepSize, UpTo1000, check_matching
 from tasks.core.objective import Goal, Objective, StudentLoss
 from tasks.core.section import Range, Section
 from tasks.core.sections import AugmentSection
@@ -43,16 +43,16 @@ class WarmStart(Section):
     """
 
     iterations: Count
-    syn_steps: Annotated[int, Range(ge=1, le=1000)]
+    syn_steps: UpTo1000
     expert_epochs: Count
     max_start_epoch: Count
-    goals_per_iteration: Annotated[int, Range(ge=1, le=1000)]
+    goals_per_iteration: UpTo1000
     lr_img: PerBudget
     lr_txt: PerBudget
-    lr_step_size: Annotated[float, Range(ge=0.0, le=10.0)]
-    step_size_img: Annotated[float, Range(gt=0.0, le=100.0)]
-    step_size_txt: Annotated[float, Range(gt=0.0, le=100.0)]
-    step_size_scale: Annotated[float, Range(gt=0.0, le=100.0)]
+    lr_step_size: LogStepSizeRate
+    step_size_img: StepSize
+    step_size_txt: StepSize
+    step_size_scale: StepSize
 
 
 @dataclass(frozen=True, kw_only=True)
