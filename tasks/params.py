@@ -72,6 +72,11 @@ class Params:
         return self.student or f"{self.image_encoder.module.label(self.image_encoder.config)}-{self.model.trainable}"
 
     @property
+    def dataset_name(self) -> str:
+        """Name of the dataset in tables: that of the profile, without the ending of one that differs in its setting alone."""
+        return self.profile.removesuffix("_full").removesuffix("_small")
+
+    @property
     def input_size(self) -> int | None:
         """Pixels of a side that images are resized to for the encoder; None takes them as prepared."""
         return None if self.student is None else self.students[self.student].input_size

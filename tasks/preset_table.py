@@ -39,9 +39,9 @@ def write_table(
         distilled = frozenset(f"{method}-{size}" for method in chosen.distillers for size in chosen.general.budgets)
         same = _setting(chosen) == _setting(reference[cell])
         found[cell] = CellScores(frame, chosen.model_name, chosen.evaluate.protocol, distilled, same)
-    profile = next(iter(cells.values())).profile
-    table = build_table(preset, title, profile.removesuffix("_full"), found, load_published(), _facts(cells, scores))
-    return write(table, PRESETS / profile)
+    any_cell = next(iter(cells.values()))
+    table = build_table(preset, title, any_cell.dataset_name, found, load_published(), _facts(cells, scores))
+    return write(table, PRESETS / any_cell.profile)
 
 
 def _setting(params: Params) -> tuple[object, ...]:

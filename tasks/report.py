@@ -73,7 +73,7 @@ def _facts(params: Params, refs: list[Ref]) -> dict[str, Any]:
         "versions": manifests[-1]["facts"]["versions"],
         "seconds": seconds,
         "student": params.model_name,
-        "dataset": params.profile.removesuffix("_full"),
+        "dataset": params.dataset_name,
     }
 
 

@@ -1,7 +1,7 @@
 """Low-rank adapters (Hu et al., ICLR 2022) in an image encoder: W x + (alpha / rank) B A x, with W frozen (METHOD 2).
 
 The paper puts them into Vision Transformers. A 1 x 1 convolution is the same product at every pixel, so they fit networks like
-MobileNetV2 too (`conv_pw`, `conv_pwl`).
+MobileNetV2 too (`conv_pw`, `conv_pwl`, `conv_head`).
 peft places the layers; the start is ours: A from the model's seed, B = 0, so that the adapted encoder begins as the given one.
 Differentiating such a network twice needs the math kernel of attention, which `matching.py` chooses.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tasks.core.sections import LORA_CONVOLUTIONS, LORA_TARGETS, LoraSection
+from tasks.core.sections import LORA_CONVOLUTIONS, LORA_LINEAR, LoraSection
 from tasks.core.seeding import make_generator
 
 _ADAPTER = "default"
@@ -54,13 +54,12 @@ def with_adapters(encoder: nn.Module, section: LoraSection, *, seed: int) -> nn.
 def target_layers(encoder: nn.Module, targets: Sequence[str]) -> list[str]:
     """Return the full names of the layers of `encoder` that `targets` name, in the order of the module; see `with_adapters`."""
     allowed = (
-        f"allowed are {', '.join(LORA_TARGETS)} of a Vision Transformer, or {', '.join(LORA_CONVOLUTIONS)} (1 x 1 convolutions) of "
+        f"allowed are {', '.join(LORA_LINEAR)} of a Vision Transformer, or {', '.join(LORA_CONVOLUTIONS)} (1 x 1 convolutions) of "
         "MobileNetV2 and its kin; change model.lora.targets or model.image_encoder"
     )
     if not targets or len(set(targets)) != len(targets):
         raise ValueError(f"LoRA needs at least one target and none twice; received {list(targets)}; {allowed}")
-    products = [name for name, layer in encoder.named_modules() if _is_product(layer)]
-    found = [name for name in products if any(f".{name}".endswith(f".{target}") for target in targets)]
+    found = [name for name, layer in encoder.named_modules() if any(_fits(layer, name, target) for target in targets)]
     absent = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in found)]
     if absent:
         raise ValueError(
@@ -74,7 +73,10 @@ def target_layers(encoder: nn.Module, targets: Sequence[str]) -> list[str]:
     return found
 
 
-def _is_product(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.Conv2d):
-        return layer.kernel_size == layer.stride == (1, 1) and layer.groups == 1
-    return isinstance(layer, nn.Linear)
+def _fits(layer: nn.Module, name: str, target: str) -> bool:
+    """Whether a target means this layer: `fc1` is no convolution of squeeze-and-excitation."""
+    if not f".{name}".endswith(f".{target}"):
+        return False
+    if target in LORA_LINEAR:
+        return isinstance(layer, nn.Linear)
+    return isinstance(layer, nn.Conv2d) and layer.kernel_size == layer.stride == (1, 1) and layer.groups == 1

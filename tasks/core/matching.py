@@ -19,6 +19,7 @@ off. Which engine is best where:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -60,10 +61,11 @@ class Gradient:
 
 def mean_gradient(parts: Sequence[Gradient]) -> Gradient:
     """Return the gradient of the mean of several terminal losses with respect to the same inputs; `theta` is the last one's."""
-    weight = 1.0 / len(parts)
-    inputs = {name: torch.stack([part.inputs[name] for part in parts]).mean(0) for name in parts[0].inputs}
-    logs = {name: torch.stack([part.log_step_sizes[name] for part in parts]).mean() for name in parts[0].log_step_sizes}
-    return Gradient(sum(part.loss for part in parts) * weight, inputs, logs, parts[-1].theta)
+    if len(parts) == 1:
+        return parts[0]
+    inputs = {name: _mean([part.inputs[name] for part in parts]) for name in parts[0].inputs}
+    logs = {name: _mean([part.log_step_sizes[name] for part in parts]) for name in parts[0].log_step_sizes}
+    return Gradient(sum(part.loss for part in parts) / len(parts), inputs, logs, parts[-1].theta)
 
 
 def trajectory_gradient(
@@ -96,7 +98,8 @@ def trajectory_gradient(
         constants: further rows for `loss_fn`, (M, ...), that are not differentiated.
         encode: `encode(theta, images) -> features`, row by row; `loss_fn` then finds features in rows["images"].
         micro_batch: images that `encode` gets at a time, to bound memory; the result is the same. None: the whole batch.
-        is_theta_on_host: keep the T parameter vectors (with `forward_difference` 2T, and T gradients of a batch) in pinned host memory.
+        is_theta_on_host: keep the T parameter vectors (`central_difference` T + 1; `forward_difference` 2T, and T gradients of a batch) in
+            pinned host memory.
 
     Returns:
         The `Gradient`; nothing is modified in place. Until the loss is read at the very end, the device is never waited for.
@@ -198,6 +201,11 @@ def _reverse_sweep(
         for name, row_grad in product.rows.items():
             input_grads[name].index_add_(0, trajectory.batches[step], row_grad, alpha=-1)
     return Gradient(float(value.detach()), input_grads, log_grads, {group: last[group].detach() for group in GROUPS})
+
+
+def _mean(tensors: list[Tensor]) -> Tensor:
+    """Return the mean in the memory layout of the tensors, which a stack would lose."""
+    return functools.reduce(torch.add, tensors) / len(tensors)
 
 
 def _still(theta: Theta) -> Theta:

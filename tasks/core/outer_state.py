@@ -127,7 +127,7 @@ class OuterState:
     def _step(self, grads: Rows) -> None:
         self._good = self._snapshot()
         for name, tensor in self._tensors.items():
-            tensor.grad = grads[name].to(tensor) if name in grads else None
+            tensor.grad = _like(tensor, grads[name]) if name in grads else None
         for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * self._config.outer_decay(self.iteration)
         self._optimiser.step()
@@ -155,7 +155,7 @@ class OuterState:
             tensor.copy_(stored.tensors[name])
             own = {key.removeprefix(f"{name}."): value for key, value in stored.tensors.items() if key.startswith(f"{name}.")}
             # Adam counts its steps on the CPU, its moments live with the tensor and are laid out like it.
-            self._optimiser.state[tensor] = {k: v.clone() if k == "step" else torch.empty_like(tensor).copy_(v) for k, v in own.items()}
+            self._optimiser.state[tensor] = {k: v.clone() if k == "step" else _like(tensor, v).clone() for k, v in own.items()}
         for name, average in self._average.items():
             average.copy_(stored.tensors[_AVERAGE + name])
         self._rates = list(stored.counters["rates"])
@@ -174,3 +174,9 @@ class OuterState:
         self._return_to(self._good)
         self._is_healed = True
         self._rates = [0.5 * rate for rate in self._rates]
+
+
+def _like(tensor: Tensor, value: Tensor) -> Tensor:
+    """Return `value` with the device, dtype and memory layout of `tensor`, itself where it has them."""
+    value = value.to(tensor)
+    return value if value.stride() == tensor.stride() else torch.empty_like(tensor).copy_(value)

@@ -7,7 +7,7 @@ params.yaml does not exist.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from tasks.core.section import Range, Section
 
@@ -16,9 +16,11 @@ Rate = Annotated[float, Range(gt=0.0, le=100.0, unit="(step size)")]
 Protocol = Literal["strict", "last", "upstream_best"]
 Storage = Literal["float32", "bfloat16_delta"]
 
-# Linear layers of timm's Vision Transformers; a bare `proj` would be the patch embedding too.
-LORA_TARGETS = ("attn.qkv", "attn.proj", "fc1", "fc2")
-LORA_CONVOLUTIONS = ("conv_pw", "conv_pwl", "conv_head")
+# Linear layers of timm's Vision Transformers (a bare `proj` would be the patch embedding too), and 1 x 1 convolutions of MobileNetV2.
+LoraLinear = Literal["attn.qkv", "attn.proj", "fc1", "fc2"]
+LoraConvolution = Literal["conv_pw", "conv_pwl", "conv_head"]
+LORA_LINEAR: tuple[str, ...] = get_args(LoraLinear)
+LORA_CONVOLUTIONS: tuple[str, ...] = get_args(LoraConvolution)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +30,12 @@ class LoraSection(Section):
     Attributes:
         rank: of the product B A; the paper uses 4.
         alpha: scale of the adapters; alpha = rank adds B A x as it is.
-        targets: layers that get one: `LORA_TARGETS` of a Vision Transformer, or `LORA_CONVOLUTIONS`, the 1 x 1 convolutions of MobileNetV2
-            and its kin.
+        targets: layers that get one: linear ones of a Vision Transformer, or 1 x 1 convolutions of MobileNetV2 and its kin.
     """
 
     rank: Annotated[int, Range(ge=1, le=1024)]
     alpha: Annotated[float, Range(gt=0.0, le=1024.0)]
-    targets: tuple[Literal["attn.qkv", "attn.proj", "fc1", "fc2", "conv_pw", "conv_pwl", "conv_head"], ...]
+    targets: tuple[Literal[LoraLinear, LoraConvolution], ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,6 +82,8 @@ class WholeBatch:
         theta = leaves(theta) if with_theta else theta
         rows = leaves(batch.rows) if with_rows else batch.rows
         wanted = {**(theta if with_theta else {}), **(rows if with_rows else {})}
+        if not wanted:
+            return {}, {}
         found = torch.autograd.grad(self.loss(theta, rows, batch), list(wanted.values()), materialize_grads=True)
         return split(dict(zip(wanted, found, strict=True)))
 

@@ -144,7 +144,7 @@ def start(params: Params, data: Dataset, world: World, base: Ref, once: Usage) -
 
     Args:
         base: the start artifact in `world`, which is wide.
-        once: of that in the tiny world, the first of this process: it pays for imports as that of a run does.
+        once: of that in the tiny world.
     """
     if not models.is_encoder_frozen(params):
         return once

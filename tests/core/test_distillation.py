@@ -28,19 +28,19 @@ def test_the_matching_loss_falls(tmp_path, trainable):
     assert all(row["loss"] == pytest.approx(row["loss_img"] + row["loss_txt"], rel=1e-5) for row in history)
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
-def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path, optimiser):
-    problem = make_problem(tmp_path)
+@pytest.mark.parametrize(("optimiser", "goals"), [("adam", 1), ("sgd", 1), ("adam", 2), ("sgd", 2)])
+def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path, optimiser, goals):
+    problem, change = make_problem(tmp_path), {"optimiser": optimiser, "goals_per_iteration": goals}
 
     def kill(row, iteration):
         if iteration == 8:
             raise Killed
 
-    expected = _run(problem, optimiser=optimiser)
+    expected = _run(problem, **change)
     with pytest.raises(Killed):
-        _run(problem, tmp_path / "c.safetensors", kill, optimiser=optimiser)
+        _run(problem, tmp_path / "c.safetensors", kill, **change)
     iterations = []
-    got = _run(problem, tmp_path / "c.safetensors", lambda row, iteration: iterations.append(iteration), optimiser=optimiser)
+    got = _run(problem, tmp_path / "c.safetensors", lambda row, iteration: iterations.append(iteration), **change)
     assert iterations == list(range(5, 12))
     assert torch.equal(got.pairs.images, expected.pairs.images) and torch.equal(got.pairs.text_embeds, expected.pairs.text_embeds)
     assert got.history == expected.history and got.pairs.step_sizes == expected.pairs.step_sizes

@@ -72,17 +72,18 @@ def test_one_pair_pays_for_the_similarity_and_options_may_depend_on_the_budget(t
         lors.check(dataclasses.replace(LORS, is_budget_compensated=True), 3, (2,), trainable="full", where="x")
 
 
-def test_repblend_mixes_both_modalities_alike_and_is_differentiated_exactly(tmp_path):
+@pytest.mark.parametrize("loss", ["wbce", "ence"])
+def test_repblend_mixes_both_modalities_alike_and_is_differentiated_exactly(tmp_path, loss):
     features, texts = torch.arange(12.0).reshape(4, 3), torch.arange(12.0).reshape(4, 3)
     mixed, mixed_texts = repblend.mix(features, texts, make_generator(0))
     assert torch.equal(mixed, mixed_texts) and not torch.equal(mixed, features)
     assert float(mixed.min()) >= 0.0 and float(mixed.max()) <= 11.0
     problem = make_problem(tmp_path, "heads")
-    change = {"iterations": 2, "optimiser": "sgd"}
+    change = {"iterations": 2, "optimiser": "sgd", "loss": loss}
     got, expected = (_run(repblend, problem, REPBLEND, engine=engine, **change).pairs for engine in ("double_backward", "unroll"))
     assert torch.allclose(got.text_embeds, expected.text_embeds, atol=1e-5) and torch.allclose(got.images, expected.images, atol=1e-5)
     assert not torch.allclose(got.text_embeds, _run(lors, problem, LORS, **change).pairs.text_embeds, atol=1e-4)
-    assert got.loss == "wbce" and got.similarity is not None
+    assert got.loss == loss and got.similarity is not None
 
 
 def test_repblend_refuses_a_trained_encoder():

@@ -42,13 +42,16 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(flat, trajectory, en
     assert max(relative_errors(found, expected).values()) <= bound
 
 
-@pytest.mark.parametrize("engine", ["double_backward", "forward_over_reverse"])
-def test_images_may_be_constant(flat, trajectory, engine):
+@pytest.mark.parametrize(
+    ("engine", "bound"),
+    [("double_backward", 1e-9), ("forward_over_reverse", 1e-9), ("central_difference", 1e-5), ("forward_difference", 1e-4)],
+)
+def test_images_may_be_constant(flat, trajectory, engine, bound):
     images = {"images": trajectory["inputs"].pop("images")}
     expected = trajectory_gradient(_loss(flat), engine="unroll", constants=images, **trajectory)
     found = trajectory_gradient(_loss(flat), engine=engine, constants=images, encode=flat.encode, micro_batch=3, **trajectory)
     assert list(found.inputs) == ["texts"]
-    assert max(relative_errors(found, expected).values()) <= 1e-9
+    assert max(relative_errors(found, expected).values()) <= bound
 
 
 def test_networks_with_kinks_keep_their_pieces_in_micro_batches():

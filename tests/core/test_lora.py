@@ -11,12 +11,12 @@ from tasks.core.functional import FlatModel
 from tasks.core.lora import target_layers, with_adapters
 from tasks.core.losses import info_nce
 from tasks.core.matching import trajectory_gradient
-from tasks.core.sections import LORA_TARGETS, LoraSection
+from tasks.core.sections import LORA_LINEAR, LoraSection
 from tasks.core.seeding import make_generator
 from tests.core.small_problem import CPU, SECTION
 from tests.workspace import ROOT
 
-LORA = LoraSection(rank=3, alpha=6.0, targets=LORA_TARGETS)
+LORA = LoraSection(rank=3, alpha=6.0, targets=LORA_LINEAR)
 TEXT_DIM, WIDTH = 5, 64
 
 
@@ -154,7 +154,7 @@ def test_trained_encoders_are_copies_and_frozen_ones_are_shared():
 
 def test_encoders_that_adapters_do_not_fit_are_refused():
     allowed = r"allowed are attn\.qkv, attn\.proj, fc1, fc2 of a Vision Transformer, or conv_pw, .*; change model\.lora\.targets"
-    with pytest.raises(ValueError, match=r"NormFreeNet has no linear layer or 1 x 1 .* named attn\.qkv, attn\.proj for LoRA .*" + allowed):
+    with pytest.raises(ValueError, match=r"NormFreeNet has no linear .* named attn\.qkv, attn\.proj, fc1, fc2 for LoRA .*" + allowed):
         _model(_encoder("test_nfnet"))
     with torch.device("meta"):
         beit = timm.create_model("beit_base_patch16_224", num_classes=0)

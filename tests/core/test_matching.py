@@ -18,7 +18,7 @@ def _loss(theta, rows, step):
     return 0.5 * (torch.logsumexp(z, 0) + torch.logsumexp(z, 1) - 2 * z.diagonal()).mean()
 
 
-def _problem():
+def _problem(steps=STEPS):
     def draw(name, *shape):
         return torch.randn(*shape, generator=make_generator(0, name), dtype=torch.float64)
 
@@ -35,7 +35,7 @@ def _problem():
         return sum((end[g] - goal[g]).square().sum() / (theta[g] - goal[g]).square().sum() for g in ("img", "txt"))
 
     logs = {"img": torch.tensor(0.3, dtype=torch.float64).log(), "txt": torch.tensor(0.2, dtype=torch.float64).log()}
-    return theta, inputs, draw_batches(PAIRS, BATCH, STEPS, make_generator(1)), logs, terminal
+    return theta, inputs, draw_batches(PAIRS, BATCH, steps, make_generator(1)), logs, terminal
 
 
 def _unrolled(theta, inputs, batches, logs, terminal, momentum):
@@ -53,8 +53,8 @@ def _unrolled(theta, inputs, batches, logs, terminal, momentum):
     return float(value.detach()), torch.cat([grad.reshape(-1) for grad in found])
 
 
-def _relative_error(engine, momentum):
-    theta, inputs, batches, logs, terminal = _problem()
+def _relative_error(engine, momentum, steps=STEPS):
+    theta, inputs, batches, logs, terminal = _problem(steps)
     value, expected = _unrolled(theta, inputs, batches, logs, terminal, momentum)
     got = trajectory_gradient(_loss, theta, inputs, batches, logs, terminal, engine=engine, momentum=momentum)
     assert got.loss == pytest.approx(value, rel=1e-12)
@@ -63,13 +63,23 @@ def _relative_error(engine, momentum):
     return float((received - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(("momentum", "steps"), [(0.0, STEPS), (0.9, STEPS), (0.0, 1)])
 @pytest.mark.parametrize(
     ("engine", "bound"),
     [("unroll", 1e-9), ("double_backward", 1e-9), ("forward_over_reverse", 1e-9), ("central_difference", 1e-5)],
 )
-def test_exact_engines_equal_unrolled_autograd(engine, bound, momentum):
-    assert _relative_error(engine, momentum) <= bound
+def test_exact_engines_equal_unrolled_autograd(engine, bound, momentum, steps):
+    assert _relative_error(engine, momentum, steps) <= bound
+
+
+@pytest.mark.parametrize(("engine", "bound"), [("double_backward", 1e-9), ("central_difference", 1e-5), ("forward_difference", 1e-4)])
+def test_rows_may_all_be_constant(engine, bound):
+    theta, rows, batches, logs, terminal = _problem()
+    expected, found = (
+        trajectory_gradient(_loss, theta, {}, batches, logs, terminal, engine=name, constants=rows).log_step_sizes
+        for name in ("unroll", engine)
+    )
+    assert all(float((found[g] - expected[g]).abs()) <= bound * float(expected[g].abs()) for g in found)
 
 
 def test_a_student_with_momentum_ends_where_torchs_sgd_does():
