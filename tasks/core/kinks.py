@@ -21,6 +21,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 Piece = Callable[[Tensor], Tensor | float]
+Break = Callable[[Tensor], Tensor]  # whether a unit is past a point where the piece changes
+Pieces = tuple[tuple[Break, ...], tuple[Piece, ...]]
 
 
 class Kinks:
@@ -62,7 +64,7 @@ class _Recorder(TorchFunctionMode):
         if func in _ACTIVATIONS:
             breaks, _ = _ACTIVATIONS[func](*args[1:], **kwargs)
             x = args[0].detach()
-            self._pieces.append(torch.stack([x > point for point in breaks]).sum(0, dtype=torch.uint8))
+            self._pieces.append(torch.stack([is_past(x) for is_past in breaks]).sum(0, dtype=torch.uint8))
         return func(*args, **kwargs)
 
 
@@ -95,33 +97,35 @@ def _chosen(x: Tensor, piece: Tensor, functions: Sequence[Piece]) -> Tensor:
     return output
 
 
-def _relu(*_: Any, **__: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
-    return (0.0,), (lambda x: 0.0, lambda x: x)
+# On a break itself a unit belongs to the piece whose derivative torch takes there: among the millions of units of a network one
+# lies on it now and then, and a gradient that differs in it from the one of the forward sweep is divided by eps.
+def _relu(*_: Any, **__: Any) -> Pieces:
+    return (lambda x: x > 0.0,), (lambda x: 0.0, lambda x: x)
 
 
-def _relu6(*_: Any, **__: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
+def _relu6(*_: Any, **__: Any) -> Pieces:
     return _hardtanh(0.0, 6.0)
 
 
-def _hardtanh(min_val: float = -1.0, max_val: float = 1.0, *_: Any, **__: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
-    return (min_val, max_val), (lambda x: min_val, lambda x: x, lambda x: max_val)
+def _hardtanh(min_val: float = -1.0, max_val: float = 1.0, *_: Any, **__: Any) -> Pieces:
+    return (lambda x: x > min_val, lambda x: x >= max_val), (lambda x: min_val, lambda x: x, lambda x: max_val)
 
 
-def _leaky_relu(negative_slope: float = 0.01, *_: Any, **__: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
-    return (0.0,), (lambda x: negative_slope * x, lambda x: x)
+def _leaky_relu(negative_slope: float = 0.01, *_: Any, **__: Any) -> Pieces:
+    return (lambda x: x > 0.0,), (lambda x: negative_slope * x, lambda x: x)
 
 
-def _hardsigmoid(*_: Any, **__: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
-    return (-3.0, 3.0), (lambda x: 0.0, lambda x: x / 6 + 0.5, lambda x: 1.0)
+def _hardsigmoid(*_: Any, **__: Any) -> Pieces:
+    return (lambda x: x > -3.0, lambda x: x >= 3.0), (lambda x: 0.0, lambda x: x / 6 + 0.5, lambda x: 1.0)
 
 
-def _hardswish(*_: Any, **__: Any) -> tuple[tuple[float, ...], tuple[Piece, ...]]:
-    return (-3.0, 3.0), (lambda x: 0.0, lambda x: x * (x + 3) / 6, lambda x: x)
+def _hardswish(*_: Any, **__: Any) -> Pieces:
+    return (lambda x: x > -3.0, lambda x: x >= 3.0), (lambda x: 0.0, lambda x: x * (x + 3) / 6, lambda x: x)
 
 
-# Function -> (points where the piece changes, function of each piece), given the arguments that follow the tensor; `inplace` is among
+# Function -> (breaks, function of each piece), given the arguments that follow the tensor; `inplace` is among
 # them by name or, under torch.compile, by position.
-_ACTIVATIONS: dict[Any, Callable[..., tuple[tuple[float, ...], tuple[Piece, ...]]]] = {
+_ACTIVATIONS: dict[Any, Callable[..., Pieces]] = {
     functional.relu: _relu,
     torch.relu: _relu,
     torch.Tensor.relu: _relu,

@@ -29,6 +29,20 @@ def test_recorded_pieces_give_value_and_gradient_of_the_function(layer):
     assert torch.allclose(gradients[0], gradients[1], rtol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_a_unit_on_its_kink_has_the_derivative_that_torch_gives_it(layer, dtype):
+    points = torch.tensor([-3.0, -0.5, 0.0, 1.5, 3.0, 6.0], dtype=dtype).repeat(6)  # breaks of all; vectorised and single elements
+    kinks, gradients = Kinks(), []
+    with kinks.recorded():
+        layer(points.clone())
+    for how in (torch.enable_grad, kinks.imposed):
+        x = points.clone().requires_grad_()
+        with how():
+            gradients.append(torch.autograd.grad(layer(x * 1.0).sum(), x)[0])
+    assert torch.allclose(gradients[0], gradients[1], rtol=1e-6)
+
+
 def test_a_unit_that_crosses_its_kink_stays_in_its_piece():
     kinks = Kinks()
     with kinks.recorded():
