@@ -11,8 +11,8 @@ def choose_engine(*, is_encoder_frozen: bool) -> str:
 
     | network | double_backward | forward_over_reverse | central_difference | forward_difference |
     |---|---|---|---|---|
-    | NF-net (test_nfnet, 64 px) | 1.37, 0.22, exact | 1.67, 0.35, exact | 0.94, 0.09, 1e-3 | 0.59, 0.10, 4e-3 |
-    | attention (test_vit, 64 px) | 1.37, 0.36, exact | 1.76, 0.55, exact | 1.01, 0.27, 2e-4 | 0.75, 0.31, 5e-3 |
+    | NF-net (test_nfnet, 64 px) | 1.23, 0.20, exact | 1.34, 0.35, exact | 0.77, 0.07, 1e-3 | 0.51, 0.08, 1e-2 |
+    | attention (test_vit, 64 px) | 1.33, 0.27, exact | 1.73, 0.45, exact | 1.01, 0.18, 3e-4 | 0.71, 0.25, 4e-3 |
 
     * frozen encoders: `double_backward`; the student is two small projections, and the exact gradient costs next to nothing.
     * trained encoders: `central_difference`, in the memory of ordinary training. `forward_difference` is faster, but its sets
