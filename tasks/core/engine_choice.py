@@ -18,8 +18,8 @@ def choose_engine(*, is_encoder_frozen: bool) -> str:
     * trained encoders: `central_difference`, in the memory of ordinary training. `forward_difference` is faster, but its sets
       are not better: on toy (NF-net, 20 / 50 pairs, Adam outside) 17.4 / 25.8 and 18.9 / 33.1 mean recall in two runs, where the central
       one had 22.3 / 30.8 and 25.2 / 34.9 (runs that round differently differ by 3). It stays for those who ask for it.
-    * MobileNetV2 (64 px): time over that of `unroll` 1.06, 0.88, 1.03, 0.66, errors of the differences 9e-4 and 5e-3: where most activations
-      are piecewise, `forward_over_reverse` is exact and faster than the default, which does not know the network.
+    * MobileNetV2 (64 px): time over that of `unroll` 1.06, 0.88, 1.03, 0.66, errors of the differences 9e-4 and 5e-3: where most
+      activations are piecewise, `forward_over_reverse` is exact and faster than the default, which does not know the network.
 
     The differences beat the exact engines in memory too, so memory decides nothing. On a GPU nothing was measured; the rules are
     the same there, since the number of gradients is.
