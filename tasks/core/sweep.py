@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from tasks.core.differences import central_difference, forward_difference
+from tasks.core.differences import StepLength, central_difference, forward_difference
 from tasks.core.functional import Theta
 from tasks.core.kinks import Kinks
 from tasks.core.second_order import DoubleBackward, ForwardOverReverse, Tensors
@@ -41,6 +42,7 @@ class Sweep:
         self._student, self._engine, self._is_on_host = student, engine, is_theta_on_host
         self._stack: list[_Kept] = []
         self._are_kinks_kept = engine in DIFFERENCES
+        self._length = StepLength(engine) if engine in DIFFERENCES else None
         self._smooth: Kinks | None = None  # the empty record of a network that turned out to have no kink
 
     def forward(self, theta: Theta, batch: Batch) -> Theta:
@@ -65,10 +67,16 @@ class Sweep:
         kept = self._stack.pop()
         with_theta = bool(self._stack)
         theta = _take_back(kept.theta, w)
+        if self._length is not None:
+            product = self._difference(kept, theta, batch, w, self._length.eps(theta, w), with_theta=with_theta)
+            if with_theta:
+                self._length.learn(product, w)
+            return product
         if self._engine == "forward_over_reverse":
             return self._student.product(theta, batch, w, ForwardOverReverse(), with_theta=with_theta)
-        if self._engine not in DIFFERENCES:
-            return self._student.product(theta, batch, w, DoubleBackward(), with_theta=with_theta and self._engine != "tesla")
+        return self._student.product(theta, batch, w, DoubleBackward(), with_theta=with_theta and self._engine != "tesla")
+
+    def _difference(self, kept: _Kept, theta: Theta, batch: Batch, w: Theta, eps: Tensor, *, with_theta: bool) -> Product:
         kinks = kept.kinks
         if kinks is None:
             kinks = Kinks()
@@ -76,10 +84,10 @@ class Sweep:
                 self._student.trace(theta, batch)
         grad = None if kept.grad is None else _take_back(kept.grad, w)
         if self._engine == "central_difference":
-            return central_difference(self._student, theta, batch, w, kinks, grad, with_theta=with_theta)
+            return central_difference(self._student, theta, batch, w, eps, kinks, grad, with_theta=with_theta)
         assert grad is not None
         known = (grad, _take_back(kept.rows, w))
-        return forward_difference(self._student, theta, batch, w, kinks, known, with_theta=with_theta)
+        return forward_difference(self._student, theta, batch, w, eps, kinks, known, with_theta=with_theta)
 
     def _put_away(self, tensors: Tensors) -> Tensors:
         """Copies in pinned host memory, queued without waiting; on the CPU, or if not asked for, the same tensors."""
