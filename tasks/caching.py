@@ -104,8 +104,7 @@ def obtain(
         if is_looking:
             raise NotMade(folder)
         facts = _facts()
-        for library in STAGES[key.stage].libraries:
-            importlib.import_module(library)
+        STAGES[key.stage].import_libraries()
         started = time.monotonic()
         manifest = artifacts.write(folder, key, lambda work: {**build(work), "seconds": time.monotonic() - started}, facts)
         if (forced := _FORCED.get()) is not None:

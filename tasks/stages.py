@@ -1,8 +1,9 @@
-"""The stage table, data only: what each stage reads, where it writes, the modules whose code its key covers, with everything of
+"""The stage table: what each stage reads, where it writes, the modules whose code its key covers, with everything of
 `tasks.core` that they import, and the libraries that it imports late."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,11 @@ class Stage:
     folder: str
     code: tuple[str, ...]
     libraries: tuple[str, ...]
+
+    def import_libraries(self) -> None:
+        """Import `libraries`, before a clock starts."""
+        for library in self.libraries:
+            importlib.import_module(library)
 
 
 STAGES = {

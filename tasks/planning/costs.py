@@ -250,17 +250,18 @@ def repeated(run: Callable[[int], tuple[Ref, Usage]], count: int) -> tuple[Ref, 
     return ref, highest(again, last).plus(seconds=(count - 1) * each)
 
 
-def student(params: Params, world: World, start: Ref, pairs: Ref, name: str, scored: Scoring) -> tuple[Ref, Usage]:
+def student(params: Params, world: World, start: Ref, pairs: Ref, name: str, scoring: Scoring) -> tuple[Ref, Usage]:
     """Return the scores and the usage of one student of a small set."""
     recipe = params.evaluate.small
+    ref, usage = repeated(lambda count: scored(params, world, start, pairs, name, num_epochs=count), recipe.num_epochs)
+    return ref, usage.plus(seconds=scoring.seconds(recipe.num_epochs, recipe.num_validations))
 
-    def run(num_epochs: int) -> tuple[Ref, Usage]:
-        short = replace(params.evaluate, small=replace(recipe, num_epochs=num_epochs, num_validations=1))
-        given = (world.prepared, world.embeddings, start, pairs, name, 0)
-        return world.make(evaluate.train_student, replace(params, evaluate=short), *given)
 
-    ref, usage = repeated(run, recipe.num_epochs)
-    return ref, usage.plus(seconds=scored.seconds(recipe.num_epochs, recipe.num_validations))
+def scored(params: Params, world: World, start: Ref, pairs: Ref, name: str, *, num_epochs: int) -> tuple[Ref, Usage]:
+    """Return the scores of one student that trains for `num_epochs` and is validated once, and what it took."""
+    short = replace(params.evaluate, small=replace(params.evaluate.small, num_epochs=num_epochs, num_validations=1))
+    given = (world.prepared, world.embeddings, start, pairs, name, 0)
+    return world.make(evaluate.train_student, replace(params, evaluate=short), *given)
 
 
 def is_soft(pairs: Ref) -> bool:

@@ -20,6 +20,7 @@ from tasks.planning.calibration import free_seconds, pick
 from tasks.planning.costs import Dataset
 from tasks.planning.inventory import Cell, Inventory, take_stock
 from tasks.planning.miniature import Usage, World
+from tasks.stages import STAGES
 
 BUSY = 1.1
 
@@ -84,6 +85,8 @@ class _Planner:
 
     def plan(self) -> Plan:
         """Return the plan; every cell that is not cached gets the usage of its kind."""
+        for stage in STAGES.values():
+            stage.import_libraries()
         started, free = time.perf_counter(), free_seconds()
         data = costs.read_dataset(self.params, self.stock.prepared)
         if self.stock.is_wanted("prepared"):
@@ -118,15 +121,17 @@ class _Planner:
 
     def _train(self, data: Dataset, tiny: World, wide: World) -> None:
         self.usages["start", None] = costs.start(self.small, data, wide, wide.start, tiny.start_usage)
-        self.expert, once = tiny.make(train_experts.train_expert, self.small, tiny.prepared, tiny.embeddings, tiny.start, 0)
+        given = (self.small, tiny.prepared, tiny.embeddings, tiny.start, 0)
+        tiny.make(train_experts.train_expert, *given)  # pays for what the first training of a process pays once
+        self.expert, once = tiny.make(train_experts.train_expert, *given)
         section = self.params.train_experts
         self.step = costs.step(self.small, wide, batch_size=section.batch_size, momentum=section.momentum, weight_decay=0.0)
         seconds = self.step.seconds * section.num_epochs * data.num_images["train"] / section.batch_size
         self.usages["expert", None] = costs.highest(once, self.step).plus(seconds=seconds)
         each = costs.embed_split(self.small, wide)
         for name in self.params.coresets:
-            given = (self.small, tiny.prepared, tiny.embeddings, tiny.start, self.expert, name, costs.TINY_BUDGET)
-            _, once = tiny.make(select_coresets.select_coreset, *given)
+            chosen = (self.small, tiny.prepared, tiny.embeddings, tiny.start, self.expert, name, costs.TINY_BUDGET)
+            _, once = tiny.make(select_coresets.select_coreset, *chosen)
             shared = costs.untrained_shared(self.params.coresets[name], 8)[1] * data.num_images["train"] / section.batch_size
             self.usages[f"{name}-shared", None] = costs.highest(once, self.step).plus(seconds=shared * self.step.seconds)
             for size in self.params.general.budgets:
@@ -186,14 +191,17 @@ class _Planner:
         for name, pairs in distilled.items():
             given = (self.small, wide.prepared, wide.embeddings, pairs, name)
             galleries[name], self.usages[f"gallery {name}", None] = wide.make(evaluate.make_gallery, *given)
-        shown = [name for name in distilled if name in scores]
-        shows = [[*scores.values()], [galleries[name] for name in shown], [distilled[name] for name in shown]]
+        shows = [[*scores.values()], [*galleries.values()], [*distilled.values()]]
         self.usages["report", None] = wide.make(report.write_report, self.small, *shows)[1]
 
     def _small(
         self, params: Params, wide: World, start: Ref, size: int, distilled: dict[str, Ref], scoring: costs.Scoring
     ) -> dict[str, Ref]:
-        """Measure students of the sets of one size: one for all sets with a similarity, one for all without."""
+        """Measure students of the sets of one size: one for all sets with a similarity, one for all without.
+
+        Returns:
+            A score of every set, for the report.
+        """
         given = (self.small, wide.prepared, wide.embeddings, wide.start, self.expert, "random", size)
         real = wide.make(select_coresets.select_coreset, *given)[0]
         score, usage = costs.student(params, wide, start, real, f"random-{size}", scoring)
@@ -202,6 +210,8 @@ class _Planner:
             is_soft = name in distilled and costs.is_soft(distilled[name])
             if is_soft not in alike:
                 scores[name], alike[is_soft] = costs.student(params, wide, start, distilled[name], name, scoring)
+            elif params.student is None and name not in scores:
+                scores[name] = costs.scored(params, wide, start, distilled.get(name, real), name, num_epochs=1)[0]
             self.usages[f"student {name}", params.student] = alike[is_soft]
         return scores
 

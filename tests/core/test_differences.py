@@ -14,6 +14,7 @@ RULES = {"central_difference": (5e-5, 4e-3), "forward_difference": (1e-5, 7e-4)}
 
 def product(grad: float, change: float) -> Product:
     """A product with those norms of g and of H w."""
+
     def along(norm: float) -> dict[str, torch.Tensor]:
         return {"img": torch.tensor([norm, 0.0]), "txt": torch.zeros(1)}
 
