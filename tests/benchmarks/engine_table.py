@@ -1,6 +1,7 @@
 """The gradient engines beside our own `unroll`: time, memory, set-up and growth of one iteration of 8 student steps.
 
-Run: python -m tests.benchmarks.engine_table [--quick]. One thread. Times are processor seconds, the least of some rounds in
+Run: python -m tests.benchmarks.engine_table [--quick | --native]. One thread. `--native` measures networks of the paper at
+their own resolution instead of the small ones of the tests. Times are processor seconds, the least of some rounds in
 which the sides take turns, so that other load on the machine counts little; `compiled` is `forward_difference` with
 `is_compiled`, without the time of compiling. Memory is the peak of the resident set of a fresh process per number, over the
 same process with the idle model.
@@ -35,11 +36,7 @@ from tasks.core.seeding import make_generator
 from tasks.core.tensor_files import load_tensors, save_tensors
 
 TEXT_DIM, STEPS, SNAPSHOTS_PER_EXPERT = 64, 8, 11
-# network -> arguments, targets of memory and of the best time against `unroll`
-NETWORKS: dict[str, tuple[dict[str, Any], float, float]] = {
-    "test_nfnet": ({}, 0.15, 0.8),
-    "test_vit": ({"img_size": 64}, 0.30, 0.6),
-}
+COMPILED = "compiled"  # `forward_difference` with `is_compiled`
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,34 @@ class Size:
 FULL, QUICK = Size(64, 32, 64, 5), Size(8, 4, 64, 2)
 
 
+@dataclass(frozen=True)
+class Network:
+    """A timm network, its size, the engines to measure and the targets of memory and time against `unroll`."""
+
+    kwargs: dict[str, Any]
+    size: Size
+    engines: tuple[str, ...]
+    memory_target: float
+    time_target: float
+
+
+NATIVE_ENGINES = ("unroll", "double_backward", "central_difference", "forward_difference")
+SMALL = {
+    "test_nfnet": Network({}, FULL, (*ENGINES, COMPILED), 0.15, 0.8),
+    "test_vit": Network({"img_size": 64}, FULL, (*ENGINES, COMPILED), 0.30, 0.6),
+}
+NATIVE = {
+    "nfnet_l0": Network({}, Size(8, 4, 224, 2), NATIVE_ENGINES, 0.15, 0.8),
+    "vit_tiny_patch16_224": Network({}, Size(16, 8, 224, 2), NATIVE_ENGINES, 0.30, 0.6),
+}
+NETWORKS = {**SMALL, **NATIVE}
+
+
 class Iteration:
     """One outer iteration on random images and texts, ready to run with any engine."""
 
     def __init__(self, network: str, trainable: str, size: Size, *, is_compiled: bool = False) -> None:
-        config = timm.Config(name=network, weights="random", kwargs=NETWORKS[network][0], mean=None, std=None)
+        config = timm.Config(name=network, weights="random", kwargs=NETWORKS[network].kwargs, mean=None, std=None)
         encoder = timm.build(config, seed=0)
         self.model = build_dual_encoder(
             encoder.module, out_dim=encoder.out_dim, text_dim=TEXT_DIM, trainable=trainable,
@@ -102,30 +122,29 @@ def processor_seconds(ways: Mapping[str, Callable[[], object]], rounds: int) -> 
 
 def engine_rows(network: str, size: Size) -> tuple[list[str], list[str]]:
     """Return time, memory and error of every engine on one network, and both verdicts on the fastest and on the differences."""
-    iteration = Iteration(network, "full", size)
-    ways = {engine: partial(iteration.run, engine) for engine in ENGINES}
-    try:
-        check_machine("float32", is_compiled=True, device=torch.device("cpu"))
-        ways["compiled"] = partial(Iteration(network, "full", size, is_compiled=True).run, "forward_difference")
-    except ValueError as error:
-        print(f"no row `compiled`: {error}", file=sys.stderr)
+    iteration, engines = Iteration(network, "full", size), [name for name in NETWORKS[network].engines if name != COMPILED]
+    ways = {engine: partial(iteration.run, engine) for engine in engines}
+    if COMPILED in NETWORKS[network].engines:
+        try:
+            check_machine("float32", is_compiled=True, device=torch.device("cpu"))
+            ways[COMPILED] = partial(Iteration(network, "full", size, is_compiled=True).run, "forward_difference")
+        except ValueError as error:
+            print(f"no row `{COMPILED}`: {error}", file=sys.stderr)
     images = {name: way().inputs["images"] for name, way in ways.items()}
     oracle = images["unroll"]
     errors = {name: float((found - oracle).norm() / oracle.norm()) for name, found in images.items()}
     seconds = processor_seconds(ways, size.rounds)
-    memory = {engine: _peak_mib(network, engine, size) for engine in ENGINES}
-    _, memory_target, time_target = NETWORKS[network]
+    memory = {engine: _peak_mib(network, engine, size) for engine in ways}
     rows = []
     for name in ways:
-        held = f"{memory[name]:.0f} MiB | {memory[name] / memory['unroll']:.2f}" if name in memory else "- | -"
+        held = f"{memory[name]:.0f} MiB | {memory[name] / memory['unroll']:.2f}"
         time_taken = f"{seconds[name]:.3f} s | {seconds[name] / seconds['unroll']:.2f}"
         rows.append(f"| {network} | {name} | {time_taken} | {held} | {errors[name]:.0e} |")
     compared = [name for name in ways if name not in ("unroll", "tesla")]
     verdicts = []
     for best in sorted({min(compared, key=lambda name: seconds[name]), "forward_difference", "central_difference"}):
-        verdicts.append(_verdict(f"{network}, time of {best}", seconds[best] / seconds["unroll"], time_target))
-        if best in memory:
-            verdicts.append(_verdict(f"{network}, memory of {best}", memory[best] / memory["unroll"], memory_target))
+        verdicts.append(_verdict(f"{network}, time of {best}", seconds[best] / seconds["unroll"], NETWORKS[network].time_target))
+        verdicts.append(_verdict(f"{network}, memory of {best}", memory[best] / memory["unroll"], NETWORKS[network].memory_target))
     return rows, verdicts
 
 
@@ -183,32 +202,39 @@ def main() -> None:
     """Print the table, or one memory measurement for the parent process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny sizes; the ratios then mean little")
+    parser.add_argument("--native", action="store_true", help="nfnet_l0 and vit_tiny at 224 px, engines alone; a quarter of an hour")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.peak:
         network, engine, *numbers = json.loads(options.peak)
-        iteration = Iteration(network, "full", Size(*numbers))
+        iteration = Iteration(network, "full", Size(*numbers), is_compiled=engine == COMPILED)
+        if engine == COMPILED:
+            iteration.run("forward_difference")  # compiles
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, at what is resident now
         idle = _resident_peak_mib()
-        iteration.run(engine)
+        iteration.run("forward_difference" if engine == COMPILED else engine)
         print(_resident_peak_mib() - idle)
         return
-    size = QUICK if options.quick else FULL
     print("| network | engine | processor time | against unroll | memory | against unroll | error, images |\n|---|---|---|---|---|---|---|")
     verdicts = []
-    for network in NETWORKS:
-        rows, judged = engine_rows(network, size)
+    for name, network in (NATIVE if options.native else SMALL).items():
+        rows, judged = engine_rows(name, QUICK if options.quick else network.size)
         print("\n".join(rows), flush=True)
         verdicts += judged
     print("\n| what | ratio | target | |\n|---|---|---|---|")
-    print("\n".join([*verdicts, heads_row(size), set_up_row(size), *growth_rows(size)]))
+    if not options.native:
+        size = QUICK if options.quick else FULL
+        verdicts += [heads_row(size), set_up_row(size), *growth_rows(size)]
+    print("\n".join(verdicts))
 
 
 def _peak_mib(network: str, engine: str, size: Size) -> float:
     numbers = [size.pairs, size.batch, size.pixels, size.rounds]
     command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.engine_table", "--peak", json.dumps([network, engine, *numbers])]
-    # glibc's per-thread arenas would make the peak depend on chance.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    # glibc's per-thread arenas would make the peak depend on chance. With a fixed threshold a freed tensor is no longer resident, so
+    # that the run that compiles leaves nothing for the next one to use.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**16)}
     return float(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
 
 
