@@ -13,8 +13,9 @@ enters all later v, w_t gathers all later lambda. dL/d(log beta) = -sum <g_t, w_
 * `tesla`: drops lambda -= h_theta (arXiv 2211.10586); a biased gradient, kept for comparison.
 
 The exact engines run attention with the math kernel: the fused ones have no second derivative. The differences switch TF32
-off. Which engine is best where:
-`engine_choice.py`. The loss of a segment of an expert, and the batches: `segments.py`.
+off. What of an encoder is frozen and lies before its first trained parameter (patch embedding of a ViT with adapters) records no graph
+where the images are constants: nothing there is differentiated. Which engine is best where: `engine_choice.py`. The loss of a
+segment of an expert, and the batches: `segments.py`.
 """
 
 from __future__ import annotations

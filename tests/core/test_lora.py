@@ -182,3 +182,22 @@ def test_parameters_take_adapters_with_augmentation_and_refuse_half_of_them():
             params.load(settings, path=ROOT / "params.yaml")
     with pytest.raises(ValueError, match=r"model\.lora\.targets\.0: received 'proj'"):
         params.load(["model.trainable=lora", "model.lora={rank: 4, alpha: 4.0, targets: [proj]}"], path=ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize("are_images_optimised", [False, True])
+def test_what_lies_before_the_first_adapter_is_recorded_for_optimised_images_only(are_images_optimised):
+    model = _model(_vit(), lora=LoraSection(rank=2, alpha=2.0, targets=("attn.qkv",)))
+    flat, recorded = FlatModel(model), {}
+    for name in ("patch_embed", "blocks.0.norm1", "blocks.0.attn.qkv", "blocks.1"):
+        part = model.image_encoder.get_submodule(name)
+        part.register_forward_hook(lambda module, args, out, name=name: recorded.update({name: out.requires_grad}))
+    inputs, theta = _inputs(), flat.flatten()
+    images = {"images": inputs.pop("images")}
+    rows, constants = ({**images, **inputs}, {}) if are_images_optimised else (inputs, images)
+    trajectory_gradient(
+        lambda at, here, step: info_nce(*flat.call(at, here["images"], here["texts"]), tau=0.07), theta, rows, [torch.arange(3)],
+        {g: torch.tensor(0.05).log() for g in theta}, lambda end: sum(end[g].square().sum() for g in theta), engine="unroll",
+        constants=constants,
+    )  # fmt: skip
+    prefix = {"patch_embed": are_images_optimised, "blocks.0.norm1": are_images_optimised}
+    assert recorded == {**prefix, "blocks.0.attn.qkv": True, "blocks.1": True}
