@@ -65,7 +65,8 @@ class MatchingConfig(Section):
         feature_dropout: share of the image encoder's features that each student step sets to zero, the others scaled up (Srivastava
             et al., JMLR 2014); the texts then carry over better to encoders that they were not distilled with.
         num_views: views of each image, itself and random crops and mirrors of it, of which every student step draws one for each pair;
-            more than 1 is for images that stay as they are, `optimise: text` with a frozen encoder. For encoders yet unseen.
+            more than 1 needs a frozen encoder, which encodes every view: once where the images stay as they are (`optimise: text`),
+            otherwise new ones in every iteration. For encoders yet unseen.
         engine: gradient engine of `matching.py`, or `auto`, see `engine_choice.py`.
         micro_batch: images per pass through the encoder, to bound memory, with the same result; null: the whole mini-batch.
         is_theta_on_host: keep the student's T parameter vectors in the memory of the host.
@@ -170,10 +171,10 @@ def check_matching(config: MatchingConfig, num_epochs: int, budgets: tuple[int, 
             f"{where}: the engine {config.engine!r} does not cut a step into micro-batches; received micro_batch {config.micro_batch}; "
             "set micro_batch: null or another engine"
         )
-    if config.num_views > 1 and (is_encoder_trained or config.optimise != "text"):
+    if config.num_views > 1 and is_encoder_trained:
         raise ValueError(
-            f"{where}.num_views: received {config.num_views} with trainable {trainable!r} and optimise {config.optimise!r}; allowed is 1, "
-            f"or more with a frozen encoder (heads, text_head) and optimise: text; change {where}.num_views or {where}.optimise"
+            f"{where}.num_views: received {config.num_views} with trainable {trainable!r}; allowed is 1, or more with a frozen encoder "
+            f"(heads, text_head); change {where}.num_views or model.trainable"
         )
     _check_precision(config, is_encoder_trained=is_encoder_trained, where=where)
     for num_pairs in budgets:

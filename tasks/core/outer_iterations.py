@@ -12,11 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.core.augment import crop_and_flip
 from tasks.core.encoders import ImageEncoder
 from tasks.core.expert_segments import draw_segment
 from tasks.core.experts import Buffer
-from tasks.core.frozen_features import FrozenFeatures
 from tasks.core.functional import FlatModel, Theta
 from tasks.core.matching import Gradient, LossFn, Rows, draw_batches, mean_gradient, trajectory_gradient
 from tasks.core.matching_config import MatchingConfig
@@ -24,10 +22,10 @@ from tasks.core.objective import Goal, Objective
 from tasks.core.outer_state import OuterState
 from tasks.core.records import Split
 from tasks.core.seeding import make_generator
+from tasks.core.views import ViewFeatures
 
 Log = Callable[[dict[str, float], int], None]
 Save = Callable[[dict[str, Tensor], dict[str, Any]], None]
-VIEW_SCALE = 0.4  # the least share of an image's area in a view
 
 
 @dataclass(frozen=True)
@@ -97,17 +95,19 @@ class _Draw:
 def _still_features(problem: Problem, config: MatchingConfig, state: OuterState) -> Tensor | None:
     """Return the features of images that no iteration changes, computed once; None where images change or the encoder does.
 
-    They are (M, F), or (M, V, F) with V views of each image, the first of which is itself.
+    They are as of `ViewFeatures.values`; students see the same views in all iterations.
     """
     images = state.rows()["images"]
     if not problem.is_encoder_frozen or config.optimise != "text" or images.ndim != 4:
         return None
-    every = torch.arange(len(images), device=images.device)
-    views = [images]
-    for number in range(1, config.num_views):
-        views.append(crop_and_flip(images, VIEW_SCALE, make_generator(problem.seed, "view", number), flip=True))
-    found = [FrozenFeatures(problem.encoder.module, view, every, micro_batch=config.micro_batch).values for view in views]
-    return found[0] if len(found) == 1 else torch.stack(found, 1)
+    return _views(problem, config, images, torch.arange(len(images), device=images.device)).values
+
+
+def _views(problem: Problem, config: MatchingConfig, images: Tensor, used: Tensor, *names: int) -> ViewFeatures:
+    return ViewFeatures(
+        problem.encoder.module, images, used, num_views=config.num_views, micro_batch=config.micro_batch,
+        draw=lambda number: make_generator(problem.seed, "view", number, *names),
+    )  # fmt: skip
 
 
 def _gradient(
@@ -115,7 +115,8 @@ def _gradient(
 ) -> tuple[Gradient, dict[str, float]]:
     """Differentiate the mean terminal loss of this iteration's goals; also the mean of its terms, for the history.
 
-    Features of images are computed and pulled back to pixels once for all goals; `still` are those that never change.
+    Features of images are computed and pulled back to pixels once for all goals, with new views in every iteration; `still`
+    are those that never change.
     """
     rows, frozen = state.rows(), None
     draws = [_draw(problem, config, state, objective, index) for index in range(config.goals_per_iteration)]
@@ -123,7 +124,7 @@ def _gradient(
         rows["images"] = still
     elif problem.is_encoder_frozen and rows["images"].ndim == 4:
         used = torch.cat([batch for draw in draws for batch in draw.batches])
-        frozen = FrozenFeatures(problem.encoder.module, rows["images"], used, micro_batch=config.micro_batch)
+        frozen = _views(problem, config, rows["images"], used, state.iteration)
         rows["images"] = frozen.values
     parts = [_gradient_of(problem, config, state, objective, draw, rows) for draw in draws]
     found = mean_gradient([gradient for gradient, _ in parts])
