@@ -87,19 +87,27 @@ class OuterState:
     def update(self, found: Gradient, row: dict[str, float]) -> bool:
         """Take one outer step and write its history row; return False after a roll-back instead.
 
+        What the step leads to is checked as well, so that neither a checkpoint nor the stored set ever holds it.
+
         Raises:
-            ValueError: loss, gradient or step size is not finite for the second time.
+            ValueError: loss, gradient, a tensor or a step size leaves the finite numbers (step sizes: the positive ones) for the
+                second time.
         """
         grads = {**found.inputs, **{f"log_{group}": value for group, value in found.log_step_sizes.items()}}
-        is_finite = all(math.isfinite(value) for value in row.values()) and all(bool(g.isfinite().all()) for g in grads.values())
-        if not is_finite:
-            self._roll_back(row)
+        faulty = [name for name, value in row.items() if not math.isfinite(value)] or _outside(grads, ())
+        if faulty:
+            self._roll_back(row, f"not finite: {', '.join(f'gradient of {name}' if name in grads else name for name in faulty)}")
             return False
         limit = self._config.skip_above
         if limit is not None:
             row = {**row, "num_skipped": float(self.iteration - self.num_updates + (row["loss"] > limit))}
         if limit is None or row["loss"] <= limit:
             self._step(grads)
+            averages = {f"average of {name}": value for name, value in self._average.items()}
+            faulty = _outside({**self._tensors, **averages}, (*_LOGS, *(f"average of {name}" for name in _LOGS)))
+            if faulty:
+                self._roll_back(row, f"after its step, not finite, or a step size of 0: {', '.join(faulty)}")
+                return False
         self.history.append(row)
         self.iteration += 1
         return True
@@ -163,17 +171,23 @@ class OuterState:
         self._is_healed = stored.counters["is_healed"]
         del self.history[self.iteration :]  # one row an iteration
 
-    def _roll_back(self, row: dict[str, float]) -> None:
+    def _roll_back(self, row: dict[str, float], faulty: str) -> None:
         if self._is_healed or self._good is None:
             last = self.history[-1] if self.history else "none"
             raise ValueError(
-                f"distillation left the finite numbers in iteration {self.iteration}: {row}; last finite values: {last}; "
+                f"distillation left the finite numbers in iteration {self.iteration}: {row}; {faulty}; last finite values: {last}; "
                 f"{'one roll-back with halved outer steps did not help' if self._is_healed else 'there is no state to go back to'}; "
-                "lower lr_img, lr_txt or the step sizes in the method's options in params.yaml"
+                "lower lr_img, lr_txt, lr_step_size or the step sizes in the method's options in params.yaml"
             )
         self._return_to(self._good)
         self._is_healed = True
         self._rates = [0.5 * rate for rate in self._rates]
+
+
+def _outside(tensors: Rows, logs: tuple[str, ...]) -> list[str]:
+    """Return the names of tensors that are not finite, of `logs` also those whose exponential is not, or is 0; one wait for the device."""
+    tests = [(value.exp().log() if name in logs else value).isfinite().all() for name, value in tensors.items()]
+    return [name for name, is_inside in zip(tensors, torch.stack(tests).tolist(), strict=True) if not is_inside]
 
 
 def _like(tensor: Tensor, value: Tensor) -> Tensor:

@@ -102,9 +102,7 @@ class PairSet:
                 f"{tuple(self.images.shape)} and {tuple(self.text_embeds.shape)}"
             )
         self._check_loss()
-        for name in ("images", "text_embeds"):
-            if not bool(torch.isfinite(getattr(self, name)).all()):
-                raise ValueError(f"PairSet.{name} has non-finite values; a set with NaN or infinity is never saved or trained on")
+        self._check_values()
 
     def _check_loss(self) -> None:
         soft = self.similarity
@@ -117,6 +115,19 @@ class PairSet:
         if soft is not None and {len(soft.diagonal), len(soft.left), len(soft.right)} != {len(self.images)}:
             rows = f"{len(soft.diagonal)}, {len(soft.left)} and {len(soft.right)} rows"
             raise ValueError(f"PairSet.similarity: received {rows} for {len(self.images)} pairs; it needs one a pair")
+
+    def _check_values(self) -> None:
+        tensors = {"images": self.images, "text_embeds": self.text_embeds}
+        if self.similarity is not None:
+            tensors |= {f"similarity.{part}": getattr(self.similarity, part) for part in ("diagonal", "left", "right")}
+        for name, value in tensors.items():
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(f"PairSet.{name} has non-finite values; a set with NaN or infinity is never saved or trained on")
+        if not all(0.0 < size < float("inf") for size in (self.step_sizes or {}).values()):
+            raise ValueError(
+                f"PairSet.step_sizes: received {self.step_sizes}; allowed are positive finite numbers; lower lr_step_size of the method "
+                "that makes the set"
+            )
 
     @property
     def num_pairs(self) -> int:

@@ -1,11 +1,13 @@
 """Sections, plugins, seeding, records and tensor files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from tasks.core import plugins
-from tasks.core.records import PairSet
+from tasks.core.records import PairSet, Similarity
 from tasks.core.section import Range
 from tasks.core.seeding import derive_seed, make_generator
 from tasks.core.storage import load_pairs, save_pairs
@@ -48,3 +50,17 @@ def test_pair_set_survives_the_disk_and_refuses_nan(tmp_path):
     assert (again.step_sizes, again.provenance, again.mean) == (pairs.step_sizes, pairs.provenance, pairs.mean)
     with pytest.raises(ValueError, match="non-finite"):
         PairSet(images * float("nan"), texts, (0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.parametrize("size", [0.0, -0.1, float("inf"), float("nan")])
+def test_a_pair_set_has_positive_step_sizes(size):
+    with pytest.raises(ValueError, match=r"PairSet\.step_sizes: received .*allowed are positive finite numbers; lower lr_step_size"):
+        PairSet(torch.zeros(2, 3, 5, 4), torch.zeros(2, 7), (0.5,) * 3, (0.5,) * 3, step_sizes={"img": 0.1, "txt": size})
+
+
+@pytest.mark.parametrize("part", ["diagonal", "left", "right"])
+def test_a_pair_set_has_a_finite_similarity(part):
+    soft = Similarity(torch.ones(2), torch.ones(2, 3), torch.zeros(2, 3), alpha=1.0)
+    soft = replace(soft, **{part: getattr(soft, part) / 0.0})
+    with pytest.raises(ValueError, match=rf"PairSet\.similarity\.{part} has non-finite values"):
+        PairSet(torch.zeros(2, 3, 5, 4), torch.zeros(2, 7), (0.5,) * 3, (0.5,) * 3, similarity=soft, loss="ence")
