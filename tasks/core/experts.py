@@ -7,6 +7,7 @@ stored as their bfloat16 difference to epoch 0 (`bfloat16_delta`): a tensor of t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,22 +107,36 @@ def stored_bytes(sizes: dict[str, int], num_epochs: int, *, storage: Storage, is
     return 4 * firsts + later * num_epochs * (sizes["img"] + sizes["txt"])
 
 
+def kept_bytes(device: torch.device) -> int:
+    """Return how many bytes of snapshots a buffer keeps on a device unless it is told: a quarter of what is free there now.
+
+    The rest is the student's, which cannot do with less; reading a snapshot again takes little beside an iteration.
+    """
+    if device.type == "cuda":
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by this process, for reuse
+        return (torch.cuda.mem_get_info(device)[0] + idle) // 4
+    return _available_host_bytes() // 4
+
+
 class Buffer:
-    """The stored trajectories of several experts, read through memory maps and kept on the device once read.
+    """The stored trajectories of several experts, read through memory maps and kept on the device when they fit.
 
     Args:
         folders: expert artifact folders.
         start: theta_0 of the shared image encoder, {"img": (P_img,)}, for experts that left theirs out.
         device: where segments are returned.
+        max_bytes: of the snapshots kept there; the one that was not asked for longest goes first, and is read again when it is.
+            None: `kept_bytes` of the device as it is now.
     """
 
-    def __init__(self, folders: Sequence[Path], start: Theta, *, device: torch.device) -> None:
+    def __init__(self, folders: Sequence[Path], start: Theta, *, device: torch.device, max_bytes: int | None = None) -> None:
         if not folders:
             raise ValueError("trajectory matching needs at least one expert, received none; raise train_experts.num_experts")
         self._files = [folder / SNAPSHOTS for folder in folders]
         self._start, self._device = start, device
         self._names = [set(tensor_names(file)) for file in self._files]
-        self._cache: dict[tuple[int, int], Theta] = {}
+        self._max_bytes = kept_bytes(device) if max_bytes is None else max_bytes
+        self._kept: dict[tuple[int, int], Theta] = {}  # the last one that was asked for stands last
 
     @property
     def num_experts(self) -> int:
@@ -133,14 +148,28 @@ class Buffer:
         Raises:
             ValueError: the expert was not trained that far.
         """
-        if (expert, epoch) not in self._cache:
+        found = self._kept.pop((expert, epoch), None)
+        if found is None:
             if f"txt_{epoch:03d}" not in self._names[expert]:
                 raise ValueError(
                     f"{self._files[expert]} has no snapshot of epoch {epoch}; raise train_experts.num_epochs or lower "
                     "max_start_epoch / expert_epochs of the method"
                 )
-            self._cache[expert, epoch] = {group: self._read(expert, group, epoch) for group in GROUPS}
-        return self._cache[expert, epoch]
+            found = {group: self._read(expert, group, epoch) for group in GROUPS}
+        size = self._size(found)
+        if size <= self._max_bytes:
+            self._make_room(size)
+            self._kept[expert, epoch] = found
+        return found
+
+    def _make_room(self, size: int) -> None:
+        held = sum(map(self._size, self._kept.values()))
+        while self._kept and held + size > self._max_bytes:
+            held -= self._size(self._kept.pop(next(iter(self._kept))))
+
+    def _size(self, snapshot: Theta) -> int:
+        """Bytes of a snapshot beside those of the shared start."""
+        return sum(value.nbytes for group, value in snapshot.items() if value is not self._start.get(group))
 
     def _read(self, expert: int, group: str, epoch: int) -> torch.Tensor:
         name = f"{group}_{epoch:03d}"
@@ -151,6 +180,13 @@ class Buffer:
         if value.dtype != torch.bfloat16:
             return value
         return _restore(value, self._read(expert, group, 0))
+
+
+def _available_host_bytes() -> int:
+    """Memory that this machine could give without swapping; where it does not say (not Linux), all that it has."""
+    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").is_file() else []
+    told = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return told[0] if told else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _restore(delta: torch.Tensor, first: torch.Tensor) -> torch.Tensor:

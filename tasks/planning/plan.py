@@ -14,6 +14,8 @@ from typing import Any
 
 from tasks import distill, evaluate, report, select_coresets, train_experts
 from tasks.artifacts import Ref
+from tasks.core.experts import kept_bytes
+from tasks.device import choose_device
 from tasks.params import Params
 from tasks.planning import costs, miniature
 from tasks.planning.calibration import free_seconds, pick
@@ -145,7 +147,8 @@ class _Planner:
                     continue
 
                 found[f"{name}-{size}"], usage = self._iterations(wide, name, size, plugin.config)
-                buffer = (self.params.train_experts.num_experts - 1) * self.usages["expert", None].disk_bytes
+                others = (self.params.train_experts.num_experts - 1) * self.usages["expert", None].disk_bytes
+                buffer = min(others, kept_bytes(choose_device()))
                 on_card = buffer if usage.gpu_bytes else 0
                 self.usages[f"{name}-{size}", None] = usage.plus(host=buffer - on_card, gpu=on_card)
         return found

@@ -1,9 +1,11 @@
 """An expert that was interrupted ends with the same bytes, and segments come back as they were stored."""
 
+import weakref
+
 import pytest
 import torch
 
-from tasks.core.experts import SNAPSHOTS, Buffer, save_snapshots, stored_bytes, train_expert
+from tasks.core.experts import SNAPSHOTS, Buffer, kept_bytes, save_snapshots, stored_bytes, train_expert
 from tasks.core.functional import FlatModel
 from tasks.core.training import SplitPairs
 from tests.core.small_problem import CPU, NO_AUGMENT, SECTION, make_encoder, make_model, make_split
@@ -45,6 +47,57 @@ def test_the_shared_start_is_not_stored_and_comes_from_the_model(tmp_path):
     assert torch.equal(buffer.snapshot(0, 3)["img"], snapshots["img_003"])
     with pytest.raises(ValueError, match=r"no snapshot of epoch 4; raise train_experts\.num_epochs"):
         buffer.snapshot(0, 4)
+
+
+def _two_experts(folder):
+    """Two experts of equal snapshots but for the start, and the bytes of one (epochs from 1 on)."""
+    snapshots, _ = _train()
+    start = FlatModel(make_model(make_encoder())).flatten()
+    folders = [folder / "a", folder / "b"]
+    for index, place in enumerate(folders):
+        place.mkdir()
+        save_snapshots(place, {name: value + index for name, value in snapshots.items()}, storage="float32", start=start)
+    return folders, start, sum(4 * value.numel() for value in start.values())
+
+
+def _is_kept(buffer, expert, epoch, found):
+    return all(value is found[group] for group, value in buffer.snapshot(expert, epoch).items())
+
+
+def test_a_buffer_of_one_snapshot_gives_the_same_values_and_keeps_no_more(tmp_path):
+    folders, start, size = _two_experts(tmp_path)
+    every, one = Buffer(folders, start, device=CPU), Buffer(folders, start, device=CPU, max_bytes=size)
+    asked = [(0, 1), (1, 1), (0, 0), (1, 3), (1, 3), (0, 1), (1, 0)]
+    first = {place: every.snapshot(*place) for place in asked}
+    for place in asked:
+        found = one.snapshot(*place)
+        assert all(torch.equal(found[group], first[place][group]) for group in ("img", "txt")), place
+    assert all(_is_kept(every, *place, found) for place, found in first.items())
+    found = one.snapshot(0, 2)
+    assert _is_kept(one, 0, 2, found)
+    gone = weakref.ref(found["img"])
+    del found
+    one.snapshot(1, 2)
+    assert gone() is None  # nothing else holds it
+
+
+def test_a_full_buffer_lets_the_snapshot_go_that_was_not_asked_for_longest(tmp_path):
+    folders, start, size = _two_experts(tmp_path)
+    buffer = Buffer(folders, start, device=CPU, max_bytes=2 * size)
+    a, b = buffer.snapshot(0, 1), buffer.snapshot(0, 2)
+    assert _is_kept(buffer, 0, 1, a)
+    buffer.snapshot(0, 3)
+    assert _is_kept(buffer, 0, 1, a) and not _is_kept(buffer, 0, 2, b)
+    none = Buffer(folders, start, device=CPU, max_bytes=size - 1)
+    assert not _is_kept(none, 0, 1, none.snapshot(0, 1)) and torch.equal(none.snapshot(0, 1)["img"], a["img"])
+
+
+def test_the_shared_start_counts_for_nothing_and_a_machine_has_room_by_itself(tmp_path):
+    folders, start, size = _two_experts(tmp_path)
+    buffer = Buffer(folders, start, device=CPU, max_bytes=size + start["txt"].nbytes)
+    shared, later = buffer.snapshot(0, 0), buffer.snapshot(0, 1)
+    assert shared["img"] is start["img"] and _is_kept(buffer, 0, 0, shared) and _is_kept(buffer, 0, 1, later)
+    assert 2**20 < kept_bytes(CPU) < 2**50
 
 
 def test_snapshots_are_copies_and_not_the_live_weights():
