@@ -33,16 +33,23 @@ def select_coreset(
     """Return `data/coresets/<profile>/<method>-<num_pairs>`, a PairSet of real pairs.
 
     Args:
-        warm: the expert whose last snapshot gives the features (expert_000).
+        warm: the expert in whose space pairs are selected, after `train_experts.coreset_epochs` epochs (expert_000).
     """
     plugin = params.coresets[method]
     inputs = {"prepared": prepared.digest, "embeddings": embeddings.digest, "start": start.digest, "warm": warm.digest}
     shared = _shared(params, plugin, prepared, embeddings, start, inputs, force=force, accept_code=accept_code)
     if shared:
         inputs = {**inputs, "shared": shared.digest}
+    epochs = params.train_experts.coreset_epochs
     key = Key(
         STAGE.name,
-        {"method": plugin.as_params(), "num_pairs": num_pairs, "seed": params.seed, "model": asdict(params.model)},
+        {
+            "method": plugin.as_params(),
+            "num_pairs": num_pairs,
+            "seed": params.seed,
+            "model": asdict(params.model),
+            "coreset_epochs": epochs,
+        },
         inputs,
         caching.code_digest([*STAGE.code, plugin.module_name, params.image_encoder.module_name]),
     )
@@ -129,7 +136,7 @@ def _select(
     check_budget(num_pairs, train.num_images)
     model = new_model(params, encoder, train.text_embeds.shape[1], "expert", 0)
     flat = FlatModel(model)
-    flat.load(load_buffer(flat, [warm]).snapshot(0, params.train_experts.num_epochs))
+    flat.load(load_buffer(flat, [warm]).snapshot(0, params.train_experts.coreset_epochs))
     image_features, text_features = embed_split(model, train, encoder, device=device)
     caption_idx = _caption_idx(params, train)
     pool = Pool(
@@ -151,7 +158,7 @@ def _select(
                 "profile": params.profile,
                 "image_idx": chosen.image_idx.tolist(),
                 "caption_idx": chosen.caption_idx.tolist(),
-                "features": f"{params.model_name}, expert 0 after {params.train_experts.num_epochs} epochs",
+                "features": f"{params.model_name}, expert 0 after {params.train_experts.coreset_epochs} epochs",
             },
         ),
     )
@@ -161,7 +168,7 @@ def _select(
 def _recipe(params: Params) -> dict[str, Any]:
     """What of the experts' section training for a method's shared part uses."""
     section = asdict(params.train_experts)
-    return {name: value for name, value in section.items() if name not in ("num_experts", "num_epochs", "storage")}
+    return {name: value for name, value in section.items() if name not in ("num_experts", "num_epochs", "coreset_epochs", "storage")}
 
 
 def _caption_idx(params: Params, train: Any) -> Any:

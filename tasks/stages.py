@@ -52,7 +52,7 @@ STAGES = {
         ),
         Stage(
             "select_coresets",
-            ("seed", "budgets", "model", "select_coresets"),
+            ("seed", "budgets", "model", "train_experts", "select_coresets"),
             ("prepare_data", "embed_captions", "train_experts"),
             "coresets",
             ("tasks.select_coresets", "tasks.models"),

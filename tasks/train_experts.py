@@ -67,7 +67,9 @@ def train_expert(
 ) -> Ref:
     """Return `data/experts/<profile>/<model>/expert_<index>`: the snapshots of one expert."""
     section = asdict(params.train_experts)
-    section.pop("num_experts")  # more experts do not change the ones that are there
+    for name in ("num_experts", "num_epochs", "coreset_epochs"):  # more experts, or more of the first, do not change the others
+        section.pop(name)
+    section["stored_epochs"] = params.train_experts.stored_epochs(index)
     key = Key(
         STAGE.name,
         {"train_experts": section, "model": asdict(params.model), "seed": params.seed, "index": index},
@@ -102,6 +104,7 @@ def _train(params: Params, prepared: Ref, embeddings: Ref, start: Ref, index: in
         tau=params.model.tau,
         seed=derive_seed(params.seed, "expert", index),
         is_start_shared=is_start_shared,
+        index=index,
         checkpoint=work / NAME,
         progress=reporter(f"expert {index}"),
     )

@@ -33,19 +33,22 @@ def train_expert(
     tau: float,
     seed: int,
     is_start_shared: bool,
+    index: int,
     checkpoint: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Theta, list[float]]:
-    """Train in place and return the snapshots {"img_000": (P_img,), ...} of epochs 0..E on the CPU, and the epoch losses.
+    """Train in place and return the snapshots {"img_000": (P_img,), ...} on the CPU, and the epoch losses.
 
     Args:
         model: fresh projections; its trainable parameters are the trajectory.
+        index: of the expert; the snapshots are those of its start and of `section.stored_epochs(index)`.
         is_start_shared: leave `img_000` out, because the start artifact holds the same encoder for all experts.
         checkpoint: file to resume from and to write after every epoch.
         progress: called with (epochs done, epochs in all).
     """
     flat = FlatModel(model)
     optimiser = torch.optim.SGD(parameter_groups(model, section.lr_img, section.lr_txt), lr=section.lr_txt, momentum=section.momentum)
+    epochs = section.stored_epochs(index)
     snapshots, losses, first = _snapshot(flat, 0, skip=("img",) if is_start_shared else ()), [], 0
     stored = load_checkpoint(checkpoint) if checkpoint else None
     if stored is not None:
@@ -54,16 +57,18 @@ def train_expert(
         snapshots = {name: value for name, value in tensors.items() if not name.startswith("momentum_")}
         first, losses = state["epoch"], state["losses"]
         flat.load(_theta(snapshots, first, flat))
+        snapshots = {name: value for name, value in snapshots.items() if int(name.rpartition("_")[2]) in (0, *epochs)}
         for index, parameter in enumerate(p for group in optimiser.param_groups for p in group["params"]):
             if index in momenta:
                 optimiser.state[parameter]["momentum_buffer"] = momenta[index].to(parameter)
-    for epoch in range(first, section.num_epochs):
+    for epoch in range(first, epochs[-1]):
         losses.append(train_epoch(model, pairs, optimiser, batch_size=section.batch_size, tau=tau, seed=seed, epoch=epoch))
-        snapshots.update(_snapshot(flat, epoch + 1))
+        now = _snapshot(flat, epoch + 1)
         if checkpoint is not None:
-            save_checkpoint(checkpoint, {**snapshots, **_momenta(optimiser)}, {"epoch": epoch + 1, "losses": losses})
+            save_checkpoint(checkpoint, {**snapshots, **now, **_momenta(optimiser)}, {"epoch": epoch + 1, "losses": losses})
+        snapshots.update(now if epoch + 1 in epochs else {})
         if progress:
-            progress(epoch + 1, section.num_epochs)
+            progress(epoch + 1, epochs[-1])
     return snapshots, losses
 
 
@@ -99,7 +104,7 @@ def stored_bytes(sizes: dict[str, int], num_epochs: int, *, storage: Storage, is
 
     Args:
         sizes: trainable parameters of each group, {"img": P_img, "txt": P_txt}.
-        num_epochs: epochs trained; snapshots 0..num_epochs are stored.
+        num_epochs: epochs whose snapshots are stored beside that of the start.
         is_start_shared: epoch 0 of the image group is not in the file.
     """
     later = 2 if storage == "bfloat16_delta" else 4

@@ -89,7 +89,10 @@ class ExpertSection(Section):
 
     Attributes:
         num_experts: trajectories to store.
-        num_epochs: epochs of each; stage 2 reads snapshots 0 .. max_start_epoch - 1 + expert_epochs.
+        num_epochs: epochs of each; all snapshots 0 .. num_epochs are stored. Distillation reads 0 .. max_start_epoch - 1 + expert_epochs:
+            this number is enough for one setting, and a sweep over those two needs its largest.
+        coreset_epochs: epochs of expert 0 after which coresets select in its space (METHOD 7). Beyond num_epochs only expert 0 is
+            trained, and of what comes there only this snapshot is stored.
         batch_size: pairs per step.
         lr_img, lr_txt: step sizes of the two groups.
         momentum: of SGD; the paper uses 0.
@@ -99,12 +102,18 @@ class ExpertSection(Section):
 
     num_experts: Count
     num_epochs: Count
+    coreset_epochs: Count
     batch_size: Annotated[int, Range(ge=2, unit="pairs")]
     lr_img: Rate
     lr_txt: Rate
     momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
     storage: Storage
     augment: AugmentSection
+
+    def stored_epochs(self, index: int) -> tuple[int, ...]:
+        """Return the epochs after which snapshots of an expert are stored, beside its start; it is trained to the last of them."""
+        further = (self.coreset_epochs,) if index == 0 and self.coreset_epochs > self.num_epochs else ()
+        return (*range(1, self.num_epochs + 1), *further)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ class Cell:
 
     Attributes:
         stage, name: for example `distill` and `lors-100`.
-        kind: what it costs is that of all cells of this kind: `expert`, `lors-100`, `student lors-100`.
+        kind: what it costs is that of all cells of this kind: `first expert`, `expert`, `lors-100`, `student lors-100`.
         student: the further student that trains, or None.
     """
 
@@ -78,7 +78,7 @@ def take_stock(params: Params) -> Inventory:
     start = ask("train_experts", "start", "start", train_experts.build_start, given)
     given += [embeddings, start]
     experts = [
-        ask("train_experts", f"expert_{index:03d}", "expert", train_experts.train_expert, given, index)
+        ask("train_experts", f"expert_{index:03d}", "expert" if index else "first expert", train_experts.train_expert, given, index)
         for index in range(params.train_experts.num_experts)
     ]
     grid = [(method, size) for method in params.coresets for size in params.general.budgets]

@@ -123,13 +123,15 @@ class _Planner:
 
     def _train(self, data: Dataset, tiny: World, wide: World) -> None:
         self.usages["start", None] = costs.start(self.small, data, wide, wide.start, tiny.start_usage)
-        given = (self.small, tiny.prepared, tiny.embeddings, tiny.start, 0)
-        tiny.make(train_experts.train_expert, *given)  # pays for what the first training of a process pays once
-        self.expert, once = tiny.make(train_experts.train_expert, *given)
+        given = (self.small, tiny.prepared, tiny.embeddings, tiny.start)
+        disk = tiny.make(train_experts.train_expert, *given, 1)[1].disk_bytes  # pays for what the first training of a process pays once
+        self.expert, once = tiny.make(train_experts.train_expert, *given, 0)
         section = self.params.train_experts
         self.step = costs.step(self.small, wide, batch_size=section.batch_size, momentum=section.momentum, weight_decay=0.0)
-        seconds = self.step.seconds * section.num_epochs * data.num_images["train"] / section.batch_size
-        self.usages["expert", None] = costs.highest(once, self.step).plus(seconds=seconds)
+        epoch = self.step.seconds * data.num_images["train"] / section.batch_size
+        highest = costs.highest(once, self.step)
+        self.usages["first expert", None] = highest.plus(seconds=section.stored_epochs(0)[-1] * epoch)
+        self.usages["expert", None] = replace(highest, disk_bytes=disk).plus(seconds=section.num_epochs * epoch)
         each = costs.embed_split(self.small, wide)
         for name in self.params.coresets:
             chosen = (self.small, tiny.prepared, tiny.embeddings, tiny.start, self.expert, name, costs.TINY_BUDGET)

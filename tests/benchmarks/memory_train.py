@@ -44,8 +44,9 @@ def prepare_files(folder: Path, num_images: int) -> None:
 def train_experts(folder: Path, num_experts: int) -> Any:
     """Train and store experts; return what training still holds, so that it counts."""
     section = ExpertSection(
-        num_experts=num_experts, num_epochs=1, batch_size=16, lr_img=0.02, lr_txt=0.2, momentum=0.0, storage="float32", augment=NO_AUGMENT
-    )
+        num_experts=num_experts, num_epochs=1, coreset_epochs=1, batch_size=16, lr_img=0.02, lr_txt=0.2, momentum=0.0, storage="float32",
+        augment=NO_AUGMENT,
+    )  # fmt: skip
     held: Any = None
     for index in range(num_experts):
         encoder = image_encoders.build(NETWORK, seed=SEED)
@@ -55,7 +56,7 @@ def train_experts(folder: Path, num_experts: int) -> Any:
         )
         pairs, start = SplitPairs(split, encoder, NO_AUGMENT, device=torch.device("cpu")), {"img": FlatModel(model).flatten()["img"]}
         seed = derive_seed(SEED, "expert", index)
-        snapshots, losses = train_expert(model, pairs, section, tau=TAU, seed=seed, is_start_shared=True)
+        snapshots, losses = train_expert(model, pairs, section, tau=TAU, seed=seed, is_start_shared=True, index=index)
         (folder / f"expert_{index:03d}").mkdir()
         save_snapshots(folder / f"expert_{index:03d}", snapshots, storage=section.storage, start=start)
         held = model, pairs, snapshots, losses

@@ -22,8 +22,9 @@ TEXT_DIM, SIZE = 6, 8
 CPU = torch.device("cpu")
 NO_AUGMENT = AugmentSection(crop_scale=1.0, flip=False, randaugment_ops=0, randaugment_magnitude=0)
 SECTION = ExpertSection(
-    num_experts=2, num_epochs=3, batch_size=5, lr_img=0.1, lr_txt=0.2, momentum=0.5, storage="float32", augment=NO_AUGMENT
-)
+    num_experts=2, num_epochs=3, coreset_epochs=3, batch_size=5, lr_img=0.1, lr_txt=0.2, momentum=0.5, storage="float32",
+    augment=NO_AUGMENT,
+)  # fmt: skip
 # Options that all matching methods share, small; tests build a method's `Config(**MATCHING, ...)`.
 MATCHING: dict[str, Any] = {
     "iterations": 12, "syn_steps": 4, "expert_epochs": 1, "max_start_epoch": 2, "start_epoch_growth": None,
@@ -77,7 +78,7 @@ def make_problem(folder: Path, trainable: str = "full") -> Problem:
         pairs = SplitPairs(split, encoder, NO_AUGMENT, device=CPU)
         model = make_model(encoder, trainable, index)
         start = FlatModel(model).flatten()
-        found, _ = train_expert(model, pairs, SECTION, tau=0.07, seed=index, is_start_shared=not is_frozen)
+        found, _ = train_expert(model, pairs, SECTION, tau=0.07, seed=index, is_start_shared=not is_frozen, index=index)
         folders.append(folder / f"expert_{index:03d}")
         folders[-1].mkdir()
         save_snapshots(folders[-1], found, storage=SECTION.storage, start=start)

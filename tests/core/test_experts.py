@@ -1,6 +1,7 @@
 """An expert that was interrupted ends with the same bytes, and segments come back as they were stored."""
 
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ class Killed(Exception):
     pass
 
 
-def _train(checkpoint=None, stop_after=None):
+def _train(checkpoint=None, stop_after=None, index=0, **changes):
     def progress(done, total):
         if done == stop_after:
             raise Killed
@@ -23,7 +24,10 @@ def _train(checkpoint=None, stop_after=None):
     encoder = make_encoder()
     pairs = SplitPairs(make_split(), encoder, NO_AUGMENT, device=CPU)
     model = make_model(encoder)
-    return train_expert(model, pairs, SECTION, tau=0.07, seed=5, is_start_shared=True, checkpoint=checkpoint, progress=progress)
+    return train_expert(
+        model, pairs, replace(SECTION, **changes), tau=0.07, seed=5, is_start_shared=True, index=index, checkpoint=checkpoint,
+        progress=progress,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("stop_after", [1, 2])
@@ -34,6 +38,22 @@ def test_a_resumed_expert_equals_an_uninterrupted_one(tmp_path, stop_after):
     got, resumed_losses = _train(tmp_path / "c.safetensors")
     assert sorted(got) == sorted(expected) and resumed_losses == losses
     assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+def test_only_the_first_expert_is_trained_for_the_coresets_and_keeps_but_their_snapshot(tmp_path):
+    every, losses = _train(num_epochs=5)
+    epochs = {"num_epochs": 2, "coreset_epochs": 5}
+    first, first_losses = _train(**epochs)
+    other, other_losses = _train(**epochs, index=1)
+    assert sorted(first) == ["img_001", "img_002", "img_005", "txt_000", "txt_001", "txt_002", "txt_005"]
+    assert sorted(other) == ["img_001", "img_002", "txt_000", "txt_001", "txt_002"]
+    assert all(torch.equal(found[name], every[name]) for found in (first, other) for name in found)
+    assert first_losses == losses and other_losses == losses[:2]
+    with pytest.raises(Killed):
+        _train(tmp_path / "c.safetensors", 4, **epochs)  # after an epoch whose snapshot is not to be stored
+    again, again_losses = _train(tmp_path / "c.safetensors", **epochs)
+    assert sorted(again) == sorted(first) and all(torch.equal(again[name], first[name]) for name in first) and again_losses == losses
+    assert sorted(_train(num_epochs=3, coreset_epochs=1)[0]) == sorted(_train(num_epochs=3, coreset_epochs=3)[0])
 
 
 def test_the_shared_start_is_not_stored_and_comes_from_the_model(tmp_path):

@@ -132,7 +132,7 @@ def test_engines_agree_with_unroll_through_adapters(engine, bound):
 
 def test_an_expert_stores_adapters_and_text_projection_only(tmp_path):
     model = _model(_vit())
-    snapshots, _ = train_expert(model, _Pairs(), SECTION, tau=0.07, seed=0, is_start_shared=False)
+    snapshots, _ = train_expert(model, _Pairs(), SECTION, tau=0.07, seed=0, is_start_shared=False, index=0)
     facts = save_snapshots(tmp_path, snapshots, storage="float32", start={})
     sizes = {group: value.numel() for group, value in FlatModel(model).flatten().items()}
     assert facts["snapshot_bytes"] == stored_bytes(sizes, 3, storage="float32", is_start_shared=False) == 4 * 4 * sum(sizes.values())

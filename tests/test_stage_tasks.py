@@ -1,0 +1,53 @@
+"""Stage tasks as plain functions in the tiny workspace: what a parameter changes, and what it leaves as it is."""
+
+import contextlib
+
+import pytest
+
+from tasks import artifacts, distill, embed_captions, params, prepare_data, select_coresets, train_experts
+from tasks.core.experts import SNAPSHOTS
+from tasks.core.tensor_files import tensor_names
+from tests.workspace import TINY, make_workspace
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    with contextlib.chdir(make_workspace(tmp_path / "copy", TINY).folder):
+        yield
+
+
+def _given(chosen):
+    prepared = prepare_data.prepare_data.fn(chosen)
+    embeddings = embed_captions.embed_captions.fn(chosen, prepared)
+    return chosen, prepared, embeddings, train_experts.build_start.fn(chosen, prepared)
+
+
+def _make(*settings):
+    """Both experts, the sets of herding and of bi-trajectory matching."""
+    chosen = params.load(settings)
+    given = _given(chosen)
+    experts = [train_experts.train_expert.fn(*given, index) for index in range(2)]
+    herding = select_coresets.select_coreset.fn(*given, experts[0], "herding", 4)
+    return experts, herding, distill.distill.fn(*given, experts, "bi_trajectory", 4)
+
+
+def _epochs(ref):
+    return sorted(int(name.removeprefix("txt_")) for name in tensor_names(ref.folder / SNAPSHOTS) if name.startswith("txt_"))
+
+
+def _files(ref):
+    manifest = artifacts.verify(ref.folder)
+    assert manifest is not None
+    return manifest.files
+
+
+def test_experts_store_what_distillation_reads_and_the_first_one_what_coresets_do(workspace):
+    experts, herding, distilled = _make("train_experts.num_epochs=2", "train_experts.coreset_epochs=3")
+    assert [_epochs(ref) for ref in experts] == [[0, 1, 2, 3], [0, 1, 2]]
+    files, selected = _files(distilled), _files(herding)
+    shorter, other, again = _make("train_experts.num_epochs=2", "train_experts.coreset_epochs=1")
+    assert [_epochs(ref) for ref in shorter] == [[0, 1, 2], [0, 1, 2]] and shorter[1].is_cached
+    assert _files(other) != selected and "after 1 epochs" in (other.folder / "pairs.json").read_text()
+    assert _files(again) == files
+    same, last, kept = _make("train_experts.num_epochs=2", "train_experts.coreset_epochs=2")
+    assert all(ref.is_cached for ref in (*same, kept)) and not last.is_cached
