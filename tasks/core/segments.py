@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -51,8 +52,10 @@ class Segment:
         return torch.stack(list(self.ratios(theta).values())).sum()
 
     def ratios(self, theta: Theta) -> dict[str, Tensor]:
-        """Return |theta - target|^2 / |start - target|^2 of each group that is not empty."""
-        return {group: distance / self.lengths[group] for group, distance in self._distances(theta).items()}
+        """Return |theta - target|^2 / |start - target|^2 of each group that is not empty; 0 of one that stands still in the expert."""
+        # Still groups exist with `merge_branches` alone, whose loss has no ratio of a group by itself.
+        lengths = {group: torch.where(length > 0.0, length, math.inf) for group, length in self.lengths.items()}
+        return {group: distance / lengths[group] for group, distance in self._distances(theta).items()}
 
     def _distances(self, theta: Theta) -> dict[str, Tensor]:
         return {group: (theta[group] - self.target[group]).square().sum() for group in self.lengths}

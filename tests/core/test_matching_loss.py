@@ -21,6 +21,11 @@ def test_a_segment_in_which_a_group_stands_still_is_refused():
     target = {"img": torch.zeros(3), "txt": torch.ones(2)}
     with pytest.raises(ValueError, match="do not move, or are not finite, between start and target in txt"):
         Segment.between(start, target)
-    assert float(Segment.between(start, target, merge_branches=True).loss(start)) == pytest.approx(1.0)
+    merged = Segment.between(start, target, merge_branches=True)
+    assert float(merged.loss(start)) == pytest.approx(1.0)
+    moved = {"img": torch.zeros(3), "txt": torch.full((2,), 3.0)}
+    assert float(merged.loss(moved)) == pytest.approx(8 / 3) and {g: float(v) for g, v in merged.ratios(moved).items()} == {
+        "img": 0.0, "txt": 0.0,
+    }  # fmt: skip
     with pytest.raises(ValueError, match="in img, txt"):
         Segment.between(start, {group: value * torch.nan for group, value in target.items()})

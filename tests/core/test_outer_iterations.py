@@ -8,12 +8,13 @@ import torch
 from tasks.core.distillation import run
 from tasks.core.distillers.bi_trajectory import Config, distill
 from tasks.core.expert_segments import draw_segment, draw_start
+from tasks.core.experts import Buffer, save_snapshots
 from tasks.core.losses import info_nce
 from tasks.core.matching_config import GrowthSection, check_matching
 from tasks.core.objective import Objective
 from tasks.core.outer_iterations import _drop
 from tasks.core.seeding import make_generator
-from tests.core.small_problem import MATCHING, make_problem
+from tests.core.small_problem import CPU, MATCHING, make_problem
 
 CONFIG = Config(**MATCHING, include_positive=True)
 
@@ -225,6 +226,17 @@ def test_a_non_finite_iteration_right_after_a_resume_heals_as_without_the_interr
     got = distil(checkpoint=tmp_path / "c.safetensors")
     assert torch.equal(got.pairs.images, expected.pairs.images) and torch.equal(got.pairs.text_embeds, expected.pairs.text_embeds)
     assert got.history == expected.history and len(got.history) == 8 and got.pairs.step_sizes == expected.pairs.step_sizes
+
+
+def test_merged_branches_go_on_where_the_texts_of_the_experts_stand_still(tmp_path):
+    problem = make_problem(tmp_path, "heads")
+    texts = problem.buffer.snapshot(0, 0)["txt"]
+    still = {
+        f"{g}_{e:03d}": texts.clone() if g == "txt" else problem.buffer.snapshot(0, e)["img"] for g in ("img", "txt") for e in range(3)
+    }
+    save_snapshots(tmp_path, still, storage="float32", start={})
+    found = _run(dataclasses.replace(problem, buffer=Buffer([tmp_path], {}, device=CPU)), iterations=3, merge_branches=True)
+    assert len(found.history) == 3 and all(row["loss_txt"] == 0.0 < row["loss_img"] for row in found.history)
 
 
 def test_options_that_contradict_each_other_are_refused():
