@@ -109,7 +109,7 @@ def trajectory_gradient(
         ValueError: unknown engine, or options that do not go together.
     """
     constants = constants or {}
-    _check(engine, {**constants, **inputs}, encode, micro_batch)
+    _check(engine, {**constants, **inputs}, encode, micro_batch, is_theta_on_host)
     theta0 = {group: theta0[group].detach() for group in GROUPS}
     whole, student = WholeBatch(loss_fn, encode), None
     if encode is not None and micro_batch is not None and micro_batch < max(len(batch) for batch in batches):
@@ -139,9 +139,14 @@ class _Trajectory:
         return Batch(step, _take(self.inputs if inputs is None else inputs, place), _take(self.constants, place))
 
 
-def _check(engine: str, rows: Rows, encode: Encode | None, micro_batch: int | None) -> None:
+def _check(engine: str, rows: Rows, encode: Encode | None, micro_batch: int | None, is_theta_on_host: bool) -> None:
     if engine not in ENGINES:
         raise ValueError(f"unknown gradient engine {engine!r}; available: {', '.join(ENGINES)}; change `engine` of the method")
+    if engine == "unroll" and is_theta_on_host:
+        raise ValueError(
+            "the gradient engine 'unroll' keeps the graphs of all steps on the device; received is_theta_on_host true, which would change "
+            f"nothing; allowed are {', '.join(ENGINES[1:])}; change `engine` or `is_theta_on_host` of the method"
+        )
     if set(rows) & set(GROUPS):
         raise ValueError(f"rows must not be called {' or '.join(GROUPS)}, the names of parameter groups; received {', '.join(rows)}")
     if encode is not None and IMAGES not in rows:

@@ -147,6 +147,8 @@ def for_budget(value: PerBudget | CountPerBudget, num_pairs: int, name: str) -> 
 def check_matching(config: MatchingConfig, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str) -> None:
     """Raise ValueError when the experts are too short for the method, a budget has no step size, or options contradict each other.
 
+    A method that reads less of the experts calls `check_starts` or neither, and `check_options`.
+
     Args:
         num_epochs: of the experts.
         budgets: numbers of pairs that the method will be asked for.
@@ -159,11 +161,31 @@ def check_matching(config: MatchingConfig, num_epochs: int, budgets: tuple[int, 
             f"{where}: max_start_epoch {config.max_start_epoch} and expert_epochs {config.expert_epochs} need experts of {needed} epochs; "
             f"train_experts.num_epochs is {num_epochs}; raise it or lower them"
         )
+    check_starts(config, num_epochs, where=where)
+    check_options(config, budgets, trainable=trainable, where=where)
+
+
+def check_starts(config: MatchingConfig, num_epochs: int, *, where: str) -> None:
+    """Raise ValueError when experts of `num_epochs` do not have all start epochs, or their range does not grow."""
+    if config.max_start_epoch - 1 > num_epochs:
+        raise ValueError(
+            f"{where}.max_start_epoch: received {config.max_start_epoch} with experts of {num_epochs} epochs (train_experts.num_epochs); "
+            f"allowed is 1 to {num_epochs + 1}; raise that or lower it"
+        )
     growth = config.start_epoch_growth
     if growth is not None and growth.min_start_epoch > config.max_start_epoch:
         raise ValueError(
             f"{where}.start_epoch_growth: received min_start_epoch {growth.min_start_epoch}; allowed is 1 to max_start_epoch "
             f"{config.max_start_epoch}; change one of them"
+        )
+
+
+def check_options(config: MatchingConfig, budgets: tuple[int, ...], *, trainable: str, where: str) -> None:
+    """Raise ValueError when a budget has no step size, or options contradict each other; see `check_matching`."""
+    if config.is_theta_on_host and config.engine == "unroll":
+        raise ValueError(
+            f"{where}.is_theta_on_host: received true with the engine 'unroll', which keeps the graphs of all steps on the device; allowed "
+            f"is false, or another engine; change {where}.is_theta_on_host or {where}.engine"
         )
     is_encoder_trained = trainable in ("full", "lora")
     if config.micro_batch is not None and is_encoder_trained and config.engine in ("unroll", "tesla"):

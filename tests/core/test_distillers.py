@@ -10,6 +10,7 @@ import torch
 from tasks.core import distillers, plugins
 from tasks.core.distillers import bi_trajectory, lors, meta_model, repblend
 from tasks.core.losses import soft_contrastive
+from tasks.core.matching_config import GrowthSection
 from tasks.core.seeding import make_generator
 from tests.core.small_problem import MATCHING, make_problem
 
@@ -180,6 +181,44 @@ def test_a_warm_start_is_checked_with_its_place():
     assert dataclasses.replace(META, warm_start=WARM).total_iterations == META.iterations + 6
     with pytest.raises(ValueError, match=r"x\.skip_above: received 2\.0 with a warm_start, .* allowed is null"):
         meta_model.check(dataclasses.replace(META, warm_start=WARM, skip_above=2.0), 3, (6,), trainable="heads", where="x")
+
+
+GROWTH = GrowthSection(min_start_epoch=1, iterations=4)
+
+
+def _check_meta(**changes):
+    meta_model.check(dataclasses.replace(META, **changes), 3, (6,), trainable="heads", where="x")
+
+
+def test_options_of_experts_that_meta_model_does_not_read_are_not_checked():
+    _check_meta(expert_epochs=9)
+    _check_meta(expert_epochs=9, max_start_epoch=4)
+    _check_meta(expert_epochs=9, max_start_epoch=9, start_from="fresh")
+    with pytest.raises(ValueError, match=r"x\.max_start_epoch: received 5 with experts of 3 epochs .*allowed is 1 to 4"):
+        _check_meta(max_start_epoch=5)
+    with pytest.raises(ValueError, match=r"x\.start_epoch_growth: received min_start_epoch 3; allowed is 1 to max_start_epoch 2"):
+        _check_meta(start_epoch_growth=dataclasses.replace(GROWTH, min_start_epoch=3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"merge_branches": True}, r"x\.merge_branches: received True; .* reads no segments of experts; allowed is false"),
+        ({"start_from": "fresh", "start_epoch_growth": GROWTH}, r"x\.start_epoch_growth: received .* reads no start epochs .* is null"),
+        ({"start_from": "fresh", "are_start_epochs_shared": False}, r"x\.are_start_epochs_shared: received False; .* allowed is true"),
+    ],
+)
+def test_options_of_experts_that_meta_model_would_ignore_are_the_warm_starts_or_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        _check_meta(**change)
+    _check_meta(**change, warm_start=WARM)
+    warm = dataclasses.replace(META, **change, warm_start=WARM).matching()
+    assert all(getattr(warm, name) == value for name, value in change.items() if name != "start_from")
+
+
+def test_a_growing_range_of_start_epochs_cannot_suit_both_parts():
+    with pytest.raises(ValueError, match=r"x\.start_epoch_growth: received .* with a warm_start, .* allowed is null"):
+        _check_meta(start_epoch_growth=GROWTH, warm_start=WARM)
 
 
 def test_every_goal_of_meta_model_has_a_fresh_student_of_its_own(tmp_path):

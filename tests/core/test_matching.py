@@ -99,6 +99,12 @@ def test_tesla_is_biased():
     assert _relative_error("tesla", 0.0) > 1e-3
 
 
+def test_parameters_on_the_host_are_refused_where_all_graphs_stay_on_the_device():
+    theta, inputs, batches, logs, terminal = _problem()
+    with pytest.raises(ValueError, match=r"'unroll' keeps the graphs.*received is_theta_on_host true.*allowed are double_backward, "):
+        trajectory_gradient(_loss, theta, inputs, batches, logs, terminal, engine="unroll", is_theta_on_host=True)
+
+
 def test_every_pair_is_drawn_once_before_any_twice():
     drawn = torch.cat(draw_batches(PAIRS, BATCH, 7, make_generator(2)))
     assert sorted(drawn[:PAIRS].tolist()) == list(range(PAIRS))

@@ -247,5 +247,7 @@ def test_options_that_contradict_each_other_are_refused():
     with pytest.raises(ValueError, match=r"here: the engine 'tesla' does not cut a step.*received micro_batch 8"):
         check_matching(cut, 3, (6,), trainable="full", where="here")
     check_matching(cut, 3, (6,), trainable="heads", where="here")
+    with pytest.raises(ValueError, match=r"here\.is_theta_on_host: received true with the engine 'unroll'.*allowed is false, or another"):
+        check_matching(dataclasses.replace(CONFIG, is_theta_on_host=True, engine="unroll"), 3, (6,), trainable="heads", where="here")
     with pytest.raises(ValueError, match=r"here\.mini_batch_size: received \{5: 3\} for 6 pairs"):
         check_matching(dataclasses.replace(CONFIG, mini_batch_size={5: 3}), 3, (6,), trainable="full", where="here")

@@ -1,15 +1,15 @@
 """Meta-model matching: a bi-level objective in place of an expert's trajectory (Wang et al., Dataset Distillation, arXiv 1811.10959).
 
 F = E_theta0 l(f(D^; theta0), D): the student is trained for T steps on the synthetic pairs, and judged by the contrastive loss
-of a batch of real pairs; the pairs move along dF exactly (METHOD 5), where published code unrolls or truncates. Nothing of an
-expert is matched, so that neither `expert_epochs` nor `merge_branches` means anything here, unless in a warm start: from a set
-that bi-trajectory matching has brought near, long student trainings (`syn_steps`, `student_momentum`) reach what neither reaches
-alone (infra/log/flickr8k.md). Cost beside bi-trajectory matching: one forward and backward pass of the real batch for each goal,
+of a batch of real pairs; the pairs move along dF exactly (METHOD 5), where published code unrolls or truncates. From a set that
+bi-trajectory matching has brought near (a warm start), long student trainings (`syn_steps`, `student_momentum`) reach what neither
+reaches alone (infra/log/flickr8k.md). Cost beside bi-trajectory matching: one forward and backward pass of the real batch for each goal,
 which needs its memory at once where the encoder is trained.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +22,17 @@ from tasks.core.distillation import Distilled, Log, Problem, run
 from tasks.core.expert_segments import draw_start, snapshots
 from tasks.core.functional import Theta
 from tasks.core.losses import info_nce, logits
-from tasks.core.matching_config import Count, LogStepSizeRate, MatchingConfig, PerBudget, StepSize, UpTo1000, check_matching
+from tasks.core.matching_config import (
+    Count,
+    LogStepSizeRate,
+    MatchingConfig,
+    PerBudget,
+    StepSize,
+    UpTo1000,
+    check_matching,
+    check_options,
+    check_starts,
+)
 from tasks.core.objective import Goal, Objective, StudentLoss
 from tasks.core.section import Range, Section
 from tasks.core.sections import AugmentSection
@@ -59,6 +69,10 @@ class WarmStart(Section):
 class Config(MatchingConfig):
     """Options.
 
+    Nothing of an expert is matched: whatever the shared options say of segments is the warm start's. `expert_epochs` means nothing
+    beside it, and with `fresh` students `max_start_epoch` neither; as they have no value for that, any is taken. `merge_branches`, and
+    with `fresh` students `start_epoch_growth` and `are_start_epochs_shared`, have one, and without a warm start no other is allowed.
+
     Attributes:
         real_batch_size: real pairs of the terminal loss, drawn anew for each goal; more than the split has means all.
         start_from: the student starts at an `expert`'s snapshot of epoch 0 .. max_start_epoch - 1, or `fresh`, with new
@@ -86,21 +100,35 @@ class Config(MatchingConfig):
 
 def check(config: Config, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str) -> None:
     """Raise ValueError when the experts, a budget or the trainable set do not fit the options."""
-    check_matching(config, num_epochs, budgets, trainable=trainable, where=where)
+    check_options(config, budgets, trainable=trainable, where=where)
+    if config.start_from == "expert":
+        check_starts(config, num_epochs, where=where)
     matching = config.matching()
-    if matching is not None:
+    if matching is None:
+        _check_unused(config, where)
+    else:
         _check_warm_start(config, where)
         check_matching(matching, num_epochs, budgets, trainable=trainable, where=f"{where}.warm_start")
-    if config.merge_branches:
-        raise ValueError(
-            f"{where}.merge_branches: received true; meta_model compares no branches with those of an expert; allowed is false; change it "
-            "there or in distill.matching"
-        )
+
+
+def _check_unused(config: Config, where: str) -> None:
+    """Refuse what would be ignored: options of segments and start epochs that nothing reads."""
+    unused: dict[str, object] = {"merge_branches": False}
+    if config.start_from == "fresh":
+        unused |= {"start_epoch_growth": None, "are_start_epochs_shared": True}
+    for name, neutral in unused.items():
+        value = getattr(config, name)
+        if value != neutral:
+            raise ValueError(
+                f"{where}.{name}: received {value!r}; meta_model with start_from {config.start_from!r} and no warm_start reads no "
+                f"{'segments' if name == 'merge_branches' else 'start epochs'} of experts; allowed is {json.dumps(neutral)}; change it "
+                "there (it may come from distill.matching)"
+            )
 
 
 def _check_warm_start(config: Config, where: str) -> None:
     """Refuse shared options that cannot suit both losses, or both ranges of start epochs."""
-    for name in ("skip_above", "start_epoch_growth"):
+    for name in ("skip_above", "start_epoch_growth") if config.start_from == "expert" else ("skip_above",):
         value = getattr(config, name)
         if value is not None:
             raise ValueError(
