@@ -77,7 +77,9 @@ def section_of(kind: Any, value: Any, where: str) -> Any:
     try:
         return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()
+        # Of the forms that a field may have (a name, or a mapping), the one that fits deepest tells what is wrong.
+        first = max((found for found in errors if found["loc"][:1] == errors[0]["loc"][:1]), key=lambda found: len(found["loc"]))
         place = ".".join([where, *(str(part) for part in first["loc"])])
         raise ValueError(f"{place}: received {first['input']!r}: {first['msg']}; change it there or with --set") from error
 

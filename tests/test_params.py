@@ -26,6 +26,16 @@ def test_override_reaches_the_active_profile_from_its_section_or_from_the_top():
     assert short.digest != long.digest
 
 
+def test_the_outer_optimiser_is_one_name_or_one_for_each_kind_of_tensor():
+    one, each = (
+        params.load([f"distill.matching.optimiser={value}"]) for value in ("sgd", "{img: adam, txt: adam, sim: adam, step_size: sgd}")
+    )
+    assert one.distillers["bi_trajectory"].as_params()["options"]["optimiser"] == "sgd"
+    config = each.distillers["bi_trajectory"].config
+    assert [config.optimiser_of(kind) for kind in ("img", "txt", "sim", "step_size")] == ["adam", "adam", "adam", "sgd"]
+    assert one.digest != each.digest
+
+
 BAD = [
     ("profile=cifar", r"unknown profile 'cifar'; available: coco, .*toy"),
     ("distill.syn_stepz=1", r"unknown key 'syn_stepz' in profiles\.toy\.distill; allowed: matching, options"),
@@ -51,6 +61,12 @@ BAD = [
     ("model.embed_dim=64", r"embed_dim: received 64 with trainable 'full'"),
     ("distill.options.bi_trajectory.max_start_epoch=9", r"need experts of 9 epochs"),
     ("distill.options.bi_trajectory.lr_img={100: 1.0}", r"lr_img: received \{100: 1\.0\} for 20 pairs"),
+    ("distill.matching.optimiser=rmsprop", r"options\.optimiser\..*: received 'rmsprop': Input should be 'sgd' or 'adam'"),
+    ("distill.matching.optimiser={img: adam, txt: sgd}", r"options\.optimiser\..*\.sim: received .*: Field required"),
+    (
+        "distill.matching.optimiser={img: adam, txt: sgd, sim: sgd, step_size: x}",
+        r"optimiser\..*\.step_size: received 'x'.*'sgd' or 'adam'",
+    ),
     ("distill.options.bi_trajectory.engine=fast", r"bi_trajectory\)\.options\.engine: received 'fast'"),
 ]
 

@@ -15,6 +15,7 @@ PerBudget = float | dict[int, float]
 Count = Annotated[int, Range(ge=1)]
 CountPerBudget = Count | dict[int, Count]
 Initial = Literal["real", "noise", "k_means"]
+Optimiser = Literal["sgd", "adam"]
 MiniBatch = Annotated[int, Range(ge=2, unit="pairs")]
 UpTo1000 = Annotated[int, Range(ge=1, le=1000)]
 StepSize = Annotated[float, Range(gt=0.0, le=100.0)]
@@ -35,6 +36,22 @@ class GrowthSection(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OptimiserSection(Section):
+    """The outer optimiser of each kind of tensor, named like its `lr_*`.
+
+    Attributes:
+        img, txt: of pixels and of text embeddings.
+        sim: of further tensors, the similarity of LoRS; means nothing where there are none.
+        step_size: of log beta.
+    """
+
+    img: Optimiser
+    txt: Optimiser
+    sim: Optimiser
+    step_size: Optimiser
+
+
+@dataclass(frozen=True, kw_only=True)
 class MatchingConfig(Section):
     """Options of the matching loop.
 
@@ -49,7 +66,7 @@ class MatchingConfig(Section):
         goals_per_iteration: goals (with `bi_trajectory` segments) that an outer update averages over, each with its own mini-batches and
             dropout. With a frozen encoder further ones are cheap: images are encoded once for all.
         mini_batch_size: synthetic pairs per student step, one number or one per budget; larger than the set means the whole set.
-        optimiser: `sgd` (the paper) or `adam`.
+        optimiser: `sgd` (the paper) or `adam` for all tensors, or one for each kind {img: adam, txt: adam, sim: adam, step_size: sgd}.
         momentum: of that SGD; 0.5 in the paper.
         lr_img, lr_txt: outer step sizes of pixels and text embeddings, one number or one per budget {100: 1.0e+2}.
         lr_step_size: outer step size of log beta.
@@ -84,7 +101,7 @@ class MatchingConfig(Section):
     are_start_epochs_shared: bool
     goals_per_iteration: UpTo1000
     mini_batch_size: MiniBatch | dict[int, MiniBatch]
-    optimiser: Literal["sgd", "adam"]
+    optimiser: Optimiser | OptimiserSection
     momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
     lr_img: PerBudget
     lr_txt: PerBudget
@@ -116,6 +133,13 @@ class MatchingConfig(Section):
     def engine_for(self, *, is_encoder_frozen: bool) -> str:
         """Return the engine that `auto` stands for, or the one that was asked for."""
         return choose_engine(is_encoder_frozen=is_encoder_frozen) if self.engine == "auto" else self.engine
+
+    def optimiser_of(self, kind: Literal["img", "txt", "sim", "step_size"]) -> Optimiser:
+        """Return the outer optimiser of one kind of tensor."""
+        if isinstance(self.optimiser, str):
+            return self.optimiser
+        found: Optimiser = getattr(self.optimiser, kind)
+        return found
 
     def outer_decay(self, iteration: int) -> float:
         """Return the factor of all outer step sizes in an iteration, 0..1."""

@@ -1,4 +1,4 @@
-"""The outer optimiser of stage 2: the learnable tensors, their optimiser and average, the guard against non-finite values,
+"""The outer optimiser of stage 2: the learnable tensors, their optimisers and averages, the guard against non-finite values,
 and checkpoints."""
 
 from __future__ import annotations
@@ -51,18 +51,13 @@ class OuterState:
         }
         self._tensors.update({name: torch.tensor(value, device=device) for name, value in logs.items()})
         self._average = {name: value.clone() for name, value in self._tensors.items()} if config.ema_decay > 0.0 else {}
-        rates = {
+        self._rates = {
             "images": for_budget(config.lr_img, budget, "lr_img"),
             "texts": for_budget(config.lr_txt, budget, "lr_txt"),
             **{name: value.lr for name, value in further.items()},
-            **{name: config.lr_step_size for name in _LOGS},
+            **dict.fromkeys(_LOGS, config.lr_step_size),
         }
-        self._rates = list(rates.values())
-        groups = [{"params": [self._tensors[name]], "lr": rate} for name, rate in rates.items()]
-        if config.optimiser == "adam":
-            self._optimiser: torch.optim.Optimizer = torch.optim.Adam(groups, lr=1.0)
-        else:
-            self._optimiser = torch.optim.SGD(groups, lr=1.0, momentum=config.momentum)
+        self._optimisers = {name: _optimiser(config, name, tensor) for name, tensor in self._tensors.items()}
         self.iteration, self.num_updates, self.history, self._is_healed = 0, 0, list[dict[str, float]](), False
         self._good: _Snapshot | None = None
 
@@ -136,10 +131,10 @@ class OuterState:
         self._good = self._snapshot()
         for name, tensor in self._tensors.items():
             tensor.grad = _like(tensor, grads[name]) if name in grads else None
-        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
-            group["lr"] = rate * self._config.outer_decay(self.iteration)
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
+        for name, optimiser in self._optimisers.items():
+            optimiser.param_groups[0]["lr"] = self._rates[name] * self._config.outer_decay(self.iteration)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         self.num_updates += 1
         # Weights decay^age / sum of them, as in Adam: the start, which was never an outcome, has none.
         decay = self._config.ema_decay
@@ -150,11 +145,11 @@ class OuterState:
         tensors = {name: value.detach().clone() for name, value in self._tensors.items()}
         tensors.update({_AVERAGE + name: value.clone() for name, value in self._average.items()})
         for name, tensor in self._tensors.items():
-            for key, value in self._optimiser.state.get(tensor, {}).items():
+            for key, value in self._optimisers[name].state.get(tensor, {}).items():
                 if isinstance(value, Tensor):
                     tensors[f"{name}.{key}"] = value.detach().clone()
         counters = {
-            "iteration": self.iteration, "num_updates": self.num_updates, "rates": list(self._rates), "is_healed": self._is_healed
+            "iteration": self.iteration, "num_updates": self.num_updates, "rates": dict(self._rates), "is_healed": self._is_healed
         }  # fmt: skip
         return _Snapshot(tensors, counters)
 
@@ -163,10 +158,10 @@ class OuterState:
             tensor.copy_(stored.tensors[name])
             own = {key.removeprefix(f"{name}."): value for key, value in stored.tensors.items() if key.startswith(f"{name}.")}
             # Adam counts its steps on the CPU, its moments live with the tensor and are laid out like it.
-            self._optimiser.state[tensor] = {k: v.clone() if k == "step" else _like(tensor, v).clone() for k, v in own.items()}
+            self._optimisers[name].state[tensor] = {k: v.clone() if k == "step" else _like(tensor, v).clone() for k, v in own.items()}
         for name, average in self._average.items():
             average.copy_(stored.tensors[_AVERAGE + name])
-        self._rates = list(stored.counters["rates"])
+        self._rates = dict(stored.counters["rates"])
         self.iteration, self.num_updates = stored.counters["iteration"], stored.counters["num_updates"]
         self._is_healed = stored.counters["is_healed"]
         del self.history[self.iteration :]  # one row an iteration
@@ -181,7 +176,12 @@ class OuterState:
             )
         self._return_to(self._good)
         self._is_healed = True
-        self._rates = [0.5 * rate for rate in self._rates]
+        self._rates = {name: 0.5 * rate for name, rate in self._rates.items()}
+
+
+def _optimiser(config: MatchingConfig, name: str, tensor: Tensor) -> torch.optim.Optimizer:
+    kind = config.optimiser_of("img" if name == "images" else "txt" if name == "texts" else "step_size" if name in _LOGS else "sim")
+    return torch.optim.Adam([tensor], lr=1.0) if kind == "adam" else torch.optim.SGD([tensor], lr=1.0, momentum=config.momentum)
 
 
 def _outside(tensors: Rows, logs: tuple[str, ...]) -> list[str]:

@@ -1,16 +1,20 @@
-"""The outer optimiser: what an update leads to is checked before anything can keep it."""
+"""The outer optimiser: each kind of tensor has its own, and what an update leads to is checked before
+anything can keep it."""
 
 import dataclasses
 
 import pytest
 import torch
 
+from tasks.core.distillers import lors
 from tasks.core.distillers.bi_trajectory import Config, distill
 from tasks.core.matching import Gradient
+from tasks.core.matching_config import OptimiserSection
 from tasks.core.outer_state import OuterState
 from tests.core.small_problem import CPU, MATCHING, make_problem
 
 CONFIG = Config(**MATCHING, include_positive=True)
+LORS = lors.Config(**MATCHING, lr_sim=0.02, sim_rank=2, sim_alpha=1.0, is_budget_compensated=False, loss="wbce")
 
 
 def _state(**changes):
@@ -56,3 +60,50 @@ def test_a_last_update_with_an_absurd_outer_step_stores_nothing(tmp_path):
         distill(problem, config, 6, tau=0.07, checkpoint=file)
     assert not file.exists()
     assert distill(problem, dataclasses.replace(config, lr_step_size=0.01), 6, tau=0.07, checkpoint=file).pairs.step_sizes["img"] > 0.0
+
+
+KINDS = ("img", "txt", "sim", "step_size")
+
+
+def _learned(problem, **optimisers):
+    """What one iteration makes of each kind of tensor."""
+    config = dataclasses.replace(LORS, iterations=1, ema_decay=0.0, **optimisers)
+    pairs = lors.distill(problem, config, 6, tau=0.07).pairs
+    return {
+        "img": pairs.images,
+        "txt": pairs.text_embeds,
+        "sim": pairs.similarity.right,
+        "step_size": torch.tensor(list(pairs.step_sizes.values())),
+    }
+
+
+@pytest.mark.parametrize("different", KINDS)
+def test_each_kind_of_tensor_has_the_optimiser_that_is_asked_for(tmp_path, different):
+    problem = make_problem(tmp_path, "heads")
+    adam, sgd = _learned(problem, optimiser="adam"), _learned(problem, optimiser="sgd")
+    kinds = dict.fromkeys(KINDS, "adam") | {different: "sgd"}
+    mixed = _learned(problem, optimiser=OptimiserSection(**kinds))
+    assert not torch.equal(adam[different], sgd[different])
+    assert all(torch.equal(mixed[kind], (sgd if kind == different else adam)[kind]) for kind in KINDS)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_run_with_both_optimisers_goes_on_to_the_same_bytes(tmp_path):
+    problem = make_problem(tmp_path, "heads")
+    config = dataclasses.replace(
+        LORS, iterations=6, checkpoint_every=2, optimiser=OptimiserSection(img="sgd", txt="adam", sim="sgd", step_size="adam")
+    )
+
+    def kill(row, iteration):
+        if iteration == 4:
+            raise Killed
+
+    expected = lors.distill(problem, config, 6, tau=0.07)
+    with pytest.raises(Killed):
+        lors.distill(problem, config, 6, tau=0.07, checkpoint=tmp_path / "c.safetensors", log=kill)
+    got = lors.distill(problem, config, 6, tau=0.07, checkpoint=tmp_path / "c.safetensors")
+    assert got.history == expected.history and torch.equal(got.pairs.images, expected.pairs.images)
+    assert torch.equal(got.pairs.text_embeds, expected.pairs.text_embeds) and got.pairs.step_sizes == expected.pairs.step_sizes
