@@ -99,6 +99,28 @@ def test_tesla_is_biased():
     assert _relative_error("tesla", 0.0) > 1e-3
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_tesla_is_autograd_through_the_steps_with_each_step_at_a_detached_theta(momentum):
+    """theta_T = theta_0 - sum_t beta v_t, where g_t depends on the pairs and not on the steps before."""
+    theta0, inputs, batches, logs, terminal = _problem()
+    x = {name: value.clone().requires_grad_() for name, value in inputs.items()}
+    log = {group: value.clone().requires_grad_() for group, value in logs.items()}
+    theta, velocity = dict(theta0), {"img": 0.0, "txt": 0.0}
+    for step, batch in enumerate(batches):
+        here = {group: value.detach().requires_grad_() for group, value in theta.items()}
+        loss = _loss(here, {name: value[batch] for name, value in x.items()}, step)
+        grads = torch.autograd.grad(loss, [here["img"], here["txt"]], create_graph=True)
+        velocity = {group: momentum * velocity[group] + grad for group, grad in zip(("img", "txt"), grads, strict=True)}
+        theta = {group: theta[group] - log[group].exp() * velocity[group] for group in ("img", "txt")}
+    value = terminal(theta)
+    expected = torch.autograd.grad(value, [*x.values(), *log.values()])
+    found = trajectory_gradient(_loss, theta0, inputs, batches, logs, terminal, engine="tesla", momentum=momentum)
+    assert found.loss == pytest.approx(float(value.detach()), rel=1e-12)
+    received = [*(found.inputs[name] for name in x), *(found.log_step_sizes[group] for group in log)]
+    for one, other in zip(received, expected, strict=True):
+        assert float((one - other).norm()) <= 1e-12 * float(other.norm())
+
+
 def test_parameters_on_the_host_are_refused_where_all_graphs_stay_on_the_device():
     theta, inputs, batches, logs, terminal = _problem()
     with pytest.raises(ValueError, match=r"'unroll' keeps the graphs.*received is_theta_on_host true.*allowed are double_backward, "):

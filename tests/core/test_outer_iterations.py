@@ -67,6 +67,19 @@ def test_the_range_of_start_epochs_grows():
     assert dataclasses.replace(config, start_epoch_growth=None).start_epochs(0) == 4
 
 
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_start_epochs_are_drawn_from_the_range_as_far_as_it_has_grown(tmp_path, is_shared):
+    buffer = make_problem(tmp_path, "heads").buffer
+    growth = GrowthSection(min_start_epoch=1, iterations=8)
+    config = dataclasses.replace(CONFIG, max_start_epoch=3, start_epoch_growth=growth, are_start_epochs_shared=is_shared)
+
+    def drawn(iteration):
+        epochs = [draw_start(buffer, config, iteration, make_generator(0, index))[1] for index in range(60)]
+        return [{epoch[group] for epoch in epochs} for group in ("img", "txt")]
+
+    assert [drawn(iteration) for iteration in (0, 3, 4, 7, 8)] == [[found, found] for found in ({0}, {0}, {0, 1}, {0, 1}, {0, 1, 2})]
+
+
 def test_image_and_text_start_at_epochs_of_their_own_if_asked(tmp_path):
     buffer = make_problem(tmp_path).buffer
     alone = dataclasses.replace(CONFIG, are_start_epochs_shared=False)
