@@ -56,6 +56,15 @@ def test_a_cell_named_after_a_network_has_that_network():
             assert cell in texts[cell].text_encoder.config.name, profile
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_cell_named_after_what_it_starts_from_starts_from_that(profile):
+    cells = params.load_cells("initialisation", [f"profile={profile}"])
+    assert len(cells) == 4
+    for cell, chosen in cells.items():
+        for config in (plugin.config for plugin in chosen.distillers.values()):
+            assert f"{config.init_image}_image_{config.init_text}_text" == cell
+
+
 def test_no_two_values_share_a_dotted_path_which_dvc_exp_show_refuses():
     def paths(node, path):
         return [found for key, value in node.items() for found in paths(value, (*path, str(key)))] if isinstance(node, dict) else [path]
