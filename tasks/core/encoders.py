@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tasks.core.activations import use_differentiable_activations
 from tasks.core.patches import use_patch_products
 
 
@@ -30,9 +31,10 @@ class ImageEncoder:
 
 def ready(module: nn.Module) -> nn.Module:
     """Return a network in the one form in which all that follows computes with it, changed in place: eval mode, channels-last,
-    patches as matrix products (`patches.py`). Every image-encoder plugin ends with it.
+    patches as matrix products (`patches.py`), gates with second derivatives (`activations.py`). Every image-encoder plugin ends with it.
     """
     use_patch_products(module)
+    use_differentiable_activations(module)
     return module.eval().to(memory_format=torch.channels_last)
 
 

@@ -4,6 +4,7 @@ import timm
 import torch
 
 from tasks.core.dual_encoder import build_dual_encoder
+from tasks.core.encoders import ready
 from tasks.core.functional import FlatModel
 from tasks.core.losses import soft_contrastive
 from tasks.core.matching import Segment, draw_batches
@@ -18,6 +19,7 @@ NETWORKS = {
     "vit": ("test_vit", {"img_size": 32}, 32, "full"),
     "lora_vit": ("test_vit", {"img_size": 32}, 32, "lora"),
     "mobile_net": ("mobilenetv2_035", {}, 32, "full"),
+    "hard_net": ("mobilenetv3_small_050", {}, 64, "full"),  # hard swish, hard sigmoid, ReLU
     "heads": ("test_vit", {"img_size": 32}, 32, "heads"),
 }
 
@@ -29,6 +31,7 @@ def make_flat(name: str, dtype: torch.dtype) -> FlatModel:
         torch.manual_seed(derive_seed(0, name))
         encoder = timm.create_model(network, num_classes=0, **arguments)
     _calibrate(encoder, torch.randn(32, 3, pixels, pixels, generator=make_generator(0, "noise")))
+    encoder = ready(encoder)
     width = encoder(torch.zeros(1, 3, pixels, pixels)).shape[1]
     lora = LoraSection(rank=4, alpha=4.0, targets=("attn.qkv", "attn.proj", "fc1", "fc2")) if trainable == "lora" else None
     model = build_dual_encoder(
@@ -52,7 +55,7 @@ def make_trajectory(name: str, flat: FlatModel) -> dict:
     theta = flat.flatten()
     goal = {group: value + 5e-3 * value.norm() * draw("goal" + group, *value.shape) / len(value) ** 0.5 for group, value in theta.items()}
     # Deep ReLU networks are curved so strongly that larger steps drown the gradient in float32.
-    sizes = {"img": 1e-3 if name == "mobile_net" else 0.02, "txt": 0.1}
+    sizes = {"img": 1e-3 if name in ("mobile_net", "hard_net") else 0.02, "txt": 0.1}
     return {
         "theta0": theta,
         "inputs": {
