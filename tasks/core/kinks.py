@@ -5,24 +5,20 @@ each jump is divided by eps, and the difference measures jumps instead of curvat
 the gradient, for every eps). The second derivative that automatic differentiation gives is that of the piece at hand, so
 the pieces of theta are recorded once, and theta + eps w is evaluated with the same ones.
 
-Covered are the functions below and max pooling; `clamp`, `abs`, `maximum`, PReLU, adaptive max pooling and functions that are called
-in place (`x.relu_()`) are not.
+Covered are the functions of `pieces.py`; `maximum`, `max` along a dimension, shrinkage, selu and max pooling in one or three
+dimensions are not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-Piece = Callable[[Tensor], Tensor | float]
-Break = Callable[[Tensor], Tensor]  # whether a unit is past a point where the piece changes
-Pieces = tuple[tuple[Break, ...], tuple[Piece, ...]]
+from tasks.core.pieces import ACTIVATIONS, IN_PLACE, LARGEST, POOLS, Pieces, in_pieces, mean_of, piece_numbers, where_largest
 
 
 class Kinks:
@@ -56,15 +52,16 @@ class _Recorder(TorchFunctionMode):
         self._pieces = pieces
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _MAX_POOLS:
-            output, indices = functional.max_pool2d_with_indices(*args, **kwargs)
+        args, kwargs = _tensor_first(args, kwargs or {})
+        if func in POOLS:
+            output, indices = POOLS[func](*args, **kwargs)
             self._pieces.append(indices)
             return output
-        if func in _ACTIVATIONS:
-            breaks, _ = _ACTIVATIONS[func](*args[1:], **kwargs)
-            x = args[0].detach()
-            self._pieces.append(torch.stack([is_past(x) for is_past in breaks]).sum(0, dtype=torch.uint8))
+        if func in LARGEST:
+            self._pieces.append(where_largest(args[0].detach(), *args[1:], **kwargs))
+        pieces = _pieces_of(func, args, kwargs)
+        if pieces is not None:
+            self._pieces.append(piece_numbers(args[0].detach(), pieces[0]))
         return func(*args, **kwargs)
 
 
@@ -74,14 +71,17 @@ class _Imposer(TorchFunctionMode):
         self._pieces, self._position = pieces, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _MAX_POOLS:
+        args, kwargs = _tensor_first(args, kwargs or {})
+        if func in POOLS:
             indices = self._next()
-            return args[0].flatten(2).gather(2, indices.flatten(2)).view(indices.shape)
-        if func in _ACTIVATIONS:
-            _, functions = _ACTIVATIONS[func](*args[1:], **kwargs)
-            return _chosen(args[0], self._next(), functions)
-        return func(*args, **kwargs)
+            return args[0].flatten(-2).gather(-1, indices.flatten(-2)).view(indices.shape)
+        if func in LARGEST:
+            return mean_of(args[0], self._next(), *args[1:], **kwargs)
+        pieces = _pieces_of(func, args, kwargs)
+        if pieces is None:
+            return func(*args, **kwargs)
+        output = in_pieces(args[0], self._next(), pieces[1])
+        return args[0].copy_(output) if func in IN_PLACE else output
 
     def _next(self) -> Tensor:
         piece = self._pieces[self._position % len(self._pieces)]
@@ -89,50 +89,17 @@ class _Imposer(TorchFunctionMode):
         return piece
 
 
-def _chosen(x: Tensor, piece: Tensor, functions: Sequence[Piece]) -> Tensor:
-    output: Tensor | float = functions[0](x)
-    for number, function in enumerate(functions[1:], start=1):
-        output = torch.where(piece == number, function(x), output)
-    assert isinstance(output, Tensor)
-    return output
+def _tensor_first(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+    if args or "input" not in kwargs:
+        return args, kwargs
+    return (kwargs["input"],), {name: value for name, value in kwargs.items() if name != "input"}
 
 
-# On a break itself a unit belongs to the piece whose derivative torch takes there: among the millions of units of a network one
-# lies on it now and then, and a gradient that differs in it from the one of the forward sweep is divided by eps.
-def _relu(*_: Any, **__: Any) -> Pieces:
-    return (lambda x: x > 0.0,), (lambda x: 0.0, lambda x: x)
-
-
-def _relu6(*_: Any, **__: Any) -> Pieces:
-    return _hardtanh(0.0, 6.0)
-
-
-def _hardtanh(min_val: float = -1.0, max_val: float = 1.0, *_: Any, **__: Any) -> Pieces:
-    return (lambda x: x > min_val, lambda x: x >= max_val), (lambda x: min_val, lambda x: x, lambda x: max_val)
-
-
-def _leaky_relu(negative_slope: float = 0.01, *_: Any, **__: Any) -> Pieces:
-    return (lambda x: x > 0.0,), (lambda x: negative_slope * x, lambda x: x)
-
-
-def _hardsigmoid(*_: Any, **__: Any) -> Pieces:
-    return (lambda x: x > -3.0, lambda x: x >= 3.0), (lambda x: 0.0, lambda x: x / 6 + 0.5, lambda x: 1.0)
-
-
-def _hardswish(*_: Any, **__: Any) -> Pieces:
-    return (lambda x: x > -3.0, lambda x: x >= 3.0), (lambda x: 0.0, lambda x: x * (x + 3) / 6, lambda x: x)
-
-
-# Function -> (breaks, function of each piece), given the arguments that follow the tensor; `inplace` is among
-# them by name or, under torch.compile, by position.
-_ACTIVATIONS: dict[Any, Callable[..., Pieces]] = {
-    functional.relu: _relu,
-    torch.relu: _relu,
-    torch.Tensor.relu: _relu,
-    functional.relu6: _relu6,
-    functional.hardtanh: _hardtanh,
-    functional.leaky_relu: _leaky_relu,
-    functional.hardsigmoid: _hardsigmoid,
-    functional.hardswish: _hardswish,
-}
-_MAX_POOLS = (torch.max_pool2d, functional.max_pool2d)
+def _pieces_of(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Pieces | None:
+    if func in ACTIVATIONS:
+        kind = ACTIVATIONS[func]
+    elif func in IN_PLACE:
+        kind = IN_PLACE[func]
+    else:
+        return None
+    return kind(*args[1:], **kwargs) if args[0].is_floating_point() else None  # clamp and abs are for indices too

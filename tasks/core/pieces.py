@@ -1,0 +1,156 @@
+"""Functions of torch with kinks, each by its pieces: which piece an element is in, and what the piece computes. See `kinks.py`.
+
+On a break itself an element belongs to the piece whose derivative torch takes there: among the millions of units of a network one
+lies on it now and then, and a gradient that differs in it from the one of the forward sweep is divided by eps.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Break = Callable[[Tensor], Tensor]  # whether an element is past a point where the piece changes
+Piece = Callable[[Tensor], Tensor] | float
+Pieces = tuple[Sequence[Break], Sequence[Piece]]
+
+
+def piece_numbers(x: Tensor, breaks: Sequence[Break]) -> Tensor:
+    """Return the number of each element's piece, uint8 in the shape and the memory layout of x: how many breaks it is past."""
+    return functools.reduce(torch.add, [is_past(x).view(torch.uint8) for is_past in breaks])
+
+
+def in_pieces(x: Tensor, numbers: Tensor, functions: Sequence[Piece]) -> Tensor:
+    """Return f_n(x) where `numbers` is n.
+
+    A sum of products with 0 or 1: torch.where takes ten times as long on the CPU, and a product with bytes keeps these alone for
+    its derivative.
+    """
+    terms: list[Tensor] = []
+    for number, function in enumerate(functions):
+        if isinstance(function, float) and function == 0.0:
+            continue
+        is_here = numbers if (number, len(functions)) == (1, 2) else (numbers == number).view(torch.uint8)
+        terms.append(is_here.to(x.dtype) * function if isinstance(function, float) else function(x) * is_here)
+    return functools.reduce(torch.add, terms)
+
+
+def where_largest(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+    """Return which elements are the largest along `dim`, uint8 in the shape of x; torch divides the gradient among equal ones."""
+    return (x == x.amax(dim, keepdim=True)).view(torch.uint8)
+
+
+def mean_of(x: Tensor, chosen: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+    """Return the mean along `dim` of the chosen elements, which is the largest where they are those of `where_largest`."""
+    return (x * chosen).sum(dim, keepdim=keepdim) / chosen.sum(dim, keepdim=keepdim).to(x.dtype)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _relu(*_: Any, **__: Any) -> Pieces:
+    return (lambda x: x > 0.0,), (0.0, _same)
+
+
+def _relu6(*_: Any, **__: Any) -> Pieces:
+    return _hardtanh(0.0, 6.0)
+
+
+def _hardtanh(min_val: float = -1.0, max_val: float = 1.0, *_: Any, **__: Any) -> Pieces:
+    return (lambda x: x > min_val, lambda x: x >= max_val), (float(min_val), _same, float(max_val))
+
+
+def _clamp(min: Any = None, max: Any = None, **_: Any) -> Pieces | None:
+    if isinstance(min, Tensor) or isinstance(max, Tensor):
+        return None
+    if max is None:
+        return (lambda x: x > min,), (float(min), _same)
+    if min is None:
+        return (lambda x: x >= max,), (_same, float(max))
+    return _hardtanh(min, max)
+
+
+def _clamp_max(max: Any, **_: Any) -> Pieces | None:
+    return _clamp(None, max)
+
+
+def _threshold(threshold: float, value: float, *_: Any, **__: Any) -> Pieces:
+    return (lambda x: x > threshold,), (float(value), _same)
+
+
+def _leaky_relu(negative_slope: float = 0.01, *_: Any, **__: Any) -> Pieces:
+    return (lambda x: x > 0.0,), (lambda x: negative_slope * x, _same)
+
+
+def _prelu(weight: Tensor) -> Pieces:
+    def negative(x: Tensor) -> Tensor:
+        is_one = weight.numel() == 1 or x.ndim < 2
+        return (weight if is_one else weight.view(-1, *[1] * (x.ndim - 2))) * x
+
+    return (lambda x: x > 0.0,), (negative, _same)
+
+
+def _abs(*_: Any, **__: Any) -> Pieces:
+    return (lambda x: x >= 0.0, lambda x: x > 0.0), (lambda x: -x, 0.0, _same)
+
+
+def _hardsigmoid(*_: Any, **__: Any) -> Pieces:
+    return (lambda x: x > -3.0, lambda x: x >= 3.0), (0.0, lambda x: x / 6 + 0.5, 1.0)
+
+
+def _hardswish(*_: Any, **__: Any) -> Pieces:
+    return (lambda x: x > -3.0, lambda x: x >= 3.0), (0.0, lambda x: x * (x + 3) / 6, _same)
+
+
+# Function -> (breaks, function of each piece), given the arguments that follow the tensor; `inplace` is among
+# them by name or, under torch.compile, by position. None: a call that is not covered, a clamp with bounds that are tensors.
+ACTIVATIONS: dict[Any, Callable[..., Pieces | None]] = {
+    functional.relu: _relu,
+    torch.relu: _relu,
+    torch.Tensor.relu: _relu,
+    functional.relu6: _relu6,
+    functional.hardtanh: _hardtanh,
+    functional.leaky_relu: _leaky_relu,
+    functional.hardsigmoid: _hardsigmoid,
+    functional.hardswish: _hardswish,
+    functional.threshold: _threshold,
+    torch.threshold: _threshold,
+    torch.prelu: _prelu,
+    torch.Tensor.prelu: _prelu,
+    torch.clamp: _clamp,
+    torch.clip: _clamp,
+    torch.Tensor.clamp: _clamp,
+    torch.Tensor.clip: _clamp,
+    torch.clamp_min: _clamp,
+    torch.Tensor.clamp_min: _clamp,
+    torch.clamp_max: _clamp_max,
+    torch.Tensor.clamp_max: _clamp_max,
+    torch.abs: _abs,
+    torch.Tensor.abs: _abs,
+}
+# The same written into their argument.
+IN_PLACE: dict[Any, Callable[..., Pieces | None]] = {
+    torch.relu_: _relu,
+    torch.Tensor.relu_: _relu,
+    functional.hardtanh_: _hardtanh,
+    functional.leaky_relu_: _leaky_relu,
+    torch.threshold_: _threshold,
+    torch.clamp_: _clamp,
+    torch.Tensor.clamp_: _clamp,
+    torch.Tensor.clip_: _clamp,
+    torch.Tensor.clamp_min_: _clamp,
+    torch.Tensor.clamp_max_: _clamp_max,
+    torch.Tensor.abs_: _abs,
+}
+LARGEST = (torch.amax, torch.Tensor.amax)
+# Pool -> the one that also returns where each maximum was found, as index into height x width.
+POOLS: dict[Any, Callable[..., tuple[Tensor, Tensor]]] = {
+    torch.max_pool2d: functional.max_pool2d_with_indices,
+    functional.max_pool2d: functional.max_pool2d_with_indices,
+    functional.adaptive_max_pool2d: functional.adaptive_max_pool2d_with_indices,
+}
