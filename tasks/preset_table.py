@@ -59,10 +59,11 @@ def _facts(cells: Mapping[str, Params], scores: Mapping[str, list[Ref]]) -> dict
     git = [facts["git"] for facts in made]
     commits = sorted({f"{state['commit'] or 'unknown'}{' with uncommitted changes' if state['is_dirty'] else ''}" for state in git})
     cell = next(iter(cells.values()))
+    names = {name for params in cells.values() for name in (params.model_name, *params.students)}
     digest = artifacts.canonical_digest({name: params.digest for name, params in cells.items()})
     return {
         "profile": cell.profile,
-        "students": f"{cell.evaluate.num_eval} a set, {', '.join(sorted({params.model_name for params in cells.values()}))}",
+        "students": f"{cell.evaluate.num_eval} a set, {', '.join(sorted(names))}",
         "texts": ", ".join(sorted({params.text_encoder.module.label(params.text_encoder.config) for params in cells.values()})),
         "commit of the scores": ", ".join(commits),
         "parameters": digest[:12],

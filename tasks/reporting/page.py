@@ -15,7 +15,7 @@ from tasks.reporting.gallery import Gallery, fit_galleries
 from tasks.reporting.headline import headline
 from tasks.reporting.published import gap
 from tasks.reporting.recall_table import beside_published, crossing, groups_by_size
-from tasks.reporting.tables import PROTOCOLS
+from tasks.reporting.tables import PROTOCOLS, note_above_full
 
 TEMPLATES = Path(__file__).parent / "templates"
 REQUIRED_FACTS = ("profile", "protocol", "models", "num_seeds", "commit", "is_dirty", "parameters_hash", "machine", "versions", "seconds")
@@ -69,6 +69,7 @@ def render(
         "protocols": PROTOCOLS,
         "distilled": distilled,
         "groups": groups_by_size(shown, distilled),
+        "note": note_above_full(shown),
         "recall_chart": figures.recall_by_size(shown, styles),
         "students": crossing(summary[summary["protocol"] == protocol], "student", sets, student),
         "by_protocol": crossing(summary[summary["student"] == student], "protocol", sets, protocol),

@@ -21,6 +21,11 @@ PROTOCOLS = {
     "last": "the last epoch is measured on the test split once",
     "upstream_best": "the best of several test evaluations is printed, as LoRS and RepBlend do; for comparison only",
 }
+# METHOD 8 measures a small set by its share of full data, which is a measure only while full data is the best there is.
+ABOVE_FULL = (
+    "A small set has more than 100 % of full data's mean recall: the students of the full data were not trained to the end, or "
+    "the data are too easy. The share of full data says nothing there."
+)
 KEYS = ("student", "protocol", "num_pairs", "method", "set")
 COLUMNS = (*KEYS, "seed", "chosen_epoch", *METRICS, "val_mean_recall", "seconds")
 
@@ -82,6 +87,11 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
             if random > 0:
                 summary.loc[size.index, "over_random"] = size["mean_recall"] / random
     return summary
+
+
+def note_above_full(rows: pd.DataFrame) -> str:
+    """Return `ABOVE_FULL` where a row of a summary has a recovery above 1, otherwise an empty text."""
+    return ABOVE_FULL if bool((rows["recovery"] > 1.0).any()) else ""
 
 
 def primary(summary: pd.DataFrame, protocol: str, student: str | None = None) -> pd.DataFrame:

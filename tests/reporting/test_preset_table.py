@@ -9,6 +9,7 @@ import pytest
 
 from tasks.reporting.preset_table import CellScores, build_table, write_table
 from tasks.reporting.published import FOLDER, load_published
+from tasks.reporting.tables import ABOVE_FULL
 
 FACTS = {"profile": "flickr30k", "commit of the scores": "abc"}
 
@@ -23,7 +24,8 @@ def cells(scores) -> dict[str, CellScores]:
     def cell(name: str, factor: float) -> CellScores:
         own = frame.copy()
         is_made = own["set"].isin(names)
-        own["folder"] = [f"scores/{name if made else 'base'}/{one}" for made, one in zip(is_made, own["set"], strict=True)]
+        places = zip(is_made, own["set"], own["student"], strict=True)
+        own["folder"] = [f"scores/{name if made else 'base'}/{one}/{student}" for made, one, student in places]
         own.loc[is_made, ["mean_recall"]] *= factor
         return CellScores(own, "timm test_vit", "strict", names, is_as_published=True)
 
@@ -42,6 +44,36 @@ def test_a_shared_set_stands_once_and_others_name_their_cell(cells):
     ]  # fmt: skip
     both, image = ours["over_random"][1], ours["over_random"][2]
     assert image == pytest.approx(both / 2)
+
+
+def test_what_a_further_student_scored_stands_apart_beside_its_own_random_and_full_data(cells, tmp_path):
+    table = build(cells)
+    assert set(table.ours["student"]) == {"timm test_vit"} and list(table.others) == ["timm test_resnet"]
+    other = table.others["timm test_resnet"]
+    assert list(other["label"]) == list(table.ours["label"]) and set(other["n"]) == {3}
+    assert list(other.loc[other["method"] == "random", "over_random"]) == [1.0, 1.0]
+    assert other["recovery"].iloc[-1] == 1.0 and other["mean_recall"].iloc[-1] < table.ours["mean_recall"].iloc[-1]
+    csv, markdown, page = write_table(table, tmp_path)
+    assert list(pd.read_csv(csv)["student"].value_counts()[["timm test_vit", "timm test_resnet"]]) == [7, 7]
+    for path in (markdown, page):
+        assert "The same sets under another student, timm test_resnet" in path.read_text()
+    assert markdown.read_text().count("| bi_trajectory (image) | 200 |") == 2
+    assert page.read_text().count("bi_trajectory (image)") >= 2
+
+
+def test_a_student_that_one_cell_alone_has_is_no_reason_to_name_the_cell(cells):
+    alone = cells["image"].scores["student"] == "timm test_vit"
+    other = build({**cells, "image": replace(cells["image"], scores=cells["image"].scores[alone])}).others["timm test_resnet"]
+    assert list(other["label"]) == ["random", "bi_trajectory", "random", "bi_trajectory", "full"]
+
+
+def test_a_small_set_above_full_data_is_said_to_say_nothing(cells, tmp_path):
+    texts = [path.read_text() for path in write_table(build(cells), tmp_path / "below")[1:]]
+    assert not any(ABOVE_FULL[:40] in text for text in texts)
+    frame = cells["both"].scores.copy()
+    frame.loc[frame["method"] == "full", "mean_recall"] /= 9
+    texts = [path.read_text() for path in write_table(build({"both": replace(cells["both"], scores=frame)}), tmp_path / "above")[1:]]
+    assert all(text.count(ABOVE_FULL[:40]) == 2 for text in texts)  # under each student's table
 
 
 def test_published_numbers_stand_beside_the_same_setting_alone(cells):

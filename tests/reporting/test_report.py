@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from tasks.reporting.build import build_report
 from tasks.reporting.gallery import Gallery
 from tasks.reporting.published import load_published
-from tasks.reporting.tables import RECALLS
+from tasks.reporting.tables import ABOVE_FULL, RECALLS
 
 FILES = (
     "index.html", "metrics.json", "plots/distillation.csv", "plots/learning_curves.csv", "plots/recall.csv",
@@ -147,6 +148,14 @@ def test_metrics_and_plots_repeat_the_summary(report):
     assert list(recall.columns) == ["method", "num_pairs", "mean_recall"]
     assert list(pd.read_csv(report / "plots" / "learning_curves.csv").columns) == ["set", "epoch", "val_mean_recall"]
     assert len(pd.read_csv(report / "plots" / "distillation.csv")) == 800
+
+
+def test_the_page_says_that_a_share_above_full_data_says_nothing(report, tmp_path, scores, curves, histories, galleries, facts):
+    note = html.escape(ABOVE_FULL).replace("&#x27;", "&#39;")
+    assert note not in (report / "index.html").read_text()
+    poor = scores.assign(mean_recall=scores["mean_recall"].where(scores["method"] != "full", scores["mean_recall"] / 9))
+    build_report(poor, curves, histories, galleries, facts, tmp_path / "poor", published=None)
+    assert note in (tmp_path / "poor" / "index.html").read_text()
 
 
 def test_the_cross_architecture_table_shows_every_set_under_every_student_and_the_main_table_one(report):
