@@ -19,8 +19,8 @@ def logits(img: Tensor, txt: Tensor, tau: float = TAU) -> Tensor:
 def info_nce(img: Tensor, txt: Tensor, *, tau: float = TAU, include_positive: bool = True) -> Tensor:
     """Return the symmetric InfoNCE loss, 1/2 [CE(z, diag) + CE(z^T, diag)].
 
-    `include_positive=False` leaves the positive out of the denominator (the formula of the slides of Wu et al., 2024);
-    it needs at least two pairs.
+    `include_positive=False` leaves the positive out of the denominator (the formula of the slides of Wu et al., 2024); it needs at
+    least two pairs, and is called `info_nce_without_positive` in a stored set.
     """
     z = logits(img, txt, tau)
     if include_positive:

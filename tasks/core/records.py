@@ -15,7 +15,8 @@ from torch import Tensor
 
 SPLITS = ("train", "val", "test")
 SOFT_LOSSES = ("ence", "bce", "wbce")
-LOSSES = ("info_nce", *SOFT_LOSSES)
+HARD_LOSSES = ("info_nce", "info_nce_without_positive")
+LOSSES = (*HARD_LOSSES, *SOFT_LOSSES)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class PairSet:
         if self.loss not in LOSSES or (self.loss in SOFT_LOSSES and soft is None):
             received = f"{self.loss!r} {'without' if soft is None else 'with'} a similarity"
             raise ValueError(
-                f"PairSet.loss: received {received}; allowed are info_nce, and with a similarity {', '.join(SOFT_LOSSES)}; "
+                f"PairSet.loss: received {received}; allowed are {', '.join(HARD_LOSSES)}, and with a similarity {', '.join(SOFT_LOSSES)}; "
                 "change `loss` of the method that makes the set"
             )
         if soft is not None and {len(soft.diagonal), len(soft.left), len(soft.right)} != {len(self.images)}:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tasks.core.losses import info_nce, soft_contrastive
-from tasks.core.records import PairSet, Similarity
+from tasks.core.records import HARD_LOSSES, PairSet, Similarity
 from tasks.core.training import Loss
 
 DIAGONAL, LEFT, RIGHT = "sim_diagonal", "sim_left", "sim_right"
@@ -42,8 +42,9 @@ def set_loss(pairs: PairSet, tau: float) -> Loss:
     Args:
         tau: temperature.
     """
-    if pairs.loss == "info_nce" or pairs.similarity is None:
-        return lambda img, txt, rows: info_nce(img, txt, tau=tau)
+    if pairs.loss in HARD_LOSSES or pairs.similarity is None:
+        is_plain = pairs.loss != "info_nce_without_positive"
+        return lambda img, txt, rows: info_nce(img, txt, tau=tau, include_positive=is_plain)
     name, alpha = pairs.loss, pairs.similarity.alpha
     stored = {DIAGONAL: pairs.similarity.diagonal, LEFT: pairs.similarity.left, RIGHT: pairs.similarity.right}
     stored = {key: value.detach() for key, value in stored.items()}

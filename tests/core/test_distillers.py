@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from tasks.core import distillers, plugins
 from tasks.core.distillers import bi_trajectory, lors, meta_model, repblend
-from tasks.core.losses import soft_contrastive
+from tasks.core.losses import info_nce, soft_contrastive
 from tasks.core.matching_config import GrowthSection
 from tasks.core.seeding import make_generator
+from tasks.core.similarity import set_loss
+from tasks.core.storage import load_pairs, save_pairs
 from tests.core.small_problem import MATCHING, make_problem
 
 SOFT = {"lr_sim": 0.02, "sim_rank": 2, "sim_alpha": 1.0, "is_budget_compensated": False}
@@ -58,6 +61,15 @@ def test_lors_without_similarity_is_bi_trajectory_matching(tmp_path):
     hard = _run(lors, problem, LORS, loss="info_nce", is_budget_compensated=True).pairs
     plain = _run(bi_trajectory, problem, bi_trajectory.Config(**MATCHING, include_positive=True)).pairs
     assert torch.equal(hard.images, plain.images) and hard.similarity is None and hard.loss == "info_nce"
+
+
+def test_evaluation_leaves_the_positive_out_where_matching_did(tmp_path):
+    problem = make_problem(tmp_path, "heads")
+    config = bi_trajectory.Config(**{**MATCHING, "iterations": 1}, include_positive=False)
+    save_pairs(tmp_path, _run(bi_trajectory, problem, config).pairs)
+    img, txt = (normalize(torch.randn(4, 5, generator=make_generator(0, name)), dim=1) for name in "it")
+    found = set_loss(load_pairs(tmp_path), 0.07)(img, txt, torch.arange(4))
+    assert torch.equal(found, info_nce(img, txt, tau=0.07, include_positive=False))
 
 
 def test_one_pair_pays_for_the_similarity_and_options_may_depend_on_the_budget(tmp_path):
@@ -114,8 +126,6 @@ def test_an_interrupted_run_with_similarity_and_averages_ends_with_the_same_byte
 
 
 def test_evaluation_and_student_use_the_same_loss(tmp_path):
-    from tasks.core.similarity import set_loss
-
     pairs = _run(lors, make_problem(tmp_path, "heads"), LORS, loss="bce", iterations=3).pairs
     img, txt = (torch.nn.functional.normalize(torch.randn(4, 5, generator=make_generator(0, n)), dim=1) for n in "it")
     soft, rows = pairs.similarity, torch.tensor([5, 1, 0, 3])

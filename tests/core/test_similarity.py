@@ -42,9 +42,12 @@ def test_a_batch_is_trained_with_its_block_of_the_whole_similarity(loss):
     assert float(set_loss(_pairs(loss, soft), 0.2)(img, txt, rows)) == pytest.approx(float(expected), rel=1e-12)
 
 
-def test_a_set_without_similarity_is_trained_with_info_nce():
+@pytest.mark.parametrize(("loss", "include_positive"), [("info_nce", True), ("info_nce_without_positive", False)])
+def test_a_set_without_similarity_is_trained_with_info_nce(loss, include_positive):
     img, txt = (functional.normalize(_draw(name, 3, 5), dim=1) for name in "it")
-    assert torch.equal(set_loss(_pairs("info_nce", None), 0.2)(img, txt, torch.arange(3)), info_nce(img, txt, tau=0.2))
+    expected = info_nce(img, txt, tau=0.2, include_positive=include_positive)
+    for similarity in (None, _soft()):
+        assert torch.equal(set_loss(_pairs(loss, similarity), 0.2)(img, txt, torch.arange(3)), expected)
 
 
 def test_the_loss_and_the_similarity_survive_the_disk_and_old_files_mean_info_nce(tmp_path):

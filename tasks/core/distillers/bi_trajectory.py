@@ -24,7 +24,8 @@ class Config(MatchingConfig):
     """Options.
 
     Attributes:
-        include_positive: keep the positive in the denominator of the loss (the published numbers do).
+        include_positive: keep the positive in the denominator of the loss (the published numbers do). The loss is that of the matching
+            students and of those that evaluation trains on the set; the experts' keeps it in any case (METHOD 6).
     """
 
     include_positive: bool
@@ -41,4 +42,5 @@ def distill(
     def student_loss(img: Tensor, txt: Tensor, rows: Rows) -> Tensor:
         return info_nce(img, txt, tau=tau, include_positive=config.include_positive)
 
-    return run(problem, config, num_pairs, Objective(student_loss), checkpoint=checkpoint, log=log)
+    loss_name = "info_nce" if config.include_positive else "info_nce_without_positive"
+    return run(problem, config, num_pairs, Objective(student_loss, loss_name), checkpoint=checkpoint, log=log)
