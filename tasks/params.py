@@ -99,14 +99,16 @@ class Params:
             method = set_name.rpartition("-")[0]
             sources = {"select_coresets": self.coresets, "distill": self.distillers}
             without = tuple(name for name, methods in sources.items() if method not in methods)
-        if self.variant is None or not stages.sections_of(stage, without=without).intersection(self.variant.changed):
+        if self.variant is None:
             return self.profile
-        return f"{self.profile}+{self.variant.label}"
+        sections = stages.sections_of(stage, without=without) | ({variants.STUDENTS} if self.student else frozenset())
+        return f"{self.profile}+{self.variant.label(sections)}" if sections.intersection(self.variant.changed) else self.profile
 
     @property
     def digest(self) -> str:
-        """Digest of everything, for the report and tracking."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """Digest of everything, for the report and tracking; of a variant only what it is called and sets."""
+        named = [self.variant.preset, self.variant.cell, self.variant.settings] if self.variant else None
+        return hashlib.sha256(json.dumps({**asdict(replace(self, variant=None)), "variant": named}, sort_keys=True).encode()).hexdigest()
 
     @property
     def sets(self) -> list[tuple[str, int]]:

@@ -1,14 +1,16 @@
 """Presets of params.yaml: tables of the paper as named cells, each a variant of the profile by a few settings.
 
 A cell is {section.key: value}. What it does not change it shares with the profile itself: `Variant.changed` names the
-sections that are not the profile's, and `Params.space` puts only what builds on those into folders of their own.
+sections that are not the profile's, and `Params.space` puts only what builds on those into folders of their own. Cells that
+agree in what an artifact builds on share its folder, whatever else they change (`Variant.label`).
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.overrides import assign
@@ -17,6 +19,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 TITLE, EVERY, CELLS = "title", "every", "cells"
 # What these hold is a list of artifacts, each with its own key; it says nothing about how one of them is made.
 LISTS = ("methods", "budgets")
+# Part of `evaluate`, and for variants a section of its own: further students change nothing of the scores of the main one.
+STUDENTS = "cross_architecture"
 
 
 @dataclass(frozen=True)
@@ -25,16 +29,21 @@ class Variant:
 
     Attributes:
         preset, cell: its names.
-        label: in folders, `<preset>-<cell>` of the first cell with the same settings, so that equal cells of two presets share artifacts.
         settings: what it sets, {section.key: value}.
-        changed: sections of the profile that are not the profile's own any more.
+        changed: sections of the profile that are not the profile's own any more; `STUDENTS` is one.
+        cells: the settings of all cells of all presets, by `<preset>-<cell>`.
     """
 
     preset: str
     cell: str
-    label: str
     settings: dict[str, Any]
     changed: tuple[str, ...]
+    cells: dict[str, dict[str, Any]] = field(compare=False, repr=False)
+
+    def label(self, sections: Collection[str]) -> str:
+        """Return the name, in folders, of what builds on `sections`: that of the first cell with the same settings of all of them."""
+        wanted = _of_sections(self.settings, sections)
+        return next(name for name, settings in self.cells.items() if _of_sections(settings, sections) == wanted)
 
 
 @dataclass(frozen=True)
@@ -76,8 +85,10 @@ def apply(tree: dict[str, Any], name: str) -> Variant:
     before = copy.deepcopy(profile)
     for path, value in cells[cell].items():
         assign(tree, path, copy.deepcopy(value), f"presets.{preset}.{cell}: {path}")
-    changed = tuple(key for key in profile if key not in LISTS and profile[key] != before[key])
-    return Variant(preset, cell, _label(presets, cells[cell]), cells[cell], changed)
+    before, after = _sections(before), _sections(profile)
+    changed = tuple(key for key in after if key not in LISTS and after[key] != before.get(key))
+    named = {f"{name}-{one}": settings for name, body in presets.items() for one, settings in body.cells.items()}
+    return Variant(preset, cell, cells[cell], changed, named)
 
 
 def find(presets: dict[str, Preset], name: str) -> Preset:
@@ -109,10 +120,19 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _label(presets: dict[str, Preset], settings: dict[str, Any]) -> str:
-    wanted = _decisive(settings)
-    return next(f"{preset}-{cell}" for preset, body in presets.items() for cell, other in body.cells.items() if _decisive(other) == wanted)
+def _sections(profile: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections of a profile, the further students apart from the rest of `evaluate`."""
+    evaluate = profile["evaluate"]
+    if not isinstance(evaluate, dict):  # refused where sections are read
+        return profile
+    rest = {key: value for key, value in evaluate.items() if key != STUDENTS}
+    return {**profile, "evaluate": rest, STUDENTS: evaluate.get(STUDENTS)}
 
 
-def _decisive(settings: dict[str, Any]) -> dict[str, Any]:
-    return {path: value for path, value in settings.items() if path.split(".")[0] not in LISTS}
+def _of_sections(settings: dict[str, Any], sections: Collection[str]) -> dict[str, Any]:
+    return {path: value for path, value in settings.items() if _section_of(path) in sections and _section_of(path) not in LISTS}
+
+
+def _section_of(path: str) -> str:
+    section, *rest = path.split(".")
+    return STUDENTS if section == "evaluate" and rest[:1] == [STUDENTS] else section

@@ -8,7 +8,7 @@ from tasks import params
 from tests.workspace import ROOT
 
 PROFILES = sorted(params.read_tree(ROOT / "params.yaml")["profiles"])
-PAPER = {"main", "methods", "single_modality", "initialisation", "lora", "vision_encoders", "text_encoders"}
+PAPER = {"main", "methods", "single_modality", "initialisation", "lora", "vision_encoders", "text_encoders", "cross_architecture"}
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -79,6 +79,17 @@ def test_cells_that_share_a_folder_agree_in_everything_that_its_stage_reads(prof
             assert made.setdefault(("train_experts", chosen.space("train_experts")), read) == read
             for method, plugin in chosen.distillers.items():
                 assert made.setdefault((method, chosen.space("distill")), (*read, plugin)) == (*read, plugin)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_cell_of_cross_architecture_scores_its_sets_under_another_network_than_the_one_that_distils(profile):
+    cells = params.load_cells("cross_architecture", [f"profile={profile}"])
+    assert list(cells) == ["pixels_and_texts", "text_only", "reverse"]
+    forth, back = cells["text_only"], cells["reverse"]
+    for chosen, distiller in ((forth, back), (cells["pixels_and_texts"], back), (back, forth)):
+        (student,) = chosen.students.values()
+        assert (student.image_encoder, student.model) == (distiller.image_encoder, distiller.model)
+        assert student.image_encoder != chosen.image_encoder
 
 
 @pytest.mark.parametrize("profile", ["flickr8k", "flickr8k_small", "flickr8k_full"])

@@ -45,6 +45,26 @@ def test_equal_cells_of_two_presets_share_their_folder():
     assert cells[0]["vit"].space("train_experts") == cells[1]["full"].space("train_experts") != "toy"
 
 
+def test_cells_that_differ_in_distillation_alone_share_what_others_train_on_the_coresets_and_the_full_data():
+    cells = params.load_cells("cross_architecture")
+    both, text = cells["pixels_and_texts"], cells["text_only"]
+    assert {chosen.space("evaluate", name) for chosen in (both, text) for name in ("random-20", "full")} == {"toy"}
+    others = [chosen.as_student("test_resnet") for chosen in (both, text)]
+    shared = {chosen.space("evaluate", name) for chosen in others for name in ("random-20", "full", "start")}
+    assert shared == {"toy+cross_architecture-pixels_and_texts"}  # beside the outputs of the profile
+    assert both.space("evaluate", "bi_trajectory-20") == "toy"
+    assert text.space("evaluate", "bi_trajectory-20") == "toy+cross_architecture-text_only"
+    assert [chosen.space("evaluate", "bi_trajectory-20") for chosen in others] == [
+        "toy+cross_architecture-pixels_and_texts", "toy+cross_architecture-text_only",
+    ]  # fmt: skip
+
+
+def test_cells_of_two_presets_with_one_network_share_its_experts():
+    reverse, resnet = params.load(variant="cross_architecture/reverse"), params.load(variant="vision_encoders/resnet")
+    assert reverse.space("train_experts") == resnet.space("train_experts") == "toy+vision_encoders-resnet"
+    assert reverse.space("distill") == "toy+cross_architecture-reverse" != resnet.space("distill")
+
+
 def test_a_setting_among_the_others_names_the_variant_and_comes_after_them():
     chosen = params.load(["variant=single_modality/text", "distill.matching.optimise=image", "distill.matching.iterations=3"])
     assert chosen == params.load(["distill.matching.iterations=3"], variant="single_modality/text")
@@ -99,7 +119,14 @@ MINIATURE = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["lora/lora", "vision_encoders/resnet", "text_encoders/words", "methods/lors", "methods/repblend"])
+CELLS = (
+    "lora/lora", "vision_encoders/resnet", "text_encoders/words", "methods/lors", "methods/repblend", "methods/tesla", "methods/meta_model",
+    "initialisation/noise_image_real_text", "initialisation/real_image_noise_text", "initialisation/noise_image_noise_text",
+    "cross_architecture/text_only", "cross_architecture/reverse",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CELLS)
 def test_a_cell_with_other_networks_or_methods_is_distilled_and_scored(name, tmp_path_factory, monkeypatch):
     from tasks import distill, embed_captions, evaluate, prepare_data, train_experts
 
@@ -112,8 +139,10 @@ def test_a_cell_with_other_networks_or_methods_is_distilled_and_scored(name, tmp
     (method,) = chosen.distillers
     made = distill.distill.fn(chosen, prepared, embeddings, start, experts, method, 4)
     assert made.folder.parent.parent == folder("distill", chosen.space("distill"))
-    score = evaluate.train_student.fn(chosen, prepared, embeddings, start, made, f"{method}-4", 0)
-    assert pd.read_json(score.folder / "score.json", typ="series")["student"] == chosen.model_name
+    for student in (chosen, *map(chosen.as_student, chosen.students)):
+        own = train_experts.build_start.fn(student, prepared) if student.student else start
+        score = evaluate.train_student.fn(student, prepared, embeddings, own, made, f"{method}-4", 0)
+        assert pd.read_json(score.folder / "score.json", typ="series")["student"] == student.model_name
 
 
 TINY_PRESET = (*TINY, "presets.single_modality.cells={both: {}, image: {distill.matching.optimise: image}}", "evaluate.num_eval=2")
