@@ -5,7 +5,13 @@ import errno
 import pytest
 import torch
 
+from tasks.core.dual_encoder import build_dual_encoder
+from tasks.core.encoders import normalise
+from tasks.core.functional import FlatModel
 from tasks.core.image_encoders import timm as images
+from tasks.core.losses import info_nce
+from tasks.core.matching import Segment, draw_batches, trajectory_gradient
+from tasks.core.seeding import make_generator
 from tasks.core.text_encoders import transformers
 from tasks.core.weight_files import by_name
 
@@ -27,6 +33,32 @@ def test_named_networks_give_features_of_their_width(name, width):
     with torch.device("meta"):
         encoder = images.build(config, seed=0)
         assert encoder.module(torch.zeros(2, 3, 224, 224)).shape == (2, encoder.out_dim) == (2, width)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "pixels"),
+    [("nfnet_l0", {}, 32), ("nf_resnet50", {}, 32), ("nf_regnet_b1", {}, 64), ("vit_tiny_patch16_224", {"img_size": 64}, 64)],
+)
+def test_differences_of_named_networks_trained_whole_equal_second_derivatives_in_float32(name, kwargs, pixels):
+    """Random weights; measured errors are 1e-4 to 8e-4."""
+    encoder = images.build(images.Config(name=name, weights="random", kwargs=kwargs, mean=None, std=None), seed=0)
+    flat = FlatModel(
+        build_dual_encoder(encoder.module, out_dim=encoder.out_dim, text_dim=7, trainable="full", embed_dim=None, dropout=0.1, seed=0)
+    )
+    theta, pictures = flat.flatten(), torch.randint(0, 256, (4, pixels, pixels, 3), generator=make_generator(0, "x"), dtype=torch.uint8)
+    noise = {group: torch.randn(value.shape, generator=make_generator(0, group)) / len(value) ** 0.5 for group, value in theta.items()}
+    goal = {group: value + 0.02 * value.norm() * noise[group] for group, value in theta.items()}
+    inputs = {"images": normalise(pictures, encoder.mean, encoder.std), "texts": torch.randn(4, 7, generator=make_generator(0, "y"))}
+    found, exact = (
+        trajectory_gradient(
+            lambda theta, rows, step: info_nce(*flat.call(theta, rows["images"], rows["texts"], make_generator(3, "dropout", step))),
+            theta, inputs, draw_batches(4, 3, 2, make_generator(1)), {group: torch.tensor(0.02).log() for group in theta},
+            Segment.between(theta, goal).loss, engine=engine,
+        )
+        for engine in ("central_difference", "double_backward")
+    )  # fmt: skip
+    for label, expected in exact.inputs.items():
+        assert float((found.inputs[label] - expected).norm() / expected.norm()) <= 5e-3, label
 
 
 def _save(folder, kind, config):
