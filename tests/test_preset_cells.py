@@ -84,9 +84,9 @@ def test_cells_that_share_a_folder_agree_in_everything_that_its_stage_reads(prof
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_cell_of_cross_architecture_scores_its_sets_under_another_network_than_the_one_that_distils(profile):
     cells = params.load_cells("cross_architecture", [f"profile={profile}"])
-    assert list(cells) == ["pixels_and_texts", "text_only", "reverse"]
-    forth, back = cells["text_only"], cells["reverse"]
-    for chosen, distiller in ((forth, back), (cells["pixels_and_texts"], back), (back, forth)):
+    assert set(cells) == {"pixels_and_texts", "text_only", "reverse"} | ({"views"} if profile == "flickr8k" else set())
+    back = cells.pop("reverse")
+    for chosen, distiller in (*((cell, back) for cell in cells.values()), (back, cells["text_only"])):
         (student,) = chosen.students.values()
         assert (student.image_encoder, student.model) == (distiller.image_encoder, distiller.model)
         assert student.image_encoder != chosen.image_encoder
