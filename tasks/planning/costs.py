@@ -237,15 +237,18 @@ def scoring(params: Params, data: Dataset, each: Each) -> Scoring:
 
 def repeated(run: Callable[[int], tuple[Ref, Usage]], count: int) -> tuple[Ref, Usage]:
     """Return the artifact and the usage of work that repeats `count` times, from doing it once (twice, the first time pays
-    for what a process pays once) and a few times. Work so long that it cannot be repeated is multiplied.
+    for what a process pays once) and a few times. The few are scaled up, and so is whatever disturbs them: of two looks at each the lesser
+    counts, unless the work is long. Work so long that it cannot be repeated is multiplied.
     """
     ref, first = run(1)
     if count == 1 or first.seconds > 20 * MEASURED_SECONDS:
         return ref, first.plus(seconds=(count - 1) * first.seconds)
     again = run(1)[1]
+    looks = 2 if again.seconds < 3 * MEASURED_SECONDS else 1
+    again = min([again, *(run(1)[1] for _ in range(1, looks))], key=lambda usage: usage.seconds)
     is_long = again.seconds > 0.5 * MEASURED_SECONDS
     more = 1 if is_long else min(count - 1, int(5 * MEASURED_SECONDS / again.seconds))
-    ref, last = run(1 + more)
+    ref, last = min((run(1 + more) for _ in range(looks)), key=lambda made: made[1].seconds)
     each = max(0.0, last.seconds - again.seconds) / more
     return ref, highest(again, last).plus(seconds=(count - 1) * each)
 
