@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tasks.core.checkpoints import load_checkpoint, save_checkpoint
 from tasks.core.encoders import ImageEncoder
+from tasks.core.engine_probe import engine_of_network
 from tasks.core.frozen_features import prepare_frozen
 from tasks.core.initialisation import Start, initial_pairs
 from tasks.core.matching_config import MatchingConfig
@@ -65,7 +66,8 @@ def run(
 
     Raises:
         ValueError: the loss or a step size stopped being finite twice (once is healed by a roll-back with halved
-            outer steps); names iteration and last finite values. The device lacks what `precision` or `is_compiled` ask for.
+            outer steps); names iteration and last finite values. The device lacks what `precision` or `is_compiled` ask for,
+            or the network second derivatives that `engine` asks for.
     """
     check_machine(config.precision, is_compiled=config.is_compiled, device=problem.flat.device)
     size = num_pairs - objective.num_pairs_returned
@@ -86,6 +88,10 @@ def run(
     state = OuterState(config, num_pairs, images, texts, objective.learnable, device=problem.flat.device)
     state.restore(stored)
     with products(config.precision):
+        engine = engine_of_network(
+            problem.flat, config, images, texts, state.batch_size, is_encoder_frozen=problem.is_encoder_frozen
+        )  # fmt: skip
+        config = replace(config, engine=engine)
         iterate(problem, config, state, objective, save=save, log=log)
     return Distilled(_pair_set(problem.encoder, state, objective), start, state.history)
 
