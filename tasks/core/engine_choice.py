@@ -51,9 +51,9 @@ def explain_engine(*, is_encoder_frozen: bool, facts: Facts | None = None) -> tu
 
     * frozen encoders: `double_backward`; the student is two small projections, and the exact gradient costs next to nothing.
     * trained encoders: `central_difference`, the fastest engine that is accurate on every network, in the least memory.
-      `forward_difference` is faster, but its sets are not better: on toy (NF-net, 20 / 50 pairs, Adam outside) 17.4 / 25.8 and
-      18.9 / 33.1 mean recall in two runs, where the central one had 22.3 / 30.8 and 25.2 / 34.9 (runs that round differently differ
-      by 3). It stays for those who ask for it.
+      `forward_difference` is faster, but its sets are worse: on toy (NF-net, 20 / 50 pairs, Adam outside) 19.6 / 31.6 mean recall
+      over four seeds, where the central one has 21.5 / 35.0; 2.7 less in the mean of the eight pairs, standard error 0.7
+      (infra/log/flickr8k.md). It stays for those who ask for it.
     * networks on which differences fail, for kinks that `kinks.py` does not hold or a curvature out of the ordinary: `double_backward`,
       which among the exact engines takes the least memory and, but for MobileNetV2, no more time, if its graph fits.
 
