@@ -102,4 +102,5 @@ def _pieces_of(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Pieces
         kind = IN_PLACE[func]
     else:
         return None
-    return kind(*args[1:], **kwargs) if args[0].is_floating_point() else None  # clamp and abs are for indices too
+    is_layer = args[0].is_floating_point() and args[0].ndim > 0  # clamp and abs are for indices and single numbers too
+    return kind(*args[1:], **kwargs) if is_layer else None

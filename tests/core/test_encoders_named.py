@@ -40,7 +40,7 @@ def test_named_networks_give_features_of_their_width(name, width):
     [("nfnet_l0", {}, 32), ("nf_resnet50", {}, 32), ("nf_regnet_b1", {}, 64), ("vit_tiny_patch16_224", {"img_size": 64}, 64)],
 )
 def test_differences_of_named_networks_trained_whole_equal_second_derivatives_in_float32(name, kwargs, pixels):
-    """Random weights; measured errors are 1e-4 to 8e-4."""
+    """Random weights; measured errors are 3e-4 to 2e-3."""
     encoder = images.build(images.Config(name=name, weights="random", kwargs=kwargs, mean=None, std=None), seed=0)
     flat = FlatModel(
         build_dual_encoder(encoder.module, out_dim=encoder.out_dim, text_dim=7, trainable="full", embed_dim=None, dropout=0.1, seed=0)

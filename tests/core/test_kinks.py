@@ -8,6 +8,7 @@ from torch.nn import functional
 from tasks.core.dual_encoder import build_dual_encoder
 from tasks.core.functional import FlatModel
 from tasks.core.kinks import Kinks
+from tasks.core.losses import soft_contrastive
 from tasks.core.matching import Segment, draw_batches, trajectory_gradient
 from tasks.core.seeding import make_generator
 from tests.core.engine_problems import TEXT_DIM, relative_errors, student_loss
@@ -107,6 +108,7 @@ def test_a_smooth_network_leaves_no_record():
     with kinks.recorded():
         nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.SiLU())(torch.zeros(2, 3))
         torch.arange(3).sub(1).clamp(0, 1).abs()  # indices
+        soft_contrastive("wbce", torch.eye(3), torch.eye(3), torch.eye(3))  # which divides by a number of at least 1
     assert kinks.num_bytes == 0
     with kinks.imposed():
         assert nn.GELU()(torch.zeros(1)).item() == 0.0
