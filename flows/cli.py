@@ -81,8 +81,10 @@ def _run(name: str, argv: list[str]) -> None:
     words = vars(parser(name).parse_args(argv))
     words["settings"] = settings_of(words)
     if name == PRESET and words.pop("list"):
-        for preset, found in params.presets(words["settings"]).items():
-            print(f"{preset:16} {found.title}: {', '.join(found.cells)}")
+        presets = params.presets(words["settings"])
+        width = max(map(len, presets))
+        for preset, found in presets.items():
+            print(f"{preset:{width}}  {found.title}: {', '.join(found.cells)}")
         return
     code = _run_warm(name, argv)
     if code is not None:

@@ -247,7 +247,9 @@ def test_a_preset_that_is_killed_goes_on_with_the_same_command(made, tmp_path):
 def test_an_unknown_preset_is_refused_with_the_names_and_list_shows_them(made):
     done = made.flow("preset", "tables", check=False)
     assert done.returncode == 2 and "unknown preset 'tables'; available: main, methods" in done.stderr
-    assert "single_modality  One modality alone is distilled: both, image" in made.flow("preset", "--list").stdout
+    listed = made.flow("preset", "--list").stdout
+    assert "single_modality     One modality alone is distilled: both, image" in listed
+    assert "cross_architecture  Sets under encoders that did not distil them: pixels_and_texts, text_only, reverse" in listed
 
 
 @pytest.mark.parametrize("setting", ["variant=", "variant"])
