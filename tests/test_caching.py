@@ -51,9 +51,7 @@ def test_shared_mathematics_changes_the_keys_of_what_uses_it(copy):
 
 
 def test_the_matching_loss_concerns_distillation_alone(copy):
-    assert _changed(copy, "tasks/core/segments.py", "distance / self.lengths[group] for", "distance / (self.lengths[group] + 1) for") == {
-        "distill"
-    }
+    assert _changed(copy, "tasks/core/segments.py", "distance / lengths[group] for", "distance / (lengths[group] + 1) for") == {"distill"}
 
 
 def test_decoding_concerns_preparation_alone(copy):
