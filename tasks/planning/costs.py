@@ -35,6 +35,7 @@ SAMPLED_IMAGES = 96  # decoded to time preparation
 SAMPLED_CAPTIONS = (500, 2000)
 MAX_ROWS = 20_000  # random features of more images are scaled up, not made
 TINY_BUDGET = 2
+MEASURED_BATCHES = 4  # of an epoch whose steps are measured: what an epoch costs beside them is shared by many more in a run
 MEASURED_SECONDS = 1.5  # that repeated work should take at least
 
 
@@ -157,10 +158,12 @@ def start(params: Params, data: Dataset, world: World, base: Ref, once: Usage) -
 
 
 def step(params: Params, world: World, *, batch_size: int, momentum: float, weight_decay: float, start: Ref | None = None) -> Usage:
-    """Return what one training step on real pairs takes, from whole epochs of one batch."""
+    """Return what one training step on real pairs takes, from whole epochs of as many batches as `world` has, at most four."""
     device, base = choose_device(), start or world.start
     encoder = models.load_encoder(params, base, device)
-    train = first_images(_open(params, world, base), batch_size)
+    train = _open(params, world, base)
+    count = max(1, min(MEASURED_BATCHES, train.num_images // batch_size))
+    train = first_images(train, count * batch_size)
     model = models.new_model(params, encoder, train.text_embeds.shape[1], "plan")
     pairs = SplitPairs(train, encoder, params.train_experts.augment, device=device)
     groups = parameter_groups(model, miniature.CALM, miniature.CALM)
@@ -170,7 +173,7 @@ def step(params: Params, world: World, *, batch_size: int, momentum: float, weig
         return train_epoch(model, pairs, optimiser, batch_size=batch_size, tau=params.model.tau, seed=0, epoch=0)
 
     with miniature.watch() as peak:
-        seconds = seconds_of(run)
+        seconds = seconds_of(run) / count
     return Usage(seconds, peak.host_bytes, peak.gpu_bytes)
 
 

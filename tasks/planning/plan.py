@@ -25,6 +25,7 @@ from tasks.planning.miniature import Usage, World
 from tasks.stages import STAGES
 
 BUSY = 1.1
+MANY_PAIRS = 128  # more are not made for the sake of several batches
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ class _Planner:
 
     def _worlds(self, data: Dataset, text_dim: int) -> tuple[World, World]:
         """A world of a few pairs for what is paid once, and one as wide as the largest set or batch for what repeats."""
-        largest = max(*self.params.general.budgets, self.params.train_experts.batch_size, self.params.evaluate.full.batch_size, 32)
+        batch = self.params.train_experts.batch_size
+        several = min(costs.MEASURED_BATCHES * batch, MANY_PAIRS)
+        largest = max(*self.params.general.budgets, batch, self.params.evaluate.full.batch_size, several)
         few = miniature.TINY_PAIRS
         sizes = {"tiny": few, "wide": min(largest, data.num_images["train"])}
         made = [
