@@ -38,19 +38,23 @@ def _problem(steps=STEPS):
     return theta, inputs, draw_batches(PAIRS, BATCH, steps, make_generator(1)), logs, terminal
 
 
-def _unrolled(theta, inputs, batches, logs, terminal, momentum):
+def _unrolled(theta, inputs, batches, logs, terminal, momentum, *, is_detached=False):
     theta = {g: v.clone().requires_grad_() for g, v in theta.items()}
     inputs = {n: v.clone().requires_grad_() for n, v in inputs.items()}
     logs = {g: v.clone().requires_grad_() for g, v in logs.items()}
     velocity = {"img": 0.0, "txt": 0.0}
     for step, batch in enumerate(batches):
-        loss = _loss(theta, {n: v[batch] for n, v in inputs.items()}, step)
-        grads = torch.autograd.grad(loss, [theta["img"], theta["txt"]], create_graph=True)
+        here = {g: v.detach().requires_grad_() for g, v in theta.items()} if is_detached else theta
+        loss = _loss(here, {n: v[batch] for n, v in inputs.items()}, step)
+        grads = torch.autograd.grad(loss, [here["img"], here["txt"]], create_graph=True)
         velocity = {g: momentum * velocity[g] + grad for g, grad in zip(("img", "txt"), grads, strict=True)}
         theta = {g: theta[g] - logs[g].exp() * velocity[g] for g in ("img", "txt")}
     value = terminal(theta)
-    found = torch.autograd.grad(value, [*inputs.values(), *logs.values()])
-    return float(value.detach()), torch.cat([grad.reshape(-1) for grad in found])
+    return float(value.detach()), torch.autograd.grad(value, [*inputs.values(), *logs.values()])
+
+
+def _parts(found, inputs, logs):
+    return [*(found.inputs[name] for name in inputs), *(found.log_step_sizes[group] for group in logs)]
 
 
 def _relative_error(engine, momentum, steps=STEPS):
@@ -58,8 +62,7 @@ def _relative_error(engine, momentum, steps=STEPS):
     value, expected = _unrolled(theta, inputs, batches, logs, terminal, momentum)
     got = trajectory_gradient(_loss, theta, inputs, batches, logs, terminal, engine=engine, momentum=momentum)
     assert got.loss == pytest.approx(value, rel=1e-12)
-    parts = [*(got.inputs[name] for name in inputs), *(got.log_step_sizes[group] for group in logs)]
-    received = torch.cat([part.reshape(-1) for part in parts])
+    received, expected = (torch.cat([part.reshape(-1) for part in parts]) for parts in (_parts(got, inputs, logs), expected))
     return float((received - expected).norm() / expected.norm())
 
 
@@ -102,22 +105,11 @@ def test_tesla_is_biased():
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_tesla_is_autograd_through_the_steps_with_each_step_at_a_detached_theta(momentum):
     """theta_T = theta_0 - sum_t beta v_t, where g_t depends on the pairs and not on the steps before."""
-    theta0, inputs, batches, logs, terminal = _problem()
-    x = {name: value.clone().requires_grad_() for name, value in inputs.items()}
-    log = {group: value.clone().requires_grad_() for group, value in logs.items()}
-    theta, velocity = dict(theta0), {"img": 0.0, "txt": 0.0}
-    for step, batch in enumerate(batches):
-        here = {group: value.detach().requires_grad_() for group, value in theta.items()}
-        loss = _loss(here, {name: value[batch] for name, value in x.items()}, step)
-        grads = torch.autograd.grad(loss, [here["img"], here["txt"]], create_graph=True)
-        velocity = {group: momentum * velocity[group] + grad for group, grad in zip(("img", "txt"), grads, strict=True)}
-        theta = {group: theta[group] - log[group].exp() * velocity[group] for group in ("img", "txt")}
-    value = terminal(theta)
-    expected = torch.autograd.grad(value, [*x.values(), *log.values()])
-    found = trajectory_gradient(_loss, theta0, inputs, batches, logs, terminal, engine="tesla", momentum=momentum)
-    assert found.loss == pytest.approx(float(value.detach()), rel=1e-12)
-    received = [*(found.inputs[name] for name in x), *(found.log_step_sizes[group] for group in log)]
-    for one, other in zip(received, expected, strict=True):
+    theta, inputs, batches, logs, terminal = _problem()
+    value, expected = _unrolled(theta, inputs, batches, logs, terminal, momentum, is_detached=True)
+    found = trajectory_gradient(_loss, theta, inputs, batches, logs, terminal, engine="tesla", momentum=momentum)
+    assert found.loss == pytest.approx(value, rel=1e-12)
+    for one, other in zip(_parts(found, inputs, logs), expected, strict=True):
         assert float((one - other).norm()) <= 1e-12 * float(other.norm())
 
 
