@@ -1,10 +1,22 @@
-"""Fixtures of the tests that run the whole pipeline."""
+"""Fixtures of the tests that run the whole pipeline, and what every test leaves as it found it."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
 
 import pytest
 
 from tests.workspace import Workspace, make_workspace
+
+
+@pytest.fixture(autouse=True)
+def environment_kept() -> Iterator[None]:
+    """Undo what code under test writes into `os.environ` (`flows.session` does), which later tests' processes would inherit."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture

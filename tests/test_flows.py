@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.workspace import Workspace, make_workspace
+from tests.workspace import Workspace, environment, make_workspace
 
 pytestmark = pytest.mark.services
 
@@ -103,8 +102,7 @@ def test_a_wrong_parameter_is_one_message_and_code_2(workspace, setting, word):
 
 def test_an_interrupted_run_stops_at_once_and_leaves_no_process(workspace):
     command = [sys.executable, "-W", "ignore", "-m", "flows.train_experts", "--set", "train_experts.num_epochs=2000"]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    run = subprocess.Popen(command, cwd=workspace.folder, env=kept, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(command, cwd=workspace.folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     for _ in range(900):
         if list(workspace.folder.glob("data/experts/toy/*/start/manifest.json")):
             break
@@ -118,7 +116,7 @@ def test_an_interrupted_run_stops_at_once_and_leaves_no_process(workspace):
 
 def test_a_killed_run_leaves_no_server(workspace):
     command = [sys.executable, "-W", "ignore", "-m", "flows.prepare_data"]
-    run = subprocess.Popen(command, cwd=workspace.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(command, cwd=workspace.folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     states = Path(workspace.folder / ".prefect/sessions")
     for _ in range(600):
         if list(states.glob("*.json")):
