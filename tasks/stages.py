@@ -10,6 +10,7 @@ from pathlib import Path
 
 DATA = Path("data")
 REPORTS = Path("reports")
+_PRODUCTS = "tasks.core.matrix_products"
 _TABLES = ("pandas", "pyarrow.parquet")
 _NETWORKS = (*_TABLES, "torch", "timm", "timm.data")
 
@@ -40,14 +41,19 @@ STAGES = {
     for stage in (
         Stage("prepare_data", ("prepare_data",), (), "prepared", ("tasks.prepare_data",), _TABLES),
         Stage(
-            "embed_captions", ("embed_captions",), ("prepare_data",), "caption_embeddings", ("tasks.embed_captions",), (*_TABLES, "torch")
+            "embed_captions",
+            ("embed_captions",),
+            ("prepare_data",),
+            "caption_embeddings",
+            ("tasks.embed_captions", _PRODUCTS),
+            (*_TABLES, "torch"),
         ),
         Stage(
             "train_experts",
             ("seed", "model", "train_experts"),
             ("prepare_data", "embed_captions"),
             "experts",
-            ("tasks.train_experts", "tasks.models"),
+            ("tasks.train_experts", "tasks.models", _PRODUCTS),
             _NETWORKS,
         ),
         Stage(
@@ -55,7 +61,7 @@ STAGES = {
             ("seed", "budgets", "model", "train_experts", "select_coresets"),
             ("prepare_data", "embed_captions", "train_experts"),
             "coresets",
-            ("tasks.select_coresets", "tasks.models"),
+            ("tasks.select_coresets", "tasks.models", _PRODUCTS),
             _NETWORKS,
         ),
         Stage(
@@ -63,7 +69,7 @@ STAGES = {
             ("seed", "budgets", "model", "distill"),
             ("prepare_data", "embed_captions", "train_experts"),
             "distilled",
-            ("tasks.distill", "tasks.models"),
+            ("tasks.distill", "tasks.models", _PRODUCTS),
             _NETWORKS,
         ),
         Stage(
@@ -71,7 +77,7 @@ STAGES = {
             ("seed", "model", "evaluate"),
             ("prepare_data", "embed_captions", "train_experts", "select_coresets", "distill"),
             "scores",
-            ("tasks.evaluate", "tasks.models", "tasks.search"),
+            ("tasks.evaluate", "tasks.models", "tasks.search", _PRODUCTS),
             _NETWORKS,
         ),
         Stage("report", ("budgets", "evaluate", "report"), ("distill", "evaluate"), "", ("tasks.report",), _TABLES),
