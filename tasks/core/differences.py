@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tasks.core.functional import GROUPS, Theta
 from tasks.core.kinks import Kinks
+from tasks.core.second_order import Tensors
 from tasks.core.student_step import Batch, Product, Rows, StudentStep
 
 
@@ -84,8 +85,8 @@ def central_difference(
         grad_minus, rows_minus = student.gradient(_moved(theta, -eps, w), batch, with_theta=with_theta, with_rows=True)
     return Product(
         grad={group: (grad_plus[group] + grad_minus[group]) / 2 for group in GROUPS} if known is None else known,
-        theta={group: (grad_plus[group] - grad_minus[group]) / (2 * eps) for group in grad_plus},
-        rows={name: (rows_plus[name] - rows_minus[name]) / (2 * eps) for name in batch.rows},
+        theta=_slope(grad_plus, grad_minus, 2 * eps),
+        rows=_slope(rows_plus, rows_minus, 2 * eps),
     )
 
 
@@ -105,8 +106,8 @@ def forward_difference(
         grad_plus, rows_plus = student.gradient(_moved(theta, eps, w), batch, with_theta=with_theta, with_rows=True)
     return Product(
         grad=grad,
-        theta={group: (grad_plus[group] - grad[group]) / eps for group in grad_plus},
-        rows={name: (rows_plus[name] - row_grads[name]) / eps for name in batch.rows},
+        theta=_slope(grad_plus, grad, eps),
+        rows=_slope(rows_plus, row_grads, eps),
     )
 
 
@@ -114,8 +115,13 @@ def _moved(theta: Theta, eps: Tensor, w: Theta) -> Theta:
     return {group: torch.addcmul(theta[group], w[group], eps) for group in GROUPS}
 
 
+def _slope(there: Tensors, here: Tensors, distance: Tensor) -> Tensors:
+    # In place where the tensor is ours: fresh pages for a long vector cost more than the arithmetic.
+    return {name: (value - here[name]).div_(distance) for name, value in there.items()}
+
+
 def _norm(theta: Theta) -> Tensor:
-    return torch.stack([theta[group].square().sum() for group in GROUPS]).sum().sqrt()
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(theta[group]) for group in GROUPS]))
 
 
 def _or_one(norm: Tensor) -> Tensor:

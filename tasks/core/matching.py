@@ -192,18 +192,19 @@ def _reverse_sweep(
         theta = {group: theta[group] - step_sizes[group] * velocity[group] for group in GROUPS}
     last = leaves(theta)
     value = terminal(last)
-    adjoint = dict(zip(GROUPS, torch.autograd.grad(value, list(last.values()), materialize_grads=True), strict=True))
+    adjoint = torch.autograd.grad(value, list(last.values()), materialize_grads=True)
+    scaled = {group: step_sizes[group] * part for group, part in zip(GROUPS, adjoint, strict=True)}
 
     input_grads = {name: torch.zeros_like(tensor) for name, tensor in trajectory.inputs.items()}
     log_grads, w = {group: torch.zeros_like(step_sizes[group]) for group in GROUPS}, _still(theta)
     for step in reversed(range(len(trajectory.batches))):
-        w = _sum({group: step_sizes[group] * adjoint[group] for group in GROUPS}, w, trajectory.momentum)
+        w = _sum(scaled, w, trajectory.momentum)
         product = sweep.backward(trajectory.batch(step), w)
         for group in GROUPS:
-            # d(beta)/d(log beta) = beta, hence w where METHOD 5 has lambda.
+            # d(beta)/d(log beta) = beta, hence w where METHOD 5 has lambda; `scaled` is beta * lambda, too.
             log_grads[group] = log_grads[group] - torch.dot(w[group], product.grad[group])
             if group in product.theta:  # not with `tesla`, and not at the first step
-                adjoint[group] = adjoint[group] - product.theta[group]
+                scaled[group].addcmul_(product.theta[group], step_sizes[group], value=-1)
         for name, row_grad in product.rows.items():
             input_grads[name].index_add_(0, trajectory.batches[step], row_grad, alpha=-1)
     return Gradient(float(value.detach()), input_grads, log_grads, {group: last[group].detach() for group in GROUPS})
