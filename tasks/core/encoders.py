@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.core.activations import use_differentiable_activations
+from tasks.core.attention_biases import forget_attention_biases
 from tasks.core.patches import use_patch_products
 
 
@@ -31,10 +32,12 @@ class ImageEncoder:
 
 def ready(module: nn.Module) -> nn.Module:
     """Return a network in the one form in which all that follows computes with it, changed in place: eval mode, channels-last,
-    patches as matrix products (`patches.py`), gates with second derivatives (`activations.py`). Every image-encoder plugin ends with it.
+    patches as matrix products (`patches.py`), gates with second derivatives (`activations.py`), biases of attention from the parameters of
+    each call (`attention_biases.py`). Every image-encoder plugin ends with it.
     """
     use_patch_products(module)
     use_differentiable_activations(module)
+    forget_attention_biases(module)
     return module.eval().to(memory_format=torch.channels_last)
 
 
