@@ -15,7 +15,7 @@ from tasks.core.records import Split
 from tasks.distill import distill
 from tasks.embed_captions import embed_captions
 from tasks.params import Params
-from tasks.planning import calibration, costs
+from tasks.planning import calibration, costs, miniature
 from tasks.planning import plan as planning
 from tasks.planning.inventory import take_stock
 from tasks.prepare_data import prepare_data
@@ -125,6 +125,17 @@ def test_first_images_keeps_their_captions_and_no_others():
     assert found.captions == ("a", "b", "c")
     assert found.caption_image_idx.tolist() == [0, 0, 1] and found.num_images == 2
     assert found.features is not None and found.features[:, 0].tolist() == [0.0, 1.0]
+
+
+def test_memory_is_that_of_a_process_of_its_own():
+    kept = torch.ones(25_000_000)
+    with miniature.watch() as idle:
+        pass
+    with miniature.watch() as peak:
+        torch.ones(25_000_000)
+    assert kept.sum() > 0
+    assert idle.host_bytes - miniature.idle_bytes() == pytest.approx(0.0, abs=1e7)
+    assert peak.host_bytes - miniature.idle_bytes() == pytest.approx(1e8, rel=0.1)
 
 
 def test_repeated_work_is_scaled_from_its_differences():

@@ -6,8 +6,11 @@ Networks have random weights and small learning rates: they cost what trained on
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import gc
 import json
+import platform
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -56,14 +59,26 @@ class Peak:
         self.host_bytes, self.gpu_bytes = 0, 0
 
 
+@functools.cache
+def idle_bytes() -> int:
+    """Return what was resident at the first call: this process with the libraries of the stages, before any work."""
+    return int(psutil.Process().memory_info().rss)
+
+
 @contextlib.contextmanager
 def watch() -> Iterator[Peak]:
-    """Sample this process's resident memory and read the card's counter of allocated memory."""
+    """Sample this process's resident memory and read the card's counter of allocated memory.
+
+    A stage runs in a process of its own, so that what earlier measurements left behind here is none of its memory: the peak is that of an
+    idle process and what the work adds.
+    """
     peak, ended, process = Peak(), threading.Event(), psutil.Process()
+    idle, before = idle_bytes(), _trimmed_bytes(process)
+    peak.host_bytes = idle
 
     def sample() -> None:
         while not ended.is_set():
-            peak.host_bytes = max(peak.host_bytes, process.memory_info().rss)
+            peak.host_bytes = max(peak.host_bytes, idle + process.memory_info().rss - before)
             ended.wait(SAMPLE_SECONDS)
 
     thread = threading.Thread(target=sample, daemon=True)
@@ -76,8 +91,16 @@ def watch() -> Iterator[Peak]:
     finally:
         ended.set()
         thread.join()
-        peak.host_bytes = max(peak.host_bytes, process.memory_info().rss)
+        peak.host_bytes = max(peak.host_bytes, idle + process.memory_info().rss - before)
         peak.gpu_bytes = torch.cuda.max_memory_allocated() if has_card else 0
+
+
+def _trimmed_bytes(process: psutil.Process) -> int:
+    """Return what is resident once freed memory went back to the system, which glibc does when it is asked."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+    return int(process.memory_info().rss)
 
 
 class World:

@@ -90,6 +90,7 @@ class _Planner:
         """Return the plan; every cell that is not cached gets the usage of its kind."""
         for stage in STAGES.values():
             stage.import_libraries()
+        miniature.idle_bytes()
         started, free = time.perf_counter(), free_seconds()
         data = costs.read_dataset(self.params, self.stock.prepared)
         if self.stock.is_wanted("prepared"):
