@@ -16,6 +16,7 @@ Count = Annotated[int, Range(ge=1)]
 CountPerBudget = Count | dict[int, Count]
 Initial = Literal["real", "noise", "k_means"]
 Optimiser = Literal["sgd", "adam"]
+Kind = Literal["img", "txt", "sim", "step_size"]  # of a tensor that the outer loop updates
 MiniBatch = Annotated[int, Range(ge=2, unit="pairs")]
 UpTo1000 = Annotated[int, Range(ge=1, le=1000)]
 StepSize = Annotated[float, Range(gt=0.0, le=100.0)]
@@ -134,7 +135,7 @@ class MatchingConfig(Section):
         """Return the engine that `auto` stands for, or the one that was asked for."""
         return choose_engine(is_encoder_frozen=is_encoder_frozen) if self.engine == "auto" else self.engine
 
-    def optimiser_of(self, kind: Literal["img", "txt", "sim", "step_size"]) -> Optimiser:
+    def optimiser_of(self, kind: Kind) -> Optimiser:
         """Return the outer optimiser of one kind of tensor."""
         if isinstance(self.optimiser, str):
             return self.optimiser

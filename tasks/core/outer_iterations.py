@@ -149,7 +149,7 @@ def _gradient_of(
     found = trajectory_gradient(
         _loss_fn(problem, config, objective, state.iteration, draw.names),
         draw.goal.start, inputs, draw.batches, state.logs(), draw.goal.loss,
-        engine=config.engine_for(is_encoder_frozen=is_frozen),
+        engine=config.engine,
         momentum=config.student_momentum,
         constants=constants,
         encode=None if is_frozen else problem.flat.encode,

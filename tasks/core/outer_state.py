@@ -12,11 +12,12 @@ from torch import Tensor
 
 from tasks.core.functional import GROUPS
 from tasks.core.matching import Gradient, Rows
-from tasks.core.matching_config import MatchingConfig, for_budget
+from tasks.core.matching_config import Kind, MatchingConfig, for_budget
 from tasks.core.objective import Learnable
 
 _GOOD, _AVERAGE = "good/", "average/"
 _LOGS = tuple(f"log_{group}" for group in GROUPS)
+_KINDS: dict[str, Kind] = {"images": "img", "texts": "txt", **dict.fromkeys(_LOGS, "step_size")}  # all others: "sim"
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ class OuterState:
 
 
 def _optimiser(config: MatchingConfig, name: str, tensor: Tensor) -> torch.optim.Optimizer:
-    kind = config.optimiser_of("img" if name == "images" else "txt" if name == "texts" else "step_size" if name in _LOGS else "sim")
+    kind = config.optimiser_of(_KINDS.get(name, "sim"))
     return torch.optim.Adam([tensor], lr=1.0) if kind == "adam" else torch.optim.SGD([tensor], lr=1.0, momentum=config.momentum)
 
 
