@@ -8,9 +8,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import yaml
@@ -34,19 +36,30 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(workspace: Workspace, *command: str, **env: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a program of this environment meanwhile, and stop it as Ctrl-C does."""
-    process = subprocess.Popen(
-        command, cwd=workspace.folder, env={**environment(), **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def running(workspace: Workspace, *command: str, **env: str) -> Iterator[Path]:
+    """Run a program of this environment meanwhile, its output in a file (a pipe that nobody reads fills up), and stop it as Ctrl-C does."""
+    log = workspace.folder.parent / f"{'_'.join(command[:3])}.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=workspace.folder, env={**environment(), **env}, stdout=output, stderr=subprocess.STDOUT)
     try:
-        yield process
+        yield log
     finally:
         process.send_signal(signal.SIGINT)
         try:
             process.wait(90)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"{command} did not stop:\n{log.read_text()[-4000:]}") from error
         finally:
             process.kill()
+
+
+def first_line(log: Path, seconds: float = 120) -> str:
+    """Return the first line of a file once it is whole."""
+    limit = time.monotonic() + seconds
+    while "\n" not in log.read_text():
+        assert time.monotonic() < limit, f"no line in {log} after {seconds} s: {log.read_text()!r}"
+        time.sleep(0.1)
+    return log.read_text().splitlines()[0]
 
 
 @contextmanager
@@ -82,8 +95,7 @@ def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_private_server(
     api = {"PREFECT_API_URL": f"http://127.0.0.1:{ports[0]}/api", **home}
     command = ("python", "-m", "flows.ui", "--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1]))
     with running(deployed, *command) as ui:
-        assert ui.stdout is not None
-        assert ui.stdout.readline().startswith("Prefect http://127.0.0.1")
+        assert first_line(ui).startswith("Prefect http://127.0.0.1")
         for port in ports:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as page:
                 assert page.status == 200
