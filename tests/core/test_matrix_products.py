@@ -106,6 +106,21 @@ def test_engines_equal_unrolled_autograd_in_float64(everywhere, name, engine):
     assert max(relative_errors(found, oracle).values()) <= 5e-3
 
 
+@pytest.mark.parametrize(
+    ("vendor", "capability", "expected"),
+    [("AuthenticAMD", "AVX512", True), ("AuthenticAMD", "AVX2", False), ("GenuineIntel", "AVX512", False), ("", "DEFAULT", False)],
+)
+def test_the_processor_decides(monkeypatch, vendor, capability, expected):
+    monkeypatch.setattr(matrix_products, "_vendor", lambda: f"vendor_id : {vendor}")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(matrix_products, "_KEPT", [])
+    put_in = []
+    monkeypatch.setattr(matrix_products, "replace_products", lambda: put_in.append(1))
+    matrix_products.use_fast_products()
+    assert matrix_products.are_slow() is expected and bool(put_in) is expected
+
+
 def test_nothing_stays_when_the_kernels_are_taken_out():
     were_there = bool(matrix_products._KEPT)
     _take_out()
