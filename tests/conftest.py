@@ -9,13 +9,16 @@ import pytest
 
 from tests.workspace import Workspace, make_workspace
 
+OWN = "PYTEST_CURRENT_TEST"  # pytest's
+
 
 @pytest.fixture(autouse=True)
 def environment_kept() -> Iterator[None]:
     """Undo what code under test writes into `os.environ` (`flows.session` does), which later tests' processes would inherit."""
-    before = dict(os.environ)
+    before = {name: value for name, value in os.environ.items() if name != OWN}
     yield
-    os.environ.clear()
+    for name in set(os.environ) - set(before) - {OWN}:
+        del os.environ[name]
     os.environ.update(before)
 
 

@@ -36,13 +36,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(workspace: Workspace, *command: str, **env: str) -> Iterator[Path]:
+def running(workspace: Workspace, *command: str, **env: str) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
     """Run a program of this environment meanwhile, its output in a file (a pipe that nobody reads fills up), and stop it as Ctrl-C does."""
     log = workspace.folder.parent / f"{'_'.join(command[:3])}.log"
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=workspace.folder, env={**environment(), **env}, stdout=output, stderr=subprocess.STDOUT)
     try:
-        yield log
+        yield log, process
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -53,11 +53,11 @@ def running(workspace: Workspace, *command: str, **env: str) -> Iterator[Path]:
             process.kill()
 
 
-def first_line(log: Path, seconds: float = 120) -> str:
-    """Return the first line of a file once it is whole."""
+def first_line(log: Path, process: subprocess.Popen[bytes], seconds: float = 120) -> str:
+    """Return the first line that a program prints, once it is whole."""
     limit = time.monotonic() + seconds
     while "\n" not in log.read_text():
-        assert time.monotonic() < limit, f"no line in {log} after {seconds} s: {log.read_text()!r}"
+        assert time.monotonic() < limit and process.poll() is None, f"{process.args} printed {log.read_text()!r}, code {process.poll()}"
         time.sleep(0.1)
     return log.read_text().splitlines()[0]
 
@@ -95,7 +95,7 @@ def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_private_server(
     api = {"PREFECT_API_URL": f"http://127.0.0.1:{ports[0]}/api", **home}
     command = ("python", "-m", "flows.ui", "--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1]))
     with running(deployed, *command) as ui:
-        assert first_line(ui).startswith("Prefect http://127.0.0.1")
+        assert first_line(*ui).startswith("Prefect http://127.0.0.1")
         for port in ports:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as page:
                 assert page.status == 200

@@ -1,7 +1,7 @@
-"""Attention with learnt biases by position (timm's LeViT, EfficientFormer, TinyViT, EfficientViT-M), without a memory of earlier calls.
+"""Attention with learnt biases by position, without a memory of earlier calls: timm's LeViT, EfficientFormer, TinyViT, EfficientViT-M.
 
 In eval mode, in which everything here computes, these layers keep the biases of their first call: later calls under other parameters
-would use those of the first, and their graphs.
+would use those of the first, and their graphs, which no copy of a network may hold.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ def forget_attention_biases(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(getattr(layer, CACHE, None), dict):
             layer.register_forward_pre_hook(_forget)
+            layer.register_forward_hook(_forget)
 
 
-def _forget(layer: nn.Module, inputs: object) -> None:
+def _forget(layer: nn.Module, *_: object) -> None:
     setattr(layer, CACHE, {})

