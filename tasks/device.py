@@ -1,21 +1,19 @@
-"""Which device the stages compute on: the CUDA card when there is one, otherwise the CPU with products and memory that suit it."""
+"""Which device the stages compute on: the CUDA card when there is one, otherwise the CPU with the products that suit it."""
 
 from __future__ import annotations
 
 import torch
 
-from tasks.core import allocator, matrix_products
+from tasks.core import matrix_products
 
 
 def choose_device() -> torch.device:
     """Return the first CUDA device, or the CPU; CUDA_VISIBLE_DEVICES chooses among cards.
 
-    On the CPU, from then on the whole process keeps the memory that it frees (`core/allocator.py`), and its large products go to oneDNN
-    where that helps (`core/matrix_products.py`).
+    On the CPU, large products of the whole process go to oneDNN from then on, where that helps (`core/matrix_products.py`).
     """
     if torch.cuda.is_available():
         return torch.device("cuda")
-    allocator.keep_freed_memory()
     matrix_products.use_fast_products()
     return torch.device("cpu")
 

@@ -59,7 +59,7 @@ def encode_images(
     *,
     device: torch.device | str,
     rows: Tensor | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Return float32 CPU features (N, out_dim) of an array's images under the frozen encoder, in eval mode.
@@ -67,11 +67,12 @@ def encode_images(
     Args:
         images: (N, S, S, 3) uint8.
         rows: features of these images only, (R,); None takes all.
-        batch_size: images per forward pass.
+        batch_size: images per forward pass; None: 16 on the CPU, where larger tensors get fresh pages every time, 64 on a GPU.
         progress: called with (images done, images in all) after each batch.
     """
     module = encoder.module.to(device).eval()
     rows = torch.arange(len(images)) if rows is None else rows
+    batch_size = batch_size or (16 if torch.device(device).type == "cpu" else 64)
     parts, done = [], 0
     with torch.inference_mode():
         for part in rows.split(batch_size):
