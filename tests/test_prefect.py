@@ -40,7 +40,9 @@ def running(workspace: Workspace, *command: str, **env: str) -> Iterator[tuple[P
     """Run a program of this environment meanwhile, its output in a file (a pipe that nobody reads fills up), and stop it as Ctrl-C does."""
     log = workspace.folder.parent / f"{'_'.join(command[:3])}.log"
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=workspace.folder, env={**environment(), **env}, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=workspace.folder, env={**environment(), **env}, stdout=output, stderr=subprocess.STDOUT, preexec_fn=heed_ctrl_c
+        )
     try:
         yield log, process
     finally:
@@ -51,6 +53,11 @@ def running(workspace: Workspace, *command: str, **env: str) -> Iterator[tuple[P
             raise AssertionError(f"{command} did not stop:\n{log.read_text()[-4000:]}") from error
         finally:
             process.kill()
+
+
+def heed_ctrl_c() -> None:
+    """Undo that a shell lets what it starts in the background ignore Ctrl-C, which whatever starts the tests may have passed on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def first_line(log: Path, process: subprocess.Popen[bytes], seconds: float = 120) -> str:
