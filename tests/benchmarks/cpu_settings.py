@@ -8,6 +8,7 @@ a ViT (vit_tiny at 128 px) on 64 pairs, batch 32. Random weights. Stops with an 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -24,6 +25,7 @@ from tasks.core.image_encoders import timm
 from tasks.core.losses import info_nce
 from tasks.core.matrix_products import use_fast_products
 from tasks.core.seeding import make_generator
+from tests.benchmarks.timing import alternate
 
 
 def encode(batch_size: int) -> Callable[[], float]:
@@ -82,10 +84,7 @@ def main() -> None:
         return
     print("| work | side | seconds | against the first |\n|---|---|---|---|")
     for work, sides in WORK.items():
-        found: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
-        for _ in range(options.rounds):
-            for side, values in found.items():
-                values.append(_fresh(work, side))
+        _, found = alternate({side: functools.partial(_fresh, work, side) for side in sides}, options.rounds)
         first = next(iter(found.values()))
         plain, result = statistics.median(seconds for seconds, _ in first), first[0][1]
         for side, values in found.items():
@@ -95,7 +94,7 @@ def main() -> None:
             print(f"| {work} | {side} | {seconds:.3f} | {seconds / plain:.2f} |", flush=True)
 
 
-def _fresh(work: str, side: str) -> tuple[float, float]:
+def _fresh(work: str, side: str, number: int) -> tuple[float, float]:
     command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.cpu_settings", "--one", work, side]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     seconds, result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
