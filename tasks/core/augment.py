@@ -11,11 +11,10 @@ from torch.nn import functional
 
 from tasks.core.sections import AugmentSection
 
+_WITHOUT_SIGN = ("identity", "autocontrast", "equalize")
 # ALBEF/BLIP leave out the colour operations that change what a caption says (a red ball must stay red).
 _OPERATIONS = (
-    "identity",
-    "autocontrast",
-    "equalize",
+    *_WITHOUT_SIGN,
     "brightness",
     "sharpness",
     "shear_x",
@@ -68,22 +67,32 @@ def crop_and_flip(images: Tensor, scale: float, generator: torch.Generator, *, f
 
 
 def _randaugment(images: Tensor, magnitude: int, generator: torch.Generator) -> Tensor:
-    """One operation of RandAugment (Cubuk et al., 2020) per image, with a random sign where it has one."""
+    """One operation of RandAugment (Cubuk et al., 2020) per image, with a random sign where it has one.
+
+    Images that drew the same operation and sign are computed together: a call per image leaves a GPU waiting for Python.
+    """
     chosen = torch.randint(len(_OPERATIONS), (len(images),), generator=generator)
-    signs = torch.where(torch.rand(len(images), generator=generator) < 0.5, -1.0, 1.0)
-    level = magnitude / _MAX_MAGNITUDE
-    return torch.stack(
-        [_apply(_OPERATIONS[int(op)], image, level, float(sign)) for op, image, sign in zip(chosen, images, signs, strict=True)]
-    )
+    is_positive = torch.rand(len(images), generator=generator) >= 0.5
+    groups = 2 * chosen + (is_positive & (chosen >= len(_WITHOUT_SIGN)))
+    # Sorted on the CPU and moved once, so that no group waits for the device.
+    sizes = groups.bincount(minlength=2 * len(_OPERATIONS)).tolist()
+    members = groups.argsort(stable=True).to(images.device).split(sizes)
+    result = images.clone(memory_format=torch.contiguous_format)
+    for group, rows in enumerate(members):
+        operation = _OPERATIONS[group // 2]
+        if operation != "identity" and len(rows):
+            result[rows] = _apply(operation, images[rows], magnitude / _MAX_MAGNITUDE, 1.0 if group % 2 else -1.0)
+    return result
 
 
 def _apply(operation: str, image: Tensor, level: float, sign: float) -> Tensor:
+    """One operation on (..., 3, H, W) uint8, on every image by itself."""
     from torchvision.transforms.v2 import functional as vision
 
     height, width = image.shape[-2:]
     if operation == "identity":
         return image
-    if operation in ("autocontrast", "equalize"):
+    if operation in _WITHOUT_SIGN:
         return getattr(vision, operation)(image)
     if operation in ("brightness", "sharpness"):
         return getattr(vision, f"adjust_{operation}")(image, 1.0 + sign * 0.9 * level)

@@ -141,3 +141,30 @@ def test_each_image_gets_its_own_operation_and_all_of_them_come_up():
         _apply(operation, picture, 1.0, sign).numpy().tobytes(): operation for operation in module._OPERATIONS for sign in (1.0, -1.0)
     }
     assert {possible[one.numpy().tobytes()] for one in got} == set(module._OPERATIONS)
+
+
+@pytest.mark.parametrize("magnitude", [0, 5, 10])
+@pytest.mark.parametrize("is_channels_last", [True, False])
+def test_a_batch_is_its_images_one_by_one_to_the_bit(magnitude, is_channels_last):
+    """The oracle makes the same draws and applies each image's operation to that image alone, in both memory layouts that come in."""
+    images = _images(count=300).permute(0, 3, 1, 2)
+    images = images if is_channels_last else images.contiguous()
+    before, generator, oracle = images.clone(), make_generator(7), make_generator(7)
+    got = module._randaugment(images, magnitude, generator)
+    chosen = [module._OPERATIONS[index] for index in torch.randint(len(module._OPERATIONS), (len(images),), generator=oracle)]
+    signs = [-1.0 if draw < 0.5 else 1.0 for draw in torch.rand(len(images), generator=oracle)]
+    assert set(zip(chosen, signs, strict=True)) == {(name, sign) for name in module._OPERATIONS for sign in (1.0, -1.0)}
+    for operation, sign, image, result in zip(chosen, signs, images, got, strict=True):
+        assert torch.equal(result, module._apply(operation, image, magnitude / 10, sign)), (operation, sign)
+    assert got.shape == images.shape and got.dtype == torch.uint8 and got.is_contiguous() and torch.equal(images, before)
+    assert torch.equal(generator.get_state(), oracle.get_state())
+
+
+def test_a_batch_where_some_operations_do_not_come_up():
+    images = _images(count=1)
+    for seed in range(30):
+        oracle = make_generator(seed)
+        operation = module._OPERATIONS[int(torch.randint(len(module._OPERATIONS), (1,), generator=oracle))]
+        sign = -1.0 if float(torch.rand(1, generator=oracle)) < 0.5 else 1.0
+        got = augment(images, _section(randaugment_ops=1, randaugment_magnitude=10), make_generator(seed))
+        assert torch.equal(got[0], _apply(operation, images[0], 1.0, sign))
