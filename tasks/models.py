@@ -16,6 +16,7 @@ from tasks.core.dual_encoder import DualEncoder, build_dual_encoder
 from tasks.core.encoders import ImageEncoder
 from tasks.core.experts import Buffer
 from tasks.core.functional import FlatModel
+from tasks.core.precision import products
 from tasks.core.records import PairSet, Split
 from tasks.core.seeding import derive_seed
 from tasks.core.storage import load_pairs, load_split
@@ -105,6 +106,6 @@ def _open_pairs(
         stored = transfer(stored, encoder, input_size)
     if not is_frozen:
         return stored, None
-    with torch.no_grad():
+    with torch.no_grad(), products("float32"):
         parts = [encoder.module(part.contiguous(memory_format=torch.channels_last).to(device)) for part in stored.images.split(64)]
     return stored, torch.cat(parts)

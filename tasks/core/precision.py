@@ -8,6 +8,9 @@
 * `is_compiled`: torch.compile of the image encoder, for first derivatives alone: torch 2.15 has no second ones through compiled
   code ("torch.compile with aot_autograd does not currently support double backward"; forward_over_reverse falls back to plain
   code after the first iteration without a word).
+
+Features of frozen encoders are float32 everywhere. Experts, coresets' models and students of evaluation are trained as torch comes:
+on CUDA their convolutions may use TF32, their matrix products not.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ from tasks.core.functional import FlatModel
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
+_COMPILE: dict[str, Any] = {"fullgraph": True}
 # One graph per shape, piece of kinks.py and kind of derivative; one more is an error, where torch would go on without compiling.
-_COMPILE: dict[str, Any] = {"fullgraph": True, "recompile_limit": 64}
+_MAX_GRAPHS = 64
 
 
 @contextmanager
@@ -62,6 +66,7 @@ def check_machine(precision: Precision, *, is_compiled: bool, device: torch.devi
 def student_model(flat: FlatModel, precision: Precision, *, is_compiled: bool) -> FlatModel:
     """Return the model that student steps call, or `flat` itself; with `is_compiled` its image encoder is compiled in place."""
     if is_compiled:
+        _allow_graphs()
         flat.model.get_submodule("image_encoder").compile(dynamic=False, **_COMPILE)
     return RoundedModel(flat.model) if precision == "bfloat16" else flat
 
@@ -70,6 +75,7 @@ def frozen_encoder(module: nn.Module, precision: Precision, *, is_compiled: bool
     """Return the frozen encoder in the form in which features are computed and pulled back; `module` is not changed."""
     module = RoundedEncoder(module) if precision == "bfloat16" else module
     if is_compiled:
+        _allow_graphs()
         module = nn.Sequential(module)
         module.compile(dynamic=True, **_COMPILE)  # the last micro-batch of an iteration has any size
     return module
@@ -102,6 +108,11 @@ class RoundedEncoder(nn.Module):
         with _rounded(images.device):
             features: Tensor = self.module(images)
         return features.to(images.dtype)
+
+
+def _allow_graphs() -> None:
+    # For the whole process: not every torch takes the limit as an argument of `compile`.
+    torch._dynamo.config.recompile_limit = max(_MAX_GRAPHS, torch._dynamo.config.recompile_limit)
 
 
 def _first_line(error: Exception) -> str:

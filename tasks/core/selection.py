@@ -55,11 +55,11 @@ def check_budget(num_pairs: int, num_images: int) -> None:
 
 def sample_captions(image_idx: Tensor, caption_image_idx: Tensor, generator: torch.Generator) -> Tensor:
     """Return one caption index for each image (M,), uniform over that image's captions."""
-    chosen = []
-    for image in image_idx.tolist():
-        own = (caption_image_idx == image).nonzero()[:, 0]
-        chosen.append(own[torch.randint(len(own), (1,), generator=generator)])
-    return torch.cat(chosen)
+    by_image = caption_image_idx.argsort(stable=True)
+    counts = torch.bincount(caption_image_idx)
+    firsts = (counts.cumsum(0) - counts)[image_idx]
+    draws = [int(torch.randint(count, (1,), generator=generator)) for count in counts[image_idx].tolist()]
+    return by_image[firsts + torch.tensor(draws, dtype=torch.long)]
 
 
 def herd(points: Tensor, num_points: int) -> Tensor:

@@ -52,7 +52,7 @@ def set_loss(pairs: PairSet, tau: float) -> Loss:
     def loss(img: Tensor, txt: Tensor, rows: Tensor) -> Tensor:
         nonlocal stored
         stored = {key: value.to(img) for key, value in stored.items()}  # moves once
-        taken = {key: value[rows.to(img.device)] for key, value in stored.items()}
+        taken = {key: value[rows.to(img.device, non_blocking=True)] for key, value in stored.items()}
         return soft_contrastive(name, img, txt, similarity_of(taken, alpha), tau=tau)
 
     return loss

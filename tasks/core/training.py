@@ -6,6 +6,7 @@ augmentation and dropout from generators named by (seed, epoch): training can st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -61,9 +62,9 @@ class SplitPairs:
             chosen = self._firsts[rows] + (draws * self._counts[rows]).long()
         else:
             chosen = self.caption_idx[rows]
-        texts = self.split.text_embeds[chosen].to(self.device)
+        texts = self.split.text_embeds[chosen].to(self.device, non_blocking=True)
         if self.split.features is not None:
-            return self.split.features[rows].to(self.device), texts
+            return self.split.features[rows].to(self.device, non_blocking=True), texts
         raw = augment(take_rows(self.split.images, rows, self.device), self.section, pictures)
         return normalise(raw, self.encoder.mean, self.encoder.std), texts
 
@@ -80,7 +81,7 @@ class SetPairs:
         return len(self.images)
 
     def take(self, rows: Tensor, captions: torch.Generator, pictures: torch.Generator) -> tuple[Tensor, Tensor]:
-        rows = rows.to(self.images.device)
+        rows = rows.to(self.images.device, non_blocking=True)
         return self.images[rows], self.texts[rows]
 
 
@@ -120,7 +121,7 @@ def train_epoch(
     captions, pictures = make_generator(seed, "captions", epoch), make_generator(seed, "augment", epoch)
     dropout = make_generator(seed, "dropout", epoch, device=device)
     total, count, last = 0.0, 0, float("nan")
-    losses: list[tuple[Tensor, int]] = []
+    losses, sizes = list[Tensor](), list[int]()
     for rows in _batches(pairs.num_pairs, batch_size, make_generator(seed, "order", epoch)):
         images, texts = pairs.take(rows, captions, pictures)
         img, txt = model(images, texts, dropout)
@@ -130,11 +131,11 @@ def train_epoch(
         if on_batch is not None:
             on_batch(rows, img.detach(), txt.detach())
         optimiser.step()
-        losses.append((loss.detach(), len(rows)))
+        losses.append(loss.detach())
+        sizes.append(len(rows))
     # One read-back per epoch, so that the device never waits inside it.
-    for step, (value, size) in enumerate(losses):
-        number = float(value)
-        if not torch.isfinite(value):
+    for step, (number, size) in enumerate(zip(torch.stack(losses).tolist(), sizes, strict=True)):
+        if not math.isfinite(number):
             raise ValueError(
                 f"the training loss is {number} in epoch {epoch}, step {step}; the last finite loss was {last:.4g}; "
                 "lower lr_img / lr_txt of the stage's section in params.yaml"

@@ -10,10 +10,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
@@ -25,6 +22,7 @@ from tasks.core.image_encoders import timm
 from tasks.core.losses import info_nce
 from tasks.core.matrix_products import use_fast_products
 from tasks.core.seeding import make_generator
+from tests.benchmarks.measuring import in_fresh_process
 from tests.benchmarks.timing import alternate
 
 
@@ -95,9 +93,7 @@ def main() -> None:
 
 
 def _fresh(work: str, side: str, number: int) -> tuple[float, float]:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.cpu_settings", "--one", work, side]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    seconds, result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+    seconds, result = in_fresh_process("tests.benchmarks.cpu_settings", ["--one", work, side], {"OMP_NUM_THREADS": "1"})
     return seconds, result
 
 

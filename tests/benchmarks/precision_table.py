@@ -1,7 +1,8 @@
-"""`precision: bfloat16` and `is_compiled` beside plain float32: processor time and error of the gradient of one iteration.
+"""`precision` and `is_compiled` beside plain float32: time and error of the gradient of one iteration.
 
-Run: python -m tests.benchmarks.precision_table [--quick]. One thread; sizes, networks and clock are those of `engine_table.py`.
-The error is that of the images' gradient against `unroll` in float32, with the cosine of both; what compiling takes is apart.
+Run: python -m tests.benchmarks.precision_table [--quick | --card]. Sizes, networks and clocks are those of `engine_table.py`: on the CPU
+bfloat16 and compiled code on the small networks, with `--card` TF32 too, on those of the paper. The error is that of the images'
+gradient against `unroll` in float32, with the cosine of both; what compiling takes is apart.
 """
 
 from __future__ import annotations
@@ -15,43 +16,51 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from tasks.core.frozen_features import FrozenFeatures
-from tasks.core.precision import Precision, frozen_encoder, student_model
+from tasks.core.precision import Precision, frozen_encoder, products, student_model
 from tasks.core.seeding import make_generator
-from tests.benchmarks.engine_table import FULL, NETWORKS, QUICK, Iteration, Size, processor_seconds
+from tests.benchmarks.iteration import CARD, CPU, QUICK, SMALL, Iteration, Size, Way
+from tests.benchmarks.measuring import least_seconds
 
-Way = Callable[[], Tensor]
-FORMS: tuple[tuple[str, Precision, bool], ...] = (
-    ("float32", "float32", False),
-    ("bfloat16", "bfloat16", False),
-    ("compiled", "float32", True),
-)
+Run = Callable[[], Tensor]
+Form = tuple[str, Precision, bool]
+FORMS: tuple[Form, ...] = (("float32", "float32", False), ("bfloat16", "bfloat16", False), ("compiled", "float32", True))
+TF32: Form = ("tf32", "tf32", False)
 
 
-def trained(network: str, engine: str, precision: Precision, *, is_compiled: bool, size: Size) -> Way:
+def trained(network: str, engine: str, form: Form, size: Size, device: torch.device) -> Run:
     """One iteration with the whole network trained."""
-    iteration = Iteration(network, "full", size)
+    _, precision, is_compiled = form
+    iteration = Iteration(network, "full", size, device=device)
     iteration.flat = student_model(iteration.flat, precision, is_compiled=is_compiled)
-    return lambda: iteration.run(engine).inputs["images"]
+
+    def run() -> Tensor:
+        with products(precision):
+            return iteration.run(Way(engine)).inputs["images"]
+
+    return run
 
 
-def frozen(network: str, precision: Precision, *, is_compiled: bool, size: Size) -> Way:
+def frozen(network: str, form: Form, size: Size, device: torch.device) -> Run:
     """Features of all images, and a random gradient of them pulled back to pixels."""
-    iteration = Iteration(network, "heads", size)
+    _, precision, is_compiled = form
+    iteration = Iteration(network, "heads", size, device=device)
     encoder = frozen_encoder(iteration.model.image_encoder, precision, is_compiled=is_compiled)
 
-    def way() -> Tensor:
-        features = FrozenFeatures(encoder, iteration.images, torch.arange(len(iteration.images)))
-        return features.pull_back(torch.randn(features.values.shape, generator=make_generator(0, "precision_table")))
+    def run() -> Tensor:
+        with products(precision):
+            features = FrozenFeatures(encoder, iteration.images, torch.arange(len(iteration.images), device=device))
+            draw = torch.randn(features.values.shape, generator=make_generator(0, "precision_table"))
+            return features.pull_back(draw.to(device))
 
-    return way
+    return run
 
 
-def print_rows(title: str, ways: dict[str, Way], oracle: Tensor, rounds: int) -> None:
+def print_rows(title: str, ways: dict[str, Run], oracle: Tensor, rounds: int, device: torch.device) -> None:
     """Print a row for each way; the first one is what the others are compared with."""
     started = time.perf_counter()
     found = {name: way() for name, way in ways.items()}
     first_seconds = time.perf_counter() - started
-    seconds = processor_seconds(ways, rounds)
+    seconds = least_seconds(ways, rounds, device)
     for name in ways:
         error = float((found[name] - oracle).norm() / oracle.norm())
         cosine = float(cosine_similarity(found[name].double().flatten(), oracle.double().flatten(), dim=0))
@@ -64,16 +73,21 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny sizes; the ratios then mean little")
-    size = QUICK if parser.parse_args().quick else FULL
+    parser.add_argument("--card", action="store_true", help="on the CUDA card, networks of the paper")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    print("| what | form | processor time | ratio | error, images | cosine |\n|---|---|---|---|---|---|")
-    for network in NETWORKS:
-        oracle = trained(network, "unroll", "float32", is_compiled=False, size=size)()
-        for engine, forms in (("double_backward", FORMS[:2]), ("central_difference", FORMS)):
-            ways = {name: trained(network, engine, precision, is_compiled=compiles, size=size) for name, precision, compiles in forms}
-            print_rows(f"{network}, {engine}", ways, oracle, size.rounds)
-        ways = {name: frozen(network, precision, is_compiled=compiles, size=size) for name, precision, compiles in FORMS}
-        print_rows(f"{network}, frozen", ways, ways["float32"](), size.rounds)
+    device = torch.device("cuda") if options.card else CPU
+    exact, every = ((*FORMS[:2], TF32), (*FORMS, TF32)) if options.card else (FORMS[:2], FORMS)
+    print("| what | form | time | ratio | error, images | cosine |\n|---|---|---|---|---|---|")
+    for network, facts in (CARD if options.card else SMALL).items():
+        size = QUICK if options.quick else facts.size
+        oracle = trained(network, "unroll", FORMS[0], size, device)()
+        forms = {"double_backward": exact, "central_difference": FORMS}
+        for engine, chosen in forms.items():
+            ways = {form[0]: trained(network, engine, form, size, device) for form in chosen}
+            print_rows(f"{network}, {engine}", ways, oracle, size.rounds, device)
+        ways = {form[0]: frozen(network, form, size, device) for form in every}
+        print_rows(f"{network}, frozen", ways, ways["float32"](), size.rounds, device)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ NETWORKS = {
 }
 
 
-def make_flat(name: str, dtype: torch.dtype) -> FlatModel:
-    """Random weights; BatchNorm gets the statistics of noise images, frozen."""
+def make_flat(name: str, dtype: torch.dtype, device: torch.device | str = "cpu") -> FlatModel:
+    """Random weights, the same on every device; BatchNorm gets the statistics of noise images, frozen."""
     network, arguments, pixels, trainable = NETWORKS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(0, name))
@@ -42,14 +42,17 @@ def make_flat(name: str, dtype: torch.dtype) -> FlatModel:
         # Adapters start at zero, where half of their gradients vanish.
         for parameter in (p for p in model.image_encoder.parameters() if p.requires_grad):
             parameter.data.normal_(std=0.1, generator=make_generator(0, "adapters", str(tuple(parameter.shape))))
-    return FlatModel(model.to(dtype))
+    return FlatModel(model.to(device, dtype))
 
 
 def make_trajectory(name: str, flat: FlatModel) -> dict:
-    """Arguments of `trajectory_gradient` but for `loss_fn`: images, texts and the two factors of a soft similarity as inputs."""
+    """Arguments of `trajectory_gradient` but for `loss_fn`: images, texts and the two factors of a soft similarity as inputs.
+
+    The numbers are the same on every device.
+    """
 
     def draw(label, *shape):
-        return torch.randn(*shape, generator=make_generator(0, label), dtype=torch.float64).to(flat.dtype)
+        return torch.randn(*shape, generator=make_generator(0, label), dtype=torch.float64).to(flat.device, flat.dtype)
 
     pixels = NETWORKS[name][2]
     theta = flat.flatten()
@@ -65,7 +68,7 @@ def make_trajectory(name: str, flat: FlatModel) -> dict:
             "right": 0.3 * draw("right", PAIRS, 2),
         },
         "batches": draw_batches(PAIRS, BATCH, STEPS, make_generator(1)),
-        "log_step_sizes": {group: torch.tensor(size, dtype=flat.dtype).log() for group, size in sizes.items()},
+        "log_step_sizes": {group: torch.tensor(size, dtype=flat.dtype, device=flat.device).log() for group, size in sizes.items()},
         "terminal": Segment.between(theta, goal).loss,
     }
 
@@ -74,8 +77,8 @@ def student_loss(flat: FlatModel):
     """Soft contrastive loss with dropout; the masks depend on the step only."""
 
     def loss_fn(theta, rows, step):
-        img, txt = flat.call(theta, rows["images"], rows["texts"], make_generator(3, "dropout", step))
-        similarity = torch.eye(len(img), dtype=img.dtype) + rows["left"] @ rows["right"].T
+        img, txt = flat.call(theta, rows["images"], rows["texts"], make_generator(3, "dropout", step, device=flat.device))
+        similarity = torch.eye(len(img), dtype=img.dtype, device=img.device) + rows["left"] @ rows["right"].T
         return soft_contrastive("wbce", img, txt, similarity)
 
     return loss_fn

@@ -68,8 +68,8 @@ def make_model(encoder: ImageEncoder, trainable: str = "full", seed: int = 0) ->
     )
 
 
-def make_problem(folder: Path, trainable: str = "full") -> Problem:
-    """A distillation problem with two trained experts stored below `folder`."""
+def make_problem(folder: Path, trainable: str = "full", device: torch.device = CPU) -> Problem:
+    """A distillation problem on a device, with two experts that were trained on the CPU and stored below `folder`."""
     is_frozen = trainable != "full"
     split = make_split(encoder=make_encoder() if is_frozen else None)
     folders = []
@@ -80,9 +80,13 @@ def make_problem(folder: Path, trainable: str = "full") -> Problem:
         start = FlatModel(model).flatten()
         found, _ = train_expert(model, pairs, SECTION, tau=0.07, seed=index, is_start_shared=not is_frozen, index=index)
         folders.append(folder / f"expert_{index:03d}")
-        folders[-1].mkdir()
+        folders[-1].mkdir(parents=True)
         save_snapshots(folders[-1], found, storage=SECTION.storage, start=start)
     encoder = make_encoder()
-    flat = FlatModel(make_model(encoder, trainable))
-    buffer = Buffer(folders, flat.flatten(), device=CPU)
-    return Problem(flat, encoder, split, buffer, is_frozen, 3, lambda number: FlatModel(make_model(encoder, trainable, number)).flatten())
+    encoder.module.to(device)
+
+    def model(number: int = 0) -> FlatModel:
+        return FlatModel(make_model(encoder, trainable, number).to(device))
+
+    flat = model()
+    return Problem(flat, encoder, split, Buffer(folders, flat.flatten(), device=device), is_frozen, 3, lambda n: model(n).flatten())
