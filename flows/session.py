@@ -83,7 +83,7 @@ def begin() -> Session:
     """Set the offline switches, find or start the server and put its address into the environment; does not wait for it.
 
     Raises:
-        RuntimeError: the server process ended before it had written its address; the message names its log.
+        RuntimeError: the server process ended at once; the message has the last line of its log.
     """
     switch_offline()
     owner = find_owner()
@@ -98,7 +98,7 @@ def begin() -> Session:
             start_server(owner, state)
             found = read_state(state)
     if found is None:
-        raise RuntimeError(f"the Prefect server did not start; see {state.with_suffix('.log')}")
+        raise RuntimeError(f"the Prefect server did not start: {_last_words(state.with_suffix('.log'))}")
     url, server = found
     _point_to(url)
     session = Session(url, server)
@@ -120,7 +120,7 @@ def wait(session: Session, seconds: float = START_SECONDS) -> None:
     """Return when the server answers.
 
     Raises:
-        RuntimeError: it does not within `seconds`, or its process ended.
+        RuntimeError: it does not within `seconds`, or its process ended; the message then has the last line of its log.
     """
     limit = time.monotonic() + seconds
     while time.monotonic() < limit and (session.server is None or session.server.is_alive):
@@ -129,8 +129,7 @@ def wait(session: Session, seconds: float = START_SECONDS) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
-    where = f"see the logs in {sessions()}" if session.server else "it is named by PREFECT_API_URL: start it, or unset the variable"
-    raise RuntimeError(f"no Prefect server answers at {session.api_url} (waited up to {seconds:.0f} s); {where}")
+    raise RuntimeError(f"no Prefect server answers at {session.api_url}: {_why_not(session, seconds)}")
 
 
 def end(session: Session) -> None:
@@ -236,6 +235,21 @@ def start_server(owner: Owner, state: Path) -> None:
     limit = time.monotonic() + START_SECONDS
     while time.monotonic() < limit and server.poll() is None and read_state(state) is None:
         time.sleep(0.02)
+
+
+def _why_not(session: Session, seconds: float) -> str:
+    if session.server is None:
+        return f"waited {seconds:.0f} s; the address is that of PREFECT_API_URL: start that server, or unset the variable"
+    log = sessions() / f"{find_owner().name}.log"
+    if session.server.is_alive:
+        return f"waited {seconds:.0f} s; its log is {log}"
+    return _last_words(log)
+
+
+def _last_words(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
+    return f"its process ended ({last}); mend what this names and run the command again; the whole log is {log}"
 
 
 def _follow(owner: Owner) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from flows.session import Owner
+from tests.workspace import ROOT, environment
 
 
 def test_an_owner_stays_alive_when_the_clock_is_set(monkeypatch):
@@ -44,3 +46,16 @@ def test_there_is_no_owner_without_a_process():
     child.wait()
     with pytest.raises(psutil.NoSuchProcess):
         Owner.of(child.pid)
+
+
+@pytest.mark.services
+def test_a_server_that_cannot_start_says_why(tmp_path):
+    """One of its libraries is broken: the message ends with what Python said, not with a minute of waiting."""
+    (tmp_path / "uvicorn.py").write_text("raise ImportError('greenlet is not installed')\n")
+    env = {**environment(), "PYTHONPATH": str(tmp_path), "PREFECT_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", "from flows import session; session.wait(session.begin())"]
+    started = time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and time.monotonic() - started < 60
+    assert re.search(r"Prefect server .*: its process ended \(ImportError: greenlet is not installed\)", done.stderr)
+    assert str(tmp_path / "home" / "sessions") in done.stderr

@@ -77,8 +77,7 @@ NATIVE = {  # batches that `unroll` can hold twice in 24 GiB
 }
 CARD = {  # batches that `unroll` can hold in 80 GB of GPU memory
     "nfnet_l0": Network({}, Size(32, 16, 224, 3), _ON_CARD, 0.15, 0.8),
-    "mobilenetv2_100": Network({"pad_type": "same"}, Size(100, 25, 160, 3), _ON_CARD, 0.30, 0.8),
-    "vit_tiny_patch16_224": Network({}, Size(128, 64, 224, 3), (*_ON_CARD, _ALL[-1]), 0.30, 0.6),
+    "vit_tiny_patch16_224": Network({}, Size(128, 64, 224, 3), _ON_CARD, 0.30, 0.6),
     "vit_base_patch16_224": Network({}, Size(32, 16, 224, 3), _ON_CARD, 0.30, 0.6),
 }
 NETWORKS = {**CARD, **SMALL, **NATIVE}
