@@ -83,7 +83,7 @@ def begin() -> Session:
     """Set the offline switches, find or start the server and put its address into the environment; does not wait for it.
 
     Raises:
-        RuntimeError: the server process ended at once; the message has the last line of its log.
+        RuntimeError: the server process ended at once, or is too slow; the message has the last line of its log.
     """
     switch_offline()
     owner = find_owner()
@@ -98,7 +98,7 @@ def begin() -> Session:
             start_server(owner, state)
             found = read_state(state)
     if found is None:
-        raise RuntimeError(f"the Prefect server did not start: {_last_words(state.with_suffix('.log'))}")
+        raise RuntimeError(f"the Prefect server gave no address within {START_SECONDS} s: {_last_words(state.with_suffix('.log'))}")
     url, server = found
     _point_to(url)
     session = Session(url, server)
@@ -243,13 +243,13 @@ def _why_not(session: Session, seconds: float) -> str:
     log = sessions() / f"{find_owner().name}.log"
     if session.server.is_alive:
         return f"waited {seconds:.0f} s; its log is {log}"
-    return _last_words(log)
+    return f"its process ended; {_last_words(log)}"
 
 
 def _last_words(log: Path) -> str:
     lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
-    return f"its process ended ({last}); mend what this names and run the command again; the whole log is {log}"
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+    return f"its last words were: {last}; mend what they name and run the command again; the whole log is {log}"
 
 
 def _follow(owner: Owner) -> None:

@@ -57,5 +57,5 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
     started = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 1 and time.monotonic() - started < 60
-    assert re.search(r"Prefect server .*: its process ended \(ImportError: greenlet is not installed\)", done.stderr)
+    assert re.search(r"Prefect server .*its last words were: ImportError: greenlet is not installed;", done.stderr)
     assert str(tmp_path / "home" / "sessions") in done.stderr

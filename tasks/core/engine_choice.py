@@ -57,8 +57,8 @@ def explain_engine(*, is_encoder_frozen: bool, facts: Facts | None = None) -> tu
     * networks on which differences fail, for kinks that `kinks.py` does not hold or a curvature out of the ordinary: `double_backward`,
       which among the exact engines takes the least memory and, but for MobileNetV2, no more time, if its graph fits.
 
-    The order of the engines follows from the number of gradients, hence the rules are the same on a GPU: nfnet_l0 at 224 px, batch 16, on an
-    H100 has 1.16 to 1.22, 1.67 to 2.04, 0.57 to 0.74 and 0.40 to 0.51 of the time of `unroll`, in the order of the columns.
+    The order of the engines follows from the number of gradients, hence the rules are the same on a GPU: nfnet_l0 at 224 px, batch 16,
+    on an H100 takes 1.16 to 1.22, 1.67 to 2.04, 0.57 to 0.74 and 0.40 to 0.51 of the time of `unroll`, in the order of the columns.
 
     Args:
         is_encoder_frozen: whether the student trains projections on features only.

@@ -57,8 +57,18 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return a @ b + bias of (M, K), (K, N) and (N,) float32 tensors of any layout by oneDNN."""
     # oneDNN reads N numbers from where the bias begins, whatever its stride.
     bias = None if bias is None else bias.contiguous()
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(_in_rows(a), _in_rows(b).t(), bias, "none", [], "")
     return found
+
+
+def _in_rows(factor: Tensor) -> Tensor:
+    """Return the matrix with its rows or columns in one piece, itself where they are.
+
+    For other layouts oneDNN has a general kernel alone: an expanded 128 x 768 factor, as forward derivatives of sums have them, took
+    130 ms where a copy of it takes 0.2.
+    """
+    strides = factor.stride()
+    return factor if 1 in strides and 0 not in strides else factor.contiguous()
 
 
 def _is_large(a: Tensor, b: Tensor) -> bool:

@@ -20,7 +20,7 @@ class PatchConvolution(nn.Conv2d):
         (height, width), (rows, columns) = self.kernel_size, (input.shape[2] // self.kernel_size[0], input.shape[3] // self.kernel_size[1])
         inside = input.permute(0, 2, 3, 1)[:, : rows * height, : columns * width]
         # Within a patch channels come last, as they lie in memory: the copies move runs of width x channels numbers.
-        patches = inside.view(len(inside), rows, height, columns, width, -1).transpose(2, 3).flatten(3)
+        patches = inside.view(inside.shape[0], rows, height, columns, width, self.in_channels).transpose(2, 3).flatten(3)
         return functional.linear(patches, self.weight.permute(0, 2, 3, 1).flatten(1), self.bias).permute(0, 3, 1, 2)
 
 

@@ -9,8 +9,8 @@
   code ("torch.compile with aot_autograd does not currently support double backward"; forward_over_reverse falls back to plain
   code after the first iteration without a word).
 
-Features of frozen encoders are float32 everywhere. Experts, coresets' models and students of evaluation are trained as torch comes:
-on CUDA their convolutions may use TF32, their matrix products not.
+Frozen encoders' features of real images and of finished sets are always float32. Experts, coresets' models and students of evaluation
+are trained as torch comes: on CUDA their convolutions may use TF32, their matrix products not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ _MAX_GRAPHS = 64
 
 @contextmanager
 def products(precision: Precision) -> Iterator[None]:
-    """Allow TF32 on CUDA inside with `tf32`, and switch it off with the others; convolutions there use it by default."""
+    """Allow TF32 on CUDA inside with `tf32`, and switch it off with the others; convolutions there use it by default.
+
+    The switch is the process's: not for two threads at once.
+    """
     before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
@@ -111,7 +114,7 @@ class RoundedEncoder(nn.Module):
 
 
 def _allow_graphs() -> None:
-    # For the whole process: not every torch takes the limit as an argument of `compile`.
+    # Of this thread, in which the steps run too, or of the process, as torch has it: not every one takes the limit in `compile`.
     torch._dynamo.config.recompile_limit = max(_MAX_GRAPHS, torch._dynamo.config.recompile_limit)
 
 

@@ -214,8 +214,7 @@ def coreset(params: Params, data: Dataset, once: Usage, each: Each, method: str,
     features = torch.nn.functional.normalize(torch.randn(rows, each.width, generator=draw), dim=1)
     pool = Pool(torch.arange(rows), features, features, untrained_shared(plugin, rows)[0])
     owners = torch.arange(images).repeat_interleave(max(1, texts // images))
-    sampled = min(images, 200)
-    drawing = timed(lambda: sample_captions(torch.arange(sampled), owners, draw))[1] * images / sampled
+    drawing = timed(lambda: sample_captions(torch.arange(images), owners, draw))[1]
     selecting = timed(lambda: plugin.module.select(plugin.config, pool, min(num_pairs, rows), draw))[1] * images / rows
     one_pair = (3 * params.prepare_data.image_size**2 + each.text_dim) * FLOAT_BYTES
     return once.plus(

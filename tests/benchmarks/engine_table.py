@@ -3,7 +3,7 @@
 Run: python -m tests.benchmarks.engine_table [--quick | --native | --card] [--only NETWORK]. On the CPU one thread, with the products
 that stages use (tasks/core/matrix_products.py); `--card` measures on the CUDA card, in float32 without TF32. `--native` and `--card`
 take networks of the paper at their own resolution instead of the small ones of the tests, `--only` the engines on one network. The
-sides take turns and the least of some rounds counts (`measuring.py`); `compiled` is without the time of compiling. Memory is the peak
+sides take turns and the least of some rounds counts (`measuring.py`); compiled ways are without the time of compiling. Memory is the peak
 over the idle model: on the CPU of the resident set of a fresh process per number, on a card of what torch allocates.
 """
 
@@ -52,15 +52,15 @@ class Table:
     def engines(self, name: str, network: Network) -> None:
         """Print time, memory and error of every engine, and note the verdicts on the fastest and on the differences."""
         size = self.size or network.size
-        ways, skipped = {}, self._why_not_compiled()
+        ways, skipped = {}, self._why_not_compiled() if any(way.is_compiled for way in network.ways) else ""
         for way in network.ways:
             if way.is_compiled and skipped:
                 print(f"no row `{way.name}`: {skipped}", file=sys.stderr)
                 continue
             ways[way.name] = way
-        plain = Iteration(name, "full", size, device=self.device)
-        compiled = Iteration(name, "full", size, is_compiled=True, device=self.device)
-        runs = {label: partial((compiled if way.is_compiled else plain).run, way) for label, way in ways.items()}
+        forms = {way.is_compiled for way in ways.values()}
+        iterations = {form: Iteration(name, "full", size, is_compiled=form, device=self.device) for form in forms}
+        runs = {label: partial(iterations[way.is_compiled].run, way) for label, way in ways.items()}
         images = {label: run().inputs["images"] for label, run in runs.items()}
         oracle = images.pop(UNROLL.name)
         errors = {label: float((found - oracle).norm() / oracle.norm()) for label, found in images.items()}
@@ -149,9 +149,10 @@ def print_peak(text: str) -> None:
 def main() -> None:
     """Print the table, or one memory measurement for the parent process."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes; the ratios then mean little")
-    parser.add_argument("--native", action="store_true", help="nfnet_l0 and vit_tiny at 224 px, engines alone; a quarter of an hour")
-    parser.add_argument("--card", action="store_true", help="on the CUDA card: nfnet_l0, vit_tiny and vit_base at 224 px")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--quick", action="store_true", help="tiny sizes; the ratios then mean little")
+    kinds.add_argument("--native", action="store_true", help="nfnet_l0 and vit_tiny at 224 px, engines alone; a quarter of an hour")
+    kinds.add_argument("--card", action="store_true", help="on the CUDA card: nfnet_l0, vit_tiny and vit_base at 224 px")
     parser.add_argument("--only", choices=NETWORKS, help="this network alone, and no other table")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -168,7 +169,7 @@ def main() -> None:
     table = Table(device, size=QUICK if options.quick else None, network="nfnet_l0" if options.card else "test_nfnet")
     networks = CARD if options.card else NATIVE if options.native else SMALL
     with products("float32"):
-        for name, network in ({options.only: NETWORKS[options.only]} if options.only else networks).items():
+        for name, network in ({options.only: networks.get(options.only, NETWORKS[options.only])} if options.only else networks).items():
             table.engines(name, network)
         if not options.native and not options.only:
             size = QUICK if options.quick else networks[table.network].size if options.card else FULL

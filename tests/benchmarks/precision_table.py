@@ -72,8 +72,9 @@ def print_rows(title: str, ways: dict[str, Run], oracle: Tensor, rounds: int, de
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes; the ratios then mean little")
-    parser.add_argument("--card", action="store_true", help="on the CUDA card, networks of the paper")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--quick", action="store_true", help="tiny sizes; the ratios then mean little")
+    kinds.add_argument("--card", action="store_true", help="on the CUDA card, networks of the paper")
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device("cuda") if options.card else CPU

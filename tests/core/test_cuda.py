@@ -102,7 +102,9 @@ def test_rounded_products_give_a_gradient_near_that_of_float32(case, precision, 
     rounded = student_model(flat, precision, is_compiled=False)
     with products(precision):
         found = trajectory_gradient(student_loss(rounded), engine="double_backward", **make_trajectory(name, flat))
-    assert max(relative_errors(found, oracle).values()) <= bound
+    errors = relative_errors(found, oracle)
+    assert max(errors.values()) <= bound
+    assert name == "heads" or errors["images"] > 3e-5  # float32 agrees to less
 
 
 @pytest.mark.parametrize("trainable", ["full", "heads", "text_head"])
@@ -156,8 +158,9 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, trainable):
 
     with pytest.raises(KeyboardInterrupt):
         bi_trajectory.distill(problem, config, 6, tau=0.07, checkpoint=checkpoint, log=stop)
-    again = bi_trajectory.distill(problem, config, 6, tau=0.07, checkpoint=checkpoint)
-    assert len(again.history) == 7
+    done = []
+    again = bi_trajectory.distill(problem, config, 6, tau=0.07, checkpoint=checkpoint, log=lambda row, iteration: done.append(iteration))
+    assert done == [5, 6] and len(again.history) == 7  # a checkpoint every five iterations
     assert torch.allclose(again.pairs.images, whole.pairs.images, atol=1e-3)
 
 
@@ -204,10 +207,13 @@ def test_images_are_augmented_and_encoded_alike():
 def test_a_folded_encoder_goes_back_to_the_card():
     import timm
 
-    encoder = timm.create_model("mobilenetv2_035", num_classes=0).eval().to(CUDA)
-    images = torch.randn(3, 3, 32, 32, device=CUDA)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = timm.create_model("mobilenetv2_035", num_classes=0).eval().to(CUDA)
+    images = torch.randn(3, 3, 32, 32, generator=make_generator(0)).to(CUDA)
     folded = prepare_frozen(encoder, images.cpu())
     assert next(folded.parameters()).device.type == "cuda"
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
     with torch.no_grad():
         assert torch.allclose(folded(images), encoder(images), rtol=1e-2, atol=1e-2)
 

@@ -55,6 +55,8 @@ def _kernels(function):
 # (200, 180) by (180, 150) in the layouts that autograd makes: cut from something wider, as it lies in memory or transposed.
 LAYOUTS = {
     "plain": lambda: (_draw("a", 200, 220)[:, 20:200], _draw("b", 180, 150)),
+    "expanded": lambda: (_draw("a", 200, 1).expand(200, 180), _draw("b", 1, 1).expand(180, 150)),
+    "in steps": lambda: (_draw("a", 400, 360)[::2, ::2], _draw("b", 180, 300)[:, ::2]),
     "turned": lambda: (_draw("a", 220, 200).t()[:, 20:200], _draw("b", 150, 180).t()),
 }
 BIASES = {
@@ -77,6 +79,14 @@ def test_large_products_equal_float64(onednn, layout, bias, out):
     assert calls == 1
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
     assert not given or found.data_ptr() == given["out"].data_ptr()
+
+
+def test_only_factors_without_a_run_of_memory_are_copied():
+    plain, cut = _draw("a", 20, 30), _draw("a", 20, 30)[:, 3:9]
+    for factor in (plain, plain.t(), cut, cut.t()):
+        assert matrix_products._in_rows(factor) is factor
+    for factor in (_draw("a", 1, 1).expand(8, 9), _draw("a", 1, 9).expand(8, 9), plain[::2, ::2]):
+        assert matrix_products._in_rows(factor).is_contiguous() and torch.equal(matrix_products._in_rows(factor), factor)
 
 
 @pytest.mark.parametrize(

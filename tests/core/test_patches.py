@@ -20,6 +20,7 @@ def test_patch_products_equal_the_convolution(has_bias):
     assert [name for name, _ in plain.named_parameters()] == ["0.weight", "0.bias"][: len(parameters)]
     found = plain(images)
     assert torch.allclose(found, expected, rtol=1e-12)
+    assert plain(images[:0]).shape == (0, 5, 2, 3)
     leaves = [images, *parameters]
     for a, b in zip(torch.autograd.grad(found.square().sum(), leaves), torch.autograd.grad(expected.square().sum(), leaves), strict=True):
         assert torch.allclose(a, b, rtol=1e-11)
