@@ -73,7 +73,7 @@ SMALL = {
 }
 NATIVE = {  # batches that `unroll` can hold twice in 24 GiB
     "nfnet_l0": Network({}, Size(8, 4, 224, 2), _LARGE, 0.15, 0.8),
-    "vit_tiny_patch16_224": Network({}, Size(24, 12, 224, 2), (*_LARGE, _ALL[-1]), 0.30, 0.6),
+    "vit_tiny_patch16_224": Network({}, Size(32, 16, 224, 2), (*_LARGE, _ALL[-1]), 0.30, 0.6),
 }
 CARD = {  # batches that `unroll` can hold in 80 GB of GPU memory
     "nfnet_l0": Network({}, Size(32, 16, 224, 3), _ON_CARD, 0.15, 0.8),
