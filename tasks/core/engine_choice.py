@@ -38,8 +38,8 @@ def choose_engine(*, is_encoder_frozen: bool, facts: Facts | None = None) -> Eng
 def explain_engine(*, is_encoder_frozen: bool, facts: Facts | None = None) -> tuple[Engine, str]:
     """Return the name of an engine of `matching.py`, and why.
 
-    Measured on one CPU thread, 8 steps, batch 32 (the MobileNets 16), 64 px, float32: processor time and peak memory over those of
-    `unroll`, and the error of the gradient of the images:
+    Measured on one CPU thread with torch's own products, 8 steps, batch 32 (the MobileNets 16), 64 px, float32: processor time and peak
+    memory over those of `unroll`, and the error of the gradient of the images:
 
     | network | double_backward | forward_over_reverse | central_difference | forward_difference |
     |---|---|---|---|---|
