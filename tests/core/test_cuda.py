@@ -35,7 +35,9 @@ from tests.core.small_problem import (
     make_split,
 )
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+if not torch.cuda.is_available():
+    pytest.skip("no GPU", allow_module_level=True)
+
 CUDA = torch.device("cuda")
 EXACT = ("double_backward", "forward_over_reverse")
 SOFT = {"loss": "ence", "lr_sim": 0.02, "sim_rank": 2, "sim_alpha": 1.0, "is_budget_compensated": False}
