@@ -7,11 +7,13 @@ from tasks.core.dual_encoder import build_dual_encoder
 from tasks.core.encoders import ready
 from tasks.core.functional import FlatModel
 from tasks.core.losses import soft_contrastive
-from tasks.core.matching import Segment, draw_batches
+from tasks.core.matching import Gradient, Segment, draw_batches, trajectory_gradient
 from tasks.core.sections import LoraSection
 from tasks.core.seeding import derive_seed, make_generator
 
 PAIRS, BATCH, STEPS, TEXT_DIM = 5, 3, 3, 7
+# Largest relative error against `unroll` in float64.
+BOUNDS = {"double_backward": 1e-9, "forward_over_reverse": 1e-9, "central_difference": 1e-5, "forward_difference": 1e-5}
 
 # name -> (timm network, arguments, pixels, trainable set)
 NETWORKS = {
@@ -82,6 +84,13 @@ def student_loss(flat: FlatModel):
         return soft_contrastive("wbce", img, txt, similarity)
 
     return loss_fn
+
+
+def solved(name: str, device: torch.device | str = "cpu") -> tuple[str, FlatModel, dict, Gradient]:
+    """The network's name, its float64 model, trajectory and oracle."""
+    flat = make_flat(name, torch.float64, device)
+    trajectory = make_trajectory(name, flat)
+    return name, flat, trajectory, trajectory_gradient(student_loss(flat), engine="unroll", **trajectory)
 
 
 def relative_errors(received, expected) -> dict[str, float]:

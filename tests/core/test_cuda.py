@@ -21,7 +21,7 @@ from tasks.core.sections import AugmentSection
 from tasks.core.seeding import make_generator
 from tasks.core.students import train_student
 from tasks.core.training import SplitPairs
-from tests.core.engine_problems import BATCH, NETWORKS, make_flat, make_trajectory, relative_errors, student_loss
+from tests.core.engine_problems import BATCH, BOUNDS, NETWORKS, make_flat, make_trajectory, relative_errors, solved, student_loss
 from tests.core.small_problem import (
     CPU,
     MATCHING,
@@ -52,16 +52,10 @@ METHODS = {
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def case(request):
-    """A network on the card in float64, its trajectory and oracle."""
-    flat = make_flat(request.param, torch.float64, CUDA)
-    trajectory = make_trajectory(request.param, flat)
-    return request.param, flat, trajectory, trajectory_gradient(student_loss(flat), engine="unroll", **trajectory)
+    return solved(request.param, CUDA)
 
 
-@pytest.mark.parametrize(
-    ("engine", "bound"),
-    [("double_backward", 1e-9), ("forward_over_reverse", 1e-9), ("central_difference", 1e-5), ("forward_difference", 1e-5)],
-)
+@pytest.mark.parametrize(("engine", "bound"), BOUNDS.items())
 def test_engines_equal_unrolled_autograd_in_float64(case, engine, bound):
     _, flat, trajectory, oracle = case
     found = trajectory_gradient(student_loss(flat), engine=engine, **trajectory)

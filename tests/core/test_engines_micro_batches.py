@@ -80,26 +80,3 @@ def test_parameter_vectors_on_the_host_change_nothing(flat, trajectory):
     expected = trajectory_gradient(_loss(flat), engine="forward_difference", **trajectory)
     found = trajectory_gradient(_loss(flat), engine="forward_difference", is_theta_on_host=True, **trajectory)
     assert max(relative_errors(found, expected).values()) == 0.0
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_parameter_vectors_in_pinned_memory_give_the_gradient_of_the_device():
-    device = torch.device("cuda")
-    flat = make_flat(NETWORK, torch.float64)
-    flat = type(flat)(flat.model.to(device))
-
-    def moved(value):
-        if isinstance(value, dict):
-            return {name: moved(part) for name, part in value.items()}
-        return value.to(device) if isinstance(value, torch.Tensor) else value
-
-    def loss_fn(theta, rows, step):
-        return info_nce(*flat.call(theta, rows["images"], rows["texts"], make_generator(3, "dropout", step, device=device)))
-
-    arguments = {name: moved(value) for name, value in make_trajectory(NETWORK, make_flat(NETWORK, torch.float64)).items()}
-    arguments["inputs"] = {name: arguments["inputs"][name] for name in ("images", "texts")}
-    goal = {group: value + 0.01 for group, value in arguments["theta0"].items()}
-    arguments["terminal"] = lambda theta: sum((theta[group] - goal[group]).square().sum() for group in goal)
-    expected = trajectory_gradient(loss_fn, engine="double_backward", **arguments)
-    found = trajectory_gradient(loss_fn, engine="double_backward", is_theta_on_host=True, **arguments)
-    assert max(relative_errors(found, expected).values()) <= 1e-12

@@ -4,21 +4,15 @@ import pytest
 import torch
 
 from tasks.core.matching import trajectory_gradient
-from tests.core.engine_problems import NETWORKS, make_flat, make_trajectory, relative_errors, student_loss
+from tests.core.engine_problems import BOUNDS, NETWORKS, make_flat, make_trajectory, relative_errors, solved, student_loss
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def case(request):
-    """Network name, its float64 model, trajectory and oracle."""
-    flat = make_flat(request.param, torch.float64)
-    trajectory = make_trajectory(request.param, flat)
-    return request.param, flat, trajectory, trajectory_gradient(student_loss(flat), engine="unroll", **trajectory)
+    return solved(request.param)
 
 
-@pytest.mark.parametrize(
-    ("engine", "bound"),
-    [("double_backward", 1e-9), ("forward_over_reverse", 1e-9), ("central_difference", 1e-5), ("forward_difference", 1e-5)],
-)
+@pytest.mark.parametrize(("engine", "bound"), BOUNDS.items())
 def test_engines_equal_unrolled_autograd_in_float64(case, engine, bound):
     _, flat, trajectory, oracle = case
     found = trajectory_gradient(student_loss(flat), engine=engine, **trajectory)
