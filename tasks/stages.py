@@ -10,7 +10,6 @@ from pathlib import Path
 
 DATA = Path("data")
 REPORTS = Path("reports")
-_PRODUCTS = "tasks.core.matrix_products"
 _TABLES = ("pandas", "pyarrow.parquet")
 _NETWORKS = (*_TABLES, "torch", "timm", "timm.data")
 
@@ -45,7 +44,7 @@ STAGES = {
             ("embed_captions",),
             ("prepare_data",),
             "caption_embeddings",
-            ("tasks.embed_captions", _PRODUCTS),
+            ("tasks.embed_captions",),
             (*_TABLES, "torch"),
         ),
         Stage(
@@ -53,7 +52,7 @@ STAGES = {
             ("seed", "model", "train_experts"),
             ("prepare_data", "embed_captions"),
             "experts",
-            ("tasks.train_experts", "tasks.models", _PRODUCTS),
+            ("tasks.train_experts", "tasks.models"),
             _NETWORKS,
         ),
         Stage(
@@ -61,7 +60,7 @@ STAGES = {
             ("seed", "budgets", "model", "train_experts", "select_coresets"),
             ("prepare_data", "embed_captions", "train_experts"),
             "coresets",
-            ("tasks.select_coresets", "tasks.models", _PRODUCTS),
+            ("tasks.select_coresets", "tasks.models"),
             _NETWORKS,
         ),
         Stage(
@@ -69,7 +68,7 @@ STAGES = {
             ("seed", "budgets", "model", "distill"),
             ("prepare_data", "embed_captions", "train_experts"),
             "distilled",
-            ("tasks.distill", "tasks.models", _PRODUCTS),
+            ("tasks.distill", "tasks.models"),
             _NETWORKS,
         ),
         Stage(
@@ -77,7 +76,7 @@ STAGES = {
             ("seed", "model", "evaluate"),
             ("prepare_data", "embed_captions", "train_experts", "select_coresets", "distill"),
             "scores",
-            ("tasks.evaluate", "tasks.models", "tasks.search", _PRODUCTS),
+            ("tasks.evaluate", "tasks.models", "tasks.search"),
             _NETWORKS,
         ),
         Stage("report", ("budgets", "evaluate", "report"), ("distill", "evaluate"), "", ("tasks.report",), _TABLES),

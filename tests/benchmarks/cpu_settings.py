@@ -1,8 +1,8 @@
-"""What the stages choose on the CPU, products by oneDNN and small batches of frozen encoders, against torch as it comes.
+"""Frozen encoders in small batches, as stages run them on the CPU, against larger ones.
 
 Run: python -m tests.benchmarks.cpu_settings [--rounds N]. One thread. Kernels are those of a process, so each number is of a fresh one;
-the sides take turns and medians are compared. `encode`: features of 192 images of 160 px by a frozen MobileNetV2. `epoch`: one epoch of
-a ViT (vit_tiny at 128 px) on 64 pairs, batch 32. Random weights. Stops with an error where results differ by more than rounding.
+the sides take turns and medians are compared. `encode`: features of 192 images of 160 px by a frozen MobileNetV2, random weights. Stops
+with an error where results differ by more than rounding.
 """
 
 from __future__ import annotations
@@ -16,11 +16,8 @@ from collections.abc import Callable
 
 import torch
 
-from tasks.core.dual_encoder import build_dual_encoder
 from tasks.core.encoders import encode_images
 from tasks.core.image_encoders import timm
-from tasks.core.losses import info_nce
-from tasks.core.matrix_products import use_fast_products
 from tasks.core.seeding import make_generator
 from tests.benchmarks.measuring import in_fresh_process
 from tests.benchmarks.timing import alternate
@@ -33,38 +30,14 @@ def encode(batch_size: int) -> Callable[[], float]:
     return lambda: float(encode_images(encoder, images, device="cpu", batch_size=batch_size).norm())
 
 
-def epoch() -> Callable[[], float]:
-    """Return the work, which gives the loss of the last batch."""
-    encoder = timm.build(timm.Config(name="vit_tiny_patch16_224", weights="random", kwargs={"img_size": 128}, mean=None, std=None), seed=0)
-    model = build_dual_encoder(encoder.module, out_dim=encoder.out_dim, text_dim=64, trainable="full", embed_dim=None, dropout=0.0, seed=0)
-    images, texts = (torch.randn(*shape, generator=make_generator(0, name)) for name, shape in (("i", (64, 3, 128, 128)), ("t", (64, 64))))
-    optimiser = torch.optim.SGD(model.parameters(), lr=1e-4)
-
-    def run() -> float:
-        for rows in torch.arange(64).split(32):
-            loss = info_nce(*model(images[rows], texts[rows], None))
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-        return float(loss)
-
-    return run
-
-
-# work -> side -> what to do and whether by oneDNN's products; the first side is torch as it comes.
-WORK = {
-    "encode": {"batches of 64": (lambda: encode(64), False), "batches of 16": (lambda: encode(16), False)},
-    "epoch": {"torch": (epoch, False), "oneDNN": (epoch, True)},
-}
+# work -> side -> what to do; the first side is what the others are compared with.
+WORK = {"encode": {"batches of 64": lambda: encode(64), "batches of 16": lambda: encode(16)}}
 
 
 def measure(work: str, side: str) -> tuple[float, float]:
     """Return processor seconds of the third run in this process, and what the first one gave."""
-    make, is_fast = WORK[work][side]
     torch.set_num_threads(1)
-    if is_fast:
-        use_fast_products()
-    run = make()
+    run = WORK[work][side]()
     result, _ = run(), run()
     started = time.process_time()
     run()

@@ -1,7 +1,7 @@
 """The gradient engines beside our own `unroll`: time, memory, set-up and growth of one iteration of 8 student steps.
 
-Run: python -m tests.benchmarks.engine_table [--quick | --native | --card] [--only NETWORK]. On the CPU one thread, with the products
-that stages use (tasks/core/matrix_products.py); `--card` measures on the CUDA card, in float32 without TF32. `--native` and `--card`
+Run: python -m tests.benchmarks.engine_table [--quick | --native | --card] [--only NETWORK]. On the CPU one thread;
+`--card` measures on the CUDA card, in float32 without TF32. `--native` and `--card`
 take networks of the paper at their own resolution instead of the small ones of the tests, `--only` the engines on one network. The
 sides take turns and the least of some rounds counts (`measuring.py`); compiled ways are without the time of compiling. Memory is the peak
 over the idle model: on the CPU of the resident set of a fresh process per number, on a card of what torch allocates.
@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 
 from tasks.core.experts import SNAPSHOTS, Buffer
-from tasks.core.matrix_products import are_better, use_fast_products
 from tasks.core.precision import check_machine, products
 from tasks.core.tensor_files import load_tensors, save_tensors
 from tests.benchmarks.iteration import CARD, CPU, FULL, NATIVE, NETWORKS, QUICK, SMALL, TEXT_DIM, Iteration, Network, Size, Way
@@ -160,12 +159,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device("cuda") if options.card else CPU
-    if not options.card:
-        use_fast_products()
     if options.peak:
         print_peak(options.peak)
         return
-    where = torch.cuda.get_device_name() if options.card else f"Products by {'oneDNN' if are_better() else 'torch'}"
+    where = torch.cuda.get_device_name() if options.card else "CPU"
     print(f"{where}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}.\n")
     print("| network | engine | time | against unroll | memory | against unroll | error, images |\n|---|---|---|---|---|---|---|")
     table = Table(device, size=QUICK if options.quick else None, network="nfnet_l0" if options.card else "test_nfnet")
