@@ -1,4 +1,6 @@
-"""Run the commands of README.md that stand in fenced blocks marked `sh`; a line with `<` is for a user's own data and is left out."""
+"""Run the commands of README.md that stand in fenced blocks marked `sh`; a line with `<` is for a
+user's own data and is left out.
+"""
 
 import os
 import re
@@ -6,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-LEFT_OUT = ("make ui", "make test", "make demo", "#")  # ui serves until Ctrl-C; the other two have just run
+# Ui serves until Ctrl-C; the other two have just run
+LEFT_OUT = ("make ui", "make test", "make demo", "#")
 
 
 def main() -> None:
@@ -20,9 +23,15 @@ def main() -> None:
             sys.stdout.write(f"$ {line}\n")
             sys.stdout.flush()
             count += 1
-            subprocess.run(["bash", "-euo", "pipefail", "-c", line], check=True, env={**os.environ, "PATH": path})
+            subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", line],
+                check=True,
+                env={**os.environ, "PATH": path},
+            )
     if count == 0:
-        sys.exit("README.md has no command in a block marked `sh`; at least one must be there to be run")
+        sys.exit(
+            "README.md has no command in a block marked `sh`; at least one must be there to be run"
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""One command line for all flows: `python -m flows.<stage> [--profile NAME] [--set section.key=value] [--force]`.
+"""One command line for all flows: `python -m flows.<stage> [--profile NAME] [--set
+section.key=value] [--force]`.
 
-`python -m flows.cli <stage>` is the same. Parameters are checked before anything is computed; what a user can mend is one
-message and exit code 2, never a traceback.
+`python -m flows.cli <stage>` is the same. Parameters are checked before anything is computed; what
+a user can mend is one message and exit code 2, never a traceback.
 """
 
 from __future__ import annotations
@@ -22,9 +23,17 @@ from flows.refs import Refs
 from tasks import params
 
 FLOWS = (
-    "prepare_data", "embed_captions", "train_experts", "select_coresets", "distill", "evaluate", "report", "pipeline", "distill_sweep",
+    "prepare_data",
+    "embed_captions",
+    "train_experts",
+    "select_coresets",
+    "distill",
+    "evaluate",
+    "report",
+    "pipeline",
+    "distill_sweep",
     "preset",
-)  # fmt: skip
+)
 PLAN = "plan"
 PRESET = "preset"
 GRACE_SECONDS = 5.0
@@ -32,7 +41,9 @@ WITH_METHOD = ("select_coresets", "distill")
 
 
 def main(name: str, argv: Sequence[str] | None = None) -> None:
-    """Run the flow `name` with the command line and exit: 0 done, 1 a failure of ours, 2 a wrong input, 130 interrupted."""
+    """Run the flow `name` with the command line and exit: 0 done, 1 a failure of ours, 2 a wrong
+    input, 130 interrupted.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     guarded(lambda: _run(name, arguments))
 
@@ -52,23 +63,50 @@ def parser(name: str) -> argparse.ArgumentParser:
     """Return the command line of one flow."""
     line = argparse.ArgumentParser(prog=f"python -m flows.{name}", allow_abbrev=False)
     add_parameters(line)
-    line.add_argument("--force", action="store_true", help="compute again what this flow computes, even when it is there")
-    line.add_argument("--accept-code", action="store_true", help="keep artifacts whose code alone has changed; their manifests record it")
+    line.add_argument(
+        "--force",
+        action="store_true",
+        help="compute again what this flow computes, even when it is there",
+    )
+    line.add_argument(
+        "--accept-code",
+        action="store_true",
+        help="keep artifacts whose code alone has changed; their manifests record it",
+    )
     if name in WITH_METHOD:
         line.add_argument("--method", help="this method only, instead of all that `methods` names")
     if name == "distill_sweep":
-        line.add_argument("--method", dest="methods", action="append", help="a method of the grid; repeatable")
-        line.add_argument("--num-pairs", dest="budgets", action="append", type=int, help="a size of the grid; repeatable")
+        line.add_argument(
+            "--method", dest="methods", action="append", help="a method of the grid; repeatable"
+        )
+        line.add_argument(
+            "--num-pairs",
+            dest="budgets",
+            action="append",
+            type=int,
+            help="a size of the grid; repeatable",
+        )
     if name == PRESET:
         line.add_argument("preset", nargs="?", help="a table of `presets` in params.yaml")
-        line.add_argument("--list", action="store_true", help="name the presets and their cells, and run nothing")
+        line.add_argument(
+            "--list", action="store_true", help="name the presets and their cells, and run nothing"
+        )
     return line
 
 
 def add_parameters(line: argparse.ArgumentParser) -> None:
-    """Let a command line choose the profile and override values; `settings_of` reads what it was given."""
+    """Let a command line choose the profile and override values; `settings_of` reads what it was
+    given.
+    """
     line.add_argument("--profile", help="a profile of params.yaml, instead of the one named there")
-    line.add_argument("--set", dest="settings", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value")
+    line.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one value",
+    )
 
 
 def settings_of(words: dict[str, Any]) -> list[str]:
@@ -105,17 +143,23 @@ def _run(name: str, argv: list[str]) -> None:
 
 
 def _run_warm(name: str, argv: list[str]) -> int | None:
-    """Run in a fork of a warm interpreter, of this `dvc repro` or beside `make ui`; None when this process has to do it."""
+    """Run in a fork of a warm interpreter, of this `dvc repro` or beside `make ui`; None when this
+    process has to do it.
+    """
     session.switch_offline()
     return None if "prefect" in sys.modules else warm.run(session.find_owner(), name, argv)
 
 
 def _call(flow: Any, words: dict[str, Any]) -> Refs:
-    """Run a flow; on a private server without heartbeats, whose end would cost a second a flow and which nobody listens to."""
+    """Run a flow; on a private server without heartbeats, whose end would cost a second a flow and
+    which nobody listens to.
+    """
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     quieten_tracebacks()
-    with temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if session.is_private() else {}):
+    with temporary_settings(
+        updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if session.is_private() else {}
+    ):
         refs: Refs = flow(**words)
     return refs
 
@@ -133,7 +177,9 @@ def quieten_tracebacks() -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
-    """Let Prefect record the interruption; mapped tasks run in a thread that nothing interrupts, so do not wait long."""
+    """Let Prefect record the interruption; mapped tasks run in a thread that nothing interrupts, so
+    do not wait long.
+    """
     timer = threading.Timer(GRACE_SECONDS, _give_up)
     timer.daemon = True
     timer.start()
@@ -148,13 +194,18 @@ def _say(error: BaseException, code: int) -> int:
     """Print an error as one message, with the file of an operating system's error."""
     text = str(error) or "interrupted; the same command goes on from the last checkpoint"
     where = getattr(error, "filename", None)
-    print(f"error: {text if where is None or str(where) in text else f'{Path(where)}: {text}'}", file=sys.stderr)
+    print(
+        f"error: {text if where is None or str(where) in text else f'{Path(where)}: {text}'}",
+        file=sys.stderr,
+    )
     return code
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in (*FLOWS, PLAN):
-        sys.exit(f"usage: python -m flows.cli FLOW [options]; FLOW is one of {', '.join((*FLOWS, PLAN))}")
+        sys.exit(
+            f"usage: python -m flows.cli FLOW [options]; FLOW is one of {', '.join((*FLOWS, PLAN))}"
+        )
     if sys.argv[1] == PLAN:
         importlib.import_module("flows.plan").main(sys.argv[2:])  # measures, and runs no flow
     else:

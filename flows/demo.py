@@ -1,4 +1,6 @@
-"""`make demo`: `dvc repro` on the profile of params.yaml, then where the results are and how much time orchestration took."""
+"""`make demo`: `dvc repro` on the profile of params.yaml, then where the results are and how much
+time orchestration took.
+"""
 
 from __future__ import annotations
 
@@ -22,26 +24,37 @@ def main() -> None:
     seconds = time.monotonic() - wall
     _wait_for_the_end()
     if done.returncode:
-        sys.exit(f"error: dvc repro ended with {done.returncode}; the message is above; `make demo` again goes on from there")
+        sys.exit(
+            f"error: dvc repro ended with {done.returncode}; the message is above; `make demo` "
+            "again goes on from there"
+        )
     computing = computed_since(started)
     print(
-        f"\nreport   {REPORTS / 'index.html'}\nmetrics  {REPORTS / 'metrics.json'}, or `dvc metrics show`\n"
+        f"\nreport   {REPORTS / 'index.html'}\nmetrics  {REPORTS / 'metrics.json'}, or `dvc "
+        "metrics show`\n"
         f"UIs      `make ui`: Prefect http://127.0.0.1:4200, MLflow http://127.0.0.1:5000\n"
         f"profile  {params.read_tree()['profile']}, {seconds:.0f} s"
     )
     if computing:
         share = 1.0 - computing / seconds
         print(
-            f"time     {computing:.0f} s computing, {seconds - computing:.0f} s ({share:.0%}) orchestration: imports, Prefect, MLflow, DVC"
+            f"time     {computing:.0f} s computing, {seconds - computing:.0f} s ({share:.0%}) "
+            "orchestration: imports, Prefect, MLflow, DVC"
         )
     else:
         print("time     nothing had to be computed")
 
 
 def computed_since(started: float) -> float:
-    """Return the seconds that artifacts made after `started` (of the clock) took, from their manifests."""
+    """Return the seconds that artifacts made after `started` (of the clock) took, from their
+    manifests.
+    """
     manifests = [*DATA.glob("**/manifest.json"), REPORTS / "manifest.json"]
-    fresh = [path for path in manifests if ".work" not in path.parts and path.is_file() and path.stat().st_mtime >= started]
+    fresh = [
+        path
+        for path in manifests
+        if ".work" not in path.parts and path.is_file() and path.stat().st_mtime >= started
+    ]
     return sum(float(json.loads(path.read_text())["facts"]["seconds"]) for path in fresh)
 
 

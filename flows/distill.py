@@ -38,7 +38,9 @@ def distill(
     given = (chosen, refs.prepared, refs.embeddings, refs.start, refs.experts)
     assert refs.prepared
     made = {}
-    for name, size in cells("distillers", chosen.distillers, chosen.general.budgets, method, num_pairs):
+    for name, size in cells(
+        "distillers", chosen.distillers, chosen.general.budgets, method, num_pairs
+    ):
         made[f"{name}-{size}"] = make(*given, name, size, force=force, accept_code=accept_code)
         measures.log_distilled(chosen, session.invocation(), refs.prepared, made[f"{name}-{size}"])
     return replace(refs, distilled={**refs.distilled, **made})

@@ -1,4 +1,6 @@
-"""distill-sweep: a grid of distill + evaluate cells; several workers share a grid by methods or sizes."""
+"""distill-sweep: a grid of distill + evaluate cells; several workers share a grid by methods or
+sizes.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ def distill_sweep(
     methods: Sequence[str] | None = None,
     budgets: Sequence[int] | None = None,
 ) -> Refs:
-    """Distil and score every cell of methods x budgets, one after the other, each beside random selection of its size.
+    """Distil and score every cell of methods x budgets, one after the other, each beside random
+    selection of its size.
 
     Args:
         settings, force, accept_code: see `prepare_data`.
@@ -50,7 +53,9 @@ def distill_sweep(
     with caching.forcing_once():  # cells share the students of the full data
         for name, size in grid:
             beside = {f"{RANDOM}-{size}": selected[f"{RANDOM}-{size}"]}
-            cell = distill(settings, force, accept_code, replace(trained, coresets=beside), name, size)
+            cell = distill(
+                settings, force, accept_code, replace(trained, coresets=beside), name, size
+            )
             cell = evaluate(settings, force, accept_code, cell)
             scores = {**{ref.path: ref for ref in cell.scores}, **scores}
             made = replace(

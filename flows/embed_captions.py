@@ -16,16 +16,25 @@ from tasks import params
 
 
 @flow(name="embed_captions", persist_result=False, task_runner=ONE_AT_A_TIME)
-def embed_captions(settings: Sequence[str] = (), force: bool = False, accept_code: bool = False, refs: Refs | None = None) -> Refs:
+def embed_captions(
+    settings: Sequence[str] = (),
+    force: bool = False,
+    accept_code: bool = False,
+    refs: Refs | None = None,
+) -> Refs:
     """Embed every caption of the profile once.
 
     Args:
         settings, force, accept_code: see `prepare_data`.
-        refs: what earlier stages made; without it their tasks run here first, and find what is there.
+        refs: what earlier stages made; without it their tasks run here first, and find what is
+            there.
     """
     refs = refs or prepare_data.fn(settings, accept_code=accept_code)
     make = policy.OnGpu(step.embed_captions)
-    return replace(refs, embeddings=make(params.load(settings), refs.prepared, force=force, accept_code=accept_code))
+    return replace(
+        refs,
+        embeddings=make(params.load(settings), refs.prepared, force=force, accept_code=accept_code),
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""evaluate: fresh students on every set and on the full data, also under other encoders, and the galleries of the distilled sets."""
+"""evaluate: fresh students on every set and on the full data, also under other encoders, and the
+galleries of the distilled sets.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +21,32 @@ from tasks.artifacts import Ref
 
 
 @flow(name="evaluate", persist_result=False, task_runner=ONE_AT_A_TIME)
-def evaluate(settings: Sequence[str] = (), force: bool = False, accept_code: bool = False, refs: Refs | None = None) -> Refs:
+def evaluate(
+    settings: Sequence[str] = (),
+    force: bool = False,
+    accept_code: bool = False,
+    refs: Refs | None = None,
+) -> Refs:
     """Score every set of the profile, and log what is new for comparison.
 
     Args:
         settings, force, accept_code, refs: see `embed_captions`.
     """
-    refs = refs or distill.fn(settings, accept_code=accept_code, refs=select_coresets.fn(settings, accept_code=accept_code))
+    refs = refs or distill.fn(
+        settings,
+        accept_code=accept_code,
+        refs=select_coresets.fn(settings, accept_code=accept_code),
+    )
     chosen = params.load(settings)
-    build_start, make_gallery = policy.OnGpu(experts_step.build_start), policy.retried(step.make_gallery)
+    build_start, make_gallery = (
+        policy.OnGpu(experts_step.build_start),
+        policy.retried(step.make_gallery),
+    )
     how = {"force": force, "accept_code": accept_code}
     given = (chosen, refs.prepared, refs.embeddings)
-    galleries = {name: make_gallery(*given, pairs, name, **how) for name, pairs in refs.distilled.items()}
+    galleries = {
+        name: make_gallery(*given, pairs, name, **how) for name, pairs in refs.distilled.items()
+    }
     scores = _score(chosen, refs, refs.start, galleries, how)
     starts = {}
     for name in chosen.students:
@@ -40,16 +56,28 @@ def evaluate(settings: Sequence[str] = (), force: bool = False, accept_code: boo
     return replace(refs, student_starts=starts, scores=scores, galleries=list(galleries.values()))
 
 
-def _score(student: params.Params, refs: Refs, start: Ref | None, galleries: dict[str, Ref], how: dict[str, bool]) -> list[Ref]:
+def _score(
+    student: params.Params,
+    refs: Refs,
+    start: Ref | None,
+    galleries: dict[str, Ref],
+    how: dict[str, bool],
+) -> list[Ref]:
     """Train and score one kind of student on every set and on the full data."""
     train_student = policy.OnGpu(step.train_student)
     sets = {**refs.coresets, **refs.distilled, step.FULL: None}
     given = (student, refs.prepared, refs.embeddings, start)
     found = {
-        name: [train_student(*given, pairs, name, seed, **how) for seed in range(student.evaluate.num_eval)] for name, pairs in sets.items()
+        name: [
+            train_student(*given, pairs, name, seed, **how)
+            for seed in range(student.evaluate.num_eval)
+        ]
+        for name, pairs in sets.items()
     }
     assert refs.prepared
-    measures.log_scores(student, session.invocation(), refs.prepared, found, refs.distilled, galleries)
+    measures.log_scores(
+        student, session.invocation(), refs.prepared, found, refs.distilled, galleries
+    )
     return [score for of_set in found.values() for score in of_set]
 
 

@@ -6,7 +6,11 @@ from collections.abc import Iterable
 
 
 def cells(
-    kind: str, methods: Iterable[str], budgets: Iterable[int], method: str | None, num_pairs: int | None = None
+    kind: str,
+    methods: Iterable[str],
+    budgets: Iterable[int],
+    method: str | None,
+    num_pairs: int | None = None,
 ) -> list[tuple[str, int]]:
     """Return (method, size) of all cells, or of those of one method or size.
 
@@ -18,8 +22,14 @@ def cells(
     """
     names, sizes = list(methods), list(budgets)
     if method is not None and method not in names:
-        raise ValueError(f"--method: received {method!r}; allowed: {', '.join(names) or 'none'}; change methods.{kind} of params.yaml")
+        raise ValueError(
+            f"--method: received {method!r}; allowed: {', '.join(names) or 'none'}; change "
+            f"methods.{kind} of params.yaml"
+        )
     if num_pairs is not None and num_pairs not in sizes:
-        raise ValueError(f"num_pairs: received {num_pairs}; allowed: {', '.join(map(str, sizes))}; change `budgets` of the profile")
+        raise ValueError(
+            f"num_pairs: received {num_pairs}; allowed: {', '.join(map(str, sizes))}; change "
+            "`budgets` of the profile"
+        )
     chosen = sizes if num_pairs is None else [num_pairs]
     return [(name, size) for name in (names if method is None else [method]) for size in chosen]

@@ -1,4 +1,5 @@
-"""plan: before a run, what each stage of a profile will take. `python -m flows.plan [--profile NAME] [--set ...] [--json]`.
+"""plan: before a run, what each stage of a profile will take. `python -m flows.plan [--profile
+NAME] [--set ...] [--json]`.
 
 No flow of Prefect: nothing is made, and no server is started. `tasks/planning/` measures.
 """
@@ -21,14 +22,19 @@ from tasks.stages import STAGES
 
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 HEADINGS = ("stage", "to make", "seconds", "host memory", "GPU memory", "disk")
-ON_TOP = "starting Python, Prefect and MLflow, and verifying what is there, come on top (10 to 60 s a run)"
+ON_TOP = (
+    "starting Python, Prefect and MLflow, and verifying what is there, come on top (10 to 60 s a "
+    "run)"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the plan of a profile, and exit: 0 done, 2 a wrong input, 130 interrupted."""
     line = argparse.ArgumentParser(prog="python -m flows.plan", allow_abbrev=False)
     cli.add_parameters(line)
-    line.add_argument("--json", action="store_true", help="every artifact with seconds and bytes, for programs")
+    line.add_argument(
+        "--json", action="store_true", help="every artifact with seconds and bytes, for programs"
+    )
     words = vars(line.parse_args(argv))
     cli.guarded(lambda: _print(cli.settings_of(words), words["json"]))
 
@@ -44,12 +50,28 @@ def show(plan: Any, *, is_json: bool) -> None:
     for stage in STAGES:
         rows.append(_row(stage, planning.counts(plan, stage), planning.total(plan.of(stage))))
         if stage == "distill":
-            rows += [_row(f"  {e.cell.name}", (int(not e.cell.is_cached), 1), e.usage) for e in plan.of(stage)]
+            rows += [
+                _row(f"  {e.cell.name}", (int(not e.cell.is_cached), 1), e.usage)
+                for e in plan.of(stage)
+            ]
     numbers = [planning.counts(plan, stage) for stage in STAGES]
-    rows.append(_row("total", (sum(n for n, _ in numbers), sum(n for _, n in numbers)), planning.total(plan.entries)))
+    rows.append(
+        _row(
+            "total",
+            (sum(n for n, _ in numbers), sum(n for _, n in numbers)),
+            planning.total(plan.entries),
+        )
+    )
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     for row in rows:
-        print("  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]))
+        print(
+            "  ".join(
+                [
+                    row[0].ljust(widths[0]),
+                    *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+                ]
+            )
+        )
     for note in (*plan.notes, ON_TOP):
         print(f"* {note}")
 
@@ -70,8 +92,16 @@ def _row(name: str, numbers: tuple[int, int], usage: Any) -> tuple[str, ...]:
     made, in_all = numbers
     if made == 0:
         return (name, "cached", "0", "-", "-", "-")
-    memory = [_bytes(number) if number else "-" for number in (usage.host_bytes, usage.gpu_bytes, usage.disk_bytes)]
-    return (name, f"{made} of {in_all}", f"{usage.seconds:.1f}" if usage.seconds < 100 else f"{usage.seconds:.0f}", *memory)
+    memory = [
+        _bytes(number) if number else "-"
+        for number in (usage.host_bytes, usage.gpu_bytes, usage.disk_bytes)
+    ]
+    return (
+        name,
+        f"{made} of {in_all}",
+        f"{usage.seconds:.1f}" if usage.seconds < 100 else f"{usage.seconds:.0f}",
+        *memory,
+    )
 
 
 def _bytes(number: int) -> str:

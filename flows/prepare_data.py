@@ -14,7 +14,9 @@ from tasks import prepare_data as step
 
 
 @flow(name="prepare_data", persist_result=False, task_runner=ONE_AT_A_TIME)
-def prepare_data(settings: Sequence[str] = (), force: bool = False, accept_code: bool = False) -> Refs:
+def prepare_data(
+    settings: Sequence[str] = (), force: bool = False, accept_code: bool = False
+) -> Refs:
     """Make the prepared dataset of the profile.
 
     Args:

@@ -1,6 +1,8 @@
-"""preset: a table of the paper. Every cell goes through the stages up to evaluate, then the table is written.
+"""preset: a table of the paper. Every cell goes through the stages up to evaluate, then the table
+is written.
 
-`python -m flows.preset NAME`; `--list` names the presets. What is there is used, so a preset that was killed goes on with the same command.
+`python -m flows.preset NAME`; `--list` names the presets. What is there is used, so a preset that
+was killed goes on with the same command.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ class PresetRefs:
     table: list[str]
 
     def count(self) -> tuple[int, int]:
-        """Return how many artifacts were made and how many were there; one that cells share counts once."""
+        """Return how many artifacts were made and how many were there; one that cells share counts
+        once.
+        """
         seen: dict[str, bool] = {}
         for refs in self.cells.values():
             for ref in refs.all():
@@ -38,7 +42,9 @@ class PresetRefs:
 
 
 @flow(name="preset", persist_result=False, task_runner=ONE_AT_A_TIME)
-def preset(preset: str, settings: Sequence[str] = (), force: bool = False, accept_code: bool = False) -> PresetRefs:
+def preset(
+    preset: str, settings: Sequence[str] = (), force: bool = False, accept_code: bool = False
+) -> PresetRefs:
     """Distil and score every cell of a preset and write its table.
 
     Args:
@@ -60,7 +66,9 @@ def preset(preset: str, settings: Sequence[str] = (), force: bool = False, accep
             made[cell] = evaluate.with_options(flow_run_name=name)(own, force, accept_code, refs)
     reference = params.load_cells(preset, [f"profile={next(iter(cells.values())).profile}"])
     scores = {cell: refs.scores for cell, refs in made.items()}
-    files = step.write_table(preset, params.presets(settings)[preset].title, cells, reference, scores)
+    files = step.write_table(
+        preset, params.presets(settings)[preset].title, cells, reference, scores
+    )
     print("\n".join(map(str, files)))
     return PresetRefs(made, [str(path) for path in files])
 

@@ -1,4 +1,6 @@
-"""What flows hand to each other: references to the artifacts made so far, as plain data that Prefect can show."""
+"""What flows hand to each other: references to the artifacts made so far, as plain data that
+Prefect can show.
+"""
 
 from __future__ import annotations
 

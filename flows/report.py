@@ -16,7 +16,12 @@ from tasks import report as step
 
 
 @flow(name="report", persist_result=False, task_runner=ONE_AT_A_TIME)
-def report(settings: Sequence[str] = (), force: bool = False, accept_code: bool = False, refs: Refs | None = None) -> Refs:
+def report(
+    settings: Sequence[str] = (),
+    force: bool = False,
+    accept_code: bool = False,
+    refs: Refs | None = None,
+) -> Refs:
     """Write `reports/` of the profile.
 
     Args:
@@ -24,7 +29,9 @@ def report(settings: Sequence[str] = (), force: bool = False, accept_code: bool 
     """
     refs = refs or evaluate.fn(settings, accept_code=accept_code)
     how = {"force": force, "accept_code": accept_code}
-    page = step.write_report(params.load(settings), refs.scores, refs.galleries, list(refs.distilled.values()), **how)
+    page = step.write_report(
+        params.load(settings), refs.scores, refs.galleries, list(refs.distilled.values()), **how
+    )
     return replace(refs, report=page)
 
 

@@ -18,7 +18,11 @@ from tasks import select_coresets as step
 
 @flow(name="select_coresets", persist_result=False, task_runner=ONE_AT_A_TIME)
 def select_coresets(
-    settings: Sequence[str] = (), force: bool = False, accept_code: bool = False, refs: Refs | None = None, method: str | None = None
+    settings: Sequence[str] = (),
+    force: bool = False,
+    accept_code: bool = False,
+    refs: Refs | None = None,
+    method: str | None = None,
 ) -> Refs:
     """Select the coresets of the profile.
 
@@ -32,7 +36,10 @@ def select_coresets(
     given = (chosen, refs.prepared, refs.embeddings, refs.start, refs.experts[0])
     grid = cells("coresets", chosen.coresets, chosen.general.budgets, method)
     with caching.forcing_once():  # a method's sizes share what it computes for all of them
-        made = {f"{name}-{size}": select(*given, name, size, force=force, accept_code=accept_code) for name, size in grid}
+        made = {
+            f"{name}-{size}": select(*given, name, size, force=force, accept_code=accept_code)
+            for name, size in grid
+        }
     return replace(refs, coresets={**refs.coresets, **made})
 
 

@@ -1,7 +1,9 @@
-"""A Prefect server that lives as long as its owner: `python -m flows.server PID CREATED STATE`, started by flows/session.py.
+"""A Prefect server that lives as long as its owner: `python -m flows.server PID CREATED STATE`,
+started by flows/session.py.
 
-It writes its address to STATE before it imports Prefect, serves on a free port of 127.0.0.1, and stops when the owner and
-every process that attached to the session are gone, however they ended. Nothing has to be cleaned up after kill -9.
+It writes its address to STATE before it imports Prefect, serves on a free port of 127.0.0.1, and
+stops when the owner and every process that attached to the session are gone, however they ended.
+Nothing has to be cleaned up after kill -9.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 def serve(owner: Owner, state: Path) -> None:
     """Serve until `owner` and the processes listed beside `state` are gone."""
     switch_offline()
-    os.environ.setdefault("PREFECT_API_BLOCKS_REGISTER_ON_START", "false")  # 1 s; the flows use no blocks
+    # 1 s; the flows use no blocks
+    os.environ.setdefault("PREFECT_API_BLOCKS_REGISTER_ON_START", "false")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the state file goes, too
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
@@ -48,12 +51,18 @@ def _run(listener: socket.socket, servers: list[uvicorn.Server]) -> None:
     from prefect.server.api.server import create_app
 
     app = create_app(ephemeral=True, final=True)
-    servers.append(uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=2)))
+    servers.append(
+        uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=2)
+        )
+    )
     servers[0].run(sockets=[listener])
 
 
 def _watch(servers: list[uvicorn.Server], owner: Owner, state: Path) -> None:
-    """End the server with its users: at once while it is importing, else in good order (it may be migrating the database)."""
+    """End the server with its users: at once while it is importing, else in good order (it may be
+    migrating the database).
+    """
     while owner.is_alive or any(client.is_alive for client in _clients(state)):
         time.sleep(POLL_SECONDS)
     if servers:

@@ -1,9 +1,11 @@
-"""One Prefect server and one invocation id for everything that belongs together: a whole `dvc repro`, or one process.
+"""One Prefect server and one invocation id for everything that belongs together: a whole `dvc
+repro`, or one process.
 
-The owner of a session is the nearest `dvc` process above us, or we ourselves. The first process of a session starts a
-server (`flows/server.py`) that stops by itself once its owner and the attached processes are gone; later processes find it
-by a file under PREFECT_HOME. A standing server, named by PREFECT_API_URL or started with `make ui`, is used instead.
-This file imports neither Prefect nor MLflow at its top, so that the server boots while they are imported. See infra/adr/0001.
+The owner of a session is the nearest `dvc` process above us, or we ourselves. The first process of
+a session starts a server (`flows/server.py`) that stops by itself once its owner and the attached
+processes are gone; later processes find it by a file under PREFECT_HOME. A standing server, named
+by PREFECT_API_URL or started with `make ui`, is used instead. This file imports neither Prefect nor
+MLflow at its top, so that the server boots while they are imported. See infra/adr/0001.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class Owner:
     """A process, told from earlier and later ones with the same id by when it was created.
 
     Attributes:
-        created: on Linux clock ticks since boot and which boot that was: unlike a time of day they stay when the clock is set.
+        created: on Linux clock ticks since boot and which boot that was: unlike a time of day they
+            stay when the clock is set.
     """
 
     pid: int
@@ -63,7 +66,9 @@ class Owner:
 
     @property
     def text(self) -> str:
-        """Exact form for the environment variable that names the owner to a fork of the warm process."""
+        """Exact form for the environment variable that names the owner to a fork of the warm
+        process.
+        """
         return f"{self.pid} {self.created}"
 
     @property
@@ -80,10 +85,12 @@ class Session:
 
 
 def begin() -> Session:
-    """Set the offline switches, find or start the server and put its address into the environment; does not wait for it.
+    """Set the offline switches, find or start the server and put its address into the environment;
+    does not wait for it.
 
     Raises:
-        RuntimeError: the server process ended at once, or is too slow; the message has the last line of its log.
+        RuntimeError: the server process ended at once, or is too slow; the message has the last
+            line of its log.
     """
     switch_offline()
     owner = find_owner()
@@ -98,12 +105,16 @@ def begin() -> Session:
             start_server(owner, state)
             found = read_state(state)
     if found is None:
-        raise RuntimeError(f"the Prefect server gave no address within {START_SECONDS} s: {_last_words(state.with_suffix('.log'))}")
+        raise RuntimeError(
+            f"the Prefect server gave no address within {START_SECONDS} s: "
+            f"{_last_words(state.with_suffix('.log'))}"
+        )
     url, server = found
     _point_to(url)
     session = Session(url, server)
     if owner.pid == os.getpid():
-        atexit.register(end, session)  # registered before Prefect's own: runs after its last log was sent
+        # Registered before Prefect's own: runs after its last log was sent
+        atexit.register(end, session)
     else:
         (sessions() / owner.name).mkdir(exist_ok=True)
         (sessions() / owner.name / Owner.of(os.getpid()).name).touch()
@@ -120,7 +131,8 @@ def wait(session: Session, seconds: float = START_SECONDS) -> None:
     """Return when the server answers.
 
     Raises:
-        RuntimeError: it does not within `seconds`, or its process ended; the message then has the last line of its log.
+        RuntimeError: it does not within `seconds`, or its process ended; the message then has the
+            last line of its log.
     """
     limit = time.monotonic() + seconds
     while time.monotonic() < limit and (session.server is None or session.server.is_alive):
@@ -129,7 +141,9 @@ def wait(session: Session, seconds: float = START_SECONDS) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
-    raise RuntimeError(f"no Prefect server answers at {session.api_url}: {_why_not(session, seconds)}")
+    raise RuntimeError(
+        f"no Prefect server answers at {session.api_url}: {_why_not(session, seconds)}"
+    )
 
 
 def end(session: Session) -> None:
@@ -144,10 +158,14 @@ def end(session: Session) -> None:
 
 
 def is_private() -> bool:
-    """Return whether this process uses a server of its own session, which nobody outside it can reach for a slot."""
+    """Return whether this process uses a server of its own session, which nobody outside it can
+    reach for a slot.
+    """
     url = os.environ.get("PREFECT_API_URL")
     states = [path for path in sessions().glob("*.json") if path.name != STANDING]
-    return url is None or any(found is not None and found[0] == url for found in map(read_state, states))
+    return url is None or any(
+        found is not None and found[0] == url for found in map(read_state, states)
+    )
 
 
 def switch_offline() -> None:
@@ -165,7 +183,9 @@ def switch_offline() -> None:
 
 
 def find_owner() -> Owner:
-    """Return the nearest `dvc` process above this one when a DVC stage runs us, else this process."""
+    """Return the nearest `dvc` process above this one when a DVC stage runs us, else this
+    process.
+    """
     if OWNER in os.environ:
         pid, created = os.environ[OWNER].split()
         return Owner(int(pid), created)
@@ -205,7 +225,8 @@ def _identity(pid: int) -> tuple[str, bool]:
         psutil.NoSuchProcess: there is no such process.
     """
     try:
-        # The name, in parentheses, may hold anything; then come the state and, 19 fields later, the start in ticks (proc(5)).
+        # The name, in parentheses, may hold anything; then come the state and, 19 fields later, the
+        # start in ticks (proc(5)).
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:
@@ -228,10 +249,23 @@ def _standing() -> str | None:
 
 
 def start_server(owner: Owner, state: Path) -> None:
-    """Start a server that lasts as long as its owner, and return once it has written its address to `state`."""
-    command = [sys.executable, "-W", "ignore", "-m", "flows.server", str(owner.pid), owner.created, str(state)]
+    """Start a server that lasts as long as its owner, and return once it has written its address to
+    `state`.
+    """
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "flows.server",
+        str(owner.pid),
+        owner.created,
+        str(state),
+    ]
     with state.with_suffix(".log").open("wb") as log:
-        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
     limit = time.monotonic() + START_SECONDS
     while time.monotonic() < limit and server.poll() is None and read_state(state) is None:
         time.sleep(0.02)
@@ -239,7 +273,10 @@ def start_server(owner: Owner, state: Path) -> None:
 
 def _why_not(session: Session, seconds: float) -> str:
     if session.server is None:
-        return f"waited {seconds:.0f} s; the address is that of PREFECT_API_URL: start that server, or unset the variable"
+        return (
+            f"waited {seconds:.0f} s; the address is that of PREFECT_API_URL: start that server, "
+            "or unset the variable"
+        )
     log = sessions() / f"{find_owner().name}.log"
     if session.server.is_alive:
         return f"waited {seconds:.0f} s; its log is {log}"
@@ -249,7 +286,10 @@ def _why_not(session: Session, seconds: float) -> str:
 def _last_words(log: Path) -> str:
     lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
-    return f"its last words were: {last}; mend what they name and run the command again; the whole log is {log}"
+    return (
+        f"its last words were: {last}; mend what they name and run the command again; the whole "
+        f"log is {log}"
+    )
 
 
 def _follow(owner: Owner) -> None:

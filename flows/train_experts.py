@@ -34,7 +34,12 @@ def train_experts(
     build_start, train_expert = policy.OnGpu(step.build_start), policy.OnGpu(step.train_expert)
     start = build_start(chosen, refs.prepared, force=force, accept_code=accept_code)
     wanted = list(range(chosen.train_experts.num_experts) if indices is None else indices)
-    experts = train_expert.map((chosen, refs.prepared, refs.embeddings, start), wanted, force=force, accept_code=accept_code)
+    experts = train_expert.map(
+        (chosen, refs.prepared, refs.embeddings, start),
+        wanted,
+        force=force,
+        accept_code=accept_code,
+    )
     return replace(refs, start=start, experts=experts)
 
 

@@ -1,8 +1,9 @@
 """`make ui`: serve the Prefect UI and the MLflow UI on 127.0.0.1 until Ctrl-C.
 
-The Prefect server is a standing one: flows started meanwhile in this folder use it and are seen live, and it keeps the
-limit `gpu` for all of them. Leases of its slots are files, so that a slot of a killed process comes back. Commands given as
-`python -m flows.cli FLOW` meanwhile begin at once: they are forks of a warm interpreter (`flows/warm.py`).
+The Prefect server is a standing one: flows started meanwhile in this folder use it and are seen
+live, and it keeps the limit `gpu` for all of them. Leases of its slots are files, so that a slot of
+a killed process comes back. Commands given as `python -m flows.cli FLOW` meanwhile begin at once:
+they are forks of a warm interpreter (`flows/warm.py`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 
 
 def main() -> None:
-    """Start both servers, print where they are, and stop both when one ends or we are told to stop."""
+    """Start both servers, print where they are, and stop both when one ends or we are told to
+    stop.
+    """
     line = argparse.ArgumentParser(prog="python -m flows.ui")
     line.add_argument("--prefect-port", type=int, default=4200)
     line.add_argument("--mlflow-port", type=int, default=5000)
@@ -43,7 +46,11 @@ def main() -> None:
         servers.append(_start_mlflow(ports.mlflow_port))
         _wait(servers[0], f"http://{HOST}:{ports.prefect_port}/api/health")
         _wait(servers[1], f"http://{HOST}:{ports.mlflow_port}/health")
-        print(f"Prefect http://{HOST}:{ports.prefect_port}\nMLflow  http://{HOST}:{ports.mlflow_port}\nCtrl-C stops both", flush=True)
+        print(
+            f"Prefect http://{HOST}:{ports.prefect_port}\nMLflow  "
+            f"http://{HOST}:{ports.mlflow_port}\nCtrl-C stops both",
+            flush=True,
+        )
         warm.start(session.Owner.of(os.getpid()), warm.STANDING)
         while all(server.poll() is None for server in servers):
             time.sleep(session.POLL_SECONDS)
@@ -55,17 +62,56 @@ def main() -> None:
 
 
 def _start_prefect(port: int, state: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-W", "ignore", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    env = {**os.environ, "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES, "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api"}
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+    ]
+    env = {
+        **os.environ,
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
+        "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api",
+    }
     with (session.sessions() / "standing.log").open("wb") as log:
-        server = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    state.write_text(json.dumps({"api_url": f"http://{HOST}:{port}/api", **asdict(session.Owner.of(server.pid))}))
+        server = subprocess.Popen(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    state.write_text(
+        json.dumps({"api_url": f"http://{HOST}:{port}/api", **asdict(session.Owner.of(server.pid))})
+    )
     return server
 
 
 def _start_mlflow(port: int) -> subprocess.Popen[bytes]:
-    place = ["--backend-store-uri", tracking_uri(), "--artifacts-destination", str((STORE / "artifacts").resolve())]
-    command = [sys.executable, "-W", "ignore", "-m", "mlflow", "server", *place, "--host", HOST, "--port", str(port), "--workers", "1"]
+    place = [
+        "--backend-store-uri",
+        tracking_uri(),
+        "--artifacts-destination",
+        str((STORE / "artifacts").resolve()),
+    ]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "mlflow",
+        "server",
+        *place,
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     with (STORE / "ui.log").open("wb") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
@@ -79,13 +125,21 @@ def _wait(server: subprocess.Popen[bytes], url: str) -> None:
         except OSError:
             time.sleep(0.2)
     logs = f"{session.sessions() / 'standing.log'} and {STORE / 'ui.log'}"
-    sys.exit(f"error: no server answers at {url}; see {logs}; a port in use is changed with --prefect-port or --mlflow-port")
+    sys.exit(
+        f"error: no server answers at {url}; see {logs}; a port in use is changed with "
+        "--prefect-port or --mlflow-port"
+    )
 
 
 def _stop(servers: list[subprocess.Popen[bytes]]) -> None:
     """Stop the servers and the processes that they started."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    family = [process for server in servers if server.poll() is None for process in psutil.Process(server.pid).children(recursive=True)]
+    family = [
+        process
+        for server in servers
+        if server.poll() is None
+        for process in psutil.Process(server.pid).children(recursive=True)
+    ]
     family += [psutil.Process(server.pid) for server in servers if server.poll() is None]
     for process in reversed(family):
         if process.is_running():

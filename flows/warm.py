@@ -1,10 +1,12 @@
-"""A warm interpreter for the stages of one `dvc repro`, or for the commands beside `make ui`: each is a fork of it.
+"""A warm interpreter for the stages of one `dvc repro`, or for the commands beside `make ui`: each
+is a fork of it.
 
-Importing torch, timm, Prefect and MLflow takes 15 s of two cores in every process. The first stage of a repro, or `make ui`,
-starts this process beside the Prefect server; it imports libraries only, never our code, opens no file and starts no thread.
-A later `python -m flows.cli` hands it its arguments, environment and standard streams over a local socket, and waits for the
-exit code. Where it is missing, or was started with other settings of the libraries, the command runs in its own process: the
-result is the same. See infra/adr/0004.
+Importing torch, timm, Prefect and MLflow takes 15 s of two cores in every process. The first stage
+of a repro, or `make ui`, starts this process beside the Prefect server; it imports libraries only,
+never our code, opens no file and starts no thread. A later `python -m flows.cli` hands it its
+arguments, environment and standard streams over a local socket, and waits for the exit code. Where
+it is missing, or was started with other settings of the libraries, the command runs in its own
+process: the result is the same. See infra/adr/0004.
 """
 
 from __future__ import annotations
@@ -32,33 +34,76 @@ from flows import session
 from flows.session import POLL_SECONDS, Owner
 
 LIBRARIES = (
-    "prefect.main", "prefect.artifacts", "prefect.task_engine", "prefect.flow_engine", "numpy", "pandas", "pyarrow.parquet", "PIL.Image",
-    "torch", "torch._dynamo", "timm", "timm.data", "faiss", "mlflow.tracking", "mlflow.entities", "mlflow.store.tracking.sqlalchemy_store",
-)  # fmt: skip
+    "prefect.main",
+    "prefect.artifacts",
+    "prefect.task_engine",
+    "prefect.flow_engine",
+    "numpy",
+    "pandas",
+    "pyarrow.parquet",
+    "PIL.Image",
+    "torch",
+    "torch._dynamo",
+    "timm",
+    "timm.data",
+    "faiss",
+    "mlflow.tracking",
+    "mlflow.entities",
+    "mlflow.store.tracking.sqlalchemy_store",
+)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-READ_AT_IMPORT = ("PYTHON", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH", "HF_", "TRANSFORMERS_", "LD_")
+READ_AT_IMPORT = (
+    "PYTHON",
+    "OMP_",
+    "MKL_",
+    "KMP_",
+    "OPENBLAS_",
+    "TORCH",
+    "HF_",
+    "TRANSFORMERS_",
+    "LD_",
+)
 STANDING = "standing.warm"
 
 
 def start(owner: Owner, name: str | None = None) -> None:
-    """Start the warm process of an owner, once, unless a standing one serves already; it ends with its owner."""
+    """Start the warm process of an owner, once, unless a standing one serves already; it ends with
+    its owner.
+    """
     state = session.sessions() / (name or f"{owner.name}.warm")
     if _alive(state) or _alive(session.sessions() / STANDING) or not _can_watch():
         return
     state.with_suffix(".socket").unlink(missing_ok=True)  # of a process that was killed
-    command = [sys.executable, "-W", "ignore", "-m", "flows.warm", str(owner.pid), owner.created, str(state)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "flows.warm",
+        str(owner.pid),
+        owner.created,
+        str(state),
+    ]
     with state.with_name(f"{state.name}.txt").open("wb") as log:  # the server's own is .log
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
     state.write_text(json.dumps({**asdict(Owner.of(process.pid)), "settings": _settings()}))
 
 
 def _settings() -> dict[str, str]:
-    """Return the variables that libraries read while they are imported: a fork cannot change them any more."""
-    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(READ_AT_IMPORT)}
+    """Return the variables that libraries read while they are imported: a fork cannot change them
+    any more.
+    """
+    return {
+        name: value for name, value in sorted(os.environ.items()) if name.startswith(READ_AT_IMPORT)
+    }
 
 
 def _can_watch() -> bool:
-    """Whether this system can watch a process by a file handle (Linux 5.3 and later); without it stages run in their own process."""
+    """Whether this system can watch a process by a file handle (Linux 5.3 and later); without it
+    stages run in their own process.
+    """
     try:
         os.close(os.pidfd_open(os.getpid()))
     except (AttributeError, OSError):
@@ -67,7 +112,9 @@ def _can_watch() -> bool:
 
 
 def run(owner: Owner, name: str, argv: list[str]) -> int | None:
-    """Run a flow in a fork of the warm process and return its exit code; None when there is no warm process to do it."""
+    """Run a flow in a fork of the warm process and return its exit code; None when there is no warm
+    process to do it.
+    """
     folder = session.sessions()
     place = _wait(folder / STANDING) or _wait(folder / f"{owner.name}.warm")
     if place is None:
@@ -77,7 +124,12 @@ def run(owner: Owner, name: str, argv: list[str]) -> int | None:
             line.connect(place)
         except OSError:
             return None
-        job = {"name": name, "argv": argv, "folder": os.getcwd(), "environment": {**os.environ, session.OWNER: owner.text}}
+        job = {
+            "name": name,
+            "argv": argv,
+            "folder": os.getcwd(),
+            "environment": {**os.environ, session.OWNER: owner.text},
+        }
         socket.send_fds(line, [json.dumps(job).encode() + b"\n"], [0, 1, 2])
         for number in SIGNALS:
             signal.signal(number, lambda received, _: line.sendall(bytes([received])))
@@ -88,7 +140,9 @@ def run(owner: Owner, name: str, argv: list[str]) -> int | None:
 
 
 def _wait(state: Path) -> str | None:
-    """Return the socket's path once the imports are done (they go on while the first stage computes)."""
+    """Return the socket's path once the imports are done (they go on while the first stage
+    computes).
+    """
     place = state.with_suffix(".socket")
     while (found := _alive(state)) and found["settings"] == _settings():
         if place.exists():
@@ -119,7 +173,9 @@ class _Server:
         self.selector.register(self.listener, selectors.EVENT_READ, ("accept", None))
 
     def serve(self) -> dict[str, Any] | None:
-        """Return in a child with its job, in the parent with None once the owner and all children are gone."""
+        """Return in a child with its job, in the parent with None once the owner and all children
+        are gone.
+        """
         while self.owner.is_alive or self.children:
             for key, _ in self.selector.select(POLL_SECONDS):
                 kind, line = key.data
@@ -217,7 +273,9 @@ def _become(job: dict[str, Any]) -> None:
 
 
 def _leave(code: int) -> None:
-    """End like a forked process of `multiprocessing`: wait for threads, then skip the 2 s of taking the libraries apart."""
+    """End like a forked process of `multiprocessing`: wait for threads, then skip the 2 s of taking
+    the libraries apart.
+    """
     threading._shutdown()  # type: ignore[attr-defined]
     sys.stdout.flush()
     sys.stderr.flush()

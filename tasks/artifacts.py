@@ -1,7 +1,8 @@
-"""Atomic artifact folders: written in a work folder, renamed into place, with a manifest that names every file's sha256.
+"""Atomic artifact folders: written in a work folder, renamed into place, with a manifest that names
+every file's sha256.
 
-An artifact exists only while its manifest verifies. Work folders are named by key, so that a stage killed in the
-middle finds its checkpoint there when it starts again.
+An artifact exists only while its manifest verifies. Work folders are named by key, so that a stage
+killed in the middle finds its checkpoint there when it starts again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Ref:
-    """Reference to an artifact: its folder and the digest of its content (not of its manifest's times)."""
+    """Reference to an artifact: its folder and the digest of its content (not of its manifest's
+    times).
+    """
 
     path: str
     digest: str
@@ -38,7 +41,9 @@ class Ref:
 
 @dataclass(frozen=True)
 class Key:
-    """What an artifact depends on; two equal keys mean the same bytes on one machine with one thread count."""
+    """What an artifact depends on; two equal keys mean the same bytes on one machine with one
+    thread count.
+    """
 
     stage: str
     params: dict[str, Any]
@@ -66,7 +71,9 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Digest of the content: the files and what they were made from is enough; times are left out."""
+        """Digest of the content: the files and what they were made from is enough; times are left
+        out.
+        """
         return canonical_digest(self.files)
 
 
@@ -76,7 +83,9 @@ class DamagedArtifact(ValueError):
 
 def canonical_digest(value: Any) -> str:
     """Return the sha256 of `value` as sorted, compact JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
 
 
 def file_digest(path: Path) -> str:
@@ -86,7 +95,8 @@ def file_digest(path: Path) -> str:
 
 
 def verify(folder: Path) -> Manifest | None:
-    """Return the manifest of `folder`, or None when there is no such folder, or one that holds no file of its own.
+    """Return the manifest of `folder`, or None when there is no such folder, or one that holds no
+    file of its own.
 
     Raises:
         DamagedArtifact: the manifest is missing or unreadable, or a file is missing or differs.
@@ -99,7 +109,10 @@ def verify(folder: Path) -> Manifest | None:
     except (OSError, ValueError, TypeError) as error:
         raise DamagedArtifact(f"{folder}: {MANIFEST} is missing or unreadable ({error})") from error
     if manifest.format_version != FORMAT_VERSION:
-        raise DamagedArtifact(f"{folder}: format version {manifest.format_version}, this program reads {FORMAT_VERSION}")
+        raise DamagedArtifact(
+            f"{folder}: format version {manifest.format_version}, this program reads "
+            f"{FORMAT_VERSION}"
+        )
     for name, digest in manifest.files.items():
         if not (folder / name).is_file():
             raise DamagedArtifact(f"{folder}: file {name} is missing")
@@ -109,7 +122,9 @@ def verify(folder: Path) -> Manifest | None:
 
 
 def work_folder(key: Key, data: Path = DATA) -> Path:
-    """Return the work folder of a key; it outlives an interrupted build and holds its checkpoint."""
+    """Return the work folder of a key; it outlives an interrupted build and holds its
+    checkpoint.
+    """
     return data / ".work" / key.digest[:24]
 
 
@@ -120,12 +135,14 @@ def lock(folder: Path, data: Path = DATA) -> FileLock:
     return FileLock(locks / f"{canonical_digest(str(folder))[:24]}.lock")
 
 
-def write(folder: Path, key: Key, build: Callable[[Path], dict[str, Any]], facts: dict[str, Any]) -> Manifest:
+def write(
+    folder: Path, key: Key, build: Callable[[Path], dict[str, Any]], facts: dict[str, Any]
+) -> Manifest:
     """Build an artifact in its work folder and rename it to `folder`, replacing an older one.
 
-    `build(work)` writes the files and returns more facts for the manifest. Files whose name starts with a dot
-    (checkpoints) are removed before the rename. When `build` raises, `folder` is left as it was; an empty work
-    folder is removed, a checkpoint stays for the next try.
+    `build(work)` writes the files and returns more facts for the manifest. Files whose name starts
+    with a dot (checkpoints) are removed before the rename. When `build` raises, `folder` is left as
+    it was; an empty work folder is removed, a checkpoint stays for the next try.
     """
     work = work_folder(key)
     work.mkdir(parents=True, exist_ok=True)
@@ -137,7 +154,11 @@ def write(folder: Path, key: Key, build: Callable[[Path], dict[str, Any]], facts
         raise
     for item in list(work.rglob(".*")):
         item.unlink()
-    files = {str(path.relative_to(work)): path for path in sorted(work.rglob("*")) if path.is_file() and path.name != MANIFEST}
+    files = {
+        str(path.relative_to(work)): path
+        for path in sorted(work.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
     for path in files.values():
         _fsync(path)
     manifest = Manifest(
@@ -155,8 +176,12 @@ def write(folder: Path, key: Key, build: Callable[[Path], dict[str, Any]], facts
 
 
 def accept_code(folder: Path, manifest: Manifest, key: Key) -> Manifest:
-    """Record that an artifact made by other code is accepted as it is, under the key of today's code."""
-    accepted = Manifest(**{**asdict(manifest), "key": key.digest, "code": key.code, "accepted_code": manifest.code})
+    """Record that an artifact made by other code is accepted as it is, under the key of today's
+    code.
+    """
+    accepted = Manifest(
+        **{**asdict(manifest), "key": key.digest, "code": key.code, "accepted_code": manifest.code}
+    )
     _write_manifest(folder, accepted)
     return accepted
 
@@ -182,7 +207,9 @@ def _replace(work: Path, folder: Path) -> None:
 
 
 def _move_foreign(old: Path, folder: Path) -> None:
-    """Move the folders that the old manifest does not name: somebody else's, as `reports/presets` beside the report."""
+    """Move the folders that the old manifest does not name: somebody else's, as `reports/presets`
+    beside the report.
+    """
     try:
         named = {Path(name).parts[0] for name in json.loads((old / MANIFEST).read_text())["files"]}
     except (OSError, ValueError, KeyError):

@@ -1,4 +1,6 @@
-"""Cache key = stage + its parameters + input digests + the code it uses; a hit counts only if the artifact verifies."""
+"""Cache key = stage + its parameters + input digests + the code it uses; a hit counts only if the
+artifact verifies.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def looking() -> Iterator[None]:
 
 @contextlib.contextmanager
 def forcing_once() -> Iterator[None]:
-    """Let `force` build each artifact once in this block, however many cells ask for it; blocks inside belong to the outermost."""
+    """Let `force` build each artifact once in this block, however many cells ask for it; blocks
+    inside belong to the outermost.
+    """
     if _FORCED.get() is not None:
         yield
         return
@@ -68,13 +72,16 @@ def obtain(
     accept_code: bool = False,
     missing: FileNotFoundError | None = None,
 ) -> Ref:
-    """Return the artifact in `folder` for `key`, building it unless a verified one with the same key is there.
+    """Return the artifact in `folder` for `key`, building it unless a verified one with the same
+    key is there.
 
     Args:
         force: build even when a valid artifact is there; see `forcing_once`.
-        accept_code: keep an artifact whose key differs only in its code digest; the manifest records it.
-        missing: why `key` lacks inputs: raw data or weights that are not on this machine. Nothing can be built then; an
-            artifact that agrees in all else (one that `dvc pull` brought) is used, with a warning.
+        accept_code: keep an artifact whose key differs only in its code digest; the manifest
+            records it.
+        missing: why `key` lacks inputs: raw data or weights that are not on this machine. Nothing
+            can be built then; an artifact that agrees in all else (one that `dvc pull` brought) is
+            used, with a warning.
 
     Raises:
         NotMade: inside `looking()`, when the artifact would have to be built.
@@ -97,16 +104,24 @@ def obtain(
             is_code_only = not set(_difference(manifest, key)) - {"code"}
             if accept_code and is_code_only:
                 manifest = artifacts.accept_code(folder, manifest, key)
-                LOGGER.warning("accepted %s as made by other code (%s)", folder, manifest.accepted_code)
+                LOGGER.warning(
+                    "accepted %s as made by other code (%s)", folder, manifest.accepted_code
+                )
                 return Ref(str(folder), manifest.digest, is_cached=True)
             if not is_looking:
-                LOGGER.info("rebuilding %s: changed %s", folder, " and ".join(_difference(manifest, key)) or "format")
+                LOGGER.info(
+                    "rebuilding %s: changed %s",
+                    folder,
+                    " and ".join(_difference(manifest, key)) or "format",
+                )
         if is_looking:
             raise NotMade(folder)
         facts = _facts()
         STAGES[key.stage].import_libraries()
         started = time.monotonic()
-        manifest = artifacts.write(folder, key, lambda work: {**build(work), "seconds": time.monotonic() - started}, facts)
+        manifest = artifacts.write(
+            folder, key, lambda work: {**build(work), "seconds": time.monotonic() - started}, facts
+        )
         if (forced := _FORCED.get()) is not None:
             forced.add(folder)
         return Ref(str(folder), manifest.digest)
@@ -120,8 +135,12 @@ class Absent(FileNotFoundError):
         self.names = names
 
 
-def digest_files(find: Callable[[], Iterable[Path]]) -> tuple[dict[str, str], FileNotFoundError | None]:
-    """Return the sha256 of files by name; or nothing and the error, when `find` raises it or a file is not there."""
+def digest_files(
+    find: Callable[[], Iterable[Path]],
+) -> tuple[dict[str, str], FileNotFoundError | None]:
+    """Return the sha256 of files by name; or nothing and the error, when `find` raises it or a file
+    is not there.
+    """
     paths: list[Path] = []
     try:
         paths = list(find())
@@ -131,25 +150,42 @@ def digest_files(find: Callable[[], Iterable[Path]]) -> tuple[dict[str, str], Fi
         return {}, Absent(place, tuple(path.name for path in paths))
 
 
-def _stand_in(folder: Path, key: Key, missing: FileNotFoundError, *, force: bool, accept_code: bool) -> Ref:
-    """Return the artifact in `folder` although some of its inputs cannot be looked at; `key` names those that can."""
+def _stand_in(
+    folder: Path, key: Key, missing: FileNotFoundError, *, force: bool, accept_code: bool
+) -> Ref:
+    """Return the artifact in `folder` although some of its inputs cannot be looked at; `key` names
+    those that can.
+    """
     try:
         manifest = artifacts.verify(folder)
     except artifacts.DamagedArtifact as damage:
         raise FileNotFoundError(f"{missing}; no artifact can stand in: {damage}") from missing
     if manifest is None or force:
         raise missing
-    known = artifacts.Manifest(**{**asdict(manifest), "inputs": {name: manifest.inputs.get(name) for name in key.inputs}})
+    known = artifacts.Manifest(
+        **{**asdict(manifest), "inputs": {name: manifest.inputs.get(name) for name in key.inputs}}
+    )
     changed = [part for part in _difference(known, key) if not (accept_code and part == "code")]
     if changed:
-        raise FileNotFoundError(f"{missing}; {folder} cannot stand in: other {' and '.join(changed)}") from missing
+        raise FileNotFoundError(
+            f"{missing}; {folder} cannot stand in: other {' and '.join(changed)}"
+        ) from missing
     others = [name for name in getattr(missing, "names", ()) if name not in manifest.inputs]
     if others:
-        raise FileNotFoundError(f"{missing}; {folder} cannot stand in: it was not made from {', '.join(others)}") from missing
+        raise FileNotFoundError(
+            f"{missing}; {folder} cannot stand in: it was not made from {', '.join(others)}"
+        ) from missing
     if _IS_LOOKING.get():
         return Ref(str(folder), manifest.digest, is_cached=True)
-    unseen = ", ".join(f"{name} {digest}" for name, digest in manifest.inputs.items() if name not in key.inputs)
-    LOGGER.warning("using %s as it is, made from %s, which cannot be compared: %s", folder, unseen or "unknown inputs", missing)
+    unseen = ", ".join(
+        f"{name} {digest}" for name, digest in manifest.inputs.items() if name not in key.inputs
+    )
+    LOGGER.warning(
+        "using %s as it is, made from %s, which cannot be compared: %s",
+        folder,
+        unseen or "unknown inputs",
+        missing,
+    )
     if manifest.code != key.code:
         manifest = artifacts.accept_code(folder, manifest, replace(key, inputs=manifest.inputs))
         LOGGER.warning("accepted %s as made by other code (%s)", folder, manifest.accepted_code)
@@ -157,7 +193,8 @@ def _stand_in(folder: Path, key: Key, missing: FileNotFoundError, *, force: bool
 
 
 def code_digest(modules: Iterable[str]) -> str:
-    """Return the digest of the static import closure of `modules` inside `tasks.core`, and of the modules themselves.
+    """Return the digest of the static import closure of `modules` inside `tasks.core`, and of the
+    modules themselves.
 
     Comments, docstrings and layout do not count: the digest is over the syntax trees.
     """
@@ -175,7 +212,10 @@ def code_digest(modules: Iterable[str]) -> str:
 def _source(module: str) -> ast.Module:
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        raise ValueError(f"no source for module {module!r}, whose code is part of a cache key; see tasks/stages.py")
+        raise ValueError(
+            f"no source for module {module!r}, whose code is part of a cache key; see "
+            "tasks/stages.py"
+        )
     return ast.parse(Path(spec.origin).read_text())
 
 
@@ -184,8 +224,15 @@ def _tree_digest(module: str) -> str:
     tree = _source(module)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        is_documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if is_documented and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        is_documented = isinstance(
+            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        )
+        if (
+            is_documented
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
             body[0] = ast.Pass()
     return artifacts.canonical_digest(ast.dump(tree))
 
@@ -210,17 +257,25 @@ def _is_module(name: str) -> bool:
 
 
 def _difference(manifest: artifacts.Manifest, key: Key) -> list[str]:
-    """Names of the parts that differ; compared as JSON, since a manifest knows no tuples and no integer keys."""
+    """Names of the parts that differ; compared as JSON, since a manifest knows no tuples and no
+    integer keys.
+    """
     now = json.loads(json.dumps({"params": key.params, "inputs": key.inputs, "code": key.code}))
     return [part for part, value in now.items() if getattr(manifest, part) != value]
 
 
 @functools.cache
 def git_state() -> dict[str, Any]:
-    """Return {"commit": str | None, "is_dirty": bool | None} of the working directory's repository."""
+    """Return {"commit": str | None, "is_dirty": bool | None} of the working directory's
+    repository.
+    """
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        status = subprocess.run(
+            ["git", "status", "--porcelain"], capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "is_dirty": None}
     return {"commit": commit, "is_dirty": bool(status.strip())}
@@ -233,4 +288,8 @@ def _facts() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
-    return {"git": dict(git_state()), "versions": versions, "machine": f"{platform.machine()} {platform.system()}"}
+    return {
+        "git": dict(git_state()),
+        "versions": versions,
+        "machine": f"{platform.machine()} {platform.system()}",
+    }

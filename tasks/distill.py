@@ -1,4 +1,6 @@
-"""distill: synthetic pairs whose students follow the experts' trajectories (METHOD 4), one artifact per method and size."""
+"""distill: synthetic pairs whose students follow the experts' trajectories (METHOD 4), one artifact
+per method and size.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ STAGE = stages.STAGES["distill"]
 HISTORY, INITIAL = "history.parquet", "initial.safetensors"
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="{method}-{num_pairs}")
+@task(
+    cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="{method}-{num_pairs}"
+)
 def distill(
     params: Params,
     prepared: Ref,
@@ -32,13 +36,20 @@ def distill(
     force: bool = False,
     accept_code: bool = False,
 ) -> Ref:
-    """Return `data/distilled/<profile>/<method>/<method>-<num_pairs>`: a PairSet, its initial pairs, and the history."""
+    """Return `data/distilled/<profile>/<method>/<method>-<num_pairs>`: a PairSet, its initial
+    pairs, and the history.
+    """
     plugin = params.distillers[method]
     options = plugin.as_params()
     options["options"].pop("checkpoint_every", None)  # how often is not what
     key = Key(
         STAGE.name,
-        {"method": options, "num_pairs": num_pairs, "seed": params.seed, "model": asdict(params.model)},
+        {
+            "method": options,
+            "num_pairs": num_pairs,
+            "seed": params.seed,
+            "model": asdict(params.model),
+        },
         {
             "prepared": prepared.digest,
             "embeddings": embeddings.digest,
@@ -53,14 +64,23 @@ def distill(
     return caching.obtain(
         folder,
         key,
-        lambda work: _distill(params, prepared, embeddings, start, experts, method, num_pairs, work),
+        lambda work: _distill(
+            params, prepared, embeddings, start, experts, method, num_pairs, work
+        ),
         force=force,
         accept_code=accept_code,
     )
 
 
 def _distill(
-    params: Params, prepared: Ref, embeddings: Ref, start: Ref, experts: list[Ref], method: str, num_pairs: int, work: Path
+    params: Params,
+    prepared: Ref,
+    embeddings: Ref,
+    start: Ref,
+    experts: list[Ref],
+    method: str,
+    num_pairs: int,
+    work: Path,
 ) -> dict[str, Any]:
     import pandas as pd
 
@@ -84,7 +104,9 @@ def _distill(
         buffer=load_buffer(flat, experts),
         is_encoder_frozen=is_encoder_frozen(params),
         seed=derive_seed(params.seed, "distill", num_pairs),
-        fresh_start=lambda number: FlatModel(new_model(params, encoder, text_dim, "fresh", number)).flatten(),
+        fresh_start=lambda number: FlatModel(
+            new_model(params, encoder, text_dim, "fresh", number)
+        ).flatten(),
     )
     report = reporter(f"{method}-{num_pairs}")
     found = plugin.module.distill(
@@ -103,5 +125,12 @@ def _distill(
     }
     save_pairs(work, found.pairs.with_provenance(provenance))
     save_tensors(work / INITIAL, {"images": found.start.images, "text_embeds": found.start.texts})
-    pd.DataFrame(found.history).rename_axis("iteration").reset_index().to_parquet(work / HISTORY, index=False)
-    return {"method": method, "num_pairs": num_pairs, "final_loss": found.history[-1]["loss"], "device": describe()}
+    pd.DataFrame(found.history).rename_axis("iteration").reset_index().to_parquet(
+        work / HISTORY, index=False
+    )
+    return {
+        "method": method,
+        "num_pairs": num_pairs,
+        "final_loss": found.history[-1]["loss"],
+        "device": describe(),
+    }

@@ -1,4 +1,6 @@
-"""embed_captions: caption texts -> embeddings of the frozen text encoder, computed once and never again."""
+"""embed_captions: caption texts -> embeddings of the frozen text encoder, computed once and never
+again.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,23 @@ STAGE = stages.STAGES["embed_captions"]
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def embed_captions(params: Params, prepared: Ref, *, force: bool = False, accept_code: bool = False) -> Ref:
-    """Return `data/caption_embeddings/<profile>/<text encoder>`, built unless a valid one is there."""
+def embed_captions(
+    params: Params, prepared: Ref, *, force: bool = False, accept_code: bool = False
+) -> Ref:
+    """Return `data/caption_embeddings/<profile>/<text encoder>`, built unless a valid one is
+    there.
+    """
     plugin = params.text_encoder
     weights, missing = caching.digest_files(lambda: plugin.module.weight_files(plugin.config))
     options = plugin.as_params()
     if weights or missing:
         options["options"].pop("weights")  # the content counts, not the place
-    key = Key(STAGE.name, options, {"prepared": prepared.digest, **weights}, caching.code_digest([*STAGE.code, plugin.module_name]))
+    key = Key(
+        STAGE.name,
+        options,
+        {"prepared": prepared.digest, **weights},
+        caching.code_digest([*STAGE.code, plugin.module_name]),
+    )
 
     def build(work: Path) -> dict[str, Any]:
         import pandas as pd
@@ -35,11 +46,17 @@ def embed_captions(params: Params, prepared: Ref, *, force: bool = False, accept
         from tasks.core.tensor_files import save_tensors
 
         captions = pd.read_parquet(prepared.folder / CAPTIONS)["text"].tolist()
-        embeds = plugin.module.embed(plugin.config, captions, device=choose_device(), progress=reporter(f"embed {params.profile}"))
+        embeds = plugin.module.embed(
+            plugin.config,
+            captions,
+            device=choose_device(),
+            progress=reporter(f"embed {params.profile}"),
+        )
         bad = (~torch.isfinite(embeds).all(1)).nonzero()[:, 0]
         if len(bad):
             raise ValueError(
-                f"text encoder {plugin.name} gave non-finite embeddings for {len(bad)} captions, first {captions[int(bad[0])]!r}; "
+                f"text encoder {plugin.name} gave non-finite embeddings for {len(bad)} captions, "
+                f"first {captions[int(bad[0])]!r}; "
                 "all must be finite; change embed_captions.options (weights or dtype)"
             )
         save_tensors(work / EMBEDDINGS, {"embeddings": embeds})

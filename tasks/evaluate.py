@@ -1,4 +1,6 @@
-"""evaluate: train fresh students on a set and score them through FAISS (METHOD 8); decode a set's texts for its gallery."""
+"""evaluate: train fresh students on a set and score them through FAISS (METHOD 8); decode a set's
+texts for its gallery.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,12 @@ SCORE, CURVE, GALLERY, SHEET = "score.json", "curve.parquet", "gallery.json", "g
 FULL = "full"
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="{set_name}-{params.model_name}-seed{seed_idx}")
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    tags=["gpu"],
+    task_run_name="{set_name}-{params.model_name}-seed{seed_idx}",
+)
 def train_student(
     params: Params,
     prepared: Ref,
@@ -34,7 +41,8 @@ def train_student(
     force: bool = False,
     accept_code: bool = False,
 ) -> Ref:
-    """Return `data/scores/<profile>/<set>/seed_<k>`: the scores of one student; `.../<set>/<student>/seed_<k>` of a further one.
+    """Return `data/scores/<profile>/<set>/seed_<k>`: the scores of one student;
+    `.../<set>/<student>/seed_<k>` of a further one.
 
     Args:
         params: of the distilled encoder's student, or `params.as_student(name)`.
@@ -67,12 +75,25 @@ def train_student(
     def build(work: Path) -> dict[str, Any]:
         return _train(params, prepared, embeddings, start, pairs, set_name, seed_idx, work)
 
-    folder = stages.folder(STAGE.name, params.space(STAGE.name, set_name), set_name, *filter(None, [params.student]), f"seed_{seed_idx}")
+    folder = stages.folder(
+        STAGE.name,
+        params.space(STAGE.name, set_name),
+        set_name,
+        *filter(None, [params.student]),
+        f"seed_{seed_idx}",
+    )
     return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
 
 
 def _train(
-    params: Params, prepared: Ref, embeddings: Ref, start: Ref, pairs: Ref | None, set_name: str, seed_idx: int, work: Path
+    params: Params,
+    prepared: Ref,
+    embeddings: Ref,
+    start: Ref,
+    pairs: Ref | None,
+    set_name: str,
+    seed_idx: int,
+    work: Path,
 ) -> dict[str, Any]:
     import pandas as pd
 
@@ -85,15 +106,24 @@ def _train(
 
     device, section = choose_device(), params.evaluate
     encoder = load_encoder(params, start, device)
-    train, val, test = (open_split(params, prepared, embeddings, start, split) for split in ("train", "val", "test"))
+    train, val, test = (
+        open_split(params, prepared, embeddings, start, split) for split in ("train", "val", "test")
+    )
     source: SetPairs | SplitPairs
     step_sizes, loss_fn = None, None
     if pairs is None:
-        source, recipe = SplitPairs(train, encoder, params.train_experts.augment, device=device), section.full
+        source, recipe = (
+            SplitPairs(train, encoder, params.train_experts.augment, device=device),
+            section.full,
+        )
     else:
         stored, features = open_pairs(params, start, pairs, device)
         source = SetPairs(stored, device=device, features=features)
-        step_sizes, loss_fn, recipe = stored.step_sizes, set_loss(stored, params.model.tau), section.small
+        step_sizes, loss_fn, recipe = (
+            stored.step_sizes,
+            set_loss(stored, params.model.tau),
+            section.small,
+        )
     outcome = train_student(
         new_model(params, encoder, train.text_embeds.shape[1], "student", seed_idx),
         source,
@@ -122,15 +152,26 @@ def _train(
         **outcome.test,
     }
     (work / SCORE).write_text(json.dumps(score, indent=1, sort_keys=True) + "\n")
-    pd.DataFrame(outcome.curve).assign(set=set_name, seed=seed_idx).to_parquet(work / CURVE, index=False)
+    pd.DataFrame(outcome.curve).assign(set=set_name, seed=seed_idx).to_parquet(
+        work / CURVE, index=False
+    )
     return {"device": describe()}
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, task_run_name="gallery-{set_name}")
 def make_gallery(
-    params: Params, prepared: Ref, embeddings: Ref, pairs: Ref, set_name: str, *, force: bool = False, accept_code: bool = False
+    params: Params,
+    prepared: Ref,
+    embeddings: Ref,
+    pairs: Ref,
+    set_name: str,
+    *,
+    force: bool = False,
+    accept_code: bool = False,
 ) -> Ref:
-    """Return `data/scores/<profile>/<set>/gallery`: nearest sentences of a distilled set's texts, and a contact sheet."""
+    """Return `data/scores/<profile>/<set>/gallery`: nearest sentences of a distilled set's texts,
+    and a contact sheet.
+    """
     key = Key(
         STAGE.name,
         {"gallery_pairs": params.report.gallery_pairs},
@@ -145,7 +186,9 @@ def make_gallery(
     return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
 
 
-def _decode(params: Params, prepared: Ref, embeddings: Ref, pairs: Ref, set_name: str, work: Path) -> dict[str, Any]:
+def _decode(
+    params: Params, prepared: Ref, embeddings: Ref, pairs: Ref, set_name: str, work: Path
+) -> dict[str, Any]:
     from tasks.core.storage import load_pairs, load_split
     from tasks.reporting.gallery import write_contact_sheet
     from tasks.reporting.stored import load_gallery

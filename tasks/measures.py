@@ -1,8 +1,10 @@
-"""What MLflow is told: a distilled set when it is made, and every set of a pipeline once its students are scored.
+"""What MLflow is told: a distilled set when it is made, and every set of a pipeline once its
+students are scored.
 
-Each is logged once, whoever made it: a run that was logged to its end carries the digest of what it shows as a tag, set last.
-A process that died before that logs nothing by halves for good: the next one finds no tag and logs again. Where all is
-logged, MLflow is not imported. At most 40 metric keys a run.
+Each is logged once, whoever made it: a run that was logged to its end carries the digest of what it
+shows as a tag, set last. A process that died before that logs nothing by halves for good: the next
+one finds no tag and logs again. Where all is logged, MLflow is not imported. At most 40 metric keys
+a run.
 """
 
 from __future__ import annotations
@@ -40,12 +42,15 @@ def log_scores(
     distilled: dict[str, Ref],
     galleries: dict[str, Ref],
 ) -> None:
-    """Log a nested run per set: mean and standard deviation over students, validation curves, galleries and histories.
+    """Log a nested run per set: mean and standard deviation over students, validation curves,
+    galleries and histories.
 
-    All sets go under one parent, so that they compare, unless MLflow has a parent with exactly these scores.
+    All sets go under one parent, so that they compare, unless MLflow has a parent with exactly
+    these scores.
 
     Args:
-        students: scores by set name (`<method>-<num_pairs>`, `full`), all of the student that `params` is of.
+        students: scores by set name (`<method>-<num_pairs>`, `full`), all of the student that
+            `params` is of.
         galleries: by set name; empty for a further student, whose runs hold its scores alone.
     """
     tag = ".".join(filter(None, (SCORES, _cell(params), params.student)))
@@ -58,7 +63,14 @@ def log_scores(
     _once(params, invocation, prepared, tag, digest, log)
 
 
-def _once(params: Params, invocation: str, prepared: Ref, tag: str, digest: str, log: Callable[[tracking.Tracker, str], None]) -> None:
+def _once(
+    params: Params,
+    invocation: str,
+    prepared: Ref,
+    tag: str,
+    digest: str,
+    log: Callable[[tracking.Tracker, str], None],
+) -> None:
     """Call `log` with the parent run, unless MLflow has a run with this tag; `log` sets it last."""
     if tracking.is_remembered(params.profile, tag, digest):
         return
@@ -83,8 +95,11 @@ def _log_sets(
         child = _child(tracker, parent, params, distilled.get(name, refs[0]), name)
         values, shown = _statistics(refs), artifacts.canonical_digest([ref.digest for ref in refs])
         if params.variant is None or name in distilled:  # a preset has many cells
-            summary["/".join(filter(None, ("test_mean_recall", _cell(params), name)))] = values["test/mean_recall"]
-        if tracker.is_marked(child, STUDENTS, shown):  # full data and coresets of an earlier cell of the same run
+            summary["/".join(filter(None, ("test_mean_recall", _cell(params), name)))] = values[
+                "test/mean_recall"
+            ]
+        # Full data and coresets of an earlier cell of the same run
+        if tracker.is_marked(child, STUDENTS, shown):
             continue
         tracker.log_inputs(child, params.profile, prepared.digest, prepared.path)
         if name in distilled:
@@ -100,7 +115,9 @@ def _log_sets(
         tracker.log_history(parent, [(0, summary)])
 
 
-def _digest(students: dict[str, list[Ref]], distilled: dict[str, Ref], galleries: dict[str, Ref]) -> str:
+def _digest(
+    students: dict[str, list[Ref]], distilled: dict[str, Ref], galleries: dict[str, Ref]
+) -> str:
     """What the runs of a pipeline show, as one digest."""
     parts = {name: [ref.digest for ref in refs] for name, refs in students.items()}
     sets = [{name: ref.digest for name, ref in refs.items()} for refs in (distilled, galleries)]
@@ -122,7 +139,9 @@ def _open(params: Params, invocation: str, prepared: Ref) -> tuple[tracking.Trac
         "prepared_digest": prepared.digest,
     }
     if params.variant:
-        return tracker, tracker.parent({"preset": params.variant.preset}, {**tags, "preset": params.variant.preset})
+        return tracker, tracker.parent(
+            {"preset": params.variant.preset}, {**tags, "preset": params.variant.preset}
+        )
     return tracker, tracker.parent(tracking.flatten(asdict(params)), tags)
 
 
@@ -131,8 +150,11 @@ def _cell(params: Params) -> str | None:
     return params.variant.cell if params.variant else None
 
 
-def _child(tracker: tracking.Tracker, parent: str, params: Params, made: Ref, name: str | None = None) -> str:
-    """Return the nested run of a set, with the parameters that made it and nothing else, so that two compare well.
+def _child(
+    tracker: tracking.Tracker, parent: str, params: Params, made: Ref, name: str | None = None
+) -> str:
+    """Return the nested run of a set, with the parameters that made it and nothing else, so that
+    two compare well.
 
     Args:
         made: the artifact whose commit the run names: it may be older than this process.
@@ -151,12 +173,29 @@ def _child(tracker: tracking.Tracker, parent: str, params: Params, made: Ref, na
     }
     if params.variant:
         tags |= {"preset": params.variant.preset, "variant": params.variant.cell}
-    child = tracker.child(parent, " ".join(filter(None, (_cell(params), name, params.student))), tags)
+    child = tracker.child(
+        parent, " ".join(filter(None, (_cell(params), name, params.student))), tags
+    )
     recipe = params.evaluate.small if plugin else params.evaluate.full
-    known = {"method": method or name, "num_pairs": size if plugin else "all", "model": params.model_name, "seed": params.seed}
-    known |= {f"cell.{path}": value for path, value in (params.variant.settings if params.variant else {}).items()}
+    known = {
+        "method": method or name,
+        "num_pairs": size if plugin else "all",
+        "model": params.model_name,
+        "seed": params.seed,
+    }
+    known |= {
+        f"cell.{path}": value
+        for path, value in (params.variant.settings if params.variant else {}).items()
+    }
     options = plugin.as_params()["options"] if plugin else {}
-    tracker.log_params(child, {**known, **tracking.flatten(options, "options."), **tracking.flatten(asdict(recipe), "recipe.")})
+    tracker.log_params(
+        child,
+        {
+            **known,
+            **tracking.flatten(options, "options."),
+            **tracking.flatten(asdict(recipe), "recipe."),
+        },
+    )
     return child
 
 
@@ -167,7 +206,10 @@ def _log_history(tracker: tracking.Tracker, child: str, distilled: Ref) -> None:
     if tracker.is_marked(child, DISTILLED, distilled.digest):
         return
     history = pd.read_parquet(distilled.folder / "history.parquet").to_dict("records")
-    rows = [(int(row.pop("iteration")), {f"distill/{key}": float(value) for key, value in row.items()}) for row in history]
+    rows = [
+        (int(row.pop("iteration")), {f"distill/{key}": float(value) for key, value in row.items()})
+        for row in history
+    ]
     tracker.log_history(child, rows)
     tracker.mark(child, DISTILLED, distilled.digest)
 
@@ -180,7 +222,11 @@ def _statistics(refs: list[Ref]) -> dict[str, float]:
     columns = {key: np.array([score[key] for score in scores]) for key in SCORED}
     means = {f"test/{key}": float(column.mean()) for key, column in columns.items()}
     spreads = {f"test/{key}_std": float(column.std()) for key, column in columns.items()}
-    return {**means, **spreads, "evaluate/chosen_epoch": float(np.mean([score["chosen_epoch"] for score in scores]))}
+    return {
+        **means,
+        **spreads,
+        "evaluate/chosen_epoch": float(np.mean([score["chosen_epoch"] for score in scores])),
+    }
 
 
 def _curve(refs: list[Ref]) -> list[tuple[int, dict[str, float]]]:
@@ -190,4 +236,7 @@ def _curve(refs: list[Ref]) -> list[tuple[int, dict[str, float]]]:
     frame = pd.concat([pd.read_parquet(ref.folder / "curve.parquet") for ref in refs])
     averaged = frame.groupby("epoch")[["val_mean_recall", "loss"]].mean()
     columns: list[Any] = averaged.reset_index().to_dict("records")
-    return [(int(row["epoch"]), {"val/mean_recall": row["val_mean_recall"], "train/loss": row["loss"]}) for row in columns]
+    return [
+        (int(row["epoch"]), {"val/mean_recall": row["val_mean_recall"], "train/loss": row["loss"]})
+        for row in columns
+    ]

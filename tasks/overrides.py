@@ -12,8 +12,8 @@ TOP = ("profile", "methods", "presets", "profiles")
 def override(tree: dict[str, Any], setting: str) -> None:
     """Apply one `section.key=value`, relative to the chosen profile, or from the top (`TOP`).
 
-    A method's options may be given any key of `distill.matching`, which they then overlay. Keys of per-budget mappings
-    are numbers (`lr_img.100=50.0`).
+    A method's options may be given any key of `distill.matching`, which they then overlay. Keys of
+    per-budget mappings are numbers (`lr_img.100=50.0`).
 
     Raises:
         ValueError: no `=`, or a key that params.yaml does not have.
@@ -25,7 +25,9 @@ def override(tree: dict[str, Any], setting: str) -> None:
 
 
 def assign(tree: dict[str, Any], path: str, value: Any, where: str) -> None:
-    """Put `value` at `section.key`, see `override`; `where` opens the message about a key that is not there."""
+    """Put `value` at `section.key`, see `override`; `where` opens the message about a key that is
+    not there.
+    """
     parts = path.split(".")
     if parts[0] not in TOP:
         parts = ["profiles", str(tree.get("profile")), *parts]
@@ -34,7 +36,10 @@ def assign(tree: dict[str, Any], path: str, value: Any, where: str) -> None:
         keys = _keys(tree, parts, depth, node)
         if part not in keys:
             known = ", ".join(keys) if isinstance(node, dict) else "nothing below a value"
-            raise ValueError(f"{where}: unknown key {part!r} in {'.'.join(parts[:depth]) or 'the top'}; allowed: {known}")
+            raise ValueError(
+                f"{where}: unknown key {part!r} in {'.'.join(parts[:depth]) or 'the top'}; "
+                f"allowed: {known}"
+            )
         if depth == len(parts) - 1:
             node[keys[part]] = value
         else:
@@ -46,7 +51,12 @@ def _keys(tree: dict[str, Any], parts: list[str], depth: int, node: Any) -> dict
     if not isinstance(node, dict):
         return {}
     keys = {str(key): key for key in node}
-    if depth == 5 and len(parts) == 6 and parts[0] == "profiles" and parts[2:4] == ["distill", "options"]:
+    if (
+        depth == 5
+        and len(parts) == 6
+        and parts[0] == "profiles"
+        and parts[2:4] == ["distill", "options"]
+    ):
         shared = tree["profiles"][parts[1]]["distill"].get("matching", {})
         return {**{str(key): key for key in shared}, **keys}
     return keys

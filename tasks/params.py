@@ -1,6 +1,8 @@
-"""The only reader of params.yaml: typed sections of the chosen profile, `--set` overrides, and errors that say where.
+"""The only reader of params.yaml: typed sections of the chosen profile, `--set` overrides, and
+errors that say where.
 
-`load()` gives a `Params`; each stage takes from it the sections that its entry in `tasks/stages.py` names.
+`load()` gives a `Params`; each stage takes from it the sections that its entry in `tasks/stages.py`
+names.
 """
 
 from __future__ import annotations
@@ -68,31 +70,42 @@ class Params:
 
     @property
     def model_name(self) -> str:
-        """Name of encoder and trainable set in folders and tables, for example `mobilenetv2_100-heads`; a further student's own."""
-        return self.student or f"{self.image_encoder.module.label(self.image_encoder.config)}-{self.model.trainable}"
+        """Name of encoder and trainable set in folders and tables, for example
+        `mobilenetv2_100-heads`; a further student's own.
+        """
+        encoder = self.image_encoder.module.label(self.image_encoder.config)
+        return self.student or f"{encoder}-{self.model.trainable}"
 
     @property
     def dataset_name(self) -> str:
-        """Name of the dataset in tables: that of the profile, without the ending of one that differs in its setting alone."""
+        """Name of the dataset in tables: that of the profile, without the ending of one that
+        differs in its setting alone.
+        """
         return self.profile.removesuffix("_full").removesuffix("_small")
 
     @property
     def input_size(self) -> int | None:
-        """Pixels of a side that images are resized to for the encoder; None takes them as prepared."""
+        """Pixels of a side that images are resized to for the encoder; None takes them as
+        prepared.
+        """
         return None if self.student is None else self.students[self.student].input_size
 
     def as_student(self, name: str) -> Params:
-        """Return these parameters with the encoder and the model of a further student in place of the distilled ones."""
+        """Return these parameters with the encoder and the model of a further student in place of
+        the distilled ones.
+        """
         chosen = self.students[name]
         return replace(self, image_encoder=chosen.image_encoder, model=chosen.model, student=name)
 
     def space(self, stage: str, set_name: str | None = None) -> str:
-        """Return the name of the folder that holds the artifacts of a stage: the profile's, or `<profile>+<variant>`.
+        """Return the name of the folder that holds the artifacts of a stage: the profile's, or
+        `<profile>+<variant>`.
 
         A variant shares with its profile whatever no changed section had a part in.
 
         Args:
-            set_name: for evaluate, the set that is scored: a change of distillation leaves coresets and full data as they are.
+            set_name: for evaluate, the set that is scored: a change of distillation leaves coresets
+                and full data as they are.
         """
         without: tuple[str, ...] = ()
         if set_name is not None:
@@ -101,30 +114,54 @@ class Params:
             without = tuple(name for name, methods in sources.items() if method not in methods)
         if self.variant is None:
             return self.profile
-        sections = stages.sections_of(stage, without=without) | ({variants.STUDENTS} if self.student else frozenset())
-        return f"{self.profile}+{self.variant.label(sections)}" if sections.intersection(self.variant.changed) else self.profile
+        sections = stages.sections_of(stage, without=without) | (
+            {variants.STUDENTS} if self.student else frozenset()
+        )
+        return (
+            f"{self.profile}+{self.variant.label(sections)}"
+            if sections.intersection(self.variant.changed)
+            else self.profile
+        )
 
     @property
     def digest(self) -> str:
-        """Digest of everything, for the report and tracking; of a variant only what it is called and sets."""
-        named = [self.variant.preset, self.variant.cell, self.variant.settings] if self.variant else None
-        return hashlib.sha256(json.dumps({**asdict(replace(self, variant=None)), "variant": named}, sort_keys=True).encode()).hexdigest()
+        """Digest of everything, for the report and tracking; of a variant only what it is called
+        and sets.
+        """
+        named = (
+            [self.variant.preset, self.variant.cell, self.variant.settings]
+            if self.variant
+            else None
+        )
+        return hashlib.sha256(
+            json.dumps(
+                {**asdict(replace(self, variant=None)), "variant": named}, sort_keys=True
+            ).encode()
+        ).hexdigest()
 
     @property
     def sets(self) -> list[tuple[str, int]]:
         """(method, pairs) of every small set, coresets first."""
-        return [(method, size) for method in (*self.coresets, *self.distillers) for size in self.general.budgets]
+        return [
+            (method, size)
+            for method in (*self.coresets, *self.distillers)
+            for size in self.general.budgets
+        ]
 
 
-def load(overrides: Sequence[str] = (), *, variant: str | None = None, path: Path = PARAMS) -> Params:
-    """Read params.yaml, apply `section.key=value` overrides (relative to the profile, or from the top) and validate.
+def load(
+    overrides: Sequence[str] = (), *, variant: str | None = None, path: Path = PARAMS
+) -> Params:
+    """Read params.yaml, apply `section.key=value` overrides (relative to the profile, or from the
+    top) and validate.
 
     Args:
-        variant: a cell of a preset, `<preset>/<cell>`, applied after the overrides. `variant=<preset>/<cell>` among the overrides
-            is the same, so that every flow takes it.
+        variant: a cell of a preset, `<preset>/<cell>`, applied after the overrides.
+            `variant=<preset>/<cell>` among the overrides is the same, so that every flow takes it.
 
     Raises:
-        ValueError: an unknown key, name or type, a value out of range, or sections that contradict each other.
+        ValueError: an unknown key, name or type, a value out of range, or sections that contradict
+            each other.
         FileNotFoundError: no params.yaml in the working directory.
     """
     tree, named = _overridden(overrides, path)
@@ -138,7 +175,9 @@ def presets(overrides: Sequence[str] = (), *, path: Path = PARAMS) -> dict[str, 
     return variants.presets_of(tree)
 
 
-def load_cells(preset: str, overrides: Sequence[str] = (), *, path: Path = PARAMS) -> dict[str, Params]:
+def load_cells(
+    preset: str, overrides: Sequence[str] = (), *, path: Path = PARAMS
+) -> dict[str, Params]:
     """Return the valid parameters of every cell of a preset.
 
     Raises:
@@ -146,7 +185,10 @@ def load_cells(preset: str, overrides: Sequence[str] = (), *, path: Path = PARAM
     """
     tree, named = _overridden(overrides, path)
     if named is not None:
-        raise ValueError(f"the preset {preset!r} sets the variant of each of its cells; received {VARIANT}={named} as well; leave it out")
+        raise ValueError(
+            f"the preset {preset!r} sets the variant of each of its cells; received "
+            f"{VARIANT}={named} as well; leave it out"
+        )
     _profile_of(tree, str(path))
     found = variants.find(variants.presets_of(tree), preset)
     return {cell: parse(copy.deepcopy(tree), str(path), f"{preset}/{cell}") for cell in found.cells}
@@ -158,7 +200,10 @@ def _overridden(overrides: Sequence[str], path: Path) -> tuple[dict[str, Any], s
         key, _, value = setting.partition("=")
         if key == VARIANT:
             if not value:
-                raise ValueError(f"--set takes {VARIANT}=preset/cell, received {setting!r}; `python -m flows.preset --list` names them")
+                raise ValueError(
+                    f"--set takes {VARIANT}=preset/cell, received {setting!r}; `python -m "
+                    "flows.preset --list` names them"
+                )
             variant = value
         else:
             override(tree, setting)
@@ -168,7 +213,9 @@ def _overridden(overrides: Sequence[str], path: Path) -> tuple[dict[str, Any], s
 def read_tree(path: Path = PARAMS) -> dict[str, Any]:
     """Return the raw tree of params.yaml."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not in {Path.cwd()}; run from the top folder of the repository")
+        raise FileNotFoundError(
+            f"{path} is not in {Path.cwd()}; run from the top folder of the repository"
+        )
     try:
         tree = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -185,8 +232,12 @@ def parse(tree: dict[str, Any], where: str = "params.yaml", variant: str | None 
     chosen = variants.apply(tree, variant) if variant else None
     root = f"{where}: profiles.{name}"
     methods = keys_of(top["methods"], ("coresets", "distillers"), f"{where}: methods")
-    dataset, prepare = plugin_of("datasets", body["prepare_data"], "dataset", f"{root}.prepare_data")
-    text, rest = plugin_of("text_encoders", body["embed_captions"], "text_encoder", f"{root}.embed_captions")
+    dataset, prepare = plugin_of(
+        "datasets", body["prepare_data"], "dataset", f"{root}.prepare_data"
+    )
+    text, rest = plugin_of(
+        "text_encoders", body["embed_captions"], "text_encoder", f"{root}.embed_captions"
+    )
     keys_of(rest, (), f"{root}.embed_captions")
     image, rest = plugin_of("image_encoders", body["model"], "image_encoder", f"{root}.model")
     model = section_of(ModelSection, rest, f"{root}.model")
@@ -200,7 +251,9 @@ def parse(tree: dict[str, Any], where: str = "params.yaml", variant: str | None 
         image_encoder=image,
         model=model,
         train_experts=section_of(ExpertSection, body["train_experts"], f"{root}.train_experts"),
-        coresets=methods_of("coresets", methods["coresets"], body["select_coresets"], f"{root}.select_coresets"),
+        coresets=methods_of(
+            "coresets", methods["coresets"], body["select_coresets"], f"{root}.select_coresets"
+        ),
         distillers=distillers_of(methods["distillers"], body["distill"], f"{root}.distill"),
         evaluate=section_of(EvaluateSection, evaluate, f"{root}.evaluate"),
         students=students,
@@ -212,9 +265,18 @@ def parse(tree: dict[str, Any], where: str = "params.yaml", variant: str | None 
 
 
 _SECTIONS = (
-    "seed", "budgets", "prepare_data", "embed_captions", "model", "train_experts", "select_coresets", "distill", "evaluate", "report",
+    "seed",
+    "budgets",
+    "prepare_data",
+    "embed_captions",
+    "model",
+    "train_experts",
+    "select_coresets",
+    "distill",
+    "evaluate",
+    "report",
     "presets",
-)  # fmt: skip
+)
 
 
 def _profile_of(tree: dict[str, Any], where: str) -> dict[str, Any]:
@@ -222,7 +284,10 @@ def _profile_of(tree: dict[str, Any], where: str) -> dict[str, Any]:
     top = keys_of(tree, TOP, where)
     names = sorted(top["profiles"])
     if top["profile"] not in names:
-        raise ValueError(f"{where}: unknown profile {top['profile']!r}; available: {', '.join(names)}; change `profile`")
+        raise ValueError(
+            f"{where}: unknown profile {top['profile']!r}; available: {', '.join(names)}; change "
+            "`profile`"
+        )
     keys_of(top["profiles"][top["profile"]], _SECTIONS, f"{where}: profiles.{top['profile']}")
     return top
 
@@ -231,13 +296,19 @@ def _cross_check(params: Params, root: str) -> None:
     """Refuse sections that contradict each other before anything is computed."""
     model, budgets = params.model, params.general.budgets
     if not budgets or list(budgets) != sorted(set(budgets)):
-        raise ValueError(f"{root}.budgets: received {budgets}; allowed are different sizes in ascending order")
+        raise ValueError(
+            f"{root}.budgets: received {budgets}; allowed are different sizes in ascending order"
+        )
     check_model(model, f"{root}.model")
     if params.model_name in params.students:
-        raise ValueError(f"{root}.evaluate.cross_architecture: received {params.model_name!r}, the name of `model` itself; choose another")
+        raise ValueError(
+            f"{root}.evaluate.cross_architecture: received {params.model_name!r}, the name of "
+            "`model` itself; choose another"
+        )
     if model.is_encoder_frozen and not params.train_experts.augment.is_off:
         raise ValueError(
-            f"{root}.train_experts.augment: the image encoder is frozen ({model.trainable}), so its features are computed once "
+            f"{root}.train_experts.augment: the image encoder is frozen ({model.trainable}), so "
+            "its features are computed once "
             "without augmentation; set crop_scale 1.0, flip false, randaugment_ops 0"
         )
     if "random" not in params.coresets:
@@ -246,5 +317,9 @@ def _cross_check(params: Params, root: str) -> None:
         check = getattr(plugin.module, "check", None)
         if check is not None:
             check(
-                plugin.config, params.train_experts.num_epochs, budgets, trainable=model.trainable, where=f"{root}.distill.options.{name}"
+                plugin.config,
+                params.train_experts.num_epochs,
+                budgets,
+                trainable=model.trainable,
+                where=f"{root}.distill.options.{name}",
             )

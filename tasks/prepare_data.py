@@ -1,4 +1,6 @@
-"""prepare_data: raw dataset -> memory-mapped images at encoder size, captions and splits as Parquet."""
+"""prepare_data: raw dataset -> memory-mapped images at encoder size, captions and splits as
+Parquet.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,12 @@ def prepare_data(params: Params, *, force: bool = False, accept_code: bool = Fal
     def build(work: Path) -> dict[str, Any]:
         section = params.prepare_data
         return prepare(
-            plugin.module.examples(plugin.config), work, image_size=section.image_size, max_pixels=section.max_pixels,
+            plugin.module.examples(plugin.config),
+            work,
+            image_size=section.image_size,
+            max_pixels=section.max_pixels,
             progress=reporter(f"prepare {params.profile}"),
-        )  # fmt: skip
+        )
 
     folder = stages.folder(STAGE.name, params.space(STAGE.name))
     ref = caching.obtain(folder, key, build, force=force, accept_code=accept_code, missing=missing)
@@ -47,7 +52,9 @@ def prepare_data(params: Params, *, force: bool = False, accept_code: bool = Fal
 
 
 def _raw_digest(plugin: Plugin) -> tuple[dict[str, str], FileNotFoundError | None]:
-    """Return the digest of the raw data; or nothing and what is missing, on a machine that has the prepared dataset alone."""
+    """Return the digest of the raw data; or nothing and what is missing, on a machine that has the
+    prepared dataset alone.
+    """
     try:
         with raw_files.remembered() as digest_of:
             return {"raw": plugin.module.raw_digest(plugin.config, digest_of)}, None
@@ -61,6 +68,7 @@ def _check_budgets(params: Params, prepared: Ref) -> None:
     largest, num_train = params.general.budgets[-1], facts["num_images"]["train"]
     if largest > num_train:
         raise ValueError(
-            f"budgets: received {largest} pairs, but the training split of {params.profile} has {num_train} images; allowed is at most "
+            f"budgets: received {largest} pairs, but the training split of {params.profile} has "
+            f"{num_train} images; allowed is at most "
             f"that; change profiles.{params.profile}.budgets in params.yaml"
         )

@@ -1,4 +1,5 @@
-"""Progress of long work: a bar in the terminal, and a progress artifact in Prefect's UI when a task run surrounds us.
+"""Progress of long work: a bar in the terminal, and a progress artifact in Prefect's UI when a task
+run surrounds us.
 
 Core functions take `progress(done, total)` and know nothing of either.
 """
@@ -17,7 +18,8 @@ ARTIFACT_SECONDS = 5.0
 
 
 def reporter(name: str) -> Callable[[int, int], None]:
-    """Return `progress(done, total)` for one piece of work; calls may be frequent, what they show is rate-limited.
+    """Return `progress(done, total)` for one piece of work; calls may be frequent, what they show
+    is rate-limited.
 
     Args:
         name: what is being done, for example `expert 3` or `distill bi_trajectory-20`.
@@ -42,7 +44,9 @@ class _Reporter:
         if sys.stderr.isatty() and (is_end or now - self.last_bar >= BAR_SECONDS):
             self.last_bar = now
             self._draw(done, total, is_end)
-        if self.is_artifact_wanted and (now - self.last_artifact >= ARTIFACT_SECONDS or (is_end and self.artifact)):
+        if self.is_artifact_wanted and (
+            now - self.last_artifact >= ARTIFACT_SECONDS or (is_end and self.artifact)
+        ):
             self.last_artifact = now
             self._publish(100.0 * done / max(total, 1))
 
@@ -58,7 +62,9 @@ class _Reporter:
             self.bar = None
 
     def _publish(self, percent: float) -> None:
-        """Create or update the artifact; a server that does not answer must not end the work, so the failure is logged once."""
+        """Create or update the artifact; a server that does not answer must not end the work, so
+        the failure is logged once.
+        """
         from prefect.context import TaskRunContext
 
         if TaskRunContext.get() is None:

@@ -1,7 +1,9 @@
-"""Digests of raw files by content, each read once: `data/.digests.json` remembers them by place, size and time of change.
+"""Digests of raw files by content, each read once: `data/.digests.json` remembers them by place,
+size and time of change.
 
-By content, so that a copy of the raw data on another machine, with other times, means the artifacts that `dvc pull` brought.
-The file is a note of this machine; without it the raw files are read again.
+By content, so that a copy of the raw data on another machine, with other times, means the artifacts
+that `dvc pull` brought. The file is a note of this machine; without it the raw files are read
+again.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class RawFiles:
 
 @contextlib.contextmanager
 def remembered() -> Iterator[RawFiles]:
-    """Read the note, and write it when something new was read; a damaged note is as good as none."""
+    """Read the note, and write it when something new was read; a damaged note is as good as
+    none.
+    """
     try:
         known = json.loads(NOTE.read_text())
     except (OSError, ValueError):

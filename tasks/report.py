@@ -19,7 +19,13 @@ _HERE = Path(__file__).parent
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def write_report(
-    params: Params, scores: list[Ref], galleries: list[Ref], distilled: list[Ref], *, force: bool = False, accept_code: bool = False
+    params: Params,
+    scores: list[Ref],
+    galleries: list[Ref],
+    distilled: list[Ref],
+    *,
+    force: bool = False,
+    accept_code: bool = False,
 ) -> Ref:
     """Return `reports/`, written unless it shows exactly these scores, galleries and histories.
 
@@ -28,8 +34,15 @@ def write_report(
     """
     groups = {"scores": scores, "galleries": galleries, "distilled": distilled}
     inputs = {f"{name}/{ref.path}": ref.digest for name, refs in groups.items() for ref in refs}
-    inputs.update({str(path.relative_to(_HERE)): artifacts.file_digest(path) for path in _data_files()})
-    key = Key(STAGE.name, {"profile": params.profile, "gallery_pairs": params.report.gallery_pairs}, inputs, caching.code_digest(_code()))
+    inputs.update(
+        {str(path.relative_to(_HERE)): artifacts.file_digest(path) for path in _data_files()}
+    )
+    key = Key(
+        STAGE.name,
+        {"profile": params.profile, "gallery_pairs": params.report.gallery_pairs},
+        inputs,
+        caching.code_digest(_code()),
+    )
 
     def build(work: Path) -> dict[str, Any]:
         from tasks.reporting.build import build_report
@@ -58,7 +71,9 @@ def _facts(params: Params, refs: list[Ref]) -> dict[str, Any]:
     manifests = [json.loads((ref.folder / artifacts.MANIFEST).read_text()) for ref in refs]
     seconds: dict[str, float] = {}
     for manifest in manifests:
-        seconds[manifest["stage"]] = seconds.get(manifest["stage"], 0.0) + manifest["facts"]["seconds"]
+        seconds[manifest["stage"]] = (
+            seconds.get(manifest["stage"], 0.0) + manifest["facts"]["seconds"]
+        )
     devices = {manifest["facts"]["device"] for manifest in manifests}
     git = caching.git_state()
     return {
@@ -78,9 +93,14 @@ def _facts(params: Params, refs: list[Ref]) -> dict[str, Any]:
 
 
 def _code() -> list[str]:
-    return [*STAGE.code, *(f"tasks.reporting.{path.stem}" for path in sorted((_HERE / "reporting").glob("*.py")))]
+    return [
+        *STAGE.code,
+        *(f"tasks.reporting.{path.stem}" for path in sorted((_HERE / "reporting").glob("*.py"))),
+    ]
 
 
 def _data_files() -> list[Path]:
     """Templates and published numbers: what the page shows beside the results."""
-    return sorted([*(_HERE / "reporting" / "templates").glob("*.j2"), *(_HERE / "published").glob("*.csv")])
+    return sorted(
+        [*(_HERE / "reporting" / "templates").glob("*.j2"), *(_HERE / "published").glob("*.csv")]
+    )

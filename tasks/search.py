@@ -1,8 +1,9 @@
 """Nearest neighbours by FAISS: Recall@K from top-K lists, and nearest-sentence decoding (METHOD 8).
 
-The only importer of faiss, above `core` because the core of a GPU machine runs without it. FAISS searches in float32; what
-it cannot decide within rounding is decided by `core.retrieval.pair_scores`, so `recall_by_search` equals
-`core.retrieval.recall` to the last digit.
+The only importer of faiss, above `core` because the core of a GPU machine runs without it. FAISS
+searches in float32; what it cannot decide within rounding is decided by
+`core.retrieval.pair_scores`, so `recall_by_search` equals `core.retrieval.recall` to the last
+digit.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from tasks.core.retrieval import (
     tie_report,
 )
 
-SLACK = 16  # entries fetched beyond the K asked for, room for ties; FAISS takes no longer for 32 entries than for 10
+# Entries fetched beyond the K asked for, room for ties; FAISS takes no longer for 32 entries than
+# for 10
+SLACK = 16
 GPU_MAX_ENTRIES = 2048  # longest list of a FAISS search on a GPU
 FALLBACK_ROWS = 1024  # rows of a block where a list was too short, see core.retrieval.ties
 
@@ -43,9 +46,11 @@ def recall_by_search(
     chunk_rows: int = 4096,
     device: torch.device | str | None = None,
 ) -> dict[str, float]:
-    """Return exactly what `core.retrieval.recall` returns, from one exact inner-product search in each direction.
+    """Return exactly what `core.retrieval.recall` returns, from one exact inner-product search in
+    each direction.
 
-    A positive counts as a hit when fewer than K keys score strictly higher, also where keys tied with it fill the list.
+    A positive counts as a hit when fewer than K keys score strictly higher, also where keys tied
+    with it fill the list.
 
     Args:
         image_embeds: (N, d) of any float type, normally L2-normalised.
@@ -53,7 +58,8 @@ def recall_by_search(
         caption_image_idx: (T,) int64, the image of each caption; every image needs at least one.
         ks: the K of Recall@K, each at least 1.
         chunk_rows: queries per search; memory is chunk_rows * (max(ks) + SLACK) entries.
-        device: where FAISS searches, by default where the embeddings are; needs faiss-gpu if that is a GPU.
+        device: where FAISS searches, by default where the embeddings are; needs faiss-gpu if that
+            is a GPU.
 
     Raises:
         ValueError: as `core.retrieval.ties`.
@@ -61,40 +67,61 @@ def recall_by_search(
     """
     i2t, t2i = ask(image_embeds, text_embeds, caption_image_idx, ks)
     where = torch.device(device if device is not None else image_embeds.device)
-    ranks = (_search_ranks(i2t, max(ks), chunk_rows, where), _search_ranks(t2i, max(ks), chunk_rows, where))
+    ranks = (
+        _search_ranks(i2t, max(ks), chunk_rows, where),
+        _search_ranks(t2i, max(ks), chunk_rows, where),
+    )
     return tie_report(ranks, ks).optimistic
 
 
 @torch.no_grad()
 def nearest(
-    queries: Tensor, keys: Tensor, *, k: int = 1, chunk_rows: int = 4096, device: torch.device | str | None = None
+    queries: Tensor,
+    keys: Tensor,
+    *,
+    k: int = 1,
+    chunk_rows: int = 4096,
+    device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the cosine-nearest `k` keys of each query, best first; equal keys are listed by index.
 
     Args:
         queries: (Q, D) of any float type, e.g. distilled caption embeddings.
-        keys: (N, D), e.g. the embeddings of all training captions. A vector of zeros has similarity 0 to everything.
+        keys: (N, D), e.g. the embeddings of all training captions. A vector of zeros has similarity
+            0 to everything.
         k: entries per query, 1 .. N.
         chunk_rows: queries per search.
         device: where FAISS searches, by default where `keys` are.
 
     Returns:
-        (similarities, indices): (Q, k) float32 in -1 .. 1 and (Q, k) int64, on the device of `keys`.
+        (similarities, indices): (Q, k) float32 in -1 .. 1 and (Q, k) int64, on the device of
+            `keys`.
 
     Raises:
         ValueError: shapes disagree, non-finite values, or k out of range.
         ModuleNotFoundError: faiss is not installed.
     """
     if queries.ndim != 2 or keys.ndim != 2 or queries.shape[1] != keys.shape[1]:
-        raise ValueError(f"nearest needs queries (Q, D) and keys (N, D); received {tuple(queries.shape)} and {tuple(keys.shape)}")
+        raise ValueError(
+            f"nearest needs queries (Q, D) and keys (N, D); received {tuple(queries.shape)} and "
+            f"{tuple(keys.shape)}"
+        )
     if not 1 <= k <= len(keys):
-        raise ValueError(f"k must lie in 1 .. {len(keys)}, the number of keys; received {k}; change the k of the caller")
+        raise ValueError(
+            f"k must lie in 1 .. {len(keys)}, the number of keys; received {k}; change the k of "
+            "the caller"
+        )
     check_embeddings(queries=queries, keys=keys)
     unit_queries, unit_keys = _unit_rows(queries).to(keys.device), _unit_rows(keys)
-    index = _Index.of(unit_keys, min(k + SLACK, len(keys)), torch.device(device if device is not None else keys.device))
+    index = _Index.of(
+        unit_keys,
+        min(k + SLACK, len(keys)),
+        torch.device(device if device is not None else keys.device),
+    )
     scores, found = index.search(unit_queries, chunk_rows)
     similarities, indices = _best(unit_queries, unit_keys, found, k)
-    # A list is complete when its last entry is certainly worse than the k-th best; n equal keys may need a longer one.
+    # A list is complete when its last entry is certainly worse than the k-th best; n equal keys may
+    # need a longer one.
     floor = scores[:, k - 1] - 2 * score_margin(unit_queries, unit_keys)
     if index.entries < len(keys):
         for row, candidates in _above(unit_queries, unit_keys, floor, scores[:, -1] >= floor):
@@ -117,18 +144,28 @@ class _Index:
         index = faiss.IndexFlatIP(keys.shape[1])
         if device.type == "cuda" and entries <= GPU_MAX_ENTRIES:
             if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0:
-                index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device.index or 0, index)
+                index = faiss.index_cpu_to_gpu(
+                    faiss.StandardGpuResources(), device.index or 0, index
+                )
             else:
                 warnings.warn(
-                    "faiss has no GPU here and searches on the CPU; install the extra 'gpu' (faiss-gpu) instead of 'cpu'", stacklevel=3
+                    "faiss has no GPU here and searches on the CPU; install the extra 'gpu' "
+                    "(faiss-gpu) instead of 'cpu'",
+                    stacklevel=3,
                 )
         index.add(keys.float().cpu().contiguous().numpy())
         return cls(index, entries, keys.device)
 
     def search(self, queries: Tensor, chunk_rows: int) -> tuple[Tensor, Tensor]:
         """Return (scores float32, key indices int64), both (Q, entries), best first."""
-        lists = [self.faiss_index.search(chunk.float().cpu().contiguous().numpy(), self.entries) for chunk in queries.split(chunk_rows)]
-        scores, found = (torch.cat([torch.from_numpy(part) for part in parts]).to(self.device) for parts in zip(*lists, strict=True))
+        lists = [
+            self.faiss_index.search(chunk.float().cpu().contiguous().numpy(), self.entries)
+            for chunk in queries.split(chunk_rows)
+        ]
+        scores, found = (
+            torch.cat([torch.from_numpy(part) for part in parts]).to(self.device)
+            for parts in zip(*lists, strict=True)
+        )
         return scores, found
 
 
@@ -138,8 +175,13 @@ def _search_ranks(question: Question, limit: int, chunk_rows: int, device: torch
     scores, found = index.search(question.queries, chunk_rows)
     low, high = (bound[:, None] for bound in question.band(slice(None)))
     above, near = scores > high, (scores >= low) & (scores <= high)
-    # A list that ends inside the margin may hide keys as good as the positive: those queries are counted.
-    is_open = (above.sum(1) < limit) & (scores[:, -1:] >= low)[:, 0] & (index.entries < len(question.keys))
+    # A list that ends inside the margin may hide keys as good as the positive: those queries are
+    # counted.
+    is_open = (
+        (above.sum(1) < limit)
+        & (scores[:, -1:] >= low)[:, 0]
+        & (index.entries < len(question.keys))
+    )
     ranks = finish_ranks(question, above.sum(1), is_open, FALLBACK_ROWS)
     is_tied = (above.sum(1) < limit) & (near.sum(1) > 1) & ~is_open
     ranks.tied[is_tied] = 0
@@ -149,11 +191,14 @@ def _search_ranks(question: Question, limit: int, chunk_rows: int, device: torch
     return ranks
 
 
-def _above(queries: Tensor, keys: Tensor, floor: Tensor, is_wanted: Tensor) -> Iterator[tuple[int, Tensor]]:
+def _above(
+    queries: Tensor, keys: Tensor, floor: Tensor, is_wanted: Tensor
+) -> Iterator[tuple[int, Tensor]]:
     """Yield (query, indices of all its keys that score at least `floor`) of the wanted queries."""
     wanted = is_wanted.nonzero()[:, 0]
     pairs = [
-        (scores >= floor[wanted[rows], None]).nonzero() + torch.tensor([rows.start, columns.start], device=keys.device)
+        (scores >= floor[wanted[rows], None]).nonzero()
+        + torch.tensor([rows.start, columns.start], device=keys.device)
         for rows, columns, scores in score_blocks(queries[wanted], keys, FALLBACK_ROWS)
     ]
     query, key = torch.cat([torch.empty(0, 2, dtype=torch.long, device=keys.device), *pairs]).T
@@ -162,10 +207,16 @@ def _above(queries: Tensor, keys: Tensor, floor: Tensor, is_wanted: Tensor) -> I
 
 
 def _best(queries: Tensor, keys: Tensor, found: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Sort candidate lists `found` (Q, L) by exact score and then by index, and return the first k of both."""
+    """Sort candidate lists `found` (Q, L) by exact score and then by index, and return the first k
+    of both.
+    """
     found = found.sort(1).values
     rows = torch.arange(len(found), device=found.device).repeat_interleave(found.shape[1])
-    order = pair_scores(queries, keys, rows, found.reshape(-1)).view_as(found).sort(dim=1, descending=True, stable=True)
+    order = (
+        pair_scores(queries, keys, rows, found.reshape(-1))
+        .view_as(found)
+        .sort(dim=1, descending=True, stable=True)
+    )
     return order.values[:, :k], found.gather(1, order.indices[:, :k])
 
 
@@ -181,7 +232,9 @@ def _faiss() -> ModuleType:
         import faiss
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "faiss is not installed, which recall_by_search and nearest need; install one of the extras: "
-            "pip install 'vl-distillery[cpu]' (faiss-cpu) or 'vl-distillery[gpu]' (faiss-gpu, CUDA 12)"
+            "faiss is not installed, which recall_by_search and nearest need; install one of the "
+            "extras: "
+            "pip install 'vl-distillery[cpu]' (faiss-cpu) or 'vl-distillery[gpu]' (faiss-gpu, "
+            "CUDA 12)"
         ) from error
     return faiss

@@ -1,4 +1,6 @@
-"""select_coresets: real pairs chosen by each method, in the space of a model warmed up on the data (METHOD 7)."""
+"""select_coresets: real pairs chosen by each method, in the space of a model warmed up on the data
+(METHOD 7).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from tasks.params import Params, Plugin
 STAGE = stages.STAGES["select_coresets"]
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="{method}-{num_pairs}")
+@task(
+    cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="{method}-{num_pairs}"
+)
 def select_coreset(
     params: Params,
     prepared: Ref,
@@ -33,11 +37,19 @@ def select_coreset(
     """Return `data/coresets/<profile>/<method>-<num_pairs>`, a PairSet of real pairs.
 
     Args:
-        warm: the expert in whose space pairs are selected, after `train_experts.coreset_epochs` epochs (expert_000).
+        warm: the expert in whose space pairs are selected, after `train_experts.coreset_epochs`
+            epochs (expert_000).
     """
     plugin = params.coresets[method]
-    inputs = {"prepared": prepared.digest, "embeddings": embeddings.digest, "start": start.digest, "warm": warm.digest}
-    shared = _shared(params, plugin, prepared, embeddings, start, inputs, force=force, accept_code=accept_code)
+    inputs = {
+        "prepared": prepared.digest,
+        "embeddings": embeddings.digest,
+        "start": start.digest,
+        "warm": warm.digest,
+    }
+    shared = _shared(
+        params, plugin, prepared, embeddings, start, inputs, force=force, accept_code=accept_code
+    )
     if shared:
         inputs = {**inputs, "shared": shared.digest}
     epochs = params.train_experts.coreset_epochs
@@ -72,12 +84,19 @@ def _shared(
     force: bool,
     accept_code: bool,
 ) -> Ref | None:
-    """What a method computes once for all budgets (forgetting counts), an artifact of its own; None without such a part."""
+    """What a method computes once for all budgets (forgetting counts), an artifact of its own; None
+    without such a part.
+    """
     if not hasattr(plugin.module, "prepare"):
         return None
     key = Key(
         STAGE.name,
-        {"shared": plugin.as_params(), "seed": params.seed, "model": asdict(params.model), "train_experts": _recipe(params)},
+        {
+            "shared": plugin.as_params(),
+            "seed": params.seed,
+            "model": asdict(params.model),
+            "train_experts": _recipe(params),
+        },
         {name: digest for name, digest in inputs.items() if name != "warm"},
         caching.code_digest([*STAGE.code, plugin.module_name, params.image_encoder.module_name]),
     )
@@ -85,14 +104,18 @@ def _shared(
     def build(work: Path) -> dict[str, Any]:
         from tasks.core.tensor_files import save_tensors
 
-        save_tensors(work / "shared.safetensors", _prepare(params, plugin, prepared, embeddings, start))
+        save_tensors(
+            work / "shared.safetensors", _prepare(params, plugin, prepared, embeddings, start)
+        )
         return {}
 
     folder = stages.folder(STAGE.name, params.space(STAGE.name), f"{plugin.name}-shared")
     return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
 
 
-def _prepare(params: Params, plugin: Plugin, prepared: Ref, embeddings: Ref, start: Ref) -> dict[str, Any]:
+def _prepare(
+    params: Params, plugin: Plugin, prepared: Ref, embeddings: Ref, start: Ref
+) -> dict[str, Any]:
     import torch
 
     from tasks.core.seeding import derive_seed
@@ -102,15 +125,28 @@ def _prepare(params: Params, plugin: Plugin, prepared: Ref, embeddings: Ref, sta
     device, section = choose_device(), params.train_experts
     encoder = load_encoder(params, start, device)
     train = open_split(params, prepared, embeddings, start, "train")
-    pairs = SplitPairs(train, encoder, section.augment, device=device, caption_idx=_caption_idx(params, train))
+    pairs = SplitPairs(
+        train, encoder, section.augment, device=device, caption_idx=_caption_idx(params, train)
+    )
 
     def run(num_epochs: int, on_batch: Any) -> None:
         model = new_model(params, encoder, train.text_embeds.shape[1], plugin.name)
-        optimiser = torch.optim.SGD(parameter_groups(model, section.lr_img, section.lr_txt), lr=section.lr_txt, momentum=section.momentum)
+        optimiser = torch.optim.SGD(
+            parameter_groups(model, section.lr_img, section.lr_txt),
+            lr=section.lr_txt,
+            momentum=section.momentum,
+        )
         seed = derive_seed(params.seed, plugin.name)
         for epoch in range(num_epochs):
             train_epoch(
-                model, pairs, optimiser, batch_size=section.batch_size, tau=params.model.tau, seed=seed, epoch=epoch, on_batch=on_batch
+                model,
+                pairs,
+                optimiser,
+                batch_size=section.batch_size,
+                tau=params.model.tau,
+                seed=seed,
+                epoch=epoch,
+                on_batch=on_batch,
             )
 
     found: dict[str, Any] = plugin.module.prepare(plugin.config, train.num_images, run)
@@ -118,7 +154,15 @@ def _prepare(params: Params, plugin: Plugin, prepared: Ref, embeddings: Ref, sta
 
 
 def _select(
-    params: Params, plugin: Plugin, prepared: Ref, embeddings: Ref, start: Ref, warm: Ref, shared: Ref | None, num_pairs: int, work: Path
+    params: Params,
+    plugin: Plugin,
+    prepared: Ref,
+    embeddings: Ref,
+    start: Ref,
+    warm: Ref,
+    shared: Ref | None,
+    num_pairs: int,
+    work: Path,
 ) -> dict[str, Any]:
     from tasks.core.encoders import normalise, take_rows
     from tasks.core.functional import FlatModel
@@ -145,11 +189,18 @@ def _select(
         text_features=text_features[caption_idx],
         shared=load_tensors(shared.folder / "shared.safetensors") if shared else {},
     )
-    chosen = plugin.module.select(plugin.config, pool, num_pairs, make_generator(params.seed, "coreset", plugin.name, num_pairs))
+    chosen = plugin.module.select(
+        plugin.config,
+        pool,
+        num_pairs,
+        make_generator(params.seed, "coreset", plugin.name, num_pairs),
+    )
     save_pairs(
         work,
         PairSet(
-            images=normalise(take_rows(train.images, chosen.image_idx), encoder.mean, encoder.std).contiguous(),
+            images=normalise(
+                take_rows(train.images, chosen.image_idx), encoder.mean, encoder.std
+            ).contiguous(),
             text_embeds=train.text_embeds[chosen.caption_idx],
             mean=encoder.mean,
             std=encoder.std,
@@ -158,7 +209,8 @@ def _select(
                 "profile": params.profile,
                 "image_idx": chosen.image_idx.tolist(),
                 "caption_idx": chosen.caption_idx.tolist(),
-                "features": f"{params.model_name}, expert 0 after {params.train_experts.coreset_epochs} epochs",
+                "features": f"{params.model_name}, expert 0 after "
+                f"{params.train_experts.coreset_epochs} epochs",
             },
         ),
     )
@@ -168,7 +220,11 @@ def _select(
 def _recipe(params: Params) -> dict[str, Any]:
     """What of the experts' section training for a method's shared part uses."""
     section = asdict(params.train_experts)
-    return {name: value for name, value in section.items() if name not in ("num_experts", "num_epochs", "coreset_epochs", "storage")}
+    return {
+        name: value
+        for name, value in section.items()
+        if name not in ("num_experts", "num_epochs", "coreset_epochs", "storage")
+    }
 
 
 def _caption_idx(params: Params, train: Any) -> Any:
@@ -178,4 +234,8 @@ def _caption_idx(params: Params, train: Any) -> Any:
     from tasks.core.seeding import make_generator
     from tasks.core.selection import sample_captions
 
-    return sample_captions(torch.arange(train.num_images), train.caption_image_idx, make_generator(params.seed, "coreset_captions"))
+    return sample_captions(
+        torch.arange(train.num_images),
+        train.caption_image_idx,
+        make_generator(params.seed, "coreset_captions"),
+    )

@@ -1,5 +1,6 @@
-"""The stage table: what each stage reads, where it writes, the modules whose code its key covers, with everything of
-`tasks.core` that they import, and the libraries that it imports late."""
+"""The stage table: what each stage reads, where it writes, the modules whose code its key covers,
+with everything of `tasks.core` that they import, and the libraries that it imports late.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +17,12 @@ _NETWORKS = (*_TABLES, "torch", "timm", "timm.data")
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: its params sections, the stages whose artifacts it reads, and its output folder under `data/`.
+    """One stage: its params sections, the stages whose artifacts it reads, and its output folder
+    under `data/`.
 
-    `libraries` are imported before the clock of an artifact starts: the seconds in its manifest are work, whoever imported first. What
-    one plugin alone needs (transformers, peft, torchvision, faiss) is in the seconds of the first artifact that needs it.
+    `libraries` are imported before the clock of an artifact starts: the seconds in its manifest are
+    work, whoever imported first. What one plugin alone needs (transformers, peft, torchvision,
+    faiss) is in the seconds of the first artifact that needs it.
     """
 
     name: str
@@ -79,7 +82,14 @@ STAGES = {
             ("tasks.evaluate", "tasks.models", "tasks.search"),
             _NETWORKS,
         ),
-        Stage("report", ("budgets", "evaluate", "report"), ("distill", "evaluate"), "", ("tasks.report",), _TABLES),
+        Stage(
+            "report",
+            ("budgets", "evaluate", "report"),
+            ("distill", "evaluate"),
+            "",
+            ("tasks.report",),
+            _TABLES,
+        ),
     )
 }
 
@@ -93,7 +103,8 @@ def sections_of(stage: str, *, without: Collection[str] = ()) -> frozenset[str]:
     """Return the params sections that a stage reads, and every stage that it builds on.
 
     Args:
-        without: stages that the artifact in question does not build on: no coreset decides the score of a distilled set.
+        without: stages that the artifact in question does not build on: no coreset decides the
+            score of a distilled set.
     """
     upstream = (sections_of(name) for name in STAGES[stage].reads if name not in without)
     return frozenset(STAGES[stage].sections).union(*upstream)

@@ -1,4 +1,6 @@
-"""The only importer of mlflow: one experiment per profile, a parent run per pipeline, a nested run per method and size."""
+"""The only importer of mlflow: one experiment per profile, a parent run per pipeline, a nested run
+per method and size.
+"""
 
 from __future__ import annotations
 
@@ -24,23 +26,33 @@ def tracking_uri() -> str:
 
 
 def is_remembered(profile: str, tag: str, digest: str) -> bool:
-    """Whether this store is known to hold what the digest names: the answer of MLflow, kept so that asking needs no import (4 s)."""
+    """Whether this store is known to hold what the digest names: the answer of MLflow, kept so that
+    asking needs no import (4 s).
+    """
     return _memo(profile, tag, digest).is_file()
 
 
 def remember(profile: str, tag: str, digest: str) -> None:
-    """Keep that a run with this tag is in the store. The note lies beside the store, never in the artifact, and goes with it."""
+    """Keep that a run with this tag is in the store. The note lies beside the store, never in the
+    artifact, and goes with it.
+    """
     note = _memo(profile, tag, digest)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.touch()
 
 
 def _memo(profile: str, tag: str, digest: str) -> Path:
-    return STORE / "logged" / hashlib.sha256("\n".join((tracking_uri(), profile, tag, digest)).encode()).hexdigest()
+    return (
+        STORE
+        / "logged"
+        / hashlib.sha256("\n".join((tracking_uri(), profile, tag, digest)).encode()).hexdigest()
+    )
 
 
 class Tracker:
-    """Writes runs of one pipeline invocation; `invocation` ties the processes of one `dvc repro` to one parent run."""
+    """Writes runs of one pipeline invocation; `invocation` ties the processes of one `dvc repro` to
+    one parent run.
+    """
 
     def __init__(self, profile: str, invocation: str) -> None:
         from mlflow.tracking import MlflowClient
@@ -51,28 +63,49 @@ class Tracker:
             self.client = MlflowClient(tracking_uri())
             experiment = self.client.get_experiment_by_name(profile)
             location = (STORE / "artifacts").resolve().as_uri()
-            self.experiment_id = experiment.experiment_id if experiment else self.client.create_experiment(profile, location)
+            self.experiment_id = (
+                experiment.experiment_id
+                if experiment
+                else self.client.create_experiment(profile, location)
+            )
 
     def parent(self, params: dict[str, Any], tags: dict[str, str]) -> str:
-        """Return the id of this invocation's parent run, created on first use with flat `params` and `tags`."""
+        """Return the id of this invocation's parent run, created on first use with flat `params`
+        and `tags`.
+        """
         found = self._find(f"tags.invocation = '{self.invocation}' and tags.level = 'pipeline'")
         if found:
             return found
         all_tags = {"invocation": self.invocation, "level": "pipeline", **tags}
-        run = self.client.create_run(self.experiment_id, tags=all_tags, run_name=f"{tags.get('preset', 'pipeline')} {self.invocation[:8]}")
+        run = self.client.create_run(
+            self.experiment_id,
+            tags=all_tags,
+            run_name=f"{tags.get('preset', 'pipeline')} {self.invocation[:8]}",
+        )
         self.log_params(run.info.run_id, params)
         return str(run.info.run_id)
 
     def child(self, parent: str, name: str, tags: dict[str, str]) -> str:
-        """Return the id of the nested run `name` (for example `bi_trajectory-20`) under `parent`."""
+        """Return the id of the nested run `name` (for example `bi_trajectory-20`) under
+        `parent`.
+        """
         found = self._find(f"tags.`mlflow.parentRunId` = '{parent}' and tags.cell = '{name}'")
         if found:
             return found
-        all_tags = {"invocation": self.invocation, "cell": name, "mlflow.parentRunId": parent, **tags}
-        return str(self.client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id)
+        all_tags = {
+            "invocation": self.invocation,
+            "cell": name,
+            "mlflow.parentRunId": parent,
+            **tags,
+        }
+        return str(
+            self.client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id
+        )
 
     def has(self, tag: str, digest: str) -> bool:
-        """Whether a run of this experiment carries the tag: what the digest names was logged to its end."""
+        """Whether a run of this experiment carries the tag: what the digest names was logged to its
+        end.
+        """
         return self._find(f"tags.`{tag}` = '{digest}'") is not None
 
     def mark(self, run_id: str, tag: str, digest: str) -> None:
@@ -97,7 +130,12 @@ class Tracker:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(key, value, now, step) for step, values in rows for key, value in values.items() if math.isfinite(value)]
+        metrics = [
+            Metric(key, value, now, step)
+            for step, values in rows
+            for key, value in values.items()
+            if math.isfinite(value)
+        ]
         for start in range(0, len(metrics), MAX_BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + MAX_BATCH])
 

@@ -1,4 +1,6 @@
-"""train_experts: the shared start (encoder, frozen features) and one trajectory per expert (METHOD 3)."""
+"""train_experts: the shared start (encoder, frozen features) and one trajectory per expert (METHOD
+3).
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,14 @@ LOGGER = logging.getLogger("vl_distillery")
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"])
-def build_start(params: Params, prepared: Ref, *, force: bool = False, accept_code: bool = False) -> Ref:
-    """Return `data/experts/<profile>/<model>/start`: the image encoder that all share, and its features when it is frozen.
+def build_start(
+    params: Params, prepared: Ref, *, force: bool = False, accept_code: bool = False
+) -> Ref:
+    """Return `data/experts/<profile>/<model>/start`: the image encoder that all share, and its
+    features when it is frozen.
 
-    That of a further student (`params.as_student`) is an output of evaluate: `data/scores/<profile>/start/<student>`.
+    That of a further student (`params.as_student`) is an output of evaluate:
+    `data/scores/<profile>/start/<student>`.
     """
     plugin = params.image_encoder
     weights, missing = caching.digest_files(lambda: plugin.module.weight_files(plugin.config))
@@ -34,7 +40,12 @@ def build_start(params: Params, prepared: Ref, *, force: bool = False, accept_co
         options["options"].pop("weights")  # the content counts, not the place
     is_frozen = params.model.is_encoder_frozen
     inputs = {**weights, **({"prepared": prepared.digest} if is_frozen else {})}
-    what = {**options, "seed": params.seed, "is_frozen": is_frozen, **({"input_size": params.input_size} if params.student else {})}
+    what = {
+        **options,
+        "seed": params.seed,
+        "is_frozen": is_frozen,
+        **({"input_size": params.input_size} if params.student else {}),
+    }
     key = Key("train_experts", what, inputs, caching.code_digest(_code(params)))
 
     def build(work: Path) -> dict[str, Any]:
@@ -46,43 +57,74 @@ def build_start(params: Params, prepared: Ref, *, force: bool = False, accept_co
 
         encoder = plugin.module.build(plugin.config, seed=params.seed)
         save_tensors(work / ENCODER, encoder.module.state_dict())
-        # Everything that follows is keyed by this artifact's digest: what the network does with its weights belongs to it.
+        # Everything that follows is keyed by this artifact's digest: what the network does with its
+        # weights belongs to it.
         facts = {**options, "mean": encoder.mean, "std": encoder.std}
         (work / "encoder.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
         if is_frozen:
             images = map_tensor(prepared.folder / IMAGES, "images")
             sized = at_size(encoder, params.input_size)
-            features = encode_images(sized, images, device=choose_device(), progress=reporter(f"encode {params.profile}"))
+            features = encode_images(
+                sized, images, device=choose_device(), progress=reporter(f"encode {params.profile}")
+            )
             save_tensors(work / FEATURES, {"features": features})
-        return {"out_dim": encoder.out_dim, "num_parameters": sum(p.numel() for p in encoder.module.parameters())}
+        return {
+            "out_dim": encoder.out_dim,
+            "num_parameters": sum(p.numel() for p in encoder.module.parameters()),
+        }
 
-    place = ("evaluate", params.space("evaluate", "start"), "start") if params.student else (STAGE.name, params.space(STAGE.name))
+    place = (
+        ("evaluate", params.space("evaluate", "start"), "start")
+        if params.student
+        else (STAGE.name, params.space(STAGE.name))
+    )
     folder = stages.folder(*place, params.model_name, *(() if params.student else ("start",)))
     return caching.obtain(folder, key, build, force=force, accept_code=accept_code, missing=missing)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="expert-{index}")
 def train_expert(
-    params: Params, prepared: Ref, embeddings: Ref, start: Ref, index: int, *, force: bool = False, accept_code: bool = False
+    params: Params,
+    prepared: Ref,
+    embeddings: Ref,
+    start: Ref,
+    index: int,
+    *,
+    force: bool = False,
+    accept_code: bool = False,
 ) -> Ref:
     """Return `data/experts/<profile>/<model>/expert_<index>`: the snapshots of one expert."""
     section = asdict(params.train_experts)
-    for name in ("num_experts", "num_epochs", "coreset_epochs"):  # more experts, or more of the first, do not change the others
+    # More experts, or more of the first, do not change the others
+    for name in ("num_experts", "num_epochs", "coreset_epochs"):
         section.pop(name)
     section["stored_epochs"] = params.train_experts.stored_epochs(index)
     key = Key(
         STAGE.name,
-        {"train_experts": section, "model": asdict(params.model), "seed": params.seed, "index": index},
+        {
+            "train_experts": section,
+            "model": asdict(params.model),
+            "seed": params.seed,
+            "index": index,
+        },
         {"prepared": prepared.digest, "embeddings": embeddings.digest, "start": start.digest},
         caching.code_digest(_code(params)),
     )
-    folder = stages.folder(STAGE.name, params.space(STAGE.name), params.model_name, f"expert_{index:03d}")
+    folder = stages.folder(
+        STAGE.name, params.space(STAGE.name), params.model_name, f"expert_{index:03d}"
+    )
     return caching.obtain(
-        folder, key, lambda work: _train(params, prepared, embeddings, start, index, work), force=force, accept_code=accept_code
+        folder,
+        key,
+        lambda work: _train(params, prepared, embeddings, start, index, work),
+        force=force,
+        accept_code=accept_code,
     )
 
 
-def _train(params: Params, prepared: Ref, embeddings: Ref, start: Ref, index: int, work: Path) -> dict[str, Any]:
+def _train(
+    params: Params, prepared: Ref, embeddings: Ref, start: Ref, index: int, work: Path
+) -> dict[str, Any]:
     from tasks.core.checkpoints import NAME
     from tasks.core.experts import save_snapshots, train_expert
     from tasks.core.functional import FlatModel
@@ -94,7 +136,8 @@ def _train(params: Params, prepared: Ref, embeddings: Ref, start: Ref, index: in
     encoder = load_encoder(params, start, device)
     train = open_split(params, prepared, embeddings, start, "train")
     model = new_model(params, encoder, train.text_embeds.shape[1], "expert", index)
-    # Adapters and projections begin differently in each expert; only the encoder as a whole begins the same in all.
+    # Adapters and projections begin differently in each expert; only the encoder as a whole begins
+    # the same in all.
     is_start_shared = params.model.trainable == "full"
     shared = {"img": FlatModel(model).flatten()["img"].cpu()} if is_start_shared else {}
     snapshots, losses = train_expert(

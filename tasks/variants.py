@@ -1,8 +1,10 @@
-"""Presets of params.yaml: tables of the paper as named cells, each a variant of the profile by a few settings.
+"""Presets of params.yaml: tables of the paper as named cells, each a variant of the profile by a
+few settings.
 
-A cell is {section.key: value}. What it does not change it shares with the profile itself: `Variant.changed` names the
-sections that are not the profile's, and `Params.space` puts only what builds on those into folders of their own. Cells that
-agree in what an artifact builds on share its folder, whatever else they change (`Variant.label`).
+A cell is {section.key: value}. What it does not change it shares with the profile itself:
+`Variant.changed` names the sections that are not the profile's, and `Params.space` puts only what
+builds on those into folders of their own. Cells that agree in what an artifact builds on share its
+folder, whatever else they change (`Variant.label`).
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from tasks.overrides import assign
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 TITLE, EVERY, CELLS = "title", "every", "cells"
-# What these hold is a list of artifacts, each with its own key; it says nothing about how one of them is made.
+# What these hold is a list of artifacts, each with its own key; it says nothing about how one of
+# them is made.
 LISTS = ("methods", "budgets")
-# Part of `evaluate`, and for variants a section of its own: further students change nothing of the scores of the main one.
+# Part of `evaluate`, and for variants a section of its own: further students change nothing of the
+# scores of the main one.
 STUDENTS = "cross_architecture"
 
 
@@ -41,9 +45,15 @@ class Variant:
     cells: dict[str, dict[str, Any]] = field(compare=False, repr=False)
 
     def label(self, sections: Collection[str]) -> str:
-        """Return the name, in folders, of what builds on `sections`: that of the first cell with the same settings of all of them."""
+        """Return the name, in folders, of what builds on `sections`: that of the first cell with
+        the same settings of all of them.
+        """
         wanted = _of_sections(self.settings, sections)
-        return next(name for name, settings in self.cells.items() if _of_sections(settings, sections) == wanted)
+        return next(
+            name
+            for name, settings in self.cells.items()
+            if _of_sections(settings, sections) == wanted
+        )
 
 
 @dataclass(frozen=True)
@@ -55,19 +65,27 @@ class Preset:
 
 
 def presets_of(tree: dict[str, Any]) -> dict[str, Preset]:
-    """Return the presets of the chosen profile, which may replace the cells of any of them by its own.
+    """Return the presets of the chosen profile, which may replace the cells of any of them by its
+    own.
 
     Raises:
-        ValueError: a preset is not {title, every, cells}, a cell no mapping, or a name is unfit for a folder.
+        ValueError: a preset is not {title, every, cells}, a cell no mapping, or a name is unfit for
+            a folder.
     """
     own = tree["profiles"][tree["profile"]]["presets"]
-    unknown = sorted(set(_mapping(own, f"profiles.{tree['profile']}.presets")) - set(tree["presets"]))
+    unknown = sorted(
+        set(_mapping(own, f"profiles.{tree['profile']}.presets")) - set(tree["presets"])
+    )
     if unknown:
         raise ValueError(
-            f"profiles.{tree['profile']}.presets: received {', '.join(unknown)}; allowed are presets that `presets` at the top has: "
+            f"profiles.{tree['profile']}.presets: received {', '.join(unknown)}; allowed are "
+            "presets that `presets` at the top has: "
             f"{', '.join(tree['presets'])}; change it there"
         )
-    return {name: _preset(name, body, own.get(name)) for name, body in _mapping(tree["presets"], "presets").items()}
+    return {
+        name: _preset(name, body, own.get(name))
+        for name, body in _mapping(tree["presets"], "presets").items()
+    }
 
 
 def apply(tree: dict[str, Any], name: str) -> Variant:
@@ -80,14 +98,21 @@ def apply(tree: dict[str, Any], name: str) -> Variant:
     preset, _, cell = name.partition("/")
     cells = find(presets, preset).cells
     if cell not in cells:
-        raise ValueError(f"preset {preset!r}: received the cell {cell!r}; allowed: {', '.join(cells)}; change `presets` of params.yaml")
+        raise ValueError(
+            f"preset {preset!r}: received the cell {cell!r}; allowed: {', '.join(cells)}; change "
+            "`presets` of params.yaml"
+        )
     profile = tree["profiles"][tree["profile"]]
     before = copy.deepcopy(profile)
     for path, value in cells[cell].items():
         assign(tree, path, copy.deepcopy(value), f"presets.{preset}.{cell}: {path}")
     before, after = _sections(before), _sections(profile)
     changed = tuple(key for key in after if key not in LISTS and after[key] != before.get(key))
-    named = {f"{name}-{one}": settings for name, body in presets.items() for one, settings in body.cells.items()}
+    named = {
+        f"{name}-{one}": settings
+        for name, body in presets.items()
+        for one, settings in body.cells.items()
+    }
     return Variant(preset, cell, cells[cell], changed, named)
 
 
@@ -98,25 +123,43 @@ def find(presets: dict[str, Preset], name: str) -> Preset:
         ValueError: there is none; the message lists those that are.
     """
     if name not in presets:
-        raise ValueError(f"unknown preset {name!r}; available: {', '.join(presets)}; see `presets` of params.yaml")
+        raise ValueError(
+            f"unknown preset {name!r}; available: {', '.join(presets)}; see `presets` of "
+            "params.yaml"
+        )
     return presets[name]
 
 
 def _preset(name: str, body: Any, own: Any) -> Preset:
     where = f"presets.{name}"
     if set(_mapping(body, where)) != {TITLE, EVERY, CELLS}:
-        raise ValueError(f"{where}: received the keys {', '.join(map(str, body))}; allowed and needed: {CELLS}, {EVERY}, {TITLE}")
+        raise ValueError(
+            f"{where}: received the keys {', '.join(map(str, body))}; allowed and needed: "
+            f"{CELLS}, {EVERY}, {TITLE}"
+        )
     every = _mapping(body[EVERY], f"{where}.{EVERY}")
     cells = _mapping(body[CELLS] if own is None else own, where)
     for part in (name, *cells):
         if not NAME.fullmatch(str(part)):
-            raise ValueError(f"{where}: received the name {part!r}; allowed are small letters, digits and `_`, since it names a folder")
-    return Preset(str(body[TITLE]), {cell: {**every, **_mapping(settings, f"{where}.{cell}")} for cell, settings in cells.items()})
+            raise ValueError(
+                f"{where}: received the name {part!r}; allowed are small letters, digits and "
+                "`_`, since it names a folder"
+            )
+    return Preset(
+        str(body[TITLE]),
+        {
+            cell: {**every, **_mapping(settings, f"{where}.{cell}")}
+            for cell, settings in cells.items()
+        },
+    )
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or "profile" in value:
-        raise ValueError(f"{where}: received {value!r}; allowed is a mapping without `profile`, {{}} for none; change it in params.yaml")
+        raise ValueError(
+            f"{where}: received {value!r}; allowed is a mapping without `profile`, {{}} for "
+            "none; change it in params.yaml"
+        )
     return value
 
 
@@ -130,7 +173,11 @@ def _sections(profile: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_sections(settings: dict[str, Any], sections: Collection[str]) -> dict[str, Any]:
-    return {path: value for path, value in settings.items() if _section_of(path) in sections and _section_of(path) not in LISTS}
+    return {
+        path: value
+        for path, value in settings.items()
+        if _section_of(path) in sections and _section_of(path) not in LISTS
+    }
 
 
 def _section_of(path: str) -> str:

@@ -1,4 +1,6 @@
-"""A model hub on 127.0.0.1: folders served at the addresses that `huggingface_hub` asks for files and lists of files."""
+"""A model hub on 127.0.0.1: folders served at the addresses that `huggingface_hub` asks for files
+and lists of files.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,11 @@ class Handler(BaseHTTPRequestHandler):
     def _file(self, name: str) -> None:
         file = self.root / name
         if not file.is_file():
-            self._send(404, b"{}", {"X-Error-Code": "EntryNotFound" if file.parent.is_dir() else "RepoNotFound"})
+            self._send(
+                404,
+                b"{}",
+                {"X-Error-Code": "EntryNotFound" if file.parent.is_dir() else "RepoNotFound"},
+            )
             return
         data = file.read_bytes()
         if self.command == "GET":
@@ -57,16 +63,27 @@ class Handler(BaseHTTPRequestHandler):
             self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
             return
         files = sorted(file for file in folder.iterdir() if file.is_file())
-        body: object = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": file.name} for file in files]}
+        body: object = {
+            "id": repository,
+            "sha": COMMIT,
+            "siblings": [{"rfilename": file.name} for file in files],
+        }
         if is_tree:
             is_inner = "/" in rest.strip("/")
-            entries = [{"type": "file", "path": file.name, "size": file.stat().st_size, "oid": COMMIT} for file in files]
+            entries = [
+                {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": COMMIT}
+                for file in files
+            ]
             body = [] if is_inner else entries
         self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for name, value in {"X-Repo-Commit": COMMIT, "Content-Length": str(len(body)), **headers}.items():
+        for name, value in {
+            "X-Repo-Commit": COMMIT,
+            "Content-Length": str(len(body)),
+            **headers,
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
@@ -75,9 +92,13 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serve `root/<repository>/<file>`; yields the address and the list of files that were sent so far."""
+    """Serve `root/<repository>/<file>`; yields the address and the list of files that were sent so
+    far.
+    """
     sent: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"root": root, "sent": sent}))
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), type("Bound", (Handler,), {"root": root, "sent": sent})
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}", sent

@@ -1,4 +1,6 @@
-"""The house keeps its shape: file and function sizes, one name per stage, arrows that point down."""
+"""The house keeps its shape: file and function sizes, one name per stage, arrows that point
+down.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ import yaml
 from tasks.stages import STAGES
 from tests.workspace import ROOT
 
-SOURCES = sorted(path for folder in ("flows", "tasks", "tests") for path in (ROOT / folder).rglob("*.py"))
+SOURCES = sorted(
+    path for folder in ("flows", "tasks", "tests") for path in (ROOT / folder).rglob("*.py")
+)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -27,7 +31,12 @@ def test_a_file_has_at_most_300_lines_and_its_functions_60(path):
 
 
 def test_half_of_the_source_files_have_fewer_than_120_lines():
-    assert statistics.median(len(path.read_text().splitlines()) for path in SOURCES if path.name != "__init__.py") < 120
+    assert (
+        statistics.median(
+            len(path.read_text().splitlines()) for path in SOURCES if path.name != "__init__.py"
+        )
+        < 120
+    )
 
 
 def test_every_source_file_says_what_it_is_for_in_plain_ascii():
@@ -56,7 +65,10 @@ def test_dvc_watches_the_sections_and_the_inputs_of_the_stage_table():
     for name, stage in STAGES.items():
         watched = dvc[name]["params"]
         for section in stage.sections:
-            assert any(entry.startswith(f"profiles.${{profile}}.{section}") for entry in watched), (name, section)
+            assert any(entry.startswith(f"profiles.${{profile}}.{section}") for entry in watched), (
+                name,
+                section,
+            )
         for source in stage.reads:
             assert f"data/{STAGES[source].folder}/${{profile}}" in dvc[name]["deps"], (name, source)
         if stage.folder:
@@ -71,5 +83,11 @@ def test_every_profile_of_params_has_the_sections_of_the_stages():
 
 
 def test_imports_keep_the_contracts():
-    done = subprocess.run([Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout

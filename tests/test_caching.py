@@ -1,4 +1,6 @@
-"""The code part of a key: comments and docstrings do not count, mathematics does, for the stages that use it and no others."""
+"""The code part of a key: comments and docstrings do not count, mathematics does, for the stages
+that use it and no others.
+"""
 
 import json
 import shutil
@@ -21,12 +23,16 @@ print(json.dumps({name: caching.code_digest(stage.code) for name, stage in STAGE
 
 @pytest.fixture
 def copy(tmp_path):
-    shutil.copytree(ROOT / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__")
+    )
     return tmp_path
 
 
 def _digests(folder):
-    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=folder, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=folder, capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 
@@ -41,7 +47,10 @@ def _changed(folder, file, old, new):
 
 def test_a_docstring_or_a_comment_changes_no_key(copy):
     text = '"""Return z (B, B): cosine similarity over tau'
-    assert _changed(copy, "tasks/core/losses.py", text, '"""Give z (B, B): cosine similarity over tau') == set()
+    assert (
+        _changed(copy, "tasks/core/losses.py", text, '"""Give z (B, B): cosine similarity over tau')
+        == set()
+    )
     assert _changed(copy, "tasks/core/losses.py", "TAU = 0.07", "# why\nTAU  =  0.07") == set()
 
 
@@ -51,8 +60,15 @@ def test_shared_mathematics_changes_the_keys_of_what_uses_it(copy):
 
 
 def test_the_matching_loss_concerns_distillation_alone(copy):
-    assert _changed(copy, "tasks/core/segments.py", "distance / lengths[group] for", "distance / (lengths[group] + 1) for") == {"distill"}
+    assert _changed(
+        copy,
+        "tasks/core/segments.py",
+        "distance / lengths[group] for",
+        "distance / (lengths[group] + 1) for",
+    ) == {"distill"}
 
 
 def test_decoding_concerns_preparation_alone(copy):
-    assert _changed(copy, "tasks/core/preparation.py", "def prepare(", "X = 1\n\n\ndef prepare(") == {"prepare_data"}
+    assert _changed(
+        copy, "tasks/core/preparation.py", "def prepare(", "X = 1\n\n\ndef prepare("
+    ) == {"prepare_data"}

@@ -1,4 +1,6 @@
-"""Sets scored under encoders that they were not distilled with: the pairs that another encoder sees, and its artifacts."""
+"""Sets scored under encoders that they were not distilled with: the pairs that another encoder
+sees, and its artifacts.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,14 @@ from tasks.core.tensor_files import load_tensors, map_tensor
 from tasks.core.transfer import at_size, transfer
 from tests.workspace import TINY, make_workspace
 
-TIMM = "image_encoder: timm, options: {{name: {0}, weights: random, kwargs: {1}, mean: {2}, std: {2}}}"
+TIMM = (
+    "image_encoder: timm, options: {{name: {0}, weights: random, kwargs: {1}, mean: {2}, std: {2}}}"
+)
 MAIN = TIMM.format("test_nfnet", "{stem_type: 3x3_pool, extra_conv: false}", "null")
 VIT = TIMM.format("test_vit", "{img_size: 48}", "[0.4, 0.5, 0.6]")
 STUDENTS = (
-    f"evaluate.cross_architecture={{twin: {{{MAIN}, trainable: full, lora: null, embed_dim: null, input_size: null}}, "
+    f"evaluate.cross_architecture={{twin: {{{MAIN}, trainable: full, lora: null, embed_dim: "
+    "null, input_size: null}, "
     f"vit: {{{VIT}, trainable: heads, lora: null, embed_dim: 9, input_size: 48}}}}"
 )
 OLD, NEW = ((0.5, 0.4, 0.3), (0.2, 0.25, 0.3)), ((0.1, 0.2, 0.6), (0.5, 0.4, 0.7))
@@ -36,10 +41,18 @@ def encoder(size: int = 0) -> ImageEncoder:
 
 
 def pairs_of(raw: torch.Tensor) -> PairSet:
-    """Pictures (M, S, S, 3) uint8 as a set in the old normalisation, with everything that a set can carry."""
+    """Pictures (M, S, S, 3) uint8 as a set in the old normalisation, with everything that a set can
+    carry.
+    """
     count = len(raw)
     soft = Similarity(torch.ones(count), torch.ones(count, 2), torch.zeros(count, 2), 1.0)
-    return PairSet(normalise(raw, *OLD), torch.eye(count, 4), *OLD, similarity=soft, step_sizes={"img": 0.3, "txt": 0.2})
+    return PairSet(
+        normalise(raw, *OLD),
+        torch.eye(count, 4),
+        *OLD,
+        similarity=soft,
+        step_sizes={"img": 0.3, "txt": 0.2},
+    )
 
 
 def test_another_encoder_sees_the_same_pictures_in_its_own_normalisation():
@@ -62,10 +75,16 @@ def test_pixels_outside_the_range_of_pictures_stay_outside():
 @pytest.mark.parametrize("size", [5, 11])
 def test_pictures_of_another_size_are_resized_as_in_pixel_space(size):
     raw = torch.randint(0, 256, (3, 7, 7, 3), dtype=torch.uint8, generator=make_generator(2))
-    pixels = functional.interpolate(raw.permute(0, 3, 1, 2) / 255.0, size=(size, size), mode="bilinear", antialias=True)
+    pixels = functional.interpolate(
+        raw.permute(0, 3, 1, 2) / 255.0, size=(size, size), mode="bilinear", antialias=True
+    )
     expected = (pixels - torch.tensor(NEW[0]).view(-1, 1, 1)) / torch.tensor(NEW[1]).view(-1, 1, 1)
-    torch.testing.assert_close(transfer(pairs_of(raw), encoder(), size).images, expected, rtol=0, atol=4e-6)
-    torch.testing.assert_close(encoder(size).module(normalise(raw, *NEW)), expected.flatten(1), rtol=0, atol=4e-6)
+    torch.testing.assert_close(
+        transfer(pairs_of(raw), encoder(), size).images, expected, rtol=0, atol=4e-6
+    )
+    torch.testing.assert_close(
+        encoder(size).module(normalise(raw, *NEW)), expected.flatten(1), rtol=0, atol=4e-6
+    )
 
 
 def test_an_equal_encoder_is_given_the_very_same_images():
@@ -77,9 +96,20 @@ class Made:
     """The stages up to one distilled and one random set, as plain functions in a workspace."""
 
     def __init__(self, folder: Path) -> None:
-        from tasks import distill, embed_captions, evaluate, prepare_data, select_coresets, train_experts
+        from tasks import (
+            distill,
+            embed_captions,
+            evaluate,
+            prepare_data,
+            select_coresets,
+            train_experts,
+        )
 
-        self.folder, self.build_start, self.train_student = folder, train_experts.build_start.fn, evaluate.train_student.fn
+        self.folder, self.build_start, self.train_student = (
+            folder,
+            train_experts.build_start.fn,
+            evaluate.train_student.fn,
+        )
         self.params = params.load([STUDENTS])
         self.prepared = prepare_data.prepare_data.fn(self.params)
         self.embeddings = embed_captions.embed_captions.fn(self.params, self.prepared)
@@ -96,7 +126,9 @@ class Made:
         """The scores of one student of a set, of the main one unless `student` names another."""
         chosen = self.params.as_student(student) if student else self.params
         start = self.build_start(chosen, self.prepared)
-        return self.train_student(chosen, self.prepared, self.embeddings, start, pairs or self.sets[name], name, 0)
+        return self.train_student(
+            chosen, self.prepared, self.embeddings, start, pairs or self.sets[name], name, 0
+        )
 
 
 @pytest.fixture(scope="module")
@@ -108,14 +140,21 @@ def made(tmp_path_factory):
 
 def numbers(ref: Ref) -> dict[str, object]:
     """What `score.json` says, without the name of the student."""
-    return {key: value for key, value in json.loads((ref.folder / "score.json").read_text()).items() if key != "student"}
+    return {
+        key: value
+        for key, value in json.loads((ref.folder / "score.json").read_text()).items()
+        if key != "student"
+    }
 
 
 @pytest.mark.parametrize("name", ["random-4", "full"])
 def test_a_further_student_equal_to_the_main_one_scores_the_same(made, name):
     main, twin = made.score(name), made.score(name, "twin")
     assert numbers(main) == numbers(twin)
-    assert main.path == f"data/scores/toy/{name}/seed_0" and twin.path == f"data/scores/toy/{name}/twin/seed_0"
+    assert (
+        main.path == f"data/scores/toy/{name}/seed_0"
+        and twin.path == f"data/scores/toy/{name}/twin/seed_0"
+    )
 
 
 def test_a_distilled_set_is_scored_under_another_student_with_the_step_sizes_of_the_recipe(made):
@@ -136,7 +175,12 @@ def test_a_frozen_student_has_the_features_of_all_images_at_its_own_size_and_nor
     images = map_tensor(made.prepared.folder / IMAGES, "images")
     plain = student.image_encoder.module.build(student.image_encoder.config, seed=student.seed)
     assert plain.mean == (0.4, 0.5, 0.6) and images.shape[1] == 32
-    resized = functional.interpolate(normalise(torch.tensor(images[:5]), plain.mean, plain.std), (48, 48), mode="bilinear", antialias=True)
+    resized = functional.interpolate(
+        normalise(torch.tensor(images[:5]), plain.mean, plain.std),
+        (48, 48),
+        mode="bilinear",
+        antialias=True,
+    )
     with torch.no_grad():
         torch.testing.assert_close(features[:5], plain.module(resized), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(features, encode_images(at_size(plain, 48), images, device="cpu"))
@@ -157,10 +201,20 @@ BAD = [
     ("{vit: {}}", r"cross_architecture\.vit: received \{\}; it needs `image_encoder`"),
     (f"{{seed_0: {{{VIT}}}}}", r"received the name 'seed_0'; allowed are letters"),
     (f"{{a/b: {{{VIT}}}}}", r"received the name 'a/b'; allowed are letters"),
-    (f"{{vit: {{{VIT}, trainable: heads, lora: null, embed_dim: null, input_size: null}}}}", r"vit\.embed_dim: received None.*512"),
-    (f"{{vit: {{{VIT}, trainable: full, lora: null, embed_dim: null, input_size: 4}}}}", r"vit\.input_size: received 4.*>= 8"),
+    (
+        f"{{vit: {{{VIT}, trainable: heads, lora: null, embed_dim: null, input_size: null}}}}",
+        r"vit\.embed_dim: received None.*512",
+    ),
+    (
+        f"{{vit: {{{VIT}, trainable: full, lora: null, embed_dim: null, input_size: 4}}}}",
+        r"vit\.input_size: received 4.*>= 8",
+    ),
     (f"{{vit: {{{VIT}, trainable: full, lora: null, embed_dim: null}}}}", r"vit\.input_size"),
-    (f"{{test_nfnet-full: {{{MAIN}, trainable: full, lora: null, embed_dim: null, input_size: null}}}}", r"the name of `model` itself"),
+    (
+        f"{{test_nfnet-full: {{{MAIN}, trainable: full, lora: null, embed_dim: null, input_size: "
+        "null}}",
+        r"the name of `model` itself",
+    ),
 ]
 
 

@@ -1,4 +1,6 @@
-"""DVC and the flows serve each other; push and pull carry the artifacts; metrics, plots and experiments say something."""
+"""DVC and the flows serve each other; push and pull carry the artifacts; metrics, plots and
+experiments say something.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,15 @@ def test_metrics_plots_and_experiments_show_the_recall(made):
 
 def test_an_experiment_overrides_one_value_and_runs_what_it_touches(made):
     done = made.run(
-        "dvc", "exp", "run", "-n", "short", "-S", "profiles.toy.distill.matching.iterations=1", seconds=240, PREFECT_HOME=standing()
+        "dvc",
+        "exp",
+        "run",
+        "-n",
+        "short",
+        "-S",
+        "profiles.toy.distill.matching.iterations=1",
+        seconds=240,
+        PREFECT_HOME=standing(),
     )
     assert "Running stage 'distill@bi_trajectory'" in done.stdout
     assert "Running stage 'train_experts'" not in done.stdout
@@ -79,7 +89,9 @@ def test_an_experiment_overrides_one_value_and_runs_what_it_touches(made):
 
 
 def test_a_repro_that_is_killed_goes_on_with_the_same_command(made):
-    """kill -9 of dvc and all that it started, in the middle of distillation: no lock stays, and the second run ends what was begun."""
+    """kill -9 of dvc and all that it started, in the middle of distillation: no lock stays, and the
+    second run ends what was begun.
+    """
     made.set("distill.matching.iterations=60", "distill.matching.checkpoint_every=2")
 
     def is_distilling():

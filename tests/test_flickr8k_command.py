@@ -1,4 +1,6 @@
-"""`make flickr8k DATA=<folder>` on a sample that is made here: a Karpathy json, tars of JPEGs, and a weight file beside it."""
+"""`make flickr8k DATA=<folder>` on a sample that is made here: a Karpathy json, tars of JPEGs, and
+a weight file beside it.
+"""
 
 import io
 import json
@@ -41,15 +43,25 @@ def _sample(folder: Path) -> None:
     images = []
     for split in SIZES:
         with tarfile.open(folder / f"images-{split}.tar", "w") as tar:
-            for index, example in enumerate(one for one in toy.examples(config) if one.split == split):
+            for index, example in enumerate(
+                one for one in toy.examples(config) if one.split == split
+            ):
                 name, buffer = f"{split}_{index:04d}.jpg", io.BytesIO()
                 example.load().convert("RGB").save(buffer, "JPEG", quality=90)
                 member = tarfile.TarInfo(name)
                 member.size = buffer.tell()
                 buffer.seek(0)
                 tar.addfile(member, buffer)
-                images.append({"filename": name, "split": split, "sentences": [{"raw": text} for text in example.captions]})
-    (folder / "dataset_flickr8k.json").write_text(json.dumps({"dataset": "flickr8k", "images": images}))
+                images.append(
+                    {
+                        "filename": name,
+                        "split": split,
+                        "sentences": [{"raw": text} for text in example.captions],
+                    }
+                )
+    (folder / "dataset_flickr8k.json").write_text(
+        json.dumps({"dataset": "flickr8k", "images": images})
+    )
 
 
 def _weights(path: Path) -> None:
@@ -72,7 +84,17 @@ def test_the_command_of_the_readme_makes_the_table(tmp_path):
     workspace.run("make", "flickr8k", f"DATA={tmp_path / 'user' / 'flickr8k'}", both, seconds=400)
     metrics = json.loads((workspace.folder / "reports" / "metrics.json").read_text())
     text = json.dumps(metrics)
-    for name in ("random-8", "herding-8", "k_center-8", "forgetting-8", "bi_trajectory-8", "meta_model-8", "full"):
+    for name in (
+        "random-8",
+        "herding-8",
+        "k_center-8",
+        "forgetting-8",
+        "bi_trajectory-8",
+        "meta_model-8",
+        "full",
+    ):
         assert name in text
     refused = workspace.run("make", "flickr8k", check=False)
-    assert refused.returncode == 2 and "make flickr8k DATA=<folder" in refused.stdout + refused.stderr
+    assert (
+        refused.returncode == 2 and "make flickr8k DATA=<folder" in refused.stdout + refused.stderr
+    )

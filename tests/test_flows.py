@@ -32,7 +32,8 @@ def left_behind(workspace: Workspace) -> list[str]:
         found = [
             process.info["cmdline"]
             for process in psutil.process_iter(["cmdline", "cwd", "status"])
-            if process.info["cwd"] == str(workspace.folder) and process.info["status"] != psutil.STATUS_ZOMBIE
+            if process.info["cwd"] == str(workspace.folder)
+            and process.info["status"] != psutil.STATUS_ZOMBIE
         ]
         if not found:
             return []
@@ -60,7 +61,11 @@ def test_a_corrupt_artifact_alone_is_rebuilt_with_a_message_that_names_it(made):
 def test_a_changed_option_of_one_method_runs_that_method_and_what_follows(made):
     times = {path: path.stat().st_mtime_ns for path in made.folder.glob("data/**/manifest.json")}
     made.flow("pipeline", "--set", "distill.options.bi_trajectory.iterations=3")
-    changed = {str(path.relative_to(made.folder / "data")) for path, stamp in times.items() if path.stat().st_mtime_ns != stamp}
+    changed = {
+        str(path.relative_to(made.folder / "data"))
+        for path, stamp in times.items()
+        if path.stat().st_mtime_ns != stamp
+    }
     assert changed == {
         "distilled/toy/bi_trajectory/bi_trajectory-4/manifest.json",
         "scores/toy/bi_trajectory-4/gallery/manifest.json",
@@ -68,7 +73,9 @@ def test_a_changed_option_of_one_method_runs_that_method_and_what_follows(made):
     }
 
 
-def test_a_run_is_compared_in_mlflow_by_nested_runs_with_curves_inputs_and_gallery(made, monkeypatch):
+def test_a_run_is_compared_in_mlflow_by_nested_runs_with_curves_inputs_and_gallery(
+    made, monkeypatch
+):
     from mlflow.tracking import MlflowClient
 
     monkeypatch.chdir(made.folder)
@@ -77,20 +84,36 @@ def test_a_run_is_compared_in_mlflow_by_nested_runs_with_curves_inputs_and_galle
     runs = client.search_runs([experiment.experiment_id])
     parents = [run for run in runs if run.data.tags.get("level") == "pipeline"]
     first = min(parents, key=lambda run: run.info.start_time)
-    nested = {run.data.tags["cell"]: run for run in runs if run.data.tags.get("mlflow.parentRunId") == first.info.run_id}
+    nested = {
+        run.data.tags["cell"]: run
+        for run in runs
+        if run.data.tags.get("mlflow.parentRunId") == first.info.run_id
+    }
     assert set(nested) == {"random-4", "herding-4", "bi_trajectory-4", "full"}
     cell = nested["bi_trajectory-4"]
     assert len(client.get_metric_history(cell.info.run_id, "distill/loss")) == 2
-    assert {"test/mean_recall", "test/mean_recall_std", "val/mean_recall", "distill/step_size_img"} <= set(cell.data.metrics)
+    assert {
+        "test/mean_recall",
+        "test/mean_recall_std",
+        "val/mean_recall",
+        "distill/step_size_img",
+    } <= set(cell.data.metrics)
     assert len(cell.data.metrics) <= 40
     assert len(cell.inputs.dataset_inputs) == 2
-    assert {file.path for file in client.list_artifacts(cell.info.run_id)} == {"gallery.png", "gallery.json"}
+    assert {file.path for file in client.list_artifacts(cell.info.run_id)} == {
+        "gallery.png",
+        "gallery.json",
+    }
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 @pytest.mark.parametrize(
     ("setting", "word"),
-    [("train_experts.num_experts=none", "num_experts"), ("distill.options=1", "options"), ("nothing.here=1", "nothing")],
+    [
+        ("train_experts.num_experts=none", "num_experts"),
+        ("distill.options=1", "options"),
+        ("nothing.here=1", "nothing"),
+    ],
 )
 def test_a_wrong_parameter_is_one_message_and_code_2(workspace, setting, word):
     done = workspace.flow("pipeline", "--set", setting, check=False)
@@ -101,8 +124,23 @@ def test_a_wrong_parameter_is_one_message_and_code_2(workspace, setting, word):
 
 
 def test_an_interrupted_run_stops_at_once_and_leaves_no_process(workspace):
-    command = [sys.executable, "-W", "ignore", "-m", "flows.train_experts", "--set", "train_experts.num_epochs=2000"]
-    run = subprocess.Popen(command, cwd=workspace.folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "flows.train_experts",
+        "--set",
+        "train_experts.num_epochs=2000",
+    ]
+    run = subprocess.Popen(
+        command,
+        cwd=workspace.folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     for _ in range(900):
         if list(workspace.folder.glob("data/experts/toy/*/start/manifest.json")):
             break
@@ -116,7 +154,13 @@ def test_an_interrupted_run_stops_at_once_and_leaves_no_process(workspace):
 
 def test_a_killed_run_leaves_no_server(workspace):
     command = [sys.executable, "-W", "ignore", "-m", "flows.prepare_data"]
-    run = subprocess.Popen(command, cwd=workspace.folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(
+        command,
+        cwd=workspace.folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     states = Path(workspace.folder / ".prefect/sessions")
     for _ in range(600):
         if list(states.glob("*.json")):

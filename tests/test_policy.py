@@ -8,8 +8,12 @@ from flows import policy
 from tasks import distill, evaluate, train_experts
 
 
-@pytest.mark.parametrize("task", [train_experts.train_expert, distill.distill, evaluate.train_student])
-def test_on_a_private_server_a_task_takes_no_slot_and_keeps_its_retries(task, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "task", [train_experts.train_expert, distill.distill, evaluate.train_student]
+)
+def test_on_a_private_server_a_task_takes_no_slot_and_keeps_its_retries(
+    task, tmp_path, monkeypatch
+):
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     free = policy.OnGpu(task).chosen()

@@ -36,12 +36,21 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(workspace: Workspace, *command: str, **env: str) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
-    """Run a program of this environment meanwhile, its output in a file (a pipe that nobody reads fills up), and stop it as Ctrl-C does."""
+def running(
+    workspace: Workspace, *command: str, **env: str
+) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """Run a program of this environment meanwhile, its output in a file (a pipe that nobody reads
+    fills up), and stop it as Ctrl-C does.
+    """
     log = workspace.folder.parent / f"{'_'.join(command[:3])}.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, cwd=workspace.folder, env={**environment(), **env}, stdout=output, stderr=subprocess.STDOUT, preexec_fn=heed_ctrl_c
+            command,
+            cwd=workspace.folder,
+            env={**environment(), **env},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=heed_ctrl_c,
         )
     try:
         yield log, process
@@ -56,7 +65,9 @@ def running(workspace: Workspace, *command: str, **env: str) -> Iterator[tuple[P
 
 
 def heed_ctrl_c() -> None:
-    """Undo that a shell lets what it starts in the background ignore Ctrl-C, which whatever starts the tests may have passed on."""
+    """Undo that a shell lets what it starts in the background ignore Ctrl-C, which whatever starts
+    the tests may have passed on.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -64,7 +75,9 @@ def first_line(log: Path, process: subprocess.Popen[bytes], seconds: float = 120
     """Return the first line that a program prints, once it is whole."""
     limit = time.monotonic() + seconds
     while "\n" not in log.read_text():
-        assert time.monotonic() < limit and process.poll() is None, f"{process.args} printed {log.read_text()!r}, code {process.poll()}"
+        assert time.monotonic() < limit and process.poll() is None, (
+            f"{process.args} printed {log.read_text()!r}, code {process.poll()}"
+        )
         time.sleep(0.1)
     return log.read_text().splitlines()[0]
 
@@ -81,42 +94,94 @@ def create_pools(api: dict[str, str]) -> None:
         for path in sorted((ROOT / "infra/work_pools").glob("*.json")):
             template = json.loads(path.read_text())
             limit = 1 if path.stem == "gpu" else None
-            pool = WorkPoolCreate(name=path.stem, type="process", base_job_template=template, concurrency_limit=limit)
+            pool = WorkPoolCreate(
+                name=path.stem, type="process", base_job_template=template, concurrency_limit=limit
+            )
             made = client.create_work_pool(pool)
             assert made.base_job_template == template and made.concurrency_limit == limit
 
 
 def held_slots(client: SyncPrefectClient) -> dict[str, bool]:
-    """Return for each task of the latest flow run that can compute on a card, by name, whether it held a slot of the limit `gpu`."""
+    """Return for each task of the latest flow run that can compute on a card, by name, whether it
+    held a slot of the limit `gpu`.
+    """
     (latest,) = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
-    runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[latest.id])))
+    runs = client.read_task_runs(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[latest.id]))
+    )
     assert all(run.state is not None and run.state.is_completed() for run in runs)
     names = {run.name.removesuffix(f"-{run.dynamic_key[:3]}"): GPU in run.tags for run in runs}
     return {name: held for name, held in names.items() if not name.startswith("prepare_data")}
 
 
 def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_private_server(tmp_path):
-    deployed, private = (make_workspace(tmp_path / name, TINIEST) for name in ("deployed", "private"))
+    deployed, private = (
+        make_workspace(tmp_path / name, TINIEST) for name in ("deployed", "private")
+    )
     ports = free_port(), free_port()
-    home = {"PREFECT_HOME": str(deployed.folder / ".prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true"}
+    home = {
+        "PREFECT_HOME": str(deployed.folder / ".prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "true",
+    }
     api = {"PREFECT_API_URL": f"http://127.0.0.1:{ports[0]}/api", **home}
-    command = ("python", "-m", "flows.ui", "--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1]))
+    command = (
+        "python",
+        "-m",
+        "flows.ui",
+        "--prefect-port",
+        str(ports[0]),
+        "--mlflow-port",
+        str(ports[1]),
+    )
     with running(deployed, *command) as ui:
         assert first_line(*ui).startswith("Prefect http://127.0.0.1")
         for port in ports:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as page:
                 assert page.status == 200
-        worker = ("prefect", "worker", "start", "--pool", "gpu", "--type", "process", "--name", "one")
+        worker = (
+            "prefect",
+            "worker",
+            "start",
+            "--pool",
+            "gpu",
+            "--type",
+            "process",
+            "--name",
+            "one",
+        )
         create_pools(api)
         with running(deployed, *worker, **api), prefect_client(api) as client:
-            deployed.run("prefect", "--no-prompt", "deploy", "--name", "train_experts/gpu", PWD=str(deployed.folder), **api)
-            run = ("prefect", "deployment", "run", "train_experts/gpu", "--watch", "--watch-interval", "1")
+            deployed.run(
+                "prefect",
+                "--no-prompt",
+                "deploy",
+                "--name",
+                "train_experts/gpu",
+                PWD=str(deployed.folder),
+                **api,
+            )
+            run = (
+                "prefect",
+                "deployment",
+                "run",
+                "train_experts/gpu",
+                "--watch",
+                "--watch-interval",
+                "1",
+            )
             deployed.run(*run, seconds=200, **api)
             assert client.read_global_concurrency_limit_by_name("tag:gpu").limit == 1
             computed = held_slots(client)
             deployed.run("python", "-m", "flows.train_experts", **api)
-            assert computed == {"embed_captions": True, "build_start": True, "expert-0": True, "expert-1": True}
-            assert held_slots(client) == dict.fromkeys(computed, False)  # what is there already waits for no card
+            assert computed == {
+                "embed_captions": True,
+                "build_start": True,
+                "expert-0": True,
+                "expert-1": True,
+            }
+            # What is there already waits for no card
+            assert held_slots(client) == dict.fromkeys(computed, False)
             (first,) = deployed.folder.glob("data/experts/toy/*/expert_000")
             shutil.rmtree(first)
             deployed.run("python", "-m", "flows.train_experts", **api)
@@ -133,7 +198,9 @@ def test_prefect_yaml_names_flows_that_exist():
     names = set()
     for deployment in declared:
         path, _, function = deployment["entrypoint"].partition(":")
-        flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), function)
+        flow = getattr(
+            importlib.import_module(path.removesuffix(".py").replace("/", ".")), function
+        )
         names.add(f"{flow.name}/{deployment['name']}")
     assert names == {"pipeline/local", "train_experts/gpu", "distill-sweep/gpu", "preset/gpu"}
     pools = {deployment["work_pool"]["name"] for deployment in declared}
@@ -150,7 +217,16 @@ def test_what_can_heal_is_tried_again_and_nothing_else():
     def state_of(error: Exception):
         return Failed(data=error)
 
-    for error in (ConnectionError("reset"), TimeoutError("slow"), OSError(errno.EIO, "input/output")):
+    for error in (
+        ConnectionError("reset"),
+        TimeoutError("slow"),
+        OSError(errno.EIO, "input/output"),
+    ):
         assert heals(None, None, state_of(error))
-    for error in (ValueError("shape"), FileNotFoundError(errno.ENOENT, "x"), OSError(errno.ENOSPC, "full"), MemoryError()):
+    for error in (
+        ValueError("shape"),
+        FileNotFoundError(errno.ENOENT, "x"),
+        OSError(errno.ENOSPC, "full"),
+        MemoryError(),
+    ):
         assert not heals(None, None, state_of(error))

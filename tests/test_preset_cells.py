@@ -1,4 +1,6 @@
-"""The cells of the presets, in every profile: valid, what their names say, and with settings that fit their networks."""
+"""The cells of the presets, in every profile: valid, what their names say, and with settings that
+fit their networks.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,16 @@ from tasks import params
 from tests.workspace import ROOT
 
 PROFILES = sorted(params.read_tree(ROOT / "params.yaml")["profiles"])
-PAPER = {"main", "methods", "single_modality", "initialisation", "lora", "vision_encoders", "text_encoders", "cross_architecture"}
+PAPER = {
+    "main",
+    "methods",
+    "single_modality",
+    "initialisation",
+    "lora",
+    "vision_encoders",
+    "text_encoders",
+    "cross_architecture",
+}
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -24,7 +35,10 @@ def test_every_cell_of_every_preset_is_valid_and_has_random_selection_and_a_know
         assert list(cells) == list(preset.cells)
         for chosen in cells.values():
             assert "random" in chosen.coresets and chosen.profile == profile
-            for plugin in (chosen.image_encoder, *(student.image_encoder for student in chosen.students.values())):
+            for plugin in (
+                chosen.image_encoder,
+                *(student.image_encoder for student in chosen.students.values()),
+            ):
                 assert known[plugin.name](plugin.config.name)
 
 
@@ -64,7 +78,11 @@ def test_a_cell_named_after_what_it_starts_from_starts_from_that(profile):
 
 def test_no_two_values_share_a_dotted_path_which_dvc_exp_show_refuses():
     def paths(node, path):
-        return [found for key, value in node.items() for found in paths(value, (*path, str(key)))] if isinstance(node, dict) else [path]
+        return (
+            [found for key, value in node.items() for found in paths(value, (*path, str(key)))]
+            if isinstance(node, dict)
+            else [path]
+        )
 
     dotted = [".".join(path) for path in paths(params.read_tree(ROOT / "params.yaml"), ())]
     assert len(dotted) == len(set(dotted))
@@ -78,23 +96,37 @@ def test_cells_that_share_a_folder_agree_in_everything_that_its_stage_reads(prof
             read = (chosen.text_encoder, chosen.image_encoder, chosen.model, chosen.train_experts)
             assert made.setdefault(("train_experts", chosen.space("train_experts")), read) == read
             for method, plugin in chosen.distillers.items():
-                assert made.setdefault((method, chosen.space("distill")), (*read, plugin)) == (*read, plugin)
+                assert made.setdefault((method, chosen.space("distill")), (*read, plugin)) == (
+                    *read,
+                    plugin,
+                )
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_cell_of_cross_architecture_scores_its_sets_under_another_network_than_the_one_that_distils(profile):
+def test_a_cell_of_cross_architecture_scores_its_sets_under_another_network(
+    profile,
+):
     cells = params.load_cells("cross_architecture", [f"profile={profile}"])
-    assert set(cells) == {"pixels_and_texts", "text_only", "reverse"} | ({"views"} if profile == "flickr8k" else set())
+    assert set(cells) == {"pixels_and_texts", "text_only", "reverse"} | (
+        {"views"} if profile == "flickr8k" else set()
+    )
     back = cells.pop("reverse")
-    for chosen, distiller in (*((cell, back) for cell in cells.values()), (back, cells["text_only"])):
+    for chosen, distiller in (
+        *((cell, back) for cell in cells.values()),
+        (back, cells["text_only"]),
+    ):
         (student,) = chosen.students.values()
         assert (student.image_encoder, student.model) == (distiller.image_encoder, distiller.model)
         assert student.image_encoder != chosen.image_encoder
 
 
 @pytest.mark.parametrize("profile", ["flickr8k", "flickr8k_small", "flickr8k_full"])
-def test_on_flickr8k_a_pretrained_network_is_trained_in_small_steps_with_momentum_and_a_frozen_one_in_large_ones(profile):
-    """Steps of 0.1 leave the features of a MobileNetV2 at once; projections on a frozen encoder hardly move with 0.005."""
+def test_on_flickr8k_a_trained_network_takes_small_steps_and_a_frozen_one_large_ones(
+    profile,
+):
+    """Steps of 0.1 leave the features of a MobileNetV2 at once; projections on a frozen encoder
+    hardly move with 0.005.
+    """
     largest = {"full": 0.005, "lora": 0.05, "heads": 0.1}
     for preset in params.presets([f"profile={profile}"]):
         for cell, chosen in params.load_cells(preset, [f"profile={profile}"]).items():
@@ -104,5 +136,8 @@ def test_on_flickr8k_a_pretrained_network_is_trained_in_small_steps_with_momentu
             for config in (plugin.config for plugin in chosen.distillers.values()):
                 assert lr / 2 <= config.step_size_img <= lr, (preset, cell)
                 if not chosen.model.is_encoder_frozen:
-                    assert chosen.train_experts.momentum == config.student_momentum == 0.9, (preset, cell)
+                    assert chosen.train_experts.momentum == config.student_momentum == 0.9, (
+                        preset,
+                        cell,
+                    )
                     assert config.optimiser == "adam", (preset, cell)

@@ -1,4 +1,6 @@
-"""Artifacts that `dvc pull` brings are used without the raw data and weights they were made from: with a warning, or not at all."""
+"""Artifacts that `dvc pull` brings are used without the raw data and weights they were made from:
+with a warning, or not at all.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,13 @@ def _write_raw(folder):
     entries = []
     for number, split in enumerate(SPLITS):
         Image.new("RGB", (40, 36), (number * 40, 90, 200)).save(folder / "images" / f"{number}.png")
-        entries.append({"filename": f"{number}.png", "split": split, "sentences": [{"raw": f"picture number {number}"}]})
+        entries.append(
+            {
+                "filename": f"{number}.png",
+                "split": split,
+                "sentences": [{"raw": f"picture number {number}"}],
+            }
+        )
     (folder / "dataset.json").write_text(json.dumps({"images": entries}))
 
 
@@ -44,31 +52,70 @@ def _write_bert(folder):
     from transformers import BertConfig, BertModel, BertTokenizer
 
     folder.mkdir(parents=True)
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "picture", "number"]))
-    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
-    BertModel(BertConfig(vocab_size=7, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)).save_pretrained(
-        folder
+    (folder / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "picture", "number"])
     )
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    BertModel(
+        BertConfig(
+            vocab_size=7,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+        )
+    ).save_pretrained(folder)
 
 
 def _params(*more: str) -> Params:
-    raw = {"path": "raw/data", "annotations": "dataset.json", "images": ["images"], "restval_is_train": False}
+    raw = {
+        "path": "raw/data",
+        "annotations": "dataset.json",
+        "images": ["images"],
+        "restval_is_train": False,
+    }
     bert = {
-        "name": "bert", "weights": "raw/bert", "pooling": "cls", "is_normalised": False, "max_tokens": 8, "batch_size": 4,
+        "name": "bert",
+        "weights": "raw/bert",
+        "pooling": "cls",
+        "is_normalised": False,
+        "max_tokens": 8,
+        "batch_size": 4,
         "dtype": "float32",
-    }  # fmt: skip
-    image = {"name": "test_nfnet", "weights": "raw/nfnet.safetensors", "kwargs": {}, "mean": None, "std": None}
-    settings = ("prepare_data.dataset=karpathy", f"prepare_data.options={json.dumps(raw)}", "embed_captions.text_encoder=transformers")
-    options = (f"embed_captions.options={json.dumps(bert)}", f"model.options={json.dumps(image)}", "train_experts.num_experts=1")
+    }
+    image = {
+        "name": "test_nfnet",
+        "weights": "raw/nfnet.safetensors",
+        "kwargs": {},
+        "mean": None,
+        "std": None,
+    }
+    settings = (
+        "prepare_data.dataset=karpathy",
+        f"prepare_data.options={json.dumps(raw)}",
+        "embed_captions.text_encoder=transformers",
+    )
+    options = (
+        f"embed_captions.options={json.dumps(bert)}",
+        f"model.options={json.dumps(image)}",
+        "train_experts.num_experts=1",
+    )
     kept = [setting for setting in TINY if not setting.startswith("prepare_data.options")]
-    return params.load([*kept, *settings, *options, "train_experts.batch_size=2", *more], path=ROOT / "params.yaml")
+    return params.load(
+        [*kept, *settings, *options, "train_experts.batch_size=2", *more], path=ROOT / "params.yaml"
+    )
 
 
 def _make(chosen: Params, **how: bool):
     prepared = prepare_data.fn(chosen, **how)
     embeddings = embed_captions.fn(chosen, prepared, **how)
     start = build_start.fn(chosen, prepared, **how)
-    return [prepared, embeddings, start, train_expert.fn(chosen, prepared, embeddings, start, 0, **how)]
+    return [
+        prepared,
+        embeddings,
+        start,
+        train_expert.fn(chosen, prepared, embeddings, start, 0, **how),
+    ]
 
 
 @pytest.fixture
@@ -92,10 +139,16 @@ def test_what_was_pulled_is_used_with_warnings_that_name_what_is_missing(pulled,
         found = _make(_params())
     assert all(ref.is_cached for ref in found)
     assert [ref.digest for ref in found] == [ref.digest for ref in pulled]
-    warnings = [record.getMessage() for record in caplog.records if "cannot be compared" in record.getMessage()]
+    warnings = [
+        record.getMessage()
+        for record in caplog.records
+        if "cannot be compared" in record.getMessage()
+    ]
     manifests = [json.loads((ref.folder / "manifest.json").read_text()) for ref in pulled[:3]]
     assert len(warnings) == 3
-    for warning, place, manifest in zip(warnings, ("raw/data", "raw/bert", "raw/nfnet.safetensors"), manifests, strict=True):
+    for warning, place, manifest in zip(
+        warnings, ("raw/data", "raw/bert", "raw/nfnet.safetensors"), manifests, strict=True
+    ):
         unseen = [digest for name, digest in manifest["inputs"].items() if name != "prepared"]
         assert place in warning and unseen and all(digest in warning for digest in unseen)
 
@@ -118,7 +171,9 @@ def test_raw_data_that_is_there_is_checked(pulled, tmp_path):
     assert [ref.is_cached for ref in _make(_params())] == [False, False, True, False]
 
 
-def test_a_copy_of_the_raw_data_with_other_times_is_the_same_and_each_file_is_read_once(pulled, tmp_path):
+def test_a_copy_of_the_raw_data_with_other_times_is_the_same_and_each_file_is_read_once(
+    pulled, tmp_path
+):
     shutil.copytree(tmp_path / "there/raw", tmp_path / "here/raw")
     for path in (tmp_path / "here/raw").rglob("*.png"):
         os.utime(path, (1, 1))
@@ -142,5 +197,8 @@ def test_looking_makes_nothing(pulled):
 
 
 def test_weights_of_another_name_are_not_stood_in_for(pulled):
-    with pytest.raises(FileNotFoundError, match=r"other\.safetensors is not there.*not made from other\.safetensors"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"other\.safetensors is not there.*not made from other\.safetensors",
+    ):
         _make(_params("model.options.weights=raw/other.safetensors"))

@@ -1,4 +1,6 @@
-"""FAISS finds what counting finds, ties included, and the nearest sentence that a naive search finds."""
+"""FAISS finds what counting finds, ties included, and the nearest sentence that a naive search
+finds.
+"""
 
 import sys
 from contextlib import nullcontext
@@ -14,33 +16,50 @@ from tasks.search import SLACK, nearest, recall_by_search
 
 def _random(seed, num_images=37, num_texts=113, width=9, dtype=torch.float32):
     generator = make_generator(seed, "search")
-    owner = torch.cat([torch.arange(num_images), torch.randint(num_images, (num_texts - num_images,), generator=generator)])
+    owner = torch.cat(
+        [
+            torch.arange(num_images),
+            torch.randint(num_images, (num_texts - num_images,), generator=generator),
+        ]
+    )
     owner = owner[torch.randperm(num_texts, generator=generator)]
     image = torch.randn(num_images, width, generator=generator, dtype=dtype)
     text = image[owner] + 1.5 * torch.randn(num_texts, width, generator=generator, dtype=dtype)
-    return torch.nn.functional.normalize(image, dim=1), torch.nn.functional.normalize(text, dim=1), owner
+    return (
+        torch.nn.functional.normalize(image, dim=1),
+        torch.nn.functional.normalize(text, dim=1),
+        owner,
+    )
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_recall_by_search_equals_counting_for_any_chunk_size(seed):
     image, text, owner = _random(seed)
     for chunk_rows in (7, 38, 4096):
-        assert recall_by_search(image, text, owner, chunk_rows=chunk_rows) == recall(image, text, owner, chunk_rows=29)
+        assert recall_by_search(image, text, owner, chunk_rows=chunk_rows) == recall(
+            image, text, owner, chunk_rows=29
+        )
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_recall_by_search_equals_counting_where_scores_are_tied(seed):
-    # Integer scores of few values: a top-26 list is full of ties, and the positive is often not on it.
+    # Integer scores of few values: a top-26 list is full of ties, and the positive is often not on
+    # it.
     generator = make_generator(seed, "ties")
-    image, text = (torch.randint(-1, 2, (rows, 3), generator=generator).float() for rows in (61, 190))
+    image, text = (
+        torch.randint(-1, 2, (rows, 3), generator=generator).float() for rows in (61, 190)
+    )
     owner = torch.cat([torch.arange(61), torch.randint(61, (129,), generator=generator)])
     for ks in ((1, 5, 10), (3,), (40, 200)):
-        assert recall_by_search(image, text, owner, ks=ks, chunk_rows=53) == recall(image, text, owner, ks=ks)
+        assert recall_by_search(image, text, owner, ks=ks, chunk_rows=53) == recall(
+            image, text, owner, ks=ks
+        )
 
 
 @pytest.mark.parametrize("copies", [2, 12, 60])
 def test_a_positive_pushed_off_the_list_by_its_copies_still_counts(copies):
-    # Every embedding exists `copies` times, each copy with another owner: more than the list holds when copies is 60.
+    # Every embedding exists `copies` times, each copy with another owner: more than the list holds
+    # when copies is 60.
     image, text, owner = _random(copies, num_images=5, num_texts=5, width=130)
     image, text = image.repeat(copies, 1), image[owner].repeat(copies, 1)
     owner = torch.cat([owner + 5 * copy for copy in reversed(range(copies))])
@@ -55,17 +74,21 @@ def test_other_float_types_are_ranked_in_their_own_precision(dtype):
     image, text = image.to(dtype), text.to(dtype)
     assert recall_by_search(image, text, owner) == recall(image, text, owner)
     image = torch.tensor([[1.0, 0.0], [1.0, 1e-12]], dtype=torch.float64)
-    text = torch.tensor([[1.0, -1.0], [1.0, 1.0]], dtype=torch.float64)  # each prefers the other image by 1e-12
+    # Each prefers the other image by 1e-12
+    text = torch.tensor([[1.0, -1.0], [1.0, 1.0]], dtype=torch.float64)
     assert recall_by_search(image, text, torch.tensor([1, 0]), ks=(1,))["t2i_r1"] == 0
 
 
 @pytest.mark.parametrize("first, last", [(0, 89), (89, 0)])
 def test_more_keys_within_rounding_than_the_list_holds_are_still_ranked(first, last):
-    # 90 images whose scores differ by 1e-12: all equal to FAISS, which lists any 26 of them. Caption i is of image i.
+    # 90 images whose scores differ by 1e-12: all equal to FAISS, which lists any 26 of them.
+    # Caption i is of image i.
     steps = torch.linspace(first, last, 90, dtype=torch.float64)
     image = torch.stack([torch.ones(90, dtype=torch.float64), 1e-12 * steps], 1)
     found = recall_by_search(image, torch.ones(90, 2, dtype=torch.float64), torch.arange(90))
-    assert [found[f"t2i_r{k}"] for k in (1, 5, 10)] == pytest.approx([100 / 90, 500 / 90, 1000 / 90])
+    assert [found[f"t2i_r{k}"] for k in (1, 5, 10)] == pytest.approx(
+        [100 / 90, 500 / 90, 1000 / 90]
+    )
     assert found["i2t_r1"] == 100  # every caption is the same: tied
 
 
@@ -79,10 +102,15 @@ def test_bad_embeddings_are_refused_as_by_counting():
 
 @pytest.mark.parametrize("k", [1, 4, 200])
 def test_nearest_equals_a_naive_cosine_search(k):
-    queries, keys = (torch.randn(rows, 17, generator=make_generator(rows)) * scale for rows, scale in ((23, 5.0), (200, 0.01)))
+    queries, keys = (
+        torch.randn(rows, 17, generator=make_generator(rows)) * scale
+        for rows, scale in ((23, 5.0), (200, 0.01))
+    )
     similarities, indices = nearest(queries, keys, k=k, chunk_rows=10)
     left, right = queries.double().numpy(), keys.double().numpy()
-    cosine = (left / np.linalg.norm(left, axis=1, keepdims=True)) @ (right / np.linalg.norm(right, axis=1, keepdims=True)).T
+    cosine = (left / np.linalg.norm(left, axis=1, keepdims=True)) @ (
+        right / np.linalg.norm(right, axis=1, keepdims=True)
+    ).T
     assert indices.shape == similarities.shape == (23, k) and similarities.dtype == torch.float32
     assert np.array_equal(indices.numpy(), np.argsort(-cosine, axis=1)[:, :k])
     assert np.allclose(similarities.numpy(), -np.sort(-cosine, axis=1)[:, :k], atol=1e-6)
@@ -114,7 +142,8 @@ def test_a_vector_of_zeros_is_similar_to_nothing():
 
 
 def test_a_missing_faiss_names_the_extras(monkeypatch):
-    monkeypatch.setitem(sys.modules, "faiss", None)  # what `import faiss` meets where it is not installed
+    # What `import faiss` meets where it is not installed
+    monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ModuleNotFoundError, match=r"vl-distillery\[cpu\].*vl-distillery\[gpu\]"):
         nearest(torch.eye(3), torch.eye(3))
 

@@ -1,4 +1,6 @@
-"""A session's owner is told by what does not move: not by a time of day, which changes when the clock is set."""
+"""A session's owner is told by what does not move: not by a time of day, which changes when the
+clock is set.
+"""
 
 from __future__ import annotations
 
@@ -50,12 +52,17 @@ def test_there_is_no_owner_without_a_process():
 
 @pytest.mark.services
 def test_a_server_that_cannot_start_says_why(tmp_path):
-    """One of its libraries is broken: the message ends with what Python said, not with a minute of waiting."""
+    """One of its libraries is broken: the message ends with what Python said, not with a minute of
+    waiting.
+    """
     (tmp_path / "uvicorn.py").write_text("raise ImportError('greenlet is not installed')\n")
     env = {**environment(), "PYTHONPATH": str(tmp_path), "PREFECT_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-c", "from flows import session; session.wait(session.begin())"]
     started = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 1 and time.monotonic() - started < 60
-    assert re.search(r"Prefect server .*its last words were: ImportError: greenlet is not installed;", done.stderr)
+    assert re.search(
+        r"Prefect server .*its last words were: ImportError: greenlet is not installed;",
+        done.stderr,
+    )
     assert str(tmp_path / "home" / "sessions") in done.stderr

@@ -1,4 +1,6 @@
-"""Stage tasks as plain functions in the tiny workspace: what a parameter changes, and what it leaves as it is."""
+"""Stage tasks as plain functions in the tiny workspace: what a parameter changes, and what it
+leaves as it is.
+"""
 
 import contextlib
 import json
@@ -7,7 +9,16 @@ import pandas as pd
 import pytest
 import torch
 
-from tasks import artifacts, distill, embed_captions, evaluate, params, prepare_data, select_coresets, train_experts
+from tasks import (
+    artifacts,
+    distill,
+    embed_captions,
+    evaluate,
+    params,
+    prepare_data,
+    select_coresets,
+    train_experts,
+)
 from tasks.core.experts import SNAPSHOTS
 from tasks.core.storage import load_pairs
 from tasks.core.tensor_files import load_tensors, tensor_names
@@ -36,7 +47,11 @@ def _make(*settings):
 
 
 def _epochs(ref):
-    return sorted(int(name.removeprefix("txt_")) for name in tensor_names(ref.folder / SNAPSHOTS) if name.startswith("txt_"))
+    return sorted(
+        int(name.removeprefix("txt_"))
+        for name in tensor_names(ref.folder / SNAPSHOTS)
+        if name.startswith("txt_")
+    )
 
 
 def _files(ref):
@@ -46,31 +61,49 @@ def _files(ref):
 
 
 def test_experts_store_what_distillation_reads_and_the_first_one_what_coresets_do(workspace):
-    experts, herding, distilled = _make("train_experts.num_epochs=2", "train_experts.coreset_epochs=3")
+    experts, herding, distilled = _make(
+        "train_experts.num_epochs=2", "train_experts.coreset_epochs=3"
+    )
     assert [_epochs(ref) for ref in experts] == [[0, 1, 2, 3], [0, 1, 2]]
     files, selected = _files(distilled), _files(herding)
     shorter, other, again = _make("train_experts.num_epochs=2", "train_experts.coreset_epochs=1")
     assert [_epochs(ref) for ref in shorter] == [[0, 1, 2], [0, 1, 2]] and shorter[1].is_cached
-    assert _files(other) != selected and "after 1 epochs" in (other.folder / "pairs.json").read_text()
+    assert (
+        _files(other) != selected and "after 1 epochs" in (other.folder / "pairs.json").read_text()
+    )
     assert _files(again) == files
     same, last, kept = _make("train_experts.num_epochs=2", "train_experts.coreset_epochs=2")
     assert all(ref.is_cached for ref in (*same, kept)) and not last.is_cached
 
 
 def test_text_head_trains_the_text_projection_alone_through_all_stages(workspace):
-    """An expert, a distilled set and a student: the image group is empty, and images are moved by what the texts' loss says."""
+    """An expert, a distilled set and a student: the image group is empty, and images are moved by
+    what the texts' loss says.
+    """
     settings = ("model.trainable=text_head", "distill.matching.iterations=3")
     experts, _, distilled = _make(*settings)
-    assert {name.partition("_")[0] for name in tensor_names(experts[0].folder / SNAPSHOTS)} == {"txt"}
+    assert {name.partition("_")[0] for name in tensor_names(experts[0].folder / SNAPSHOTS)} == {
+        "txt"
+    }
     chosen, pairs = params.load(settings), load_pairs(distilled.folder)
     before = load_tensors(distilled.folder / distill.INITIAL)
-    assert not torch.equal(pairs.images, before["images"]) and not torch.equal(pairs.text_embeds, before["text_embeds"])
+    assert not torch.equal(pairs.images, before["images"]) and not torch.equal(
+        pairs.text_embeds, before["text_embeds"]
+    )
     matching = chosen.distillers["bi_trajectory"].config
-    assert pairs.step_sizes["img"] == pytest.approx(matching.step_size_img) and pairs.step_sizes["txt"] != matching.step_size_txt
+    assert (
+        pairs.step_sizes["img"] == pytest.approx(matching.step_size_img)
+        and pairs.step_sizes["txt"] != matching.step_size_txt
+    )
     history = pd.read_parquet(distilled.folder / distill.HISTORY)
-    assert (history["loss_img"] == 0.0).all() and history["loss"].to_list() == pytest.approx(history["loss_txt"].to_list())
+    assert (history["loss_img"] == 0.0).all() and history["loss"].to_list() == pytest.approx(
+        history["loss_txt"].to_list()
+    )
     given = _given(chosen)
-    scores = {name: evaluate.train_student.fn(*given, ref, name, 0) for name, ref in (("bi_trajectory-4", distilled), ("full", None))}
+    scores = {
+        name: evaluate.train_student.fn(*given, ref, name, 0)
+        for name, ref in (("bi_trajectory-4", distilled), ("full", None))
+    }
     for ref in scores.values():
         found = json.loads((ref.folder / evaluate.SCORE).read_text())
         assert 0.0 < found["mean_recall"] <= 100.0 and 0.0 < found["val_mean_recall"] <= 100.0

@@ -1,4 +1,6 @@
-"""Stages of the tiny workspace: kill -9 and go on to the same bytes, bad input before any training, nothing left behind."""
+"""Stages of the tiny workspace: kill -9 and go on to the same bytes, bad input before any training,
+nothing left behind.
+"""
 
 import json
 
@@ -7,7 +9,8 @@ import torch
 
 pytestmark = pytest.mark.services
 
-# The stage tasks called as plain functions: no Prefect server, whose start is no part of what is tested here.
+# The stage tasks called as plain functions: no Prefect server, whose start is no part of what is
+# tested here.
 PLAIN = """
 import sys
 from tasks import distill, embed_captions, params, prepare_data, train_experts
@@ -15,11 +18,17 @@ p = params.load(sys.argv[2:])
 prepared = prepare_data.prepare_data.fn(p)
 embeddings = embed_captions.embed_captions.fn(p, prepared)
 start = train_experts.build_start.fn(p, prepared)
-experts = [train_experts.train_expert.fn(p, prepared, embeddings, start, i) for i in range(p.train_experts.num_experts)]
+given = (p, prepared, embeddings, start)
+numbers = range(p.train_experts.num_experts)
+experts = [train_experts.train_expert.fn(*given, number) for number in numbers]
 if sys.argv[1] == "distill":
-    distill.distill.fn(p, prepared, embeddings, start, experts, "bi_trajectory", p.general.budgets[0])
+    distill.distill.fn(*given, experts, "bi_trajectory", p.general.budgets[0])
 """
-LONG = ("distill.options.bi_trajectory.iterations=40", "distill.options.bi_trajectory.checkpoint_every=2", "train_experts.num_epochs=12")
+LONG = (
+    "distill.options.bi_trajectory.iterations=40",
+    "distill.options.bi_trajectory.checkpoint_every=2",
+    "train_experts.num_epochs=12",
+)
 
 
 @pytest.fixture
@@ -55,23 +64,42 @@ def test_non_finite_embeddings_stop_before_any_training(workspace, tmp_path):
 
     folder = tmp_path / "bert"
     folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "circle"]))
+    (folder / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "circle"])
+    )
     BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
-    config = BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    config = BertConfig(
+        vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
     model = BertModel(config)
     with torch.no_grad():
         model.embeddings.word_embeddings.weight.fill_(float("nan"))
     model.save_pretrained(folder)
     options = {
-        "name": "broken", "weights": str(folder), "pooling": "cls", "is_normalised": False, "max_tokens": 16, "batch_size": 32,
+        "name": "broken",
+        "weights": str(folder),
+        "pooling": "cls",
+        "is_normalised": False,
+        "max_tokens": 16,
+        "batch_size": 32,
         "dtype": "float32",
-    }  # fmt: skip
-    settings = ["--set", "embed_captions.text_encoder=transformers", "--set", f"embed_captions.options={json.dumps(options)}"]
+    }
+    settings = [
+        "--set",
+        "embed_captions.text_encoder=transformers",
+        "--set",
+        f"embed_captions.options={json.dumps(options)}",
+    ]
     done = workspace.flow("train_experts", *settings, check=False)
     assert done.returncode == 2
-    assert "non-finite embeddings for" in done.stderr and "change embed_captions.options" in done.stderr
+    assert (
+        "non-finite embeddings for" in done.stderr
+        and "change embed_captions.options" in done.stderr
+    )
     data = workspace.folder / "data"
-    assert not list(data.glob("caption_embeddings/toy/*")) and not list(data.glob("experts/**/manifest.json"))
+    assert not list(data.glob("caption_embeddings/toy/*")) and not list(
+        data.glob("experts/**/manifest.json")
+    )
     assert not list(data.glob(".work/*"))
 
 

@@ -1,4 +1,6 @@
-"""distill-sweep for real on a tiny toy set: the cells that the command line names, random selection beside each, nothing twice."""
+"""distill-sweep for real on a tiny toy set: the cells that the command line names, random selection
+beside each, nothing twice.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,12 @@ GRID = ("--method", "bi_trajectory", "--num-pairs", "4", "--num-pairs", "6")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Workspace:
     """A workspace in which a sweep of two of three sizes has run once."""
-    workspace = make_workspace(tmp_path_factory.mktemp("sweep") / "copy", (*TINY, "budgets=[4, 6, 8]"))
+    workspace = make_workspace(
+        tmp_path_factory.mktemp("sweep") / "copy", (*TINY, "budgets=[4, 6, 8]")
+    )
     done = workspace.flow("distill_sweep", *GRID, seconds=280)
-    # prepared, embeddings, start and 2 experts; for each size random, set, gallery and 2 students; a student of the full data
+    # prepared, embeddings, start and 2 experts; for each size random, set, gallery and 2 students;
+    # a student of the full data
     assert "distill_sweep: 16 made, 0 cached" in done.stdout
     return workspace
 
@@ -39,7 +44,10 @@ def test_a_forced_sweep_makes_again_once_what_its_cells_share(made):
     scores, sets = made.folder / "data/scores/toy", made.folder / "data/distilled/toy/bi_trajectory"
     before = (scores / "full/seed_0/manifest.json").stat().st_mtime_ns
     made.flow("distill_sweep", *GRID, "--force", seconds=280)
-    students, last_set = ((place / "manifest.json").stat().st_mtime_ns for place in (scores / "full/seed_0", sets / "bi_trajectory-6"))
+    students, last_set = (
+        (place / "manifest.json").stat().st_mtime_ns
+        for place in (scores / "full/seed_0", sets / "bi_trajectory-6")
+    )
     assert before < students < last_set
 
 
@@ -49,7 +57,11 @@ def test_a_sweep_is_one_run_in_mlflow_with_each_value_once(made):
     client = MlflowClient(f"sqlite:///{made.folder}/.mlflow/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
     (parent,) = [run for run in runs if run.data.tags.get("level") == "pipeline"]
-    nested = {run.data.tags["cell"]: run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+    nested = {
+        run.data.tags["cell"]: run
+        for run in runs
+        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    }
     assert set(nested) == {"random-4", "random-6", "bi_trajectory-4", "bi_trajectory-6", "full"}
     assert len(client.get_metric_history(nested["full"].info.run_id, "test/mean_recall")) == 1
 

@@ -1,4 +1,6 @@
-"""Runs land in a real MLflow database: one parent per invocation, nested runs found again, inputs recorded, each set once."""
+"""Runs land in a real MLflow database: one parent per invocation, nested runs found again, inputs
+recorded, each set once.
+"""
 
 import shutil
 import time
@@ -28,7 +30,10 @@ def test_processes_of_one_invocation_share_a_parent_and_its_nested_runs(tmp_path
     second.log_inputs(child, "toy", "d" * 64, "data/prepared/toy")
     second.finish(child)
     run = second.client.get_run(child)
-    assert [point.value for point in second.client.get_metric_history(child, "distill/loss")] == [2.0, 1.5]
+    assert [point.value for point in second.client.get_metric_history(child, "distill/loss")] == [
+        2.0,
+        1.5,
+    ]
     assert second.client.get_run(parent).data.params == {"distill.syn_steps": "8"}
     assert run.inputs.dataset_inputs[0].dataset.digest == "d" * 36
     assert run.info.status == "FINISHED"
@@ -38,7 +43,9 @@ def _made(folder):
     """A distilled artifact as `tasks/distill.py` leaves it, with the files that are logged."""
 
     def build(work):
-        pd.DataFrame({"iteration": [0, 1], "loss": [2.0, 1.5]}).to_parquet(work / "history.parquet", index=False)
+        pd.DataFrame({"iteration": [0, 1], "loss": [2.0, 1.5]}).to_parquet(
+            work / "history.parquet", index=False
+        )
         return {}
 
     return caching.obtain(folder, Key("distill", {"of": str(folder)}, {}, "code"), build)
@@ -50,7 +57,9 @@ def _runs(tag, digest):
 
 
 @pytest.mark.services
-def test_a_set_whose_logging_was_killed_is_logged_by_the_next_run_and_then_never_again(tmp_path, monkeypatch):
+def test_a_set_whose_logging_was_killed_is_logged_by_the_next_run_and_then_never_again(
+    tmp_path, monkeypatch
+):
     chosen = params.load(["profile=toy"], path=ROOT / "params.yaml")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

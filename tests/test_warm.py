@@ -1,4 +1,6 @@
-"""Commands beside a standing server: forks of its warm interpreter with the code of their own folder, or processes of their own."""
+"""Commands beside a standing server: forks of its warm interpreter with the code of their own
+folder, or processes of their own.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def told(workspace) -> Workspace:
     code = workspace.folder / "flows/cli.py"
     line = '    print(f"{name}: {fresh} made, {cached} cached")\n'
     assert line in code.read_text()
-    code.write_text(code.read_text().replace(line, f'{line}    print(f"parent {{os.getppid()}}")\n'))
+    code.write_text(
+        code.read_text().replace(line, f'{line}    print(f"parent {{os.getppid()}}")\n')
+    )
     return workspace
 
 
@@ -38,7 +42,9 @@ def test_a_command_is_a_fork_of_the_warm_interpreter_and_runs_the_code_of_its_fo
     assert not (told.folder / ".prefect").exists()
 
 
-def test_a_command_with_other_settings_of_the_libraries_runs_in_its_own_process_with_the_same_bytes(told):
+def test_a_command_with_other_settings_of_the_libraries_runs_in_its_own_process_with_the_same_bytes(
+    told,
+):
     assert parent_of_the_flow(told.flow("prepare_data")) == warm_process()
     before = told.digests()
     done = told.flow("prepare_data", "--force", OMP_NUM_THREADS="2")

@@ -1,4 +1,6 @@
-"""A temporary copy of what the pipeline needs, with sizes so small that every stage takes a second or two."""
+"""A temporary copy of what the pipeline needs, with sizes so small that every stage takes a second
+or two.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,8 @@ from flows import session, warm
 owner = session.Owner.of(int(sys.argv[1]))
 state = session.sessions() / f"{owner.name}.json"
 session.start_server(owner, state)
-shutil.copy(state, session.sessions() / session.STANDING)  # both: to flows it is a private server, without slots of `gpu`
+# Both: to flows it is a private server, without slots of `gpu`.
+shutil.copy(state, session.sessions() / session.STANDING)
 warm.start(owner, warm.STANDING)
 """
 
@@ -61,7 +64,9 @@ class Workspace:
 
     folder: Path
 
-    def run(self, *command: str, seconds: float = 120, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, seconds: float = 120, check: bool = True, **env: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a program of this environment in the folder and return it with its output."""
         done = subprocess.run(
             command,
@@ -72,13 +77,22 @@ class Workspace:
             timeout=seconds,
             check=False,
         )
-        assert not check or done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        assert not check or done.returncode == 0, (
+            f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        )
         return done
 
     def kill_when(self, is_ready: Callable[[], bool], *command: str, seconds: float = 90) -> bool:
-        """Start a program, with what it starts itself, and kill -9 all of it once `is_ready()`; returns whether it was still running."""
+        """Start a program, with what it starts itself, and kill -9 all of it once `is_ready()`;
+        returns whether it was still running.
+        """
         process = subprocess.Popen(
-            command, cwd=self.folder, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            cwd=self.folder,
+            env=environment(),
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         limit = time.monotonic() + seconds
         while time.monotonic() < limit and process.poll() is None and not is_ready():
@@ -90,10 +104,16 @@ class Workspace:
         return was_running
 
     def flow(self, name: str, *options: str, **how: object) -> subprocess.CompletedProcess[str]:
-        """Run a flow beside a standing server and warm interpreter, as a user does while `make ui` runs."""
-        return self.run("python", "-m", "flows.cli", name, *options, **{"PREFECT_HOME": standing(), **how})  # type: ignore[arg-type]
+        """Run a flow beside a standing server and warm interpreter, as a user does while `make ui`
+        runs.
+        """
+        return self.run(
+            "python", "-m", "flows.cli", name, *options, **{"PREFECT_HOME": standing(), **how}
+        )  # type: ignore[arg-type]
 
-    def flow_alone(self, name: str, *options: str, **how: object) -> subprocess.CompletedProcess[str]:
+    def flow_alone(
+        self, name: str, *options: str, **how: object
+    ) -> subprocess.CompletedProcess[str]:
         """Run `python -m flows.<name>` with a server of its own."""
         return self.run("python", "-m", f"flows.{name}", *options, **how)  # type: ignore[arg-type]
 
@@ -109,22 +129,32 @@ class Workspace:
         import json
 
         return {
-            str(path.parent.relative_to(self.folder)): json.dumps(json.loads(path.read_text())["files"], sort_keys=True)
+            str(path.parent.relative_to(self.folder)): json.dumps(
+                json.loads(path.read_text())["files"], sort_keys=True
+            )
             for path in sorted(self.folder.glob("data/**/manifest.json"))
             if ".work" not in path.parts
         }
 
 
 def environment() -> dict[str, str]:
-    """This environment's programs, one thread, and nothing that the caller's environment says to the services."""
+    """This environment's programs, one thread, and nothing that the caller's environment says to
+    the services.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "DVC_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PREFECT_", "MLFLOW_", "DVC_"))
+    }
     return {**kept, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 @functools.cache
 def standing() -> str:
-    """Start a Prefect server and a warm interpreter that last as long as this process, and return their PREFECT_HOME."""
+    """Start a Prefect server and a warm interpreter that last as long as this process, and return
+    their PREFECT_HOME.
+    """
     home = Path(tempfile.mkdtemp(prefix="vl-distillery-tests-"))
     (home / "sessions").mkdir()
     env = {**environment(), "PREFECT_HOME": str(home)}
@@ -134,10 +164,14 @@ def standing() -> str:
 
 
 def make_workspace(folder: Path, settings: tuple[str, ...] = TINY) -> Workspace:
-    """Copy the code and the settings of the repository to `folder`, as a git repository of its own."""
+    """Copy the code and the settings of the repository to `folder`, as a git repository of its
+    own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for package in ("tasks", "flows"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
     shutil.copy(ROOT / "params.yaml", folder)
     for name in COPIED:
         if (ROOT / name).is_file():

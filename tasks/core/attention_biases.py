@@ -1,7 +1,9 @@
-"""Attention with learnt biases by position, without a memory of earlier calls: timm's LeViT, EfficientFormer, TinyViT, EfficientViT-M.
+"""Attention with learnt biases by position, without a memory of earlier calls: timm's LeViT,
+EfficientFormer, TinyViT, EfficientViT-M.
 
-In eval mode, in which everything here computes, these layers keep the biases of their first call: later calls under other parameters
-would use those of the first, and their graphs, which no copy of a network may hold.
+In eval mode, in which everything here computes, these layers keep the biases of their first call:
+later calls under other parameters would use those of the first, and their graphs, which no copy of
+a network may hold.
 """
 
 from __future__ import annotations

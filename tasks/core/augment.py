@@ -1,6 +1,8 @@
-"""Augmentation of training images (METHOD 3), batched and seeded: RandomResizedCrop, flip and RandAugment.
+"""Augmentation of training images (METHOD 3), batched and seeded: RandomResizedCrop, flip and
+RandAugment.
 
-Every draw comes from the generator that the caller gives, so equal seeds give equal batches on one device.
+Every draw comes from the generator that the caller gives, so equal seeds give equal batches on one
+device.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from torch.nn import functional
 from tasks.core.sections import AugmentSection
 
 _WITHOUT_SIGN = ("identity", "autocontrast", "equalize")
-# ALBEF/BLIP leave out the colour operations that change what a caption says (a red ball must stay red).
+# ALBEF/BLIP leave out the colour operations that change what a caption says (a red ball must stay
+# red).
 _OPERATIONS = (
     *_WITHOUT_SIGN,
     "brightness",
@@ -38,14 +41,22 @@ def augment(images: Tensor, section: AugmentSection, generator: torch.Generator)
         return images
     images = images.permute(0, 3, 1, 2)
     if section.crop_scale < 1.0 or section.flip:
-        images = crop_and_flip(images.float(), section.crop_scale, generator, flip=section.flip).round().clamp(0, 255).to(torch.uint8)
+        images = (
+            crop_and_flip(images.float(), section.crop_scale, generator, flip=section.flip)
+            .round()
+            .clamp(0, 255)
+            .to(torch.uint8)
+        )
     for _ in range(section.randaugment_ops):
         images = _randaugment(images, section.randaugment_magnitude, generator)
     return images.permute(0, 2, 3, 1).contiguous()
 
 
-def crop_and_flip(images: Tensor, scale: float, generator: torch.Generator, *, flip: bool) -> Tensor:
-    """Return (B, C, H, W) float images under RandomResizedCrop and a mirror, as one affine resampling (bilinear).
+def crop_and_flip(
+    images: Tensor, scale: float, generator: torch.Generator, *, flip: bool
+) -> Tensor:
+    """Return (B, C, H, W) float images under RandomResizedCrop and a mirror, as one affine
+    resampling (bilinear).
 
     Args:
         scale: the least share of the area that a window covers, 0..1; its aspect ratio is 3/4..4/3.
@@ -55,21 +66,38 @@ def crop_and_flip(images: Tensor, scale: float, generator: torch.Generator, *, f
     draws = torch.rand(len(images), 5, generator=generator)
     area = scale + (1.0 - scale) * draws[:, 0]
     ratio = torch.exp((2.0 * draws[:, 1] - 1.0) * torch.log(torch.tensor(4.0 / 3.0)))
-    # A large window has less room for other shapes: this keeps it inside the image at the area that was drawn.
+    # A large window has less room for other shapes: this keeps it inside the image at the area that
+    # was drawn.
     ratio = torch.minimum(torch.maximum(ratio, area), 1.0 / area)
     height, width = (area / ratio).sqrt(), (area * ratio).sqrt()
     mirror = torch.where((draws[:, 4] < 0.5) & torch.tensor(flip), -1.0, 1.0)
     zero = torch.zeros_like(area)
-    # Output coordinates in -1..1 map to a window of relative size (width, height) around a centre that keeps it inside.
-    rows = [width * mirror, zero, (2 * draws[:, 2] - 1) * (1 - width), zero, height, (2 * draws[:, 3] - 1) * (1 - height)]
-    grid = functional.affine_grid(torch.stack(rows, 1).view(-1, 2, 3).to(images.device), list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    # Output coordinates in -1..1 map to a window of relative size (width, height) around a centre
+    # that keeps it inside.
+    rows = [
+        width * mirror,
+        zero,
+        (2 * draws[:, 2] - 1) * (1 - width),
+        zero,
+        height,
+        (2 * draws[:, 3] - 1) * (1 - height),
+    ]
+    grid = functional.affine_grid(
+        torch.stack(rows, 1).view(-1, 2, 3).to(images.device),
+        list(images.shape),
+        align_corners=False,
+    )
+    return functional.grid_sample(
+        images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
+    )
 
 
 def _randaugment(images: Tensor, magnitude: int, generator: torch.Generator) -> Tensor:
-    """One operation of RandAugment (Cubuk et al., 2020) per image, with a random sign where it has one.
+    """One operation of RandAugment (Cubuk et al., 2020) per image, with a random sign where it has
+    one.
 
-    Images that drew the same operation and sign are computed together: a call per image leaves a GPU waiting for Python.
+    Images that drew the same operation and sign are computed together: a call per image leaves a
+    GPU waiting for Python.
     """
     chosen = torch.randint(len(_OPERATIONS), (len(images),), generator=generator)
     is_positive = torch.rand(len(images), generator=generator) >= 0.5
@@ -81,7 +109,9 @@ def _randaugment(images: Tensor, magnitude: int, generator: torch.Generator) -> 
     for group, rows in enumerate(members):
         operation = _OPERATIONS[group // 2]
         if operation != "identity" and len(rows):
-            result[rows] = _apply(operation, images[rows], magnitude / _MAX_MAGNITUDE, 1.0 if group % 2 else -1.0)
+            result[rows] = _apply(
+                operation, images[rows], magnitude / _MAX_MAGNITUDE, 1.0 if group % 2 else -1.0
+            )
     return result
 
 
@@ -97,6 +127,16 @@ def _apply(operation: str, image: Tensor, level: float, sign: float) -> Tensor:
     if operation in ("brightness", "sharpness"):
         return getattr(vision, f"adjust_{operation}")(image, 1.0 + sign * 0.9 * level)
     shear = [sign * level * 17.0 if operation == f"shear_{axis}" else 0.0 for axis in "xy"]
-    shift = [int(sign * level * side * 0.1) if operation == f"translate_{axis}" else 0 for axis, side in (("x", width), ("y", height))]
+    shift = [
+        int(sign * level * side * 0.1) if operation == f"translate_{axis}" else 0
+        for axis, side in (("x", width), ("y", height))
+    ]
     angle = sign * level * 30.0 if operation == "rotate" else 0.0
-    return vision.affine(image, angle=angle, translate=shift, scale=1.0, shear=shear, interpolation=vision.InterpolationMode.BILINEAR)
+    return vision.affine(
+        image,
+        angle=angle,
+        translate=shift,
+        scale=1.0,
+        shear=shear,
+        interpolation=vision.InterpolationMode.BILINEAR,
+    )

@@ -1,9 +1,10 @@
 """Stage 2 (METHOD 4): the outer loop of trajectory matching, for any objective.
 
-Per iteration: draw a goal (a segment of an expert, unless the method says otherwise), train a student for `syn_steps` on the
-synthetic pairs, and move images, texts, further tensors and step sizes along the exact gradient of the terminal loss
-(`matching.py`). Every draw is named by (seed, iteration), so a checkpoint needs only tensors, optimiser state and the iteration.
-Methods in `distillers/` make an `Objective` and call `run`.
+Per iteration: draw a goal (a segment of an expert, unless the method says otherwise), train a
+student for `syn_steps` on the synthetic pairs, and move images, texts, further tensors and step
+sizes along the exact gradient of the terminal loss (`matching.py`). Every draw is named by (seed,
+iteration), so a checkpoint needs only tensors, optimiser state and the iteration. Methods in
+`distillers/` make an `Objective` and call `run`.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ class Distilled:
     Attributes:
         pairs: the set.
         start: what it started from.
-        history: one row an iteration: loss, loss_img, loss_txt, step_size_img, step_size_txt; with `skip_above` also
-            num_skipped, the iterations skipped so far; methods of several parts (`meta_model`) say in a further column which.
+        history: one row an iteration: loss, loss_img, loss_txt, step_size_img, step_size_txt; with
+            `skip_above` also num_skipped, the iterations skipped so far; methods of several parts
+            (`meta_model`) say in a further column which.
     """
 
     pairs: PairSet
@@ -59,50 +61,75 @@ def run(
 
     Args:
         objective: what the method puts in.
-        begin: go on from this set of the same size instead of from initial pairs, which stay those that it started from; its
-            step sizes are the caller's to put into `config`.
+        begin: go on from this set of the same size instead of from initial pairs, which stay those
+            that it started from; its step sizes are the caller's to put into `config`.
         checkpoint: file to resume from and to write every `config.checkpoint_every` iterations.
         log: called with the history row and the iteration (0-based) after each iteration.
 
     Raises:
-        ValueError: the loss or a step size stopped being finite twice (once is healed by a roll-back with halved
-            outer steps); names iteration and last finite values. The device lacks what `precision` or `is_compiled` ask for,
-            or the network second derivatives that `engine` asks for.
+        ValueError: the loss or a step size stopped being finite twice (once is healed by a
+            roll-back with halved outer steps); names iteration and last finite values. The device
+            lacks what `precision` or `is_compiled` ask for, or the network second derivatives that
+            `engine` asks for.
     """
     check_machine(config.precision, is_compiled=config.is_compiled, device=problem.flat.device)
     size = num_pairs - objective.num_pairs_returned
     start = begin.start if begin else _start(problem, config, size)
-    images, texts = (begin.pairs.images, begin.pairs.text_embeds) if begin else (start.images, start.texts)
+    images, texts = (
+        (begin.pairs.images, begin.pairs.text_embeds) if begin else (start.images, start.texts)
+    )
     if problem.is_encoder_frozen:
         module = prepare_frozen(problem.encoder.module, start.images[:2])
         module = frozen_encoder(module, config.precision, is_compiled=config.is_compiled)
         problem = replace(problem, encoder=replace(problem.encoder, module=module))
     is_student_compiled = config.is_compiled and not problem.is_encoder_frozen
-    problem = replace(problem, flat=student_model(problem.flat, config.precision, is_compiled=is_student_compiled))
+    problem = replace(
+        problem, flat=student_model(problem.flat, config.precision, is_compiled=is_student_compiled)
+    )
     stored = load_checkpoint(checkpoint) if checkpoint else None
 
     def save(tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         if checkpoint is not None:
             save_checkpoint(checkpoint, tensors, facts)
 
-    state = OuterState(config, num_pairs, images, texts, objective.learnable, device=problem.flat.device)
+    state = OuterState(
+        config, num_pairs, images, texts, objective.learnable, device=problem.flat.device
+    )
     state.restore(stored)
     with products(config.precision):
         engine = engine_of_network(
-            problem.flat, config, images, texts, state.batch_size, is_encoder_frozen=problem.is_encoder_frozen
-        )  # fmt: skip
+            problem.flat,
+            config,
+            images,
+            texts,
+            state.batch_size,
+            is_encoder_frozen=problem.is_encoder_frozen,
+        )
         config = replace(config, engine=engine)
         iterate(problem, config, state, objective, save=save, log=log)
     return Distilled(_pair_set(problem.encoder, state, objective), start, state.history)
 
 
 def _start(problem: Problem, config: MatchingConfig, size: int) -> Start:
-    return initial_pairs(problem.train, problem.encoder, size, image=config.init_image, text=config.init_text, seed=problem.seed)
+    return initial_pairs(
+        problem.train,
+        problem.encoder,
+        size,
+        image=config.init_image,
+        text=config.init_text,
+        seed=problem.seed,
+    )
 
 
 def _pair_set(encoder: ImageEncoder, state: OuterState, objective: Objective) -> PairSet:
     rows, step_sizes = state.result()
     similarity = objective.similarity(rows) if objective.similarity else None
     return PairSet(
-        rows["images"], rows["texts"], encoder.mean, encoder.std, similarity=similarity, step_sizes=step_sizes, loss=objective.loss_name
+        rows["images"],
+        rows["texts"],
+        encoder.mean,
+        encoder.std,
+        similarity=similarity,
+        step_sizes=step_sizes,
+        loss=objective.loss_name,
     )

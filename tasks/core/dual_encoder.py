@@ -1,4 +1,6 @@
-"""The dual encoder of METHOD 2: an image encoder, a text projection, optionally an image projection, and what of it is trained."""
+"""The dual encoder of METHOD 2: an image encoder, a text projection, optionally an image
+projection, and what of it is trained.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,16 @@ class Projection(nn.Module):
                 layer.bias.uniform_(-bound, bound, generator=generator)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return (B, d) for x (B, d_in); with a generator, dropout is on and its mask is drawn from it."""
+        """Return (B, d) for x (B, d_in); with a generator, dropout is on and its mask is drawn from
+        it.
+        """
         p = self.projection(x)
         hidden = self.fc(functional.gelu(p))
         if generator is not None and self.dropout > 0.0:
-            keep = torch.rand(hidden.shape, generator=generator, device=generator.device) >= self.dropout
+            keep = (
+                torch.rand(hidden.shape, generator=generator, device=generator.device)
+                >= self.dropout
+            )
             hidden = hidden * keep.to(hidden) / (1.0 - self.dropout)
         return self.norm(hidden + p)
 
@@ -55,17 +62,25 @@ class DualEncoder(nn.Module):
         text_projection: (B, d_txt) -> (B, d).
     """
 
-    def __init__(self, image_encoder: nn.Module, image_projection: Projection | None, text_projection: Projection) -> None:
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        image_projection: Projection | None,
+        text_projection: Projection,
+    ) -> None:
         super().__init__()
         self.image_encoder = image_encoder
         self.image_projection = image_projection
         self.text_projection = text_projection
 
-    def forward(self, images: Tensor, texts: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, texts: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return L2-normalised image and text embeddings, both (B, d).
 
         Args:
-            images: (B, C, H, W) in the encoder's normalised space, or (B, d_img) features, which skip the encoder.
+            images: (B, C, H, W) in the encoder's normalised space, or (B, d_img) features, which
+                skip the encoder.
             texts: (B, d_txt) caption embeddings.
             generator: source of the dropout masks (image projection first); None turns dropout off.
         """
@@ -90,25 +105,34 @@ def build_dual_encoder(
     """Return a dual encoder with fresh projections and `requires_grad` set for one trainable set.
 
     Args:
-        image_encoder: copied where it is trained, so that every model starts from the same weights; shared, with its
-            `requires_grad` switched off in place, where it is frozen.
+        image_encoder: copied where it is trained, so that every model starts from the same weights;
+            shared, with its `requires_grad` switched off in place, where it is frozen.
         out_dim, text_dim: widths of image features and caption embeddings.
-        trainable: `full` (encoder and text projection), `lora` (adapters and text projection), `heads` (both projections,
-            encoder frozen) or `text_head`.
-        embed_dim: width of the shared space, for `heads` only; the others share `out_dim` and need None.
+        trainable: `full` (encoder and text projection), `lora` (adapters and text projection),
+            `heads` (both projections, encoder frozen) or `text_head`.
+        embed_dim: width of the shared space, for `heads` only; the others share `out_dim` and need
+            None.
         seed: seed of the projections and adapters.
         lora: the adapters, for `lora` only.
 
     Raises:
-        ValueError: unknown trainable set; an embed_dim or lora that the set would ignore or lacks; an encoder without the
-            layers that `lora` names.
+        ValueError: unknown trainable set; an embed_dim or lora that the set would ignore or lacks;
+            an encoder without the layers that `lora` names.
     """
     if trainable not in TRAINABLE_SETS:
-        raise ValueError(f"unknown trainable set {trainable!r}; available: {', '.join(TRAINABLE_SETS)}; change `model.trainable`")
+        raise ValueError(
+            f"unknown trainable set {trainable!r}; available: {', '.join(TRAINABLE_SETS)}; "
+            "change `model.trainable`"
+        )
     if (trainable == "heads") != (embed_dim is not None):
-        raise ValueError(f"model.embed_dim is for `heads` only and needed there; received {embed_dim} with `{trainable}`")
+        raise ValueError(
+            f"model.embed_dim is for `heads` only and needed there; received {embed_dim} with "
+            f"`{trainable}`"
+        )
     if (trainable == "lora") != (lora is not None):
-        raise ValueError(f"model.lora is for `lora` only and needed there; received {lora} with `{trainable}`")
+        raise ValueError(
+            f"model.lora is for `lora` only and needed there; received {lora} with `{trainable}`"
+        )
     width = embed_dim or out_dim
     if lora is not None:
         image_encoder = with_adapters(image_encoder, lora, seed=seed)
@@ -118,6 +142,10 @@ def build_dual_encoder(
         image_encoder.requires_grad_(False)
     projection = None
     if trainable == "heads":
-        projection = Projection(out_dim, width, dropout=dropout, generator=make_generator(seed, "image_projection"))
-    text = Projection(text_dim, width, dropout=dropout, generator=make_generator(seed, "text_projection"))
+        projection = Projection(
+            out_dim, width, dropout=dropout, generator=make_generator(seed, "image_projection")
+        )
+    text = Projection(
+        text_dim, width, dropout=dropout, generator=make_generator(seed, "text_projection")
+    )
     return DualEncoder(image_encoder, projection, text)

@@ -1,4 +1,6 @@
-"""What an image-encoder plugin returns, and the pass of a frozen encoder over a memory-mapped split."""
+"""What an image-encoder plugin returns, and the pass of a frozen encoder over a memory-mapped
+split.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,10 @@ class ImageEncoder:
 
 
 def ready(module: nn.Module) -> nn.Module:
-    """Return a network in the one form in which all that follows computes with it, changed in place: eval mode, channels-last,
-    patches as matrix products (`patches.py`), gates with second derivatives (`activations.py`), biases of attention from the parameters of
-    each call (`attention_biases.py`). Every image-encoder plugin ends with it.
+    """Return a network in the one form in which all that follows computes with it, changed in
+    place: eval mode, channels-last, patches as matrix products (`patches.py`), gates with second
+    derivatives (`activations.py`), biases of attention from the parameters of each call
+    (`attention_biases.py`). Every image-encoder plugin ends with it.
     """
     use_patch_products(module)
     use_differentiable_activations(module)
@@ -43,14 +46,20 @@ def ready(module: nn.Module) -> nn.Module:
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Return (B, 3, H, W) float32 channels-last images of (B, H, W, 3) uint8 ones: (x / 255 - mean) / std."""
+    """Return (B, 3, H, W) float32 channels-last images of (B, H, W, 3) uint8 ones: (x / 255 - mean)
+    / std.
+    """
     scale = torch.tensor([1.0 / (255.0 * s) for s in std]).to(images.device, non_blocking=True)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).to(images.device, non_blocking=True)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).to(
+        images.device, non_blocking=True
+    )
     return (images.to(torch.float32) * scale + shift).permute(0, 3, 1, 2)
 
 
 def take_rows(images: np.ndarray, rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Return the given rows of a memory-mapped (N, S, S, 3) array as a uint8 tensor on `device`; only they are read."""
+    """Return the given rows of a memory-mapped (N, S, S, 3) array as a uint8 tensor on `device`;
+    only they are read.
+    """
     return torch.from_numpy(images[rows.cpu().numpy()]).to(device, non_blocking=True)
 
 
@@ -63,12 +72,14 @@ def encode_images(
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Return float32 CPU features (N, out_dim) of an array's images under the frozen encoder, in eval mode.
+    """Return float32 CPU features (N, out_dim) of an array's images under the frozen encoder, in
+    eval mode.
 
     Args:
         images: (N, S, S, 3) uint8.
         rows: features of these images only, (R,); None takes all.
-        batch_size: images per forward pass; None: 16 on the CPU, where larger tensors get fresh pages every time, 256 on a GPU.
+        batch_size: images per forward pass; None: 16 on the CPU, where larger tensors get fresh
+            pages every time, 256 on a GPU.
         progress: called with (images done, images in all) after each batch.
     """
     module = encoder.module.to(device).eval()
@@ -77,7 +88,11 @@ def encode_images(
     parts, done = [], 0
     with torch.inference_mode(), products("float32"):
         for part in rows.split(batch_size):
-            parts.append(module(normalise(take_rows(images, part, device), encoder.mean, encoder.std)).float().cpu())
+            parts.append(
+                module(normalise(take_rows(images, part, device), encoder.mean, encoder.std))
+                .float()
+                .cpu()
+            )
             done += len(part)
             if progress:
                 progress(done, len(rows))

@@ -1,7 +1,9 @@
-"""One look at a trained network before the first outer iteration: has it second derivatives, and are differences right on it?
+"""One look at a trained network before the first outer iteration: has it second derivatives, and
+are differences right on it?
 
-The probe is a trajectory of two student steps on four pairs, by differences and by second derivatives. It draws nothing and times
-nothing, so that every run on a machine finds the same. Cost: about fifteen gradients of four pairs.
+The probe is a trajectory of two student steps on four pairs, by differences and by second
+derivatives. It draws nothing and times nothing, so that every run on a machine finds the same.
+Cost: about fifteen gradients of four pairs.
 """
 
 from __future__ import annotations
@@ -27,9 +29,16 @@ NUM_PAIRS = 4
 
 
 def engine_of_network(
-    flat: FlatModel, config: MatchingConfig, images: Tensor, texts: Tensor, batch_size: int, *, is_encoder_frozen: bool
+    flat: FlatModel,
+    config: MatchingConfig,
+    images: Tensor,
+    texts: Tensor,
+    batch_size: int,
+    *,
+    is_encoder_frozen: bool,
 ) -> Engine:
-    """Return the engine with which a network is matched, and log what `auto` stands for. Only trained, plain encoders are probed.
+    """Return the engine with which a network is matched, and log what `auto` stands for. Only
+    trained, plain encoders are probed.
 
     Args:
         flat: the dual encoder; nothing of it is changed.
@@ -45,7 +54,9 @@ def engine_of_network(
     is_probed, facts = not is_encoder_frozen and not config.is_compiled, None
     images, texts = (value[:NUM_PAIRS].to(flat.device, flat.dtype) for value in (images, texts))
     if is_probed and config.engine in ("auto", *DIFFERENCES):
-        facts = examine(flat, config, images, texts, min(batch_size, config.micro_batch or batch_size))
+        facts = examine(
+            flat, config, images, texts, min(batch_size, config.micro_batch or batch_size)
+        )
     elif is_probed:
         _check_exact(flat, config, images, texts)
     if config.engine == "auto":
@@ -54,16 +65,21 @@ def engine_of_network(
         return engine
     if facts is not None and facts.error is not None and facts.error > MAX_ERROR:
         warnings.warn(
-            f"engine: received {config.engine!r}, but differences are off by {facts.error:.0%} of the gradient on a few pairs under "
-            f"{_name(flat)}, where {MAX_ERROR:.0%} are allowed; exact are double_backward and forward_over_reverse; change `engine` in "
+            f"engine: received {config.engine!r}, but differences are off by {facts.error:.0%} "
+            "of the gradient on a few pairs under "
+            f"{_name(flat)}, where {MAX_ERROR:.0%} are allowed; exact are double_backward and "
+            "forward_over_reverse; change `engine` in "
             "distill.matching or in the method's options in params.yaml",
             stacklevel=2,
         )
     return config.engine
 
 
-def examine(flat: FlatModel, config: MatchingConfig, images: Tensor, texts: Tensor, num_images: int) -> Facts:
-    """Return the facts about a network. The differences are central ones: they go farther and miss no kink by chance.
+def examine(
+    flat: FlatModel, config: MatchingConfig, images: Tensor, texts: Tensor, num_images: int
+) -> Facts:
+    """Return the facts about a network. The differences are central ones: they go farther and miss
+    no kink by chance.
 
     Args:
         config: gives the step sizes.
@@ -79,11 +95,17 @@ def examine(flat: FlatModel, config: MatchingConfig, images: Tensor, texts: Tens
     if flat.device.type != "cuda":
         return Facts(off)
     memory = torch.cuda.get_device_properties(flat.device).total_memory
-    return Facts(off, exact_bytes=saved_bytes(flat, images, texts) // len(images) * num_images, memory_bytes=memory)
+    return Facts(
+        off,
+        exact_bytes=saved_bytes(flat, images, texts) // len(images) * num_images,
+        memory_bytes=memory,
+    )
 
 
 def saved_bytes(flat: FlatModel, images: Tensor, texts: Tensor) -> int:
-    """Return the bytes that the graph of a differentiable gradient holds beside what is there anyway, each storage once."""
+    """Return the bytes that the graph of a differentiable gradient holds beside what is there
+    anyway, each storage once.
+    """
     theta = leaves(flat.flatten())
     there = [*theta.values(), *flat.model.parameters(), *flat.model.buffers()]
     known, found = {value.untyped_storage().data_ptr() for value in there}, dict[int, int]()
@@ -94,9 +116,14 @@ def saved_bytes(flat: FlatModel, images: Tensor, texts: Tensor) -> int:
             found[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()
 
-    with sdpa_kernel(SDPBackend.MATH), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+    ):
         loss = info_nce(*flat.call(theta, images, texts))
-        grads = torch.autograd.grad(loss, list(theta.values()), create_graph=True, materialize_grads=True)
+        grads = torch.autograd.grad(
+            loss, list(theta.values()), create_graph=True, materialize_grads=True
+        )
     del loss, grads  # which kept the graph, so that no two storages had one address
     return sum(found.values())
 
@@ -108,16 +135,25 @@ def _check_exact(flat: FlatModel, config: MatchingConfig, images: Tensor, texts:
         raise
     except RuntimeError as error:
         raise ValueError(
-            f"engine: received {config.engine!r}, which needs second derivatives that {_name(flat)} does not have ({_first_line(error)}); "
-            f"allowed are {' and '.join(DIFFERENCES)}, or another network; change `engine` in distill.matching or in the method's options "
+            f"engine: received {config.engine!r}, which needs second derivatives that "
+            f"{_name(flat)} does not have ({_first_line(error)}); "
+            f"allowed are {' and '.join(DIFFERENCES)}, or another network; change `engine` in "
+            "distill.matching or in the method's options "
             "in params.yaml"
         ) from error
 
 
-def _gradient(flat: FlatModel, config: MatchingConfig, images: Tensor, texts: Tensor, engine: str) -> Rows:
-    """Two steps on the pairs, judged by the loss on the same pairs in another order; the gradients of images and texts."""
+def _gradient(
+    flat: FlatModel, config: MatchingConfig, images: Tensor, texts: Tensor, engine: str
+) -> Rows:
+    """Two steps on the pairs, judged by the loss on the same pairs in another order; the gradients
+    of images and texts.
+    """
     sizes = {"img": config.step_size_img, "txt": config.step_size_txt}
-    logs = {group: torch.tensor(size, device=flat.device, dtype=flat.dtype).log() for group, size in sizes.items()}
+    logs = {
+        group: torch.tensor(size, device=flat.device, dtype=flat.dtype).log()
+        for group, size in sizes.items()
+    }
 
     def loss_fn(theta: Theta, rows: Rows, step: int) -> Tensor:
         return info_nce(*flat.call(theta, rows["images"], rows["texts"]))
@@ -127,7 +163,9 @@ def _gradient(flat: FlatModel, config: MatchingConfig, images: Tensor, texts: Te
 
     every = torch.arange(len(images))
     rows = {"images": images, "texts": texts}
-    return trajectory_gradient(loss_fn, flat.flatten(), rows, [every, every], logs, terminal, engine=engine).inputs
+    return trajectory_gradient(
+        loss_fn, flat.flatten(), rows, [every, every], logs, terminal, engine=engine
+    ).inputs
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:

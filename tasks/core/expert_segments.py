@@ -1,4 +1,6 @@
-"""The goal of trajectory matching (METHOD 4): a random segment of a random expert, which the student has to follow."""
+"""The goal of trajectory matching (METHOD 4): a random segment of a random expert, which the
+student has to follow.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,22 @@ from tasks.core.matching_config import MatchingConfig
 from tasks.core.objective import Goal
 
 
-def draw_start(buffer: Buffer, config: MatchingConfig, iteration: int, draw: torch.Generator) -> tuple[int, dict[str, int]]:
+def draw_start(
+    buffer: Buffer, config: MatchingConfig, iteration: int, draw: torch.Generator
+) -> tuple[int, dict[str, int]]:
     """Return a random expert and the start epoch of each group, {"img", "txt"}."""
     expert = int(torch.randint(buffer.num_experts, (1,), generator=draw))
     limit = config.start_epochs(iteration)
     epoch = int(torch.randint(limit, (1,), generator=draw))
-    text_epoch = epoch if config.are_start_epochs_shared else int(torch.randint(limit, (1,), generator=draw))
+    text_epoch = (
+        epoch if config.are_start_epochs_shared else int(torch.randint(limit, (1,), generator=draw))
+    )
     return expert, {"img": epoch, "txt": text_epoch}
 
 
-def draw_segment(buffer: Buffer, config: MatchingConfig, iteration: int, draw: torch.Generator) -> Goal:
+def draw_segment(
+    buffer: Buffer, config: MatchingConfig, iteration: int, draw: torch.Generator
+) -> Goal:
     """Return the goal theta*_s -> theta*_{s + expert_epochs} of an iteration.
 
     Raises:
@@ -28,7 +36,9 @@ def draw_segment(buffer: Buffer, config: MatchingConfig, iteration: int, draw: t
     """
     expert, epochs = draw_start(buffer, config, iteration, draw)
     start = snapshots(buffer, expert, epochs)
-    target = snapshots(buffer, expert, {group: epoch + config.expert_epochs for group, epoch in epochs.items()})
+    target = snapshots(
+        buffer, expert, {group: epoch + config.expert_epochs for group, epoch in epochs.items()}
+    )
     segment = Segment.between(start, target, merge_branches=config.merge_branches)
 
     def terms(theta: Theta) -> dict[str, float]:

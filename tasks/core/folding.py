@@ -1,7 +1,9 @@
-"""Folds BatchNorm into the convolution before it: the same function of the input in fewer passes over memory.
+"""Folds BatchNorm into the convolution before it: the same function of the input in fewer passes
+over memory.
 
-For a frozen network in eval mode, BN(conv(x)) = gamma / sqrt(var + eps) * (conv(x) - mean) + beta is a convolution with
-weight * s and bias * s + beta - mean * s, s = gamma / sqrt(var + eps). `frozen_features.prepare_frozen` uses it.
+For a frozen network in eval mode, BN(conv(x)) = gamma / sqrt(var + eps) * (conv(x) - mean) + beta
+is a convolution with weight * s and bias * s + beta - mean * s, s = gamma / sqrt(var + eps).
+`frozen_features.prepare_frozen` uses it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-# Rounding alone changes the features by 1e-6 in float32 (timm mobilenetv2_100, 52 layers); a wrong fold by about 1.
+# Rounding alone changes the features by 1e-6 in float32 (timm mobilenetv2_100, 52 layers); a wrong
+# fold by about 1.
 _TOLERANCE = 1e-4
 
 
@@ -28,41 +31,49 @@ class _Pair:
 
 
 def fold_batch_norm(module: nn.Module, example: Tensor) -> int:
-    """Fold, in place, every BatchNorm2d in eval mode that alone reads the output of a Conv2d; return how many.
+    """Fold, in place, every BatchNorm2d in eval mode that alone reads the output of a Conv2d;
+    return how many.
 
-    Pairs are found by running `example` through. The activation inside timm's BatchNormAct2d stays, as a module of its own.
-    Left alone are: a convolution or BatchNorm that is called more than once, BatchNorm in training mode or without running
-    statistics, and convolutions that do not use their weight as it is (weight standardisation, parametrisations).
+    Pairs are found by running `example` through. The activation inside timm's BatchNormAct2d stays,
+    as a module of its own. Left alone are: a convolution or BatchNorm that is called more than
+    once, BatchNorm in training mode or without running statistics, and convolutions that do not use
+    their weight as it is (weight standardisation, parametrisations).
 
     Args:
         module: frozen network, (B, C, H, W) -> a tensor.
         example: (B, C, H, W) inputs of the usual size, on the device of the module.
 
     Raises:
-        ValueError: parameters that require a gradient, or an output that changes by more than rounding (1e-4 relative); the
-            module is then as it was.
+        ValueError: parameters that require a gradient, or an output that changes by more than
+            rounding (1e-4 relative); the module is then as it was.
     """
     trainable = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     if trainable:
         raise ValueError(
-            f"BatchNorm is folded into frozen networks only; {len(trainable)} parameters require a gradient, first {trainable[0]}; "
+            f"BatchNorm is folded into frozen networks only; {len(trainable)} parameters require "
+            f"a gradient, first {trainable[0]}; "
             "call requires_grad_(False) on a copy, or leave a trained network as it is"
         )
     expected = _run(module, example)
-    undo = [step for pair in _find_pairs(module, example) if (step := _fold(module, pair)) is not None]
+    undo = [
+        step for pair in _find_pairs(module, example) if (step := _fold(module, pair)) is not None
+    ]
     change = _relative_change(_run(module, example), expected)
     if not change <= _TOLERANCE:
         for step in reversed(undo):
             step()
         raise ValueError(
-            f"folding {len(undo)} BatchNorm layers of {type(module).__name__} changes its output by {change:.2g} relative; allowed is "
+            f"folding {len(undo)} BatchNorm layers of {type(module).__name__} changes its output "
+            f"by {change:.2g} relative; allowed is "
             f"{_TOLERANCE:g} (rounding); use the network unfolded, or another image_encoder"
         )
     return len(undo)
 
 
 def _find_pairs(module: nn.Module, example: Tensor) -> list[_Pair]:
-    """Run the example with hooks; the autograd graph tells who reads the output of a convolution, functional uses included."""
+    """Run the example with hooks; the autograd graph tells who reads the output of a convolution,
+    functional uses included.
+    """
     convs: dict[Node, tuple[nn.Conv2d, Tensor]] = {}
     norms: list[tuple[nn.BatchNorm2d, Node]] = []
     ends: list[Node | None] = []
@@ -88,7 +99,10 @@ def _find_pairs(module: nn.Module, example: Tensor) -> list[_Pair]:
         if isinstance(part, nn.Conv2d):
             hooks.append(part.register_forward_hook(after_conv))
         elif isinstance(part, nn.BatchNorm2d):
-            hooks += [part.register_forward_pre_hook(before_norm), part.register_forward_hook(after_norm)]
+            hooks += [
+                part.register_forward_pre_hook(before_norm),
+                part.register_forward_hook(after_norm),
+            ]
     try:
         with torch.enable_grad():
             output = module(example.detach().clone().requires_grad_() * 1)
@@ -99,12 +113,17 @@ def _find_pairs(module: nn.Module, example: Tensor) -> list[_Pair]:
     return [
         _Pair(convs[node][0], norm, convs[node][1])
         for (norm, node), end in zip(norms, ends, strict=True)
-        if calls[norm] == calls[convs[node][0]] == 1 and readers[node] == 1 and end in readers and _is_foldable(convs[node][0], norm)
+        if calls[norm] == calls[convs[node][0]] == 1
+        and readers[node] == 1
+        and end in readers
+        and _is_foldable(convs[node][0], norm)
     ]
 
 
 def _count_readers(root: Node | None) -> Counter[Node | None]:
-    """How many operations on the way to the output read the result of each node of the graph; 1 for the output itself."""
+    """How many operations on the way to the output read the result of each node of the graph; 1 for
+    the output itself.
+    """
     readers: Counter[Node | None] = Counter([root])
     waiting = [root]
     while waiting:
@@ -118,11 +137,18 @@ def _count_readers(root: Node | None) -> Counter[Node | None]:
 
 def _is_foldable(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
     is_own_weight = isinstance(conv._parameters.get("weight"), nn.Parameter)
-    return is_own_weight and not norm.training and norm.running_mean is not None and norm.running_var is not None
+    return (
+        is_own_weight
+        and not norm.training
+        and norm.running_mean is not None
+        and norm.running_var is not None
+    )
 
 
 def _fold(module: nn.Module, pair: _Pair) -> Callable[[], None] | None:
-    """Fold one pair in place and return what undoes it; None where the two layers are not an affine map of a convolution."""
+    """Fold one pair in place and return what undoes it; None where the two layers are not an affine
+    map of a convolution.
+    """
     conv, norm = pair.conv, pair.norm
     replacement = getattr(norm, "act", None) or nn.Identity()
     with torch.no_grad():
@@ -131,7 +157,12 @@ def _fold(module: nn.Module, pair: _Pair) -> Callable[[], None] | None:
     conv.weight, conv.bias = _folded(conv, norm)
     with torch.no_grad():
         change = _relative_change(replacement(conv(pair.inputs)), expected)
-    places = [(part, name) for part in module.modules() for name, child in part._modules.items() if child is norm]
+    places = [
+        (part, name)
+        for part in module.modules()
+        for name, child in part._modules.items()
+        if child is norm
+    ]
 
     def undo() -> None:
         conv.weight, conv.bias = weight, bias
@@ -147,7 +178,9 @@ def _fold(module: nn.Module, pair: _Pair) -> Callable[[], None] | None:
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[nn.Parameter, nn.Parameter]:
-    """Return weight and bias of the convolution that equals both layers, in the dtype and memory layout of the weight."""
+    """Return weight and bias of the convolution that equals both layers, in the dtype and memory
+    layout of the weight.
+    """
     assert norm.running_mean is not None and norm.running_var is not None  # by _is_foldable
     weight, mean = conv.weight.detach(), norm.running_mean.double()
     scale = (norm.running_var.double() + norm.eps).rsqrt()
@@ -160,7 +193,9 @@ def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[nn.Parameter, nn.Par
         shift = shift + conv.bias.detach().double() * scale
     folded = (weight.double() * scale.view(-1, 1, 1, 1)).to(weight.dtype)
     new_weight = torch.empty_like(weight, memory_format=torch.preserve_format).copy_(folded)
-    return nn.Parameter(new_weight, requires_grad=False), nn.Parameter(shift.to(weight.dtype), requires_grad=False)
+    return nn.Parameter(new_weight, requires_grad=False), nn.Parameter(
+        shift.to(weight.dtype), requires_grad=False
+    )
 
 
 def _run(module: nn.Module, example: Tensor) -> Tensor:
@@ -170,4 +205,6 @@ def _run(module: nn.Module, example: Tensor) -> Tensor:
 
 
 def _relative_change(got: Tensor, expected: Tensor) -> float:
-    return float((got - expected).norm() / expected.norm().clamp_min(torch.finfo(expected.dtype).tiny))
+    return float(
+        (got - expected).norm() / expected.norm().clamp_min(torch.finfo(expected.dtype).tiny)
+    )

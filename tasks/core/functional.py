@@ -1,7 +1,9 @@
-"""A dual encoder as a pure function of two flat vectors, the form that trajectory matching differentiates.
+"""A dual encoder as a pure function of two flat vectors, the form that trajectory matching
+differentiates.
 
-`Theta` = {"img": (P_img,), "txt": (P_txt,)} holds the trainable parameters of METHOD's two groups: those whose name
-starts with `text_` are the text group, all others the image group. Read `matching.py` next.
+`Theta` = {"img": (P_img,), "txt": (P_txt,)} holds the trainable parameters of METHOD's two groups:
+those whose name starts with `text_` are the text group, all others the image group. Read
+`matching.py` next.
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ _ENCODER = "image_encoder."
 class FlatModel:
     """Calls a dual encoder with parameters taken from flat vectors instead of from the module.
 
-    The module is put into eval mode in place: BatchNorm then uses its running statistics and no layer draws from the
-    global random state (the projections' dropout comes from the generator given to `call`). Parameters that do not
-    require a gradient stay in the module and are shared by all calls.
+    The module is put into eval mode in place: BatchNorm then uses its running statistics and no
+    layer draws from the global random state (the projections' dropout comes from the generator
+    given to `call`). Parameters that do not require a gradient stay in the module and are shared by
+    all calls.
 
     Args:
-        model: module with `forward(images, texts, generator) -> (img_emb, txt_emb)`, its image encoder called `image_encoder`.
+        model: module with `forward(images, texts, generator) -> (img_emb, txt_emb)`, its image
+            encoder called `image_encoder`.
 
     Raises:
         ValueError: no trainable parameter, or trainable parameters of different dtypes or devices.
@@ -40,24 +44,41 @@ class FlatModel:
         if len(kinds) != 1:
             raise ValueError(
                 f"a matched model needs trainable parameters of one dtype on one device; received "
-                f"{sorted(map(str, kinds)) or 'none'}; change the trainable set or move the module as a whole"
+                f"{sorted(map(str, kinds)) or 'none'}; change the trainable set or move the "
+                "module as a whole"
             )
         self.dtype, self.device = next(iter(kinds))
         self._layout: dict[str, list[tuple[str, torch.Size]]] = {group: [] for group in GROUPS}
         for name, parameter in trainable:
-            self._layout["txt" if name.startswith("text_") else "img"].append((name, parameter.shape))
-        self._sizes = {group: [shape.numel() for _, shape in self._layout[group]] for group in GROUPS}
+            self._layout["txt" if name.startswith("text_") else "img"].append(
+                (name, parameter.shape)
+            )
+        self._sizes = {
+            group: [shape.numel() for _, shape in self._layout[group]] for group in GROUPS
+        }
 
     def flatten(self) -> Theta:
-        """Return copies of the trainable parameters, {"img": (P_img,), "txt": (P_txt,)}; a group may be empty."""
+        """Return copies of the trainable parameters, {"img": (P_img,), "txt": (P_txt,)}; a group
+        may be empty.
+        """
         parameters = dict(self.model.named_parameters())
         empty = torch.empty(0, dtype=self.dtype, device=self.device)
-        return {group: torch.cat([empty, *(parameters[name].detach().reshape(-1) for name, _ in self._layout[group])]) for group in GROUPS}
+        return {
+            group: torch.cat(
+                [empty, *(parameters[name].detach().reshape(-1) for name, _ in self._layout[group])]
+            )
+            for group in GROUPS
+        }
 
     def call(
-        self, theta: Mapping[str, Tensor], images: Tensor, texts: Tensor, generator: torch.Generator | None = None
+        self,
+        theta: Mapping[str, Tensor],
+        images: Tensor,
+        texts: Tensor,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the (B, d) image and text embeddings under `theta`, differentiable in theta, images and texts.
+        """Return the (B, d) image and text embeddings under `theta`, differentiable in theta,
+        images and texts.
 
         Args:
             theta: flat vectors as made by `flatten`; the module itself is not changed.
@@ -68,17 +89,26 @@ class FlatModel:
         Raises:
             ValueError: `theta` has other sizes, or the forward pass changed a buffer of the module.
         """
-        outputs: tuple[Tensor, Tensor] = self._call(self.model, self._unflatten(theta), images, texts, generator)
+        outputs: tuple[Tensor, Tensor] = self._call(
+            self.model, self._unflatten(theta), images, texts, generator
+        )
         return outputs
 
     def encode(self, theta: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        """Return the (B, F) features of (B, C, H, W) images under `theta`, which `call` takes in place of the images.
+        """Return the (B, F) features of (B, C, H, W) images under `theta`, which `call` takes in
+        place of the images.
 
         Raises:
             ValueError: `theta` has other sizes, or the forward pass changed a buffer of the module.
         """
-        inside = {name.removeprefix(_ENCODER): value for name, value in self._unflatten(theta).items() if name.startswith(_ENCODER)}
-        features: Tensor = self._call(self.model.get_submodule(_ENCODER.removesuffix(".")), inside, images)
+        inside = {
+            name.removeprefix(_ENCODER): value
+            for name, value in self._unflatten(theta).items()
+            if name.startswith(_ENCODER)
+        }
+        features: Tensor = self._call(
+            self.model.get_submodule(_ENCODER.removesuffix(".")), inside, images
+        )
         return features
 
     def load(self, theta: Mapping[str, Tensor]) -> None:
@@ -91,12 +121,17 @@ class FlatModel:
     def _call(self, module: nn.Module, parameters: dict[str, Tensor], *inputs: object) -> Any:
         before = self._buffer_versions()
         outputs = torch.func.functional_call(module, parameters, inputs)
-        changed = [name for name, version in self._buffer_versions().items() if before.get(name) != version]
+        changed = [
+            name for name, version in self._buffer_versions().items() if before.get(name) != version
+        ]
         if changed:
             raise ValueError(
-                f"the forward pass of {type(self.model).__name__} changes its buffers {', '.join(changed[:4])} "
-                f"({len(changed)} in all), so its gradient would be wrong; allowed are networks without hidden state "
-                "(BatchNorm in eval mode); choose another image_encoder or keep the module in eval mode"
+                f"the forward pass of {type(self.model).__name__} changes its buffers "
+                f"{', '.join(changed[:4])} "
+                f"({len(changed)} in all), so its gradient would be wrong; allowed are networks "
+                "without hidden state "
+                "(BatchNorm in eval mode); choose another image_encoder or keep the module in "
+                "eval mode"
             )
         return outputs
 
@@ -107,12 +142,20 @@ class FlatModel:
             if theta[group].shape != (sum(sizes),):
                 raise ValueError(
                     f"theta[{group!r}] must have shape ({sum(sizes)},) for this model; received "
-                    f"{tuple(theta[group].shape)}; experts and student must share encoder and trainable set"
+                    f"{tuple(theta[group].shape)}; experts and student must share encoder and "
+                    "trainable set"
                 )
             parts = theta[group].split(sizes) if sizes else ()
-            views.update({name: part.view(shape) for (name, shape), part in zip(self._layout[group], parts, strict=True)})
+            views.update(
+                {
+                    name: part.view(shape)
+                    for (name, shape), part in zip(self._layout[group], parts, strict=True)
+                }
+            )
         return views
 
     def _buffer_versions(self) -> dict[str, tuple[int, int]]:
-        """Identity and in-place counter of each buffer: any write or replacement changes the pair."""
+        """Identity and in-place counter of each buffer: any write or replacement changes the
+        pair.
+        """
         return {name: (id(buffer), buffer._version) for name, buffer in self.model.named_buffers()}

@@ -1,4 +1,5 @@
-"""The raw pictures of a dataset where they lie: in folders or in uncompressed tars, which are read in place.
+"""The raw pictures of a dataset where they lie: in folders or in uncompressed tars, which are read
+in place.
 
 A tar is indexed once (member name, offset, length); a picture is then one seek and one read.
 """
@@ -59,15 +60,23 @@ class StoredImage:
                 handle.seek(self.file.offset)
                 data = handle.read(self.file.num_bytes)
         except OSError as error:
-            raise FileNotFoundError(f"{self}: cannot be read ({error.strerror}); put the file back or remove its annotation") from error
+            raise FileNotFoundError(
+                f"{self}: cannot be read ({error.strerror}); put the file back or remove its "
+                "annotation"
+            ) from error
         return open_image(data, str(self))
 
     def __str__(self) -> str:
         is_member = self.file.container.name.endswith(".tar")
-        return f"{self.file.container}{f' member {self.file.name}' if is_member else ''} ({self.where})"
+        return (
+            f"{self.file.container}{f' member {self.file.name}' if is_member else ''} "
+            f"({self.where})"
+        )
 
 
-def attach_images(annotations: Sequence[Annotation], root: str, patterns: Sequence[str]) -> Iterator[ImageCaptions]:
+def attach_images(
+    annotations: Sequence[Annotation], root: str, patterns: Sequence[str]
+) -> Iterator[ImageCaptions]:
     """Find the picture of every annotation, then yield the examples in the order of `annotations`.
 
     A name belongs to a file when they are equal or when one ends with the other at a `/`, so that
@@ -78,7 +87,8 @@ def attach_images(annotations: Sequence[Annotation], root: str, patterns: Sequen
         patterns: names or globs of folders and tars inside `root`.
 
     Raises:
-        FileNotFoundError: a pattern matches nothing, or pictures are missing (with their number and the first).
+        FileNotFoundError: a pattern matches nothing, or pictures are missing (with their number and
+            the first).
         ValueError: a name leaves the folder or belongs to several files, or two names share a file.
     """
     index = _index(Path(root), patterns)
@@ -94,33 +104,53 @@ def attach_images(annotations: Sequence[Annotation], root: str, patterns: Sequen
             claim = claims.setdefault(file, annotation)
             if claim.name != annotation.name:
                 raise ValueError(
-                    f"{annotation.where}: image {annotation.name!r} and image {claim.name!r} ({claim.where}) are both {file.name} of "
-                    f"{file.container}; allowed is one name for a file; narrow `images` of the dataset in params.yaml or repair the names"
+                    f"{annotation.where}: image {annotation.name!r} and image {claim.name!r} "
+                    f"({claim.where}) are both {file.name} of "
+                    f"{file.container}; allowed is one name for a file; narrow `images` of the "
+                    "dataset in params.yaml or repair the names"
                 )
     if missing:
         raise FileNotFoundError(
-            f"{missing[0].where}: image {missing[0].name!r} is missing in {', '.join(patterns)} of {root} "
-            f"({len(missing)} of {len(annotations)} are); add the files or change `images` of the dataset in params.yaml"
+            f"{missing[0].where}: image {missing[0].name!r} is missing in {', '.join(patterns)} "
+            f"of {root} "
+            f"({len(missing)} of {len(annotations)} are); add the files or change `images` of "
+            "the dataset in params.yaml"
         )
     for annotation, file in zip(annotations, found, strict=True):
-        yield ImageCaptions(annotation.name, annotation.split, annotation.captions, StoredImage(file, annotation.where))
+        yield ImageCaptions(
+            annotation.name,
+            annotation.split,
+            annotation.captions,
+            StoredImage(file, annotation.where),
+        )
 
 
-def content_digests(root: str, patterns: Sequence[str], digest_of: Callable[[Path], str]) -> list[tuple[str, str]]:
-    """Return (name relative to `root`, digest of the content) of every picture file and tar, sorted."""
-    return sorted((path.relative_to(root).as_posix(), digest_of(path)) for path in _containers(Path(root), patterns))
+def content_digests(
+    root: str, patterns: Sequence[str], digest_of: Callable[[Path], str]
+) -> list[tuple[str, str]]:
+    """Return (name relative to `root`, digest of the content) of every picture file and tar,
+    sorted.
+    """
+    return sorted(
+        (path.relative_to(root).as_posix(), digest_of(path))
+        for path in _containers(Path(root), patterns)
+    )
 
 
 def _containers(root: Path, patterns: Sequence[str]) -> list[Path]:
     """Return the tars and single files that the patterns name, folders unfolded, each once."""
     if not patterns:
-        raise ValueError("`images` of the dataset is empty; name at least one folder or tar inside its `path` in params.yaml")
+        raise ValueError(
+            "`images` of the dataset is empty; name at least one folder or tar inside its `path` "
+            "in params.yaml"
+        )
     paths: dict[Path, None] = {}
     for pattern in patterns:
         parts = PurePosixPath(pattern).parts
         if PurePosixPath(pattern).is_absolute() or ".." in parts:
             raise ValueError(
-                f"`images` of the dataset has {pattern!r}, allowed are folders and tars inside {root}; change it in params.yaml"
+                f"`images` of the dataset has {pattern!r}, allowed are folders and tars inside "
+                f"{root}; change it in params.yaml"
             )
         matches = sorted(root.glob(pattern)) if parts else [root]
         if not matches:
@@ -131,7 +161,13 @@ def _containers(root: Path, patterns: Sequence[str]) -> list[Path]:
             )
         for match in matches:
             if match.is_dir():
-                paths.update({Path(folder, name): None for folder, _, names in os.walk(match) for name in names})
+                paths.update(
+                    {
+                        Path(folder, name): None
+                        for folder, _, names in os.walk(match)
+                        for name in names
+                    }
+                )
             else:
                 paths[match] = None
     return list(paths)
@@ -141,7 +177,11 @@ def _index(root: Path, patterns: Sequence[str]) -> dict[str, list[StoredFile]]:
     """Return the files by their last path component."""
     index: dict[str, list[StoredFile]] = defaultdict(list)
     for path in _containers(root, patterns):
-        files = _members(path) if path.name.endswith((".tar", ".tar.gz", ".tgz")) else [_single(path, root)]
+        files = (
+            _members(path)
+            if path.name.endswith((".tar", ".tar.gz", ".tgz"))
+            else [_single(path, root)]
+        )
         for file in files:
             index[PurePosixPath(file.name).name].append(file)
     return index
@@ -156,8 +196,14 @@ def _members(path: Path) -> list[StoredFile]:
         with tarfile.open(path, "r:") as archive:
             plain = [member for member in archive if member.isreg() and not member.issparse()]
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not a whole, uncompressed tar ({error}); unpack a .tar.gz to .tar, or get the file again") from error
-    return [StoredFile(member.name.removeprefix("./"), path, member.offset_data, member.size) for member in plain]
+        raise ValueError(
+            f"{path}: not a whole, uncompressed tar ({error}); unpack a .tar.gz to .tar, or get "
+            "the file again"
+        ) from error
+    return [
+        StoredFile(member.name.removeprefix("./"), path, member.offset_data, member.size)
+        for member in plain
+    ]
 
 
 def _find(index: dict[str, list[StoredFile]], annotation: Annotation) -> StoredFile | None:
@@ -165,11 +211,16 @@ def _find(index: dict[str, list[StoredFile]], annotation: Annotation) -> StoredF
     same_name = index.get(PurePosixPath(name).name, [])
     matches = [file for file in same_name if file.name == name]
     if not matches:
-        matches = [file for file in same_name if f"/{file.name}".endswith(f"/{name}") or f"/{name}".endswith(f"/{file.name}")]
+        matches = [
+            file
+            for file in same_name
+            if f"/{file.name}".endswith(f"/{name}") or f"/{name}".endswith(f"/{file.name}")
+        ]
     if len(matches) > 1:
         places = ", ".join(str(StoredImage(file, "candidate")) for file in matches[:3])
         raise ValueError(
-            f"{annotation.where}: image {annotation.name!r} belongs to {len(matches)} files ({places}); narrow `images` of the dataset "
+            f"{annotation.where}: image {annotation.name!r} belongs to {len(matches)} files "
+            f"({places}); narrow `images` of the dataset "
             "in params.yaml or remove the copies"
         )
     return matches[0] if matches else None

@@ -1,4 +1,5 @@
-"""One picture from bytes to a square RGB array, with every way a file can be bad turned into a message.
+"""One picture from bytes to a square RGB array, with every way a file can be bad turned into a
+message.
 
 The geometry is that of ALBEF and BLIP: bicubic straight to the square, whatever the aspect ratio.
 """
@@ -11,7 +12,8 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps
 
-# Only decoders of pixel formats: PIL would start Ghostscript for an EPS file. JPEG includes the MPO of some cameras.
+# Only decoders of pixel formats: PIL would start Ghostscript for an EPS file. JPEG includes the MPO
+# of some cameras.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # PIL warns above this and refuses above twice this: the largest sensible value of `max_pixels`.
 MAX_PIXELS = 89_478_485
@@ -32,20 +34,24 @@ def open_image(data: bytes, source: str) -> Image.Image:
         with warnings.catch_warnings(action="ignore"):
             return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{source}: the image is too large to decode safely ({error}); scale the file down") from error
+        raise ValueError(
+            f"{source}: the image is too large to decode safely ({error}); scale the file down"
+        ) from error
     # The header parsers of PIL raise nearly anything on hostile bytes.
     except Exception as error:
         allowed = ", ".join(FORMATS)
         raise ValueError(
-            f"{source}: not an image ({len(data)} bytes beginning with {data[:8]!r}); allowed are {allowed}; replace the file"
+            f"{source}: not an image ({len(data)} bytes beginning with {data[:8]!r}); allowed "
+            f"are {allowed}; replace the file"
         ) from error
 
 
 def decode(image: Image.Image, source: str, *, image_size: int, max_pixels: int) -> np.ndarray:
     """Return the picture as RGB at the wanted size.
 
-    EXIF orientation is applied. Other modes are converted; an alpha channel is dropped, not blended, as in ALBEF
-    and BLIP. Animations give their first frame. A picture that has the size already is not resampled.
+    EXIF orientation is applied. Other modes are converted; an alpha channel is dropped, not
+    blended, as in ALBEF and BLIP. Animations give their first frame. A picture that has the size
+    already is not resampled.
 
     Args:
         image: from `open_image`, or drawn.
@@ -57,17 +63,20 @@ def decode(image: Image.Image, source: str, *, image_size: int, max_pixels: int)
         (image_size, image_size, 3) uint8.
 
     Raises:
-        ValueError: too many pixels (found before anything is decoded), damaged data, or a mode without conversion.
+        ValueError: too many pixels (found before anything is decoded), damaged data, or a mode
+            without conversion.
     """
     width, height = image.size
     if width * height > max_pixels:
         raise ValueError(
-            f"{source}: the image has {width} x {height} = {width * height:,} pixels, allowed are {max_pixels:,}; "
+            f"{source}: the image has {width} x {height} = {width * height:,} pixels, allowed "
+            f"are {max_pixels:,}; "
             "scale the file down or raise prepare_data.max_pixels in params.yaml"
         )
     if image.mode in ("I", "F"):
         raise ValueError(
-            f"{source}: mode {image.mode} has no defined range of values, allowed are 8 or 16 bits a channel; convert the file"
+            f"{source}: mode {image.mode} has no defined range of values, allowed are 8 or 16 "
+            "bits a channel; convert the file"
         )
     try:
         upright = ImageOps.exif_transpose(image)
@@ -76,7 +85,10 @@ def decode(image: Image.Image, source: str, *, image_size: int, max_pixels: int)
             picture = picture.resize((image_size, image_size), Image.Resampling.BICUBIC)
     # PIL's decoders raise OSError, SyntaxError, struct.error, EOFError and others on damaged data.
     except Exception as error:
-        raise ValueError(f"{source}: the image cannot be decoded ({error}); truncated or damaged, replace the file") from error
+        raise ValueError(
+            f"{source}: the image cannot be decoded ({error}); truncated or damaged, replace the "
+            "file"
+        ) from error
     return np.asarray(picture, dtype=np.uint8)
 
 
@@ -85,8 +97,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image.load()
         return image
     if image.mode.startswith("I;16"):
-        # Scientific and scanned PNG or TIFF: PIL's own conversion would clip 16 bits instead of scaling them.
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+        # Scientific and scanned PNG or TIFF: PIL's own conversion would clip 16 bits instead of
+        # scaling them.
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert(
+            "RGB"
+        )
     if image.mode == "P":
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")

@@ -1,11 +1,14 @@
-"""Where a synthetic set starts from (METHOD 4): real pairs, prototypes or noise, for images and texts independently.
+"""Where a synthetic set starts from (METHOD 4): real pairs, prototypes or noise, for images and
+texts independently.
 
 * `real`: random images, one random caption each.
-* `k_means`: the real pairs nearest to the centroids of k-means on pair features: the image and the text feature, L2-normalised
-  and side by side, of at most 16384 random images with one random caption each. Text features are the caption embeddings;
-  image features are those of the frozen encoder, or of the pretrained one that training starts from. If only one modality
-  says `k_means`, the other's `real` rows are of the same pairs, so that image and text belong together.
-* `noise`: Gaussian with the training set's moments, per channel for images and per dimension for texts.
+* `k_means`: the real pairs nearest to the centroids of k-means on pair features: the image and the
+  text feature, L2-normalised and side by side, of at most 16384 random images with one random
+  caption each. Text features are the caption embeddings; image features are those of the frozen
+  encoder, or of the pretrained one that training starts from. If only one modality says `k_means`,
+  the other's `real` rows are of the same pairs, so that image and text belong together.
+* `noise`: Gaussian with the training set's moments, per channel for images and per dimension for
+  texts.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ class Start:
     Attributes:
         images: (M, 3, S, S) float32, normalised, on the CPU.
         texts: (M, D) float32.
-        image_idx, caption_idx: the real pairs (M,) they come from; noise keeps the pairs it replaces, for the gallery.
+        image_idx, caption_idx: the real pairs (M,) they come from; noise keeps the pairs it
+            replaces, for the gallery.
     """
 
     images: Tensor
@@ -42,11 +46,14 @@ class Start:
     caption_idx: Tensor
 
 
-def initial_pairs(train: Split, encoder: ImageEncoder, num_pairs: int, *, image: Initial, text: Initial, seed: int) -> Start:
+def initial_pairs(
+    train: Split, encoder: ImageEncoder, num_pairs: int, *, image: Initial, text: Initial, seed: int
+) -> Start:
     """Return `num_pairs` initial pairs.
 
     Args:
-        encoder: gives the normalisation, and the image features of `k_means` where the split has none.
+        encoder: gives the normalisation, and the image features of `k_means` where the split has
+            none.
         image, text: how each modality starts.
     """
     check_budget(num_pairs, train.num_images)
@@ -54,7 +61,9 @@ def initial_pairs(train: Split, encoder: ImageEncoder, num_pairs: int, *, image:
     image_idx = torch.randperm(train.num_images, generator=generator)[:num_pairs]
     caption_idx = sample_captions(image_idx, train.caption_image_idx, generator)
     if "k_means" in (image, text):
-        image_idx, caption_idx = _prototype_pairs(train, encoder, num_pairs, make_generator(seed, "k_means"))
+        image_idx, caption_idx = _prototype_pairs(
+            train, encoder, num_pairs, make_generator(seed, "k_means")
+        )
     images = normalise(take_rows(train.images, image_idx), encoder.mean, encoder.std)
     texts = train.text_embeds[caption_idx].clone()
     if image == "noise":
@@ -68,8 +77,14 @@ def initial_pairs(train: Split, encoder: ImageEncoder, num_pairs: int, *, image:
     return Start(images.contiguous(), texts, image_idx, caption_idx)
 
 
-def _prototype_pairs(train: Split, encoder: ImageEncoder, num_pairs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    pool = torch.randperm(train.num_images, generator=generator)[: max(_CLUSTERED, num_pairs)].sort().values
+def _prototype_pairs(
+    train: Split, encoder: ImageEncoder, num_pairs: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    pool = (
+        torch.randperm(train.num_images, generator=generator)[: max(_CLUSTERED, num_pairs)]
+        .sort()
+        .values
+    )
     counts = torch.bincount(train.caption_image_idx, minlength=train.num_images)
     draws = (torch.rand(len(pool), generator=generator, dtype=torch.float64) * counts[pool]).long()
     captions = (counts.cumsum(0) - counts)[pool] + draws  # captions ascend with their images
@@ -78,6 +93,8 @@ def _prototype_pairs(train: Split, encoder: ImageEncoder, num_pairs: int, genera
         features = encode_images(encoder, train.images, device=device, rows=pool)
     else:
         features = train.features[pool]
-    points = torch.cat([normalize(features, dim=1), normalize(train.text_embeds[captions], dim=1)], dim=1)
+    points = torch.cat(
+        [normalize(features, dim=1), normalize(train.text_embeds[captions], dim=1)], dim=1
+    )
     chosen = prototypes(points, num_pairs, generator)
     return pool[chosen], captions[chosen]

@@ -1,4 +1,6 @@
-"""k-means and its prototypes: the real points nearest to the centroids (Lloyd, 1982; k-means++, Arthur and Vassilvitskii, 2007)."""
+"""k-means and its prototypes: the real points nearest to the centroids (Lloyd, 1982; k-means++,
+Arthur and Vassilvitskii, 2007).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ _MAX_ITERATIONS, _CHUNK = 50, 4096
 
 
 def k_means(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
-    """Return centroids (K, d) of (N, d) points: k-means++ start, at most 50 iterations of Lloyd. O(N K d) each.
+    """Return centroids (K, d) of (N, d) points: k-means++ start, at most 50 iterations of Lloyd.
+    O(N K d) each.
 
     Args:
         generator: draws the start; on the CPU, where equal inputs give equal bytes.
@@ -17,7 +20,9 @@ def k_means(points: Tensor, num_clusters: int, generator: torch.Generator) -> Te
     centroids = _spread(points, num_clusters, generator)
     previous = torch.full((len(points),), -1)
     for _ in range(_MAX_ITERATIONS):
-        nearest = torch.cat([torch.cdist(part, centroids).argmin(1) for part in points.split(_CHUNK)])
+        nearest = torch.cat(
+            [torch.cdist(part, centroids).argmin(1) for part in points.split(_CHUNK)]
+        )
         if torch.equal(nearest, previous):
             break
         previous = nearest
@@ -29,7 +34,9 @@ def k_means(points: Tensor, num_clusters: int, generator: torch.Generator) -> Te
 
 
 def prototypes(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
-    """Return indices (K,) of the points (N, d) that are nearest to the centroids of k-means, no point twice."""
+    """Return indices (K,) of the points (N, d) that are nearest to the centroids of k-means, no
+    point twice.
+    """
     centroids = k_means(points, num_clusters, generator)
     is_taken = torch.zeros(len(points), dtype=torch.bool)
     chosen = []
@@ -41,7 +48,9 @@ def prototypes(points: Tensor, num_clusters: int, generator: torch.Generator) ->
 
 
 def _spread(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
-    """k-means++: each next centroid is a point drawn with a probability that grows with its squared distance to the nearest one."""
+    """k-means++: each next centroid is a point drawn with a probability that grows with its squared
+    distance to the nearest one.
+    """
     first = int(torch.randint(len(points), (1,), generator=generator))
     chosen, nearest = [first], (points - points[first]).square().sum(1)
     for _ in range(num_clusters - 1):

@@ -1,12 +1,15 @@
-"""Piecewise activations held in their piece, so that finite differences of a gradient are right for ReLU networks too.
+"""Piecewise activations held in their piece, so that finite differences of a gradient are right for
+ReLU networks too.
 
-The gradient of a network with ReLUs jumps wherever a unit crosses its kink. A step of eps crosses about eps * units of them,
-each jump is divided by eps, and the difference measures jumps instead of curvature (MobileNetV2, float32: 10 to 1000 times
-the gradient, for every eps). The second derivative that automatic differentiation gives is that of the piece at hand, so
-the pieces of theta are recorded once, and theta + eps w is evaluated with the same ones.
+The gradient of a network with ReLUs jumps wherever a unit crosses its kink. A step of eps crosses
+about eps * units of them, each jump is divided by eps, and the difference measures jumps instead of
+curvature (MobileNetV2, float32: 10 to 1000 times the gradient, for every eps). The second
+derivative that automatic differentiation gives is that of the piece at hand, so the pieces of theta
+are recorded once, and theta + eps w is evaluated with the same ones.
 
-Covered are the functions of `pieces.py`; `maximum`, `max` along a dimension, shrinkage, selu and max pooling in one or three
-dimensions are not. `engine_probe.py` notices where one of these makes differences wrong.
+Covered are the functions of `pieces.py`; `maximum`, `max` along a dimension, shrinkage, selu and
+max pooling in one or three dimensions are not. `engine_probe.py` notices where one of these makes
+differences wrong.
 """
 
 from __future__ import annotations
@@ -18,11 +21,23 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from tasks.core.pieces import ACTIVATIONS, IN_PLACE, LARGEST, POOLS, Pieces, in_pieces, mean_of, piece_numbers, where_largest
+from tasks.core.pieces import (
+    ACTIVATIONS,
+    IN_PLACE,
+    LARGEST,
+    POOLS,
+    Pieces,
+    in_pieces,
+    mean_of,
+    piece_numbers,
+    where_largest,
+)
 
 
 class Kinks:
-    """Records the pieces of one evaluation and imposes them on later ones with the same sequence of calls."""
+    """Records the pieces of one evaluation and imposes them on later ones with the same sequence of
+    calls.
+    """
 
     def __init__(self) -> None:
         self._pieces: list[Tensor] = []
@@ -41,7 +56,9 @@ class Kinks:
 
     @contextmanager
     def imposed(self) -> Iterator[None]:
-        """Evaluate what is inside with the recorded pieces, again from the first one after the last one."""
+        """Evaluate what is inside with the recorded pieces, again from the first one after the last
+        one.
+        """
         with _Imposer(self._pieces) if self._pieces else nullcontext():
             yield
 
@@ -51,7 +68,9 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self._pieces = pieces
 
-    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         args, kwargs = _tensor_first(args, kwargs or {})
         if func in POOLS:
             output, indices = POOLS[func](*args, **kwargs)
@@ -70,7 +89,9 @@ class _Imposer(TorchFunctionMode):
         super().__init__()
         self._pieces, self._position = pieces, 0
 
-    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         args, kwargs = _tensor_first(args, kwargs or {})
         if func in POOLS:
             indices = self._next()
@@ -89,7 +110,9 @@ class _Imposer(TorchFunctionMode):
         return piece
 
 
-def _tensor_first(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+def _tensor_first(
+    args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Sequence[Any], dict[str, Any]]:
     if args or "input" not in kwargs:
         return args, kwargs
     return (kwargs["input"],), {name: value for name, value in kwargs.items() if name != "input"}
@@ -102,5 +125,6 @@ def _pieces_of(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Pieces
         kind = IN_PLACE[func]
     else:
         return None
-    is_layer = args[0].is_floating_point() and args[0].ndim > 0  # clamp and abs are for indices and single numbers too
+    # Clamp and abs are for indices and single numbers too
+    is_layer = args[0].is_floating_point() and args[0].ndim > 0
     return kind(*args[1:], **kwargs) if is_layer else None

@@ -1,14 +1,19 @@
-"""A student step in micro-batches: the same gradients as the whole batch, in the memory of a few images.
+"""A student step in micro-batches: the same gradients as the whole batch, in the memory of a few
+images.
 
-The contrastive loss couples the pairs of a batch, so averaging the gradients of its parts would be wrong. With
-l(theta, x) = head(theta, f) and f_m = encode(theta, x_m), the head (projections, dropout, loss) sees all features at once and
-only the encoder is cut (GradCache, arXiv 2101.06983; here carried on to second order):
+The contrastive loss couples the pairs of a batch, so averaging the gradients of its parts would be
+wrong. With l(theta, x) = head(theta, f) and f_m = encode(theta, x_m), the head (projections,
+dropout, loss) sees all features at once and only the encoder is cut (GradCache, arXiv 2101.06983;
+here carried on to second order):
 
-* gradient: f without a graph; c = d head/d f; then the gradient of <encode(theta, x_m), c_m> per part.
-* products along w: f' = (d encode/d theta) w per part; the head's gradient along (w, f') gives c, its change c' and the
-  head's share; then the change of the gradient of <encode(theta, x_m), c_m> along (w, c'_m) per part.
+* gradient: f without a graph; c = d head/d f; then the gradient of <encode(theta, x_m), c_m> per
+  part.
+* products along w: f' = (d encode/d theta) w per part; the head's gradient along (w, f') gives c,
+  its change c' and the head's share; then the change of the gradient of <encode(theta, x_m), c_m>
+  along (w, c'_m) per part.
 
-Cost beside the whole batch: one more forward pass of the encoder, for the products one more derivative along w.
+Cost beside the whole batch: one more forward pass of the encoder, for the products one more
+derivative along w.
 """
 
 from __future__ import annotations
@@ -27,15 +32,19 @@ class MicroBatches:
     """A student step whose encoder runs on at most `size` images at a time.
 
     Args:
-        loss_fn: `loss_fn(theta, rows, step) -> scalar`, called with rows["images"] = features (B, F) of the whole batch.
-        encode: `encode(theta, images) -> features`, row by row: no image may influence another one's features.
+        loss_fn: `loss_fn(theta, rows, step) -> scalar`, called with rows["images"] = features (B,
+            F) of the whole batch.
+        encode: `encode(theta, images) -> features`, row by row: no image may influence another
+            one's features.
         size: images per part, at least 1; the last part may be smaller.
     """
 
     def __init__(self, loss_fn: LossFn, encode: Encode, size: int) -> None:
         self._head, self._encode, self._size = WholeBatch(loss_fn), encode, size
 
-    def gradient(self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool) -> tuple[Theta, Rows]:
+    def gradient(
+        self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool
+    ) -> tuple[Theta, Rows]:
         parts = self._parts(batch)
         with torch.no_grad():
             features = torch.cat([self._encode(theta, part) for part in parts])
@@ -45,11 +54,21 @@ class MicroBatches:
         is_image_wanted = with_rows and IMAGES in batch.rows
         pulled: list[Tensor] = []
         for part, cotangent in zip(parts, cotangents, strict=True):
-            at = leaves({**(theta if with_theta else {}), **({IMAGES: part} if is_image_wanted else {})})
+            at = leaves(
+                {**(theta if with_theta else {}), **({IMAGES: part} if is_image_wanted else {})}
+            )
             if not at:
                 break
             features = self._encode({**theta, **split(at)[0]}, at.get(IMAGES, part))
-            found = dict(zip(at, torch.autograd.grad(features, list(at.values()), cotangent, materialize_grads=True), strict=True))
+            found = dict(
+                zip(
+                    at,
+                    torch.autograd.grad(
+                        features, list(at.values()), cotangent, materialize_grads=True
+                    ),
+                    strict=True,
+                )
+            )
             grad = {group: value + found[group] for group, value in grad.items()}
             pulled.extend([found[IMAGES]] if is_image_wanted else [])
         return grad, {**row_grads, IMAGES: torch.cat(pulled)} if is_image_wanted else row_grads
@@ -59,16 +78,26 @@ class MicroBatches:
             features = torch.cat([self._encode(theta, part) for part in self._parts(batch)])
         self._head.trace(theta, _head_batch(batch, features, with_rows=False))
 
-    def product(self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool) -> Product:
+    def product(
+        self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool
+    ) -> Product:
         parts = self._parts(batch)
-        pushed = [how.push(lambda at, part=part: self._encode(at, part), theta, w) for part in parts]  # type: ignore[misc]
+        pushed = [
+            how.push(lambda at, part=part: self._encode(at, part), theta, w) for part in parts
+        ]  # type: ignore[misc]
         features, along = (torch.cat(pieces) for pieces in zip(*pushed, strict=True))
         head = _head_batch(batch, features, with_rows=True)
         groups = GROUPS if with_theta else ()
         grads, changes = how.change(
-            lambda at: self._head.loss(*split(at), head), {**theta, **head.rows}, {**w, IMAGES: along}, [*groups, *head.rows]
-        )  # fmt: skip
-        cotangents, turns = grads.pop(IMAGES).split(self._size), changes.pop(IMAGES).split(self._size)
+            lambda at: self._head.loss(*split(at), head),
+            {**theta, **head.rows},
+            {**w, IMAGES: along},
+            [*groups, *head.rows],
+        )
+        cotangents, turns = (
+            grads.pop(IMAGES).split(self._size),
+            changes.pop(IMAGES).split(self._size),
+        )
         (grad, _), (h_theta, h_rows) = split(grads), split(changes)
         is_image_wanted = IMAGES in batch.rows
         pulled = []
@@ -78,12 +107,17 @@ class MicroBatches:
                 return (self._encode(split(at)[0], at[IMAGES]) * at[_COTANGENT]).sum()
 
             found, change = how.change(
-                against, {**theta, IMAGES: part, _COTANGENT: cotangent}, {**w, _COTANGENT: turn}, [*groups, *([IMAGES] * is_image_wanted)]
-            )  # fmt: skip
+                against,
+                {**theta, IMAGES: part, _COTANGENT: cotangent},
+                {**w, _COTANGENT: turn},
+                [*groups, *([IMAGES] * is_image_wanted)],
+            )
             grad = {group: grad[group] + found[group] for group in GROUPS}
             h_theta = {group: value + change[group] for group, value in h_theta.items()}
             pulled.extend([change[IMAGES]] if is_image_wanted else [])
-        return Product(grad, h_theta, {**h_rows, IMAGES: torch.cat(pulled)} if is_image_wanted else h_rows)
+        return Product(
+            grad, h_theta, {**h_rows, IMAGES: torch.cat(pulled)} if is_image_wanted else h_rows
+        )
 
     def _parts(self, batch: Batch) -> tuple[Tensor, ...]:
         return {**batch.constants, **batch.rows}[IMAGES].split(self._size)

@@ -1,7 +1,9 @@
-"""What a distillation method puts into the engine: how its students are trained, and what they are judged by.
+"""What a distillation method puts into the engine: how its students are trained, and what they are
+judged by.
 
-Any student loss and any terminal loss that are differentiable make a method; `distillation.run` does the rest with an exact
-gradient (METHOD 5). A method gives a student loss alone, or further learnable rows, a blend of features, or a goal of its own.
+Any student loss and any terminal loss that are differentiable make a method; `distillation.run`
+does the rest with an exact gradient (METHOD 5). A method gives a student loss alone, or further
+learnable rows, a blend of features, or a goal of its own.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Goal:
     Attributes:
         start: theta_0, {"img": (P_img,), "txt": (P_txt,)}.
         loss: the terminal loss of theta_T, a scalar that is differentiable in theta.
-        terms: its image and its text term for the history, {"loss_img", "loss_txt"}; called without a graph.
+        terms: its image and its text term for the history, {"loss_img", "loss_txt"}; called without
+            a graph.
     """
 
     start: Theta
@@ -53,16 +56,20 @@ class Objective:
     """A method.
 
     Attributes:
-        student_loss: scalar of L2-normalised image and text embeddings (B, d) and the batch's rows: `images` (features where
-            the encoder is done), `texts`, and every further learnable.
+        student_loss: scalar of L2-normalised image and text embeddings (B, d) and the batch's rows:
+            `images` (features where the encoder is done), `texts`, and every further learnable.
         loss_name: one of `records.LOSSES`, the loss with which evaluation trains on the stored set.
         learnable: further learnable tensors by name.
-        similarity: makes the record of the stored set out of the learned further tensors (on the CPU); None: no similarity.
-        blend: mixes features (B, F) and texts (B, D) of a mini-batch before the projections; draws from the generator, which
-            depends on iteration and step alone, so that forward and reverse sweep see the same.
-        goal: start and terminal loss of an iteration, which draws from the generator alone; None: the student starts at a
-            snapshot of an expert and is judged by the distance to a later one (`expert_segments.py`).
-        num_pairs_returned: pairs of the budget that the further tensors cost; the set holds so many fewer.
+        similarity: makes the record of the stored set out of the learned further tensors (on the
+            CPU); None: no similarity.
+        blend: mixes features (B, F) and texts (B, D) of a mini-batch before the projections; draws
+            from the generator, which depends on iteration and step alone, so that forward and
+            reverse sweep see the same.
+        goal: start and terminal loss of an iteration, which draws from the generator alone; None:
+            the student starts at a snapshot of an expert and is judged by the distance to a later
+            one (`expert_segments.py`).
+        num_pairs_returned: pairs of the budget that the further tensors cost; the set holds so many
+            fewer.
     """
 
     student_loss: StudentLoss

@@ -1,6 +1,8 @@
-"""The outer iterations of stage 2 (METHOD 4): draw a goal, train a student on the synthetic pairs, move them along the gradient.
+"""The outer iterations of stage 2 (METHOD 4): draw a goal, train a student on the synthetic pairs,
+move them along the gradient.
 
-Every draw is named by (seed, iteration). Images under optimisation are pixels, or with a frozen encoder its features of them.
+Every draw is named by (seed, iteration). Images under optimisation are pixels, or with a frozen
+encoder its features of them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,14 @@ from tasks.core.encoders import ImageEncoder
 from tasks.core.expert_segments import draw_segment
 from tasks.core.experts import Buffer
 from tasks.core.functional import FlatModel, Theta
-from tasks.core.matching import Gradient, LossFn, Rows, draw_batches, mean_gradient, trajectory_gradient
+from tasks.core.matching import (
+    Gradient,
+    LossFn,
+    Rows,
+    draw_batches,
+    mean_gradient,
+    trajectory_gradient,
+)
 from tasks.core.matching_config import MatchingConfig
 from tasks.core.objective import Goal, Objective
 from tasks.core.outer_state import OuterState
@@ -37,7 +46,8 @@ class Problem:
         encoder: image encoder and normalisation.
         train: training split.
         buffer: expert trajectories of the same encoder and trainable set.
-        is_encoder_frozen: run the student on features and pull the gradient back to pixels (METHOD 5, `heads`).
+        is_encoder_frozen: run the student on features and pull the gradient back to pixels (METHOD
+            5, `heads`).
         seed: of every draw.
         fresh_start: theta_0 of a fresh student (pretrained encoder, new projections) of a number.
     """
@@ -63,8 +73,8 @@ def iterate(
     """Move `state` in place until it has done `config.iterations`.
 
     Args:
-        save: writes the tensors and the JSON state of a checkpoint; called every `config.checkpoint_every` iterations and after
-            the last one, for what comes after it.
+        save: writes the tensors and the JSON state of a checkpoint; called every
+            `config.checkpoint_every` iterations and after the last one, for what comes after it.
         log: called with the history row and the iteration (0-based) after each iteration.
 
     Raises:
@@ -74,7 +84,11 @@ def iterate(
     while state.iteration < config.iterations:
         iteration = state.iteration
         found, terms = _gradient(problem, config, state, objective, still)
-        row = {"loss": found.loss, **terms, **{f"step_size_{group}": size for group, size in state.step_sizes().items()}}
+        row = {
+            "loss": found.loss,
+            **terms,
+            **{f"step_size_{group}": size for group, size in state.step_sizes().items()},
+        }
         if not state.update(found, row):
             continue  # rolled back: this iteration comes again
         if log:
@@ -85,7 +99,9 @@ def iterate(
 
 @dataclass(frozen=True)
 class _Draw:
-    """One goal of an iteration and the mini-batches on the way to it; `names` tell its random numbers from those of other goals."""
+    """One goal of an iteration and the mini-batches on the way to it; `names` tell its random
+    numbers from those of other goals.
+    """
 
     goal: Goal
     batches: list[Tensor]
@@ -93,7 +109,8 @@ class _Draw:
 
 
 def _still_features(problem: Problem, config: MatchingConfig, state: OuterState) -> Tensor | None:
-    """Return the features of images that no iteration changes, computed once; None where images change or the encoder does.
+    """Return the features of images that no iteration changes, computed once; None where images
+    change or the encoder does.
 
     They are as of `ViewFeatures.values`; students see the same views in all iterations.
     """
@@ -103,23 +120,37 @@ def _still_features(problem: Problem, config: MatchingConfig, state: OuterState)
     return _views(problem, config, images, torch.arange(len(images), device=images.device)).values
 
 
-def _views(problem: Problem, config: MatchingConfig, images: Tensor, used: Tensor, *names: int) -> ViewFeatures:
+def _views(
+    problem: Problem, config: MatchingConfig, images: Tensor, used: Tensor, *names: int
+) -> ViewFeatures:
     return ViewFeatures(
-        problem.encoder.module, images, used, num_views=config.num_views, micro_batch=config.micro_batch,
+        problem.encoder.module,
+        images,
+        used,
+        num_views=config.num_views,
+        micro_batch=config.micro_batch,
         draw=lambda number: make_generator(problem.seed, "view", number, *names),
-    )  # fmt: skip
+    )
 
 
 def _gradient(
-    problem: Problem, config: MatchingConfig, state: OuterState, objective: Objective, still: Tensor | None
+    problem: Problem,
+    config: MatchingConfig,
+    state: OuterState,
+    objective: Objective,
+    still: Tensor | None,
 ) -> tuple[Gradient, dict[str, float]]:
-    """Differentiate the mean terminal loss of this iteration's goals; also the mean of its terms, for the history.
+    """Differentiate the mean terminal loss of this iteration's goals; also the mean of its terms,
+    for the history.
 
-    Features of images are computed and pulled back to pixels once for all goals, with new views in every iteration; `still`
-    are those that never change.
+    Features of images are computed and pulled back to pixels once for all goals, with new views in
+    every iteration; `still` are those that never change.
     """
     rows, frozen = state.rows(), None
-    draws = [_draw(problem, config, state, objective, index) for index in range(config.goals_per_iteration)]
+    draws = [
+        _draw(problem, config, state, objective, index)
+        for index in range(config.goals_per_iteration)
+    ]
     if still is not None:
         rows["images"] = still
     elif problem.is_encoder_frozen and rows["images"].ndim == 4:
@@ -130,19 +161,32 @@ def _gradient(
     found = mean_gradient([gradient for gradient, _ in parts])
     if frozen is not None:
         found.inputs["images"] = frozen.pull_back(found.inputs["images"])
-    return found, {name: sum(terms[name] for _, terms in parts) / len(parts) for name in parts[0][1]}
+    return found, {
+        name: sum(terms[name] for _, terms in parts) / len(parts) for name in parts[0][1]
+    }
 
 
-def _draw(problem: Problem, config: MatchingConfig, state: OuterState, objective: Objective, index: int) -> _Draw:
+def _draw(
+    problem: Problem, config: MatchingConfig, state: OuterState, objective: Objective, index: int
+) -> _Draw:
     names = (index,) if index else ()  # the first goal draws what the only one would
     draw = make_generator(problem.seed, "iteration", state.iteration, *names)
-    goal = objective.goal(state.iteration, draw) if objective.goal else draw_segment(problem.buffer, config, state.iteration, draw)
+    goal = (
+        objective.goal(state.iteration, draw)
+        if objective.goal
+        else draw_segment(problem.buffer, config, state.iteration, draw)
+    )
     batches = draw_batches(state.num_pairs, state.batch_size, config.syn_steps, draw)
     return _Draw(goal, [batch.to(problem.flat.device) for batch in batches], names)
 
 
 def _gradient_of(
-    problem: Problem, config: MatchingConfig, state: OuterState, objective: Objective, draw: _Draw, rows: Rows
+    problem: Problem,
+    config: MatchingConfig,
+    state: OuterState,
+    objective: Objective,
+    draw: _Draw,
+    rows: Rows,
 ) -> tuple[Gradient, dict[str, float]]:
     is_frozen = problem.is_encoder_frozen
     inputs, constants = _split_rows(config, rows)
@@ -160,23 +204,39 @@ def _gradient_of(
         return found, draw.goal.terms(found.theta)
 
 
-def _loss_fn(problem: Problem, config: MatchingConfig, objective: Objective, iteration: int, names: tuple[int, ...]) -> LossFn:
-    """The student's loss in one step: blend, dropped features, projections, the method's loss; every call draws the same."""
+def _loss_fn(
+    problem: Problem,
+    config: MatchingConfig,
+    objective: Objective,
+    iteration: int,
+    names: tuple[int, ...],
+) -> LossFn:
+    """The student's loss in one step: blend, dropped features, projections, the method's loss;
+    every call draws the same.
+    """
     device = problem.flat.device
 
     def loss_fn(theta: Theta, rows: Rows, step: int) -> Tensor:
         features, texts = rows["images"], rows["texts"]
         if features.ndim == 3:
             viewing = make_generator(problem.seed, "views", iteration, step, *names, device=device)
-            chosen = torch.randint(features.shape[1], (len(features),), generator=viewing, device=device)
+            chosen = torch.randint(
+                features.shape[1], (len(features),), generator=viewing, device=device
+            )
             features = features[torch.arange(len(features), device=device), chosen]
         if objective.blend is not None:
             mixing = make_generator(problem.seed, "blend", iteration, step, *names, device=device)
             features, texts = objective.blend(features, texts, mixing)
         if config.feature_dropout:
-            dropping = make_generator(problem.seed, "feature_dropout", iteration, step, *names, device=device)
+            dropping = make_generator(
+                problem.seed, "feature_dropout", iteration, step, *names, device=device
+            )
             features = _drop(features, config.feature_dropout, dropping)
-        masks = make_generator(problem.seed, "dropout", iteration, step, *names, device=device) if config.is_dropout_on else None
+        masks = (
+            make_generator(problem.seed, "dropout", iteration, step, *names, device=device)
+            if config.is_dropout_on
+            else None
+        )
         return objective.student_loss(*problem.flat.call(theta, features, texts, masks), rows)
 
     return loss_fn
@@ -188,6 +248,10 @@ def _drop(features: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 
 def _split_rows(config: MatchingConfig, rows: Rows) -> tuple[Rows, Rows]:
-    """Rows that are differentiated, and rows that stay as they are (single-modality ablations); further ones are learned."""
+    """Rows that are differentiated, and rows that stay as they are (single-modality ablations);
+    further ones are learned.
+    """
     still = {"both": (), "image": ("texts",), "text": ("images",)}[config.optimise]
-    return {n: v for n, v in rows.items() if n not in still}, {n: v for n, v in rows.items() if n in still}
+    return {n: v for n, v in rows.items() if n not in still}, {
+        n: v for n, v in rows.items() if n in still
+    }

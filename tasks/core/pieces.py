@@ -1,7 +1,9 @@
-"""Functions of torch with kinks, each by its pieces: which piece an element is in, and what the piece computes. See `kinks.py`.
+"""Functions of torch with kinks, each by its pieces: which piece an element is in, and what the
+piece computes. See `kinks.py`.
 
-On a break itself an element belongs to the piece whose derivative torch takes there: among the millions of units of a network one
-lies on it now and then, and a gradient that differs in it from the one of the forward sweep is divided by eps.
+On a break itself an element belongs to the piece whose derivative torch takes there: among the
+millions of units of a network one lies on it now and then, and a gradient that differs in it from
+the one of the forward sweep is divided by eps.
 """
 
 from __future__ import annotations
@@ -20,32 +22,42 @@ Pieces = tuple[Sequence[Break], Sequence[Piece]]
 
 
 def piece_numbers(x: Tensor, breaks: Sequence[Break]) -> Tensor:
-    """Return the number of each element's piece, uint8 in the shape and the memory layout of x: how many breaks it is past."""
+    """Return the number of each element's piece, uint8 in the shape and the memory layout of x: how
+    many breaks it is past.
+    """
     return functools.reduce(torch.add, [is_past(x).view(torch.uint8) for is_past in breaks])
 
 
 def in_pieces(x: Tensor, numbers: Tensor, functions: Sequence[Piece]) -> Tensor:
     """Return f_n(x) where `numbers` is n.
 
-    A sum of products with 0 or 1: torch.where takes ten times as long on the CPU, and a product with bytes keeps these alone for
-    its derivative.
+    A sum of products with 0 or 1: torch.where takes ten times as long on the CPU, and a product
+    with bytes keeps these alone for its derivative.
     """
     terms: list[Tensor] = []
     for number, function in enumerate(functions):
         if isinstance(function, float) and function == 0.0:
             continue
-        is_here = numbers if (number, len(functions)) == (1, 2) else (numbers == number).view(torch.uint8)
-        terms.append(is_here.to(x.dtype) * function if isinstance(function, float) else function(x) * is_here)
+        is_here = (
+            numbers if (number, len(functions)) == (1, 2) else (numbers == number).view(torch.uint8)
+        )
+        terms.append(
+            is_here.to(x.dtype) * function if isinstance(function, float) else function(x) * is_here
+        )
     return functools.reduce(torch.add, terms)
 
 
 def where_largest(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
-    """Return which elements are the largest along `dim`, uint8 in the shape of x; torch divides the gradient among equal ones."""
+    """Return which elements are the largest along `dim`, uint8 in the shape of x; torch divides the
+    gradient among equal ones.
+    """
     return (x == x.amax(dim, keepdim=True)).view(torch.uint8)
 
 
 def mean_of(x: Tensor, chosen: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
-    """Return the mean along `dim` of the chosen elements, which is the largest where they are those of `where_largest`."""
+    """Return the mean along `dim` of the chosen elements, which is the largest where they are those
+    of `where_largest`.
+    """
     return (x * chosen).sum(dim, keepdim=keepdim) / chosen.sum(dim, keepdim=keepdim).to(x.dtype)
 
 
@@ -107,8 +119,9 @@ def _hardswish(*_: Any, **__: Any) -> Pieces:
     return (lambda x: x > -3.0, lambda x: x >= 3.0), (0.0, lambda x: x * (x + 3) / 6, _same)
 
 
-# Function -> (breaks, function of each piece), given the arguments that follow the tensor; `inplace` is among
-# them by name or, under torch.compile, by position. None: a call that is not covered, a clamp with bounds that are tensors.
+# Function -> (breaks, function of each piece), given the arguments that follow the tensor;
+# `inplace` is among them by name or, under torch.compile, by position. None: a call that is not
+# covered, a clamp with bounds that are tensors.
 ACTIVATIONS: dict[Any, Callable[..., Pieces | None]] = {
     functional.relu: _relu,
     torch.relu: _relu,

@@ -1,16 +1,22 @@
-"""`precision` and `is_compiled` of the matching options: how the matrix products of stage 2 are computed.
+"""`precision` and `is_compiled` of the matching options: how the matrix products of stage 2 are
+computed.
 
-* `tf32`: float32 products and convolutions on CUDA may use TF32 (10 bits of mantissa), those of logits and terminal loss too.
-* `bfloat16`: encoder and projections run under torch.autocast; parameters, lambda, updates, logits and loss stay float32. Measured
-  against float32 (tests/benchmarks/precision_table.py, 8 steps): the images' gradient by `double_backward` is off by 20 % (NF-net, cosine
-  0.981) and 12 % (ViT, 0.996), by frozen encoders' pull-back 1 to 2 %; a MobileNetV2 trained as a whole has a cosine of 0.1 and should
-  not use it. Differences divide the rounding by eps: errors of 16 (NF-net) and 11 (ViT) times the gradient, hence refused.
-* `is_compiled`: torch.compile of the image encoder, for first derivatives alone: torch 2.15 has no second ones through compiled
-  code ("torch.compile with aot_autograd does not currently support double backward"; forward_over_reverse falls back to plain
-  code after the first iteration without a word).
+* `tf32`: float32 products and convolutions on CUDA may use TF32 (10 bits of mantissa), those of
+  logits and terminal loss too.
+* `bfloat16`: encoder and projections run under torch.autocast; parameters, lambda, updates, logits
+  and loss stay float32. Measured against float32 (tests/benchmarks/precision_table.py, 8 steps):
+  the images' gradient by `double_backward` is off by 20 % (NF-net, cosine 0.981) and 12 % (ViT,
+  0.996), by frozen encoders' pull-back 1 to 2 %; a MobileNetV2 trained as a whole has a cosine of
+  0.1 and should not use it. Differences divide the rounding by eps: errors of 16 (NF-net) and 11
+  (ViT) times the gradient, hence refused.
+* `is_compiled`: torch.compile of the image encoder, for first derivatives alone: torch 2.15 has no
+  second ones through compiled code ("torch.compile with aot_autograd does not currently support
+  double backward"; forward_over_reverse falls back to plain code after the first iteration without
+  a word).
 
-Frozen encoders' features of real images and of finished sets are always float32. Experts, coresets' models and students of evaluation
-are trained as torch comes: on CUDA their convolutions may use TF32, their matrix products not.
+Frozen encoders' features of real images and of finished sets are always float32. Experts, coresets'
+models and students of evaluation are trained as torch comes: on CUDA their convolutions may use
+TF32, their matrix products not.
 """
 
 from __future__ import annotations
@@ -27,13 +33,15 @@ from tasks.core.functional import FlatModel
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 _COMPILE: dict[str, Any] = {"fullgraph": True}
-# One graph per shape, piece of kinks.py and kind of derivative; one more is an error, where torch would go on without compiling.
+# One graph per shape, piece of kinks.py and kind of derivative; one more is an error, where torch
+# would go on without compiling.
 _MAX_GRAPHS = 64
 
 
 @contextmanager
 def products(precision: Precision) -> Iterator[None]:
-    """Allow TF32 on CUDA inside with `tf32`, and switch it off with the others; convolutions there use it by default.
+    """Allow TF32 on CUDA inside with `tf32`, and switch it off with the others; convolutions there
+    use it by default.
 
     The switch is the process's: not for two threads at once.
     """
@@ -48,10 +56,13 @@ def products(precision: Precision) -> Iterator[None]:
 
 
 def check_machine(precision: Precision, *, is_compiled: bool, device: torch.device) -> None:
-    """Raise ValueError when the device has no TF32, or code cannot be compiled for it, which compiling a line finds out."""
+    """Raise ValueError when the device has no TF32, or code cannot be compiled for it, which
+    compiling a line finds out.
+    """
     if precision == "tf32" and device.type != "cuda":
         raise ValueError(
-            f"precision: received 'tf32' on the device {device}, which has none; allowed are float32 and bfloat16, or a CUDA device; "
+            f"precision: received 'tf32' on the device {device}, which has none; allowed are "
+            "float32 and bfloat16, or a CUDA device; "
             "change `precision` in distill.matching of params.yaml"
         )
     if not is_compiled:
@@ -61,13 +72,17 @@ def check_machine(precision: Precision, *, is_compiled: bool, device: torch.devi
             torch.compile(lambda x: x.sin() + 1.0, **_COMPILE)(torch.zeros(2, device=device))
     except Exception as error:  # torch has a dozen, some of them private
         raise ValueError(
-            f"is_compiled: received true, but torch cannot compile for the device {device} ({_first_line(error)}); needed are a C++ "
-            "compiler (g++) and, on CUDA, Triton; install them or set `is_compiled: false` in distill.matching of params.yaml"
+            f"is_compiled: received true, but torch cannot compile for the device {device} "
+            f"({_first_line(error)}); needed are a C++ "
+            "compiler (g++) and, on CUDA, Triton; install them or set `is_compiled: false` in "
+            "distill.matching of params.yaml"
         ) from error
 
 
 def student_model(flat: FlatModel, precision: Precision, *, is_compiled: bool) -> FlatModel:
-    """Return the model that student steps call, or `flat` itself; with `is_compiled` its image encoder is compiled in place."""
+    """Return the model that student steps call, or `flat` itself; with `is_compiled` its image
+    encoder is compiled in place.
+    """
     if is_compiled:
         _allow_graphs()
         flat.model.get_submodule("image_encoder").compile(dynamic=False, **_COMPILE)
@@ -75,20 +90,29 @@ def student_model(flat: FlatModel, precision: Precision, *, is_compiled: bool) -
 
 
 def frozen_encoder(module: nn.Module, precision: Precision, *, is_compiled: bool) -> nn.Module:
-    """Return the frozen encoder in the form in which features are computed and pulled back; `module` is not changed."""
+    """Return the frozen encoder in the form in which features are computed and pulled back;
+    `module` is not changed.
+    """
     module = RoundedEncoder(module) if precision == "bfloat16" else module
     if is_compiled:
         _allow_graphs()
         module = nn.Sequential(module)
-        module.compile(dynamic=True, **_COMPILE)  # the last micro-batch of an iteration has any size
+        # The last micro-batch of an iteration has any size
+        module.compile(dynamic=True, **_COMPILE)
     return module
 
 
 class RoundedModel(FlatModel):
-    """A flat model whose matrix products round their factors to bfloat16; theta, results and gradients keep its own dtype."""
+    """A flat model whose matrix products round their factors to bfloat16; theta, results and
+    gradients keep its own dtype.
+    """
 
     def call(
-        self, theta: Mapping[str, Tensor], images: Tensor, texts: Tensor, generator: torch.Generator | None = None
+        self,
+        theta: Mapping[str, Tensor],
+        images: Tensor,
+        texts: Tensor,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         with _rounded(self.device):
             img, txt = super().call(theta, images, texts, generator)
@@ -101,7 +125,9 @@ class RoundedModel(FlatModel):
 
 
 class RoundedEncoder(nn.Module):
-    """A frozen encoder whose matrix products round their factors to bfloat16, images and features in the images' dtype."""
+    """A frozen encoder whose matrix products round their factors to bfloat16, images and features
+    in the images' dtype.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -114,7 +140,8 @@ class RoundedEncoder(nn.Module):
 
 
 def _allow_graphs() -> None:
-    # Of this thread, in which the steps run too, or of the process, as torch has it: not every one takes the limit in `compile`.
+    # Of this thread, in which the steps run too, or of the process, as torch has it: not every one
+    # takes the limit in `compile`.
     torch._dynamo.config.recompile_limit = max(_MAX_GRAPHS, torch._dynamo.config.recompile_limit)
 
 

@@ -1,7 +1,7 @@
 """The records that travel between the parts of the core. No logic beyond shape checks.
 
-Our renamings of published names: `text_embeds` for the synthetic "text labels", `step_sizes` for `syn_lr_img/txt`,
-`i2t_r1` for upstream's `txt_r1` and `t2i_r1` for its `img_r1`.
+Our renamings of published names: `text_embeds` for the synthetic "text labels", `step_sizes` for
+`syn_lr_img/txt`, `i2t_r1` for upstream's `txt_r1` and `t2i_r1` for its `img_r1`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class ImageCaptions:
         name: unique file name inside the dataset, without `..` and not absolute.
         split: one of `SPLITS`.
         captions: at least one non-empty caption.
-        load: returns the picture as a PIL image in its own mode, for `images.decode`; called once, lazily.
+        load: returns the picture as a PIL image in its own mode, for `images.decode`; called once,
+            lazily.
     """
 
     name: str
@@ -61,7 +62,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Similarity:
-    """Learnable soft similarity of LoRS: S = diag(diagonal) + (alpha / r) left @ right.T (METHOD 6).
+    """Learnable soft similarity of LoRS: S = diag(diagonal) + (alpha / r) left @ right.T (METHOD
+    6).
 
     Attributes:
         diagonal: (M,).  left, right: (M, r).  alpha: scale.
@@ -83,8 +85,10 @@ class PairSet:
         mean, std: per-channel normalisation of `images`, for pictures and for other encoders.
         similarity: learned soft similarity, or None for the identity.
         step_sizes: learned step sizes {"img": float, "txt": float}, or None.
-        loss: one of `LOSSES`, with which a student is to be trained (`similarity.set_loss`); the soft ones need a similarity.
-        provenance: JSON-serialisable facts: method, dataset, source row indices, seeds, warm-up model.
+        loss: one of `LOSSES`, with which a student is to be trained (`similarity.set_loss`); the
+            soft ones need a similarity.
+        provenance: JSON-serialisable facts: method, dataset, source row indices, seeds, warm-up
+            model.
     """
 
     images: Tensor
@@ -97,9 +101,14 @@ class PairSet:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or self.text_embeds.ndim != 2 or len(self.images) != len(self.text_embeds):
+        if (
+            self.images.ndim != 4
+            or self.text_embeds.ndim != 2
+            or len(self.images) != len(self.text_embeds)
+        ):
             raise ValueError(
-                f"a PairSet needs images (M, C, H, W) and text_embeds (M, D) of the same M; received "
+                "a PairSet needs images (M, C, H, W) and text_embeds (M, D) of the same M; "
+                "received "
                 f"{tuple(self.images.shape)} and {tuple(self.text_embeds.shape)}"
             )
         self._check_loss()
@@ -110,23 +119,36 @@ class PairSet:
         if self.loss not in LOSSES or (self.loss in SOFT_LOSSES and soft is None):
             received = f"{self.loss!r} {'without' if soft is None else 'with'} a similarity"
             raise ValueError(
-                f"PairSet.loss: received {received}; allowed are {', '.join(HARD_LOSSES)}, and with a similarity {', '.join(SOFT_LOSSES)}; "
+                f"PairSet.loss: received {received}; allowed are {', '.join(HARD_LOSSES)}, and "
+                f"with a similarity {', '.join(SOFT_LOSSES)}; "
                 "change `loss` of the method that makes the set"
             )
-        if soft is not None and {len(soft.diagonal), len(soft.left), len(soft.right)} != {len(self.images)}:
+        if soft is not None and {len(soft.diagonal), len(soft.left), len(soft.right)} != {
+            len(self.images)
+        }:
             rows = f"{len(soft.diagonal)}, {len(soft.left)} and {len(soft.right)} rows"
-            raise ValueError(f"PairSet.similarity: received {rows} for {len(self.images)} pairs; it needs one a pair")
+            raise ValueError(
+                f"PairSet.similarity: received {rows} for {len(self.images)} pairs; it needs one "
+                "a pair"
+            )
 
     def _check_values(self) -> None:
         tensors = {"images": self.images, "text_embeds": self.text_embeds}
         if self.similarity is not None:
-            tensors |= {f"similarity.{part}": getattr(self.similarity, part) for part in ("diagonal", "left", "right")}
+            tensors |= {
+                f"similarity.{part}": getattr(self.similarity, part)
+                for part in ("diagonal", "left", "right")
+            }
         for name, value in tensors.items():
             if not bool(torch.isfinite(value).all()):
-                raise ValueError(f"PairSet.{name} has non-finite values; a set with NaN or infinity is never saved or trained on")
+                raise ValueError(
+                    f"PairSet.{name} has non-finite values; a set with NaN or infinity is never "
+                    "saved or trained on"
+                )
         if not all(0.0 < size < float("inf") for size in (self.step_sizes or {}).values()):
             raise ValueError(
-                f"PairSet.step_sizes: received {self.step_sizes}; allowed are positive finite numbers; lower lr_step_size of the method "
+                f"PairSet.step_sizes: received {self.step_sizes}; allowed are positive finite "
+                "numbers; lower lr_step_size of the method "
                 "that makes the set"
             )
 

@@ -1,8 +1,9 @@
 """Exact change of a scalar function's gradient along a direction, in two ways with one interface.
 
-For phi(a, b, ...) and a direction w in some of its arguments: their gradients, and the change of all gradients along w, which
-is also d/d(each) <gradient, w> since second derivatives commute. `ForwardOverReverse` asks forward derivatives of every
-operation, `DoubleBackward` second reverse ones; neither exists for the fused attention kernels.
+For phi(a, b, ...) and a direction w in some of its arguments: their gradients, and the change of
+all gradients along w, which is also d/d(each) <gradient, w> since second derivatives commute.
+`ForwardOverReverse` asks forward derivatives of every operation, `DoubleBackward` second reverse
+ones; neither exists for the fused attention kernels.
 """
 
 from __future__ import annotations
@@ -21,10 +22,16 @@ class SecondOrder(Protocol):
     """One way to differentiate a gradient."""
 
     def push(self, function: Scalar, at: Tensors, along: Tensors) -> tuple[Tensor, Tensor]:
-        """Return f(at), of any shape, and its change along `along`, a direction in some of the arguments."""
+        """Return f(at), of any shape, and its change along `along`, a direction in some of the
+        arguments.
+        """
 
-    def change(self, phi: Scalar, at: Tensors, along: Tensors, wanted: Sequence[str]) -> tuple[Tensors, Tensors]:
-        """Return the gradients of phi in the arguments of `along`, and the change along it of the gradients in `wanted`."""
+    def change(
+        self, phi: Scalar, at: Tensors, along: Tensors, wanted: Sequence[str]
+    ) -> tuple[Tensors, Tensors]:
+        """Return the gradients of phi in the arguments of `along`, and the change along it of the
+        gradients in `wanted`.
+        """
 
 
 class ForwardOverReverse:
@@ -36,12 +43,16 @@ class ForwardOverReverse:
             value, change = torch.func.jvp(lambda m: function({**at, **m}), (moved,), (along,))  # type: ignore[misc] # as below
         return value, change
 
-    def change(self, phi: Scalar, at: Tensors, along: Tensors, wanted: Sequence[str]) -> tuple[Tensors, Tensors]:
+    def change(
+        self, phi: Scalar, at: Tensors, along: Tensors, wanted: Sequence[str]
+    ) -> tuple[Tensors, Tensors]:
         names = [name for name in at if name in along or name in wanted]
 
         def gradients(moved: Tensors) -> Tensors:
             here = {**at, **moved}
-            found: Tensors = torch.func.grad(lambda part: phi({**here, **part}))({name: here[name] for name in names})
+            found: Tensors = torch.func.grad(lambda part: phi({**here, **part}))(
+                {name: here[name] for name in names}
+            )
             return found
 
         moved = {name: at[name] for name in along}
@@ -61,11 +72,19 @@ class DoubleBackward:
         (change,) = _gradient(inner(pulled, along), [v], None)
         return value.detach(), change.detach()
 
-    def change(self, phi: Scalar, at: Tensors, along: Tensors, wanted: Sequence[str]) -> tuple[Tensors, Tensors]:
+    def change(
+        self, phi: Scalar, at: Tensors, along: Tensors, wanted: Sequence[str]
+    ) -> tuple[Tensors, Tensors]:
         at = {**at, **leaves({name: at[name] for name in at if name in along or name in wanted})}
-        grads = dict(zip(along, _gradient(phi(at), [at[name] for name in along], None), strict=True))
-        changes = _gradient(inner(grads, along), [at[name] for name in wanted], None, create_graph=False)
-        return {name: grad.detach() for name, grad in grads.items()}, dict(zip(wanted, changes, strict=True))
+        grads = dict(
+            zip(along, _gradient(phi(at), [at[name] for name in along], None), strict=True)
+        )
+        changes = _gradient(
+            inner(grads, along), [at[name] for name in wanted], None, create_graph=False
+        )
+        return {name: grad.detach() for name, grad in grads.items()}, dict(
+            zip(wanted, changes, strict=True)
+        )
 
 
 def leaves(tensors: Tensors) -> Tensors:
@@ -78,9 +97,13 @@ def inner(a: Tensors, b: Tensors) -> Tensor:
     return torch.stack([(value * b[name]).sum() for name, value in a.items()]).sum()
 
 
-def _gradient(value: Tensor, wanted: list[Tensor], v: Tensor | None, *, create_graph: bool = True) -> tuple[Tensor, ...]:
+def _gradient(
+    value: Tensor, wanted: list[Tensor], v: Tensor | None, *, create_graph: bool = True
+) -> tuple[Tensor, ...]:
     """Return (d value / d each)^T v, zeros where the value does not depend on it."""
     if not wanted or not value.requires_grad:
         return tuple(torch.zeros_like(leaf) for leaf in wanted)
-    found: tuple[Tensor, ...] = torch.autograd.grad(value, wanted, v, create_graph=create_graph, materialize_grads=True)
+    found: tuple[Tensor, ...] = torch.autograd.grad(
+        value, wanted, v, create_graph=create_graph, materialize_grads=True
+    )
     return found

@@ -1,7 +1,7 @@
 """The base of every parameter section: a frozen dataclass whose fields carry their range and unit.
 
-A GPU machine builds a section directly; `tasks/params.py` builds the same class from params.yaml through pydantic,
-which enforces field types, ranges (`Range`) and refuses unknown keys.
+A GPU machine builds a section directly; `tasks/params.py` builds the same class from params.yaml
+through pydantic, which enforces field types, ranges (`Range`) and refuses unknown keys.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class Range:
     unit: str = ""
 
     def check(self, value: Any) -> Any:
-        """Return `value` (a number, or None) when it lies inside the bounds; raise ValueError otherwise."""
+        """Return `value` (a number, or None) when it lies inside the bounds; raise ValueError
+        otherwise.
+        """
         if value is None:
             return value
         is_inside = (
@@ -46,7 +48,9 @@ class Range:
         return f"{text} {self.unit}".strip()
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        """Let pydantic apply `check` after its own type check (called only where pydantic is installed)."""
+        """Let pydantic apply `check` after its own type check (called only where pydantic is
+        installed).
+        """
         from pydantic_core import core_schema
 
         return core_schema.no_info_after_validator_function(self.check, handler(source))
@@ -54,6 +58,8 @@ class Range:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Base class of parameter sections and plugin `Config`s: subclass with `@dataclass(frozen=True, kw_only=True)`."""
+    """Base class of parameter sections and plugin `Config`s: subclass with `@dataclass(frozen=True,
+    kw_only=True)`.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}

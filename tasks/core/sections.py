@@ -1,7 +1,8 @@
-"""The parameter sections of the stages, typed once; values live in params.yaml alone and are read by `tasks/params.py`.
+"""The parameter sections of the stages, typed once; values live in params.yaml alone and are read
+by `tasks/params.py`.
 
-Options of plugins are typed in the plugin's own `Config`. A section holds no default: a value that is not in
-params.yaml does not exist.
+Options of plugins are typed in the plugin's own `Config`. A section holds no default: a value that
+is not in params.yaml does not exist.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ Rate = Annotated[float, Range(gt=0.0, le=100.0, unit="(step size)")]
 Protocol = Literal["strict", "last", "upstream_best"]
 Storage = Literal["float32", "bfloat16_delta"]
 
-# Linear layers of timm's Vision Transformers (a bare `proj` would be the patch embedding too), and 1 x 1 convolutions of MobileNetV2.
+# Linear layers of timm's Vision Transformers (a bare `proj` would be the patch embedding too), and
+# 1 x 1 convolutions of MobileNetV2.
 LoraLinear = Literal["attn.qkv", "attn.proj", "fc1", "fc2"]
 LoraConvolution = Literal["conv_pw", "conv_pwl", "conv_head"]
 LORA_LINEAR: tuple[str, ...] = get_args(LoraLinear)
@@ -30,7 +32,8 @@ class LoraSection(Section):
     Attributes:
         rank: of the product B A; the paper uses 4.
         alpha: scale of the adapters; alpha = rank adds B A x as it is.
-        targets: layers that get one: linear ones of a Vision Transformer, or 1 x 1 convolutions of MobileNetV2 and its kin.
+        targets: layers that get one: linear ones of a Vision Transformer, or 1 x 1 convolutions of
+            MobileNetV2 and its kin.
     """
 
     rank: Annotated[int, Range(ge=1, le=1024)]
@@ -43,7 +46,8 @@ class ModelSection(Section):
     """The dual encoder (METHOD 2).
 
     Attributes:
-        trainable: `full`, `lora` (adapters in a frozen encoder), `heads` (both encoders frozen) or `text_head`.
+        trainable: `full`, `lora` (adapters in a frozen encoder), `heads` (both encoders frozen) or
+            `text_head`.
         lora: the adapters, for `lora`; null otherwise.
         embed_dim: width of the shared space for `heads`; null otherwise.
         dropout: probability inside the projections.
@@ -58,7 +62,9 @@ class ModelSection(Section):
 
     @property
     def is_encoder_frozen(self) -> bool:
-        """Whether training leaves the image encoder as it is, so that its features are computed once."""
+        """Whether training leaves the image encoder as it is, so that its features are computed
+        once.
+        """
         return self.trainable in ("heads", "text_head")
 
 
@@ -69,7 +75,8 @@ class AugmentSection(Section):
     Attributes:
         crop_scale: smallest area of RandomResizedCrop as a fraction; 1.0 switches the crop off.
         flip: mirror half of the images.
-        randaugment_ops, randaugment_magnitude: RandAugment(ops, magnitude of 10); 0 operations switch it off.
+        randaugment_ops, randaugment_magnitude: RandAugment(ops, magnitude of 10); 0 operations
+            switch it off.
     """
 
     crop_scale: Annotated[float, Range(gt=0.0, le=1.0)]
@@ -89,15 +96,17 @@ class ExpertSection(Section):
 
     Attributes:
         num_experts: trajectories to store.
-        num_epochs: epochs of each; all snapshots 0 .. num_epochs are stored. Distillation reads 0 .. max_start_epoch - 1 + expert_epochs:
-            this number is enough for one setting, and a sweep over those two needs its largest.
-        coreset_epochs: epochs of expert 0 after which coresets select in its space (METHOD 7). Beyond num_epochs only expert 0 is
-            trained, and of what comes there only this snapshot is stored.
+        num_epochs: epochs of each; all snapshots 0 .. num_epochs are stored. Distillation reads 0
+            .. max_start_epoch - 1 + expert_epochs: this number is enough for one setting, and a
+            sweep over those two needs its largest.
+        coreset_epochs: epochs of expert 0 after which coresets select in its space (METHOD 7).
+            Beyond num_epochs only expert 0 is trained, and of what comes there only this snapshot
+            is stored.
         batch_size: pairs per step.
         lr_img, lr_txt: step sizes of the two groups.
         momentum: of SGD; the paper uses 0.
-        storage: snapshots as `float32`, or `bfloat16_delta`: their differences to epoch 0 in half the bytes, with the
-            error that the expert's manifest states.
+        storage: snapshots as `float32`, or `bfloat16_delta`: their differences to epoch 0 in half
+            the bytes, with the error that the expert's manifest states.
     """
 
     num_experts: Count
@@ -111,21 +120,27 @@ class ExpertSection(Section):
     augment: AugmentSection
 
     def stored_epochs(self, index: int) -> tuple[int, ...]:
-        """Return the epochs after which snapshots of an expert are stored, beside its start; it is trained to the last of them."""
-        further = (self.coreset_epochs,) if index == 0 and self.coreset_epochs > self.num_epochs else ()
+        """Return the epochs after which snapshots of an expert are stored, beside its start; it is
+        trained to the last of them.
+        """
+        further = (
+            (self.coreset_epochs,) if index == 0 and self.coreset_epochs > self.num_epochs else ()
+        )
         return (*range(1, self.num_epochs + 1), *further)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeSection(Section):
-    """How a student is trained on a set (METHOD 8): SGD with momentum, step sizes x0.1 at half-time.
+    """How a student is trained on a set (METHOD 8): SGD with momentum, step sizes x0.1 at
+    half-time.
 
     Attributes:
         num_epochs: passes over the set.
         batch_size: pairs per step, at most the set.
         lr_img, lr_txt: step sizes; a distilled set that carries learned ones uses those.
         momentum, weight_decay: of SGD.
-        num_validations: times that the validation split is scored, evenly spread, the last epoch among them.
+        num_validations: times that the validation split is scored, evenly spread, the last epoch
+            among them.
     """
 
     num_epochs: Count
@@ -157,11 +172,13 @@ class EvaluateSection(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class StudentSection(Section):
-    """A further student of `evaluate.cross_architecture` (METHOD 8), beside its image encoder's name and options.
+    """A further student of `evaluate.cross_architecture` (METHOD 8), beside its image encoder's
+    name and options.
 
     Attributes:
         trainable, lora, embed_dim: as in `ModelSection`; dropout and tau are those of `model`.
-        input_size: pixels of a side that the encoder takes; images of another size are resized. null takes them as prepared.
+        input_size: pixels of a side that the encoder takes; images of another size are resized.
+            null takes them as prepared.
     """
 
     trainable: Literal["full", "lora", "heads", "text_head"]

@@ -1,4 +1,6 @@
-"""Randomness: one seed and a name give one generator, so that adding a consumer does not shift the others."""
+"""Randomness: one seed and a name give one generator, so that adding a consumer does not shift the
+others.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,16 @@ import torch
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """Return a 63-bit seed that depends on `seed` and every name (sha256, stable across platforms)."""
+    """Return a 63-bit seed that depends on `seed` and every name (sha256, stable across
+    platforms).
+    """
     text = "/".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def make_generator(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+def make_generator(
+    seed: int, *names: str | int, device: torch.device | str = "cpu"
+) -> torch.Generator:
     """Return a `torch.Generator` on `device`, seeded by `derive_seed(seed, *names)`."""
     generator = torch.Generator(device=device)
     generator.manual_seed(derive_seed(seed, *names))

@@ -1,4 +1,6 @@
-"""What a coreset method selects from and what it returns; shared greedy mathematics of the methods (METHOD 7)."""
+"""What a coreset method selects from and what it returns; shared greedy mathematics of the methods
+(METHOD 7).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ class Pool:
 
     Attributes:
         caption_idx: (N,) int64, the caption of each image, drawn once.
-        image_features, text_features: (N, d) L2-normalised features of the images and of those captions.
+        image_features, text_features: (N, d) L2-normalised features of the images and of those
+            captions.
         shared: what the method's `prepare` found, the same for every budget; empty without one.
     """
 
@@ -29,7 +32,9 @@ class Pool:
 
     @property
     def pair_features(self) -> Tensor:
-        """(N, 2d): image and text features side by side, so that distances add up over both modalities."""
+        """(N, 2d): image and text features side by side, so that distances add up over both
+        modalities.
+        """
         return torch.cat([self.image_features, self.text_features], dim=1)
 
     def select(self, image_idx: Tensor) -> Selection:
@@ -49,21 +54,28 @@ def check_budget(num_pairs: int, num_images: int) -> None:
     """Raise ValueError unless 1 <= num_pairs <= num_images."""
     if not 1 <= num_pairs <= num_images:
         raise ValueError(
-            f"cannot select {num_pairs} pairs from {num_images} images; allowed is 1 to {num_images}; change `budgets` in params.yaml"
+            f"cannot select {num_pairs} pairs from {num_images} images; allowed is 1 to "
+            f"{num_images}; change `budgets` in params.yaml"
         )
 
 
-def sample_captions(image_idx: Tensor, caption_image_idx: Tensor, generator: torch.Generator) -> Tensor:
+def sample_captions(
+    image_idx: Tensor, caption_image_idx: Tensor, generator: torch.Generator
+) -> Tensor:
     """Return one caption index for each image (M,), uniform over that image's captions."""
     by_image = caption_image_idx.argsort(stable=True)
     counts = torch.bincount(caption_image_idx)
     firsts = (counts.cumsum(0) - counts)[image_idx]
-    draws = [int(torch.randint(count, (1,), generator=generator)) for count in counts[image_idx].tolist()]
+    draws = [
+        int(torch.randint(count, (1,), generator=generator)) for count in counts[image_idx].tolist()
+    ]
     return by_image[firsts + torch.tensor(draws, dtype=torch.long)]
 
 
 def herd(points: Tensor, num_points: int) -> Tensor:
-    """Return indices (M,) chosen greedily so that the running mean of the chosen stays closest to the mean of all (N, d)."""
+    """Return indices (M,) chosen greedily so that the running mean of the chosen stays closest to
+    the mean of all (N, d).
+    """
     mean, total = points.mean(0), torch.zeros_like(points[0])
     is_free = torch.ones(len(points), dtype=torch.bool, device=points.device)
     norms = points.square().sum(1)
@@ -79,7 +91,9 @@ def herd(points: Tensor, num_points: int) -> Tensor:
 
 
 def farthest_first(points: Tensor, num_points: int, generator: torch.Generator) -> Tensor:
-    """Return indices (M,) of a farthest-first traversal of (N, d) from a random start: O(N M d), one distance vector."""
+    """Return indices (M,) of a farthest-first traversal of (N, d) from a random start: O(N M d),
+    one distance vector.
+    """
     chosen = [int(torch.randint(len(points), (1,), generator=generator))]
     nearest = (points - points[chosen[0]]).square().sum(1)
     nearest[chosen[0]] = -1.0
@@ -92,7 +106,8 @@ def farthest_first(points: Tensor, num_points: int, generator: torch.Generator) 
 
 
 def count_forgetting(history: Tensor) -> Tensor:
-    """Return (N,) float32: transitions correct -> incorrect per pair; infinity for a pair that never was correct.
+    """Return (N,) float32: transitions correct -> incorrect per pair; infinity for a pair that
+    never was correct.
 
     Args:
         history: (E, N) bool, whether each pair was correct in each epoch.

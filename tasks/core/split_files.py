@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 
-def files_of_splits(root: str, patterns: Mapping[str, Sequence[str]]) -> dict[Path, tuple[str, ...]]:
+def files_of_splits(
+    root: str, patterns: Mapping[str, Sequence[str]]
+) -> dict[Path, tuple[str, ...]]:
     """Return every file that the patterns name, with the splits whose patterns name it.
 
     The order is that of the splits, then of their patterns, then of the names that match one.
 
     Args:
         root: the dataset folder.
-        patterns: {split: names or globs of files inside `root`}; the splits are also the parameters that hold them, for messages.
+        patterns: {split: names or globs of files inside `root`}; the splits are also the parameters
+            that hold them, for messages.
 
     Raises:
         FileNotFoundError: there is no such folder, or a pattern matches no file.
@@ -21,12 +24,16 @@ def files_of_splits(root: str, patterns: Mapping[str, Sequence[str]]) -> dict[Pa
     """
     if not Path(root).is_dir():
         raise FileNotFoundError(
-            f"there is no dataset folder {root!r}; put the raw data there or change `path` of the dataset in params.yaml"
+            f"there is no dataset folder {root!r}; put the raw data there or change `path` of "
+            "the dataset in params.yaml"
         )
     splits: dict[Path, tuple[str, ...]] = {}
     for split, globs in patterns.items():
         if not globs:
-            raise ValueError(f"`{split}` of the dataset is empty; name at least one file or glob inside {root} in params.yaml")
+            raise ValueError(
+                f"`{split}` of the dataset is empty; name at least one file or glob inside "
+                f"{root} in params.yaml"
+            )
         for pattern in globs:
             for path in _matches(Path(root), pattern, split):
                 found = splits.get(path, ())
@@ -38,26 +45,38 @@ def only_split(path: Path, splits: Sequence[str]) -> str:
     """Return the split of a file that belongs to one; raise ValueError when several name it."""
     if len(splits) > 1:
         raise ValueError(
-            f"{path} is named by {' and by '.join(f'`{split}`' for split in splits)} of the dataset, allowed is one split for a file; "
+            f"{path} is named by {' and by '.join(f'`{split}`' for split in splits)} of the "
+            "dataset, allowed is one split for a file; "
             "narrow the globs in params.yaml"
         )
     return splits[0]
 
 
-def split_digests(root: str, splits: Mapping[Path, Sequence[str]], digest_of: Callable[[Path], str]) -> list[tuple[str, list[str], str]]:
-    """Return (name relative to `root`, splits, digest of the content) of every file, in their order."""
-    return [(path.relative_to(root).as_posix(), list(named), digest_of(path)) for path, named in splits.items()]
+def split_digests(
+    root: str, splits: Mapping[Path, Sequence[str]], digest_of: Callable[[Path], str]
+) -> list[tuple[str, list[str], str]]:
+    """Return (name relative to `root`, splits, digest of the content) of every file, in their
+    order.
+    """
+    return [
+        (path.relative_to(root).as_posix(), list(named), digest_of(path))
+        for path, named in splits.items()
+    ]
 
 
 def _matches(root: Path, pattern: str, split: str) -> list[Path]:
     parts = PurePosixPath(pattern).parts
     if not parts or PurePosixPath(pattern).is_absolute() or ".." in parts:
-        raise ValueError(f"`{split}` of the dataset has {pattern!r}, allowed are names and globs inside {root}; change it in params.yaml")
+        raise ValueError(
+            f"`{split}` of the dataset has {pattern!r}, allowed are names and globs inside "
+            f"{root}; change it in params.yaml"
+        )
     matches = sorted(path for path in root.glob(pattern) if path.is_file())
     if not matches:
         present = ", ".join(sorted(item.name for item in root.iterdir())[:10]) or "nothing"
         raise FileNotFoundError(
-            f"`{split}` of the dataset has {pattern!r}, which matches no file in {root}; the folder holds {present}; "
+            f"`{split}` of the dataset has {pattern!r}, which matches no file in {root}; the "
+            f"folder holds {present}; "
             "change it in params.yaml"
         )
     return matches

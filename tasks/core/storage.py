@@ -1,6 +1,8 @@
-"""The files inside artifact folders: prepared splits, caption embeddings, snapshots and pair sets as safetensors and Parquet.
+"""The files inside artifact folders: prepared splits, caption embeddings, snapshots and pair sets
+as safetensors and Parquet.
 
-Reading goes through memory maps, so a dataset larger than memory costs only the rows that are touched.
+Reading goes through memory maps, so a dataset larger than memory costs only the rows that are
+touched.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ def load_split(prepared: Path, embeddings: Path, split: str, features: Path | No
     """Return one split of a prepared dataset; images stay in their memory map.
 
     Args:
-        prepared: folder with `images.safetensors` (N, S, S, 3) uint8, `images.parquet` and `captions.parquet`.
-        embeddings: folder with `embeddings.safetensors` (T, D) float32, rows as in `captions.parquet`.
+        prepared: folder with `images.safetensors` (N, S, S, 3) uint8, `images.parquet` and
+            `captions.parquet`.
+        embeddings: folder with `embeddings.safetensors` (T, D) float32, rows as in
+            `captions.parquet`.
         split: `train`, `val` or `test`.
         features: folder with `features.safetensors` (N, F) of a frozen image encoder, or None.
     """
@@ -33,12 +37,18 @@ def load_split(prepared: Path, embeddings: Path, split: str, features: Path | No
     captions = pd.read_parquet(prepared / CAPTIONS)
     rows = (images["split"] == split).to_numpy().nonzero()[0]
     if len(rows) == 0:
-        raise ValueError(f"{prepared}: split {split!r} has no images; the dataset needs train, val and test images")
-    # A split is contiguous, and captions ascend with their images: slices of the memory maps, no copy of the rest.
+        raise ValueError(
+            f"{prepared}: split {split!r} has no images; the dataset needs train, val and test "
+            "images"
+        )
+    # A split is contiguous, and captions ascend with their images: slices of the memory maps, no
+    # copy of the rest.
     first, last = int(rows[0]), int(rows[-1]) + 1
     owners = captions["image_idx"].to_numpy()
     begin, end = int(owners.searchsorted(first)), int(owners.searchsorted(last))
-    embeds = torch.from_numpy(map_tensor(embeddings / EMBEDDINGS, "embeddings", mode="c")[begin:end])
+    embeds = torch.from_numpy(
+        map_tensor(embeddings / EMBEDDINGS, "embeddings", mode="c")[begin:end]
+    )
     stored = None
     if features is not None:
         stored = torch.from_numpy(map_tensor(features / FEATURES, "features", mode="c")[first:last])
@@ -53,7 +63,9 @@ def load_split(prepared: Path, embeddings: Path, split: str, features: Path | No
 
 def save_theta(path: Path, theta: dict[str, Tensor]) -> None:
     """Write one snapshot {"img": (P_img,), "txt": (P_txt,)}; an empty group is left out."""
-    save_tensors(path, {name: value.detach().cpu() for name, value in theta.items() if value.numel()})
+    save_tensors(
+        path, {name: value.detach().cpu() for name, value in theta.items() if value.numel()}
+    )
 
 
 def load_theta(path: Path) -> dict[str, Tensor]:
@@ -66,8 +78,12 @@ def save_pairs(folder: Path, pairs: PairSet) -> None:
     """Write a PairSet as `pairs.safetensors` and `pairs.json`."""
     tensors = {"images": pairs.images.contiguous(), "text_embeds": pairs.text_embeds.contiguous()}
     facts: dict[str, Any] = {
-        "mean": pairs.mean, "std": pairs.std, "step_sizes": pairs.step_sizes, "loss": pairs.loss, "provenance": pairs.provenance,
-    }  # fmt: skip
+        "mean": pairs.mean,
+        "std": pairs.std,
+        "step_sizes": pairs.step_sizes,
+        "loss": pairs.loss,
+        "provenance": pairs.provenance,
+    }
     if pairs.similarity is not None:
         soft = pairs.similarity
         tensors.update(sim_diagonal=soft.diagonal, sim_left=soft.left, sim_right=soft.right)
@@ -82,7 +98,9 @@ def load_pairs(folder: Path) -> PairSet:
     facts = json.loads((folder / "pairs.json").read_text())
     soft = None
     if "sim_left" in tensors:
-        soft = Similarity(tensors["sim_diagonal"], tensors["sim_left"], tensors["sim_right"], facts["sim_alpha"])
+        soft = Similarity(
+            tensors["sim_diagonal"], tensors["sim_left"], tensors["sim_right"], facts["sim_alpha"]
+        )
     return PairSet(
         images=tensors["images"],
         text_embeds=tensors["text_embeds"],

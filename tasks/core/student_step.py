@@ -1,7 +1,8 @@
-"""One student step, l(theta; rows of a mini-batch): its gradient and the second-order products of METHOD 5.
+"""One student step, l(theta; rows of a mini-batch): its gradient and the second-order products of
+METHOD 5.
 
-`WholeBatch` differentiates the batch at once, `MicroBatches` (micro_batches.py) in parts with the same result. Both serve
-the engines of `matching.py`.
+`WholeBatch` differentiates the batch at once, `MicroBatches` (micro_batches.py) in parts with the
+same result. Both serve the engines of `matching.py`.
 """
 
 from __future__ import annotations
@@ -50,14 +51,20 @@ class Product:
 class StudentStep(Protocol):
     """What the engines need of a student step; nothing is modified in place."""
 
-    def gradient(self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool) -> tuple[Theta, Rows]:
+    def gradient(
+        self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool
+    ) -> tuple[Theta, Rows]:
         """Return dl/d(theta) and dl/d(rows), detached; each is empty if not asked for."""
 
     def trace(self, theta: Theta, batch: Batch) -> None:
         """Evaluate l without a graph, for what observes the calls (kinks.py)."""
 
-    def product(self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool) -> Product:
-        """Return the exact product along w; its `theta` (the change, not `grad`) is empty without `with_theta`."""
+    def product(
+        self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool
+    ) -> Product:
+        """Return the exact product along w; its `theta` (the change, not `grad`) is empty without
+        `with_theta`.
+        """
 
 
 class WholeBatch:
@@ -78,25 +85,35 @@ class WholeBatch:
             rows[IMAGES] = self._encode(theta, rows[IMAGES])
         return self._loss_fn(theta, rows, batch.step)
 
-    def gradient(self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool) -> tuple[Theta, Rows]:
+    def gradient(
+        self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool
+    ) -> tuple[Theta, Rows]:
         theta = leaves(theta) if with_theta else theta
         rows = leaves(batch.rows) if with_rows else batch.rows
         wanted = {**(theta if with_theta else {}), **(rows if with_rows else {})}
         if not wanted:
             return {}, {}
-        found = torch.autograd.grad(self.loss(theta, rows, batch), list(wanted.values()), materialize_grads=True)
+        found = torch.autograd.grad(
+            self.loss(theta, rows, batch), list(wanted.values()), materialize_grads=True
+        )
         return split(dict(zip(wanted, found, strict=True)))
 
     def trace(self, theta: Theta, batch: Batch) -> None:
         with torch.no_grad():
             self.loss(theta, batch.rows, batch)
 
-    def product(self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool) -> Product:
+    def product(
+        self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool
+    ) -> Product:
         wanted = [*(GROUPS if with_theta else ()), *batch.rows]
-        grad, changes = how.change(lambda at: self.loss(*split(at), batch), {**theta, **batch.rows}, w, wanted)
+        grad, changes = how.change(
+            lambda at: self.loss(*split(at), batch), {**theta, **batch.rows}, w, wanted
+        )
         return Product(grad, *split(changes))
 
 
 def split(tensors: Tensors) -> tuple[Theta, Rows]:
     """Return the parameters and the rows of one dictionary."""
-    return {g: tensors[g] for g in GROUPS if g in tensors}, {n: value for n, value in tensors.items() if n not in GROUPS}
+    return {g: tensors[g] for g in GROUPS if g in tensors}, {
+        n: value for n, value in tensors.items() if n not in GROUPS
+    }

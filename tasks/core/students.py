@@ -1,7 +1,8 @@
-"""Evaluation (METHOD 8): train a fresh student on a set, choose its epoch by the protocol, score the test split.
+"""Evaluation (METHOD 8): train a fresh student on a set, choose its epoch by the protocol, score
+the test split.
 
-The test split is scored by the function that the caller gives (FAISS in the pipeline); validation by counting
-(`retrieval.recall`).
+The test split is scored by the function that the caller gives (FAISS in the pipeline); validation
+by counting (`retrieval.recall`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Outcome:
         test: Recall@K of the test split in percent, of the epoch that the protocol chose.
         val: the same of the validation split.
         chosen_epoch: 1-based; 0 is before training.
-        curve: one row per scored epoch: epoch, loss, val_mean_recall (and test_mean_recall for `upstream_best`).
+        curve: one row per scored epoch: epoch, loss, val_mean_recall (and test_mean_recall for
+            `upstream_best`).
     """
 
     test: dict[str, float]
@@ -41,9 +43,16 @@ class Outcome:
 
 
 def embed_split(
-    model: DualEncoder, split: Split, encoder: ImageEncoder, *, device: torch.device, batch_size: int = 128
+    model: DualEncoder,
+    split: Split,
+    encoder: ImageEncoder,
+    *,
+    device: torch.device,
+    batch_size: int = 128,
 ) -> tuple[Tensor, Tensor]:
-    """Return L2-normalised image (N, d) and caption (T, d) embeddings of a whole split, float32 on the CPU."""
+    """Return L2-normalised image (N, d) and caption (T, d) embeddings of a whole split, float32 on
+    the CPU.
+    """
     images, texts = [], []
     dummy = split.text_embeds[:1].to(device)
     with torch.inference_mode():
@@ -55,7 +64,11 @@ def embed_split(
                 batch = normalise(take_rows(split.images, rows, device), encoder.mean, encoder.std)
             images.append(model(batch, dummy)[0].float().cpu())
         for part in split.text_embeds.split(4096):
-            texts.append(torch.nn.functional.normalize(model.text_projection(part.to(device)), dim=1).float().cpu())
+            texts.append(
+                torch.nn.functional.normalize(model.text_projection(part.to(device)), dim=1)
+                .float()
+                .cpu()
+            )
     return torch.cat(images).clone(), torch.cat(texts).clone()
 
 
@@ -79,16 +92,22 @@ def train_student(
 
     Args:
         step_sizes: learned step sizes of a distilled set, {"img", "txt"}; None uses the recipe's.
-        protocol: `strict` chooses the epoch on validation and scores test once, `last` takes the last epoch,
-            `upstream_best` takes the best of 11 test scores (as LoRS and others print; for comparison only).
+        protocol: `strict` chooses the epoch on validation and scores test once, `last` takes the
+            last epoch, `upstream_best` takes the best of 11 test scores (as LoRS and others print;
+            for comparison only).
         score: Recall@K of (image embeddings, text embeddings, caption_image_idx).
-        loss_fn: see `train_epoch`; `similarity.set_loss` of a stored set.  progress: called with (epochs done, epochs in all).
+        loss_fn: see `train_epoch`; `similarity.set_loss` of a stored set.  progress: called with
+            (epochs done, epochs in all).
     """
     rates = step_sizes or {"img": recipe.lr_img, "txt": recipe.lr_txt}
     groups = parameter_groups(model, rates["img"], rates["txt"])
-    optimiser = torch.optim.SGD(groups, lr=rates["txt"], momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    optimiser = torch.optim.SGD(
+        groups, lr=rates["txt"], momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
     flat = FlatModel(model)
-    scored = _scored_epochs(recipe.num_epochs, 10 if protocol == "upstream_best" else recipe.num_validations)
+    scored = _scored_epochs(
+        recipe.num_epochs, 10 if protocol == "upstream_best" else recipe.num_validations
+    )
     curve: list[dict[str, float]] = []
     best: tuple[float, int, dict[str, float], Theta] | None = None
 
@@ -98,7 +117,9 @@ def train_student(
         found = recall(*embed_split(model, val, encoder, device=flat.device), val.caption_image_idx)
         row["val_mean_recall"] = criterion = found["mean_recall"]
         if protocol == "upstream_best":
-            on_test = score(*embed_split(model, test, encoder, device=flat.device), test.caption_image_idx)
+            on_test = score(
+                *embed_split(model, test, encoder, device=flat.device), test.caption_image_idx
+            )
             row["test_mean_recall"] = criterion = on_test["mean_recall"]
         curve.append(row)
         if best is None or criterion > best[0] or protocol == "last":
@@ -110,7 +131,16 @@ def train_student(
         if epoch == recipe.num_epochs // 2:
             for group in optimiser.param_groups:
                 group["lr"] *= 0.1
-        loss = train_epoch(model, pairs, optimiser, batch_size=recipe.batch_size, tau=tau, seed=seed, epoch=epoch, loss_fn=loss_fn)
+        loss = train_epoch(
+            model,
+            pairs,
+            optimiser,
+            batch_size=recipe.batch_size,
+            tau=tau,
+            seed=seed,
+            epoch=epoch,
+            loss_fn=loss_fn,
+        )
         if epoch + 1 in scored:
             judge(epoch + 1, loss)
         if progress:

@@ -1,4 +1,6 @@
-"""Pictures in the rows of Parquet tables, read forward a few rows at a time; `datasets/parquet.py` is the reader that needs them."""
+"""Pictures in the rows of Parquet tables, read forward a few rows at a time; `datasets/parquet.py`
+is the reader that needs them.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,11 @@ from tasks.core.tables import Leaf, open_table
 
 
 class PictureReader:
-    """Reads the pictures of a column: in ascending order one pass over a table; a step back begins the row group again.
+    """Reads the pictures of a column: in ascending order one pass over a table; a step back begins
+    the row group again.
 
-    Memory holds a page and a few pictures of one table (`Table.arrays`). Not for several threads at once.
+    Memory holds a page and a few pictures of one table (`Table.arrays`). Not for several threads at
+    once.
     """
 
     def __init__(self, leaf: Leaf) -> None:
@@ -41,7 +45,10 @@ class PictureReader:
             self._first += len(self._values)
             self._values = next(self._arrays, [])
             if len(self._values) == 0:
-                raise ValueError(f"{path}: has fewer rows than when it was indexed; run again when it is complete")
+                raise ValueError(
+                    f"{path}: has fewer rows than when it was indexed; run again when it is "
+                    "complete"
+                )
         value = self._values[row - self._first].as_py()
         return value if value is not None else b""
 

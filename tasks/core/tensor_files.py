@@ -1,4 +1,6 @@
-"""Tensors on disk: safetensors files, written whole and read whole or through a read-only memory map."""
+"""Tensors on disk: safetensors files, written whole and read whole or through a read-only memory
+map.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,23 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-_DTYPES: dict[str, Any] = {"U8": np.uint8, "I32": np.int32, "I64": np.int64, "F16": np.float16, "F32": np.float32, "F64": np.float64}
+_DTYPES: dict[str, Any] = {
+    "U8": np.uint8,
+    "I32": np.int32,
+    "I64": np.int64,
+    "F16": np.float16,
+    "F32": np.float32,
+    "F64": np.float64,
+}
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+def save_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
     """Write named tensors to `path`; equal inputs give equal bytes."""
-    save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, str(path), metadata=metadata)
+    save_file(
+        {name: tensors[name].contiguous() for name in sorted(tensors)}, str(path), metadata=metadata
+    )
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -29,7 +42,8 @@ def map_tensor(path: Path, name: str, *, mode: Literal["r", "c"] = "r") -> np.nd
     """Return the tensor `name` as a memory map of its own shape and dtype.
 
     Args:
-        mode: `r` read-only, or `c` copy-on-write (the file never changes), which torch can take without a copy.
+        mode: `r` read-only, or `c` copy-on-write (the file never changes), which torch can take
+            without a copy.
 
     Raises:
         ValueError: the file has no such tensor, or its dtype has no numpy counterpart.
@@ -40,9 +54,14 @@ def map_tensor(path: Path, name: str, *, mode: Literal["r", "c"] = "r") -> np.nd
     entry = header.get(name)
     if entry is None or entry["dtype"] not in _DTYPES:
         names = sorted(key for key in header if key != "__metadata__")
-        raise ValueError(f"{path}: cannot map tensor {name!r}; the file has {names}, mappable dtypes are {sorted(_DTYPES)}")
+        raise ValueError(
+            f"{path}: cannot map tensor {name!r}; the file has {names}, mappable dtypes are "
+            f"{sorted(_DTYPES)}"
+        )
     offset = 8 + length + entry["data_offsets"][0]
-    return np.memmap(path, dtype=_DTYPES[entry["dtype"]], mode=mode, offset=offset, shape=tuple(entry["shape"]))
+    return np.memmap(
+        path, dtype=_DTYPES[entry["dtype"]], mode=mode, offset=offset, shape=tuple(entry["shape"])
+    )
 
 
 def tensor_names(path: Path) -> list[str]:

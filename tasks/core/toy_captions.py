@@ -1,7 +1,7 @@
 """Toy scenes in words: eight ways to say it, with synonyms and different detail.
 
-Every caption names colour and shape of every object. Sizes, patterns, background and layout are left out by some, as
-people do; which ones, the table `STYLES` says.
+Every caption names colour and shape of every object. Sizes, patterns, background and layout are
+left out by some, as people do; which ones, the table `STYLES` says.
 """
 
 from __future__ import annotations
@@ -35,12 +35,24 @@ _NUMBERS = {1: "One shape", 2: "Two shapes", 3: "Three shapes"}
 # Sentences of a layout, and of the same layout seen from its other end.
 _RELATIONS = {
     "single": (("{0}",), ("{0}",)),
-    "beside": (("{0} to the left of {1}", "{0} on the left and {1} on the right"), ("{1} to the right of {0}",)),
+    "beside": (
+        ("{0} to the left of {1}", "{0} on the left and {1} on the right"),
+        ("{1} to the right of {0}",),
+    ),
     "stacked": (("{0} above {1}", "{0} over {1}"), ("{1} below {0}", "{1} under {0}")),
     "inside": (("{0} inside {1}", "{0} within {1}"), ("{1} around {0}", "{1} surrounding {0}")),
-    "row": (("{0}, {1} and {2} in a row", "{0}, {1} and {2} from left to right"), ("{2}, {1} and {0} from right to left",)),
-    "column": (("{0}, {1} and {2} in a column", "{0}, {1} and {2} from top to bottom"), ("{2}, {1} and {0} from bottom to top",)),
-    "triangle": (("{0} above {1} and {2}", "{0} with {1} and {2} below"), ("{1} and {2} under {0}",)),
+    "row": (
+        ("{0}, {1} and {2} in a row", "{0}, {1} and {2} from left to right"),
+        ("{2}, {1} and {0} from right to left",),
+    ),
+    "column": (
+        ("{0}, {1} and {2} in a column", "{0}, {1} and {2} from top to bottom"),
+        ("{2}, {1} and {0} from bottom to top",),
+    ),
+    "triangle": (
+        ("{0} above {1} and {2}", "{0} with {1} and {2} below"),
+        ("{1} and {2} under {0}",),
+    ),
 }
 
 
@@ -69,12 +81,18 @@ STYLES = (
     Style("{number} on {background}: {clause}.", has_layout=False),
     Style("{clause}, drawn over a {background} surface.", has_patterns=False),
     Style("The {background} image shows {clause}.", has_patterns=False, is_reversed=True),
-    Style("Somebody painted {clause} in front of a {background} wall.", has_sizes=False, is_reversed=True),
+    Style(
+        "Somebody painted {clause} in front of a {background} wall.",
+        has_sizes=False,
+        is_reversed=True,
+    ),
 )
 
 
 def describe(scene: Scene, num_captions: int, generator: torch.Generator) -> tuple[str, ...]:
-    """Return `num_captions` (at most `len(STYLES)`) captions of the scene, each in another style; random from `generator`."""
+    """Return `num_captions` (at most `len(STYLES)`) captions of the scene, each in another style;
+    random from `generator`.
+    """
     order = torch.randperm(len(STYLES), generator=generator)[:num_captions].tolist()
     return tuple(_caption(scene, STYLES[index], generator) for index in order)
 
@@ -84,14 +102,22 @@ def _caption(scene: Scene, style: Style, generator: torch.Generator) -> str:
     if style.has_layout:
         clause = pick(_RELATIONS[scene.layout][style.is_reversed], generator).format(*phrases)
     else:
-        clause = " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
-    text = style.frame.format(clause=clause, background=_word(scene.background, generator), number=_NUMBERS[len(phrases)])
+        clause = " and ".join(
+            [", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases
+        )
+    text = style.frame.format(
+        clause=clause, background=_word(scene.background, generator), number=_NUMBERS[len(phrases)]
+    )
     return text[0].upper() + text[1:]
 
 
 def _phrase(item: ToyObject, style: Style, generator: torch.Generator) -> str:
     """Return "an orange star" or "a big striped red box"."""
-    attributes = [item.size] * style.has_sizes + [item.pattern] * style.has_patterns + [item.colour, item.shape]
+    attributes = (
+        [item.size] * style.has_sizes
+        + [item.pattern] * style.has_patterns
+        + [item.colour, item.shape]
+    )
     text = " ".join(_word(attribute, generator) for attribute in attributes)
     return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
 

@@ -1,4 +1,6 @@
-"""Pictures of toy scenes: saturated shapes on a plain background, drawn at four times the size and averaged down."""
+"""Pictures of toy scenes: saturated shapes on a plain background, drawn at four times the size and
+averaged down.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,12 @@ RGB: dict[str, tuple[int, int, int]] = {
     "mint": (180, 240, 205),
     "lavender": (205, 190, 245),
 }
-# Light ink on dark colours and dark ink on light ones, so that stripes and dots are seen at 5 pixels.
+# Light ink on dark colours and dark ink on light ones, so that stripes and dots are seen at 5
+# pixels.
 _DARK_INK = ("yellow", "turquoise", "pink", "orange")
 _SUPERSAMPLING = 4
-# Centres of the objects and radius of a large one, as parts of the picture's side; a small one has 0.65 of the radius.
+# Centres of the objects and radius of a large one, as parts of the picture's side; a small one has
+# 0.65 of the radius.
 _PLACES: dict[str, tuple[tuple[tuple[float, float], ...], float]] = {
     "single": (((0.5, 0.5),), 0.40),
     "beside": (((0.26, 0.5), (0.74, 0.5)), 0.215),
@@ -55,22 +59,35 @@ def draw_scene(scene: Scene, image_size: int, generator: torch.Generator) -> Ima
     centres, radius = _PLACES[scene.layout]
     jitter = torch.rand(len(scene.objects), 3, generator=generator).tolist()
     # In reverse, so that the inner object comes on top of the outer one.
-    for item, (x, y), (dx, dy, shrink) in reversed(list(zip(scene.objects, centres, jitter, strict=True))):
+    for item, (x, y), (dx, dy, shrink) in reversed(
+        list(zip(scene.objects, centres, jitter, strict=True))
+    ):
         large = _INNER_RADIUS if scene.layout == "inside" and item is scene.objects[0] else radius
         is_reduced = item.size == "small" and scene.layout != "inside"
         extent = side * large * (0.65 if is_reduced else 1.0) * (1.0 - 0.1 * shrink)
-        _draw_object(canvas, item, (side * (x + 0.04 * (dx - 0.5)), side * (y + 0.04 * (dy - 0.5))), extent)
+        _draw_object(
+            canvas, item, (side * (x + 0.04 * (dx - 0.5)), side * (y + 0.04 * (dy - 0.5))), extent
+        )
     return canvas.reduce(_SUPERSAMPLING)
 
 
-def _draw_object(canvas: Image.Image, item: ToyObject, centre: tuple[float, float], radius: float) -> None:
+def _draw_object(
+    canvas: Image.Image, item: ToyObject, centre: tuple[float, float], radius: float
+) -> None:
     size = 2 * math.ceil(radius) + 1
     corner = (round(centre[0] - size / 2), round(centre[1] - size / 2))
     canvas.paste(RGB[item.colour], corner, _mask(item.shape, size, radius, 1.0))
     if item.pattern != "solid":
-        # The pattern stays inside a smaller copy of the shape: the outline keeps the colour on every background.
+        # The pattern stays inside a smaller copy of the shape: the outline keeps the colour on
+        # every background.
         ink = RGB["black"] if item.colour in _DARK_INK else RGB["white"]
-        canvas.paste(ink, corner, ImageChops.multiply(_mask(item.shape, size, radius, 0.82), _pattern(item.pattern, size, radius)))
+        canvas.paste(
+            ink,
+            corner,
+            ImageChops.multiply(
+                _mask(item.shape, size, radius, 0.82), _pattern(item.pattern, size, radius)
+            ),
+        )
 
 
 def _mask(shape: str, size: int, radius: float, scale: float) -> Image.Image:
@@ -82,7 +99,13 @@ def _mask(shape: str, size: int, radius: float, scale: float) -> Image.Image:
         _disc(pen, middle, middle, radius * (1.0 - margin), 255)
         _disc(pen, middle, middle, radius * (0.45 + margin), 0)
     else:
-        pen.polygon([(middle + radius * scale * x, middle + radius * scale * y) for x, y in _outline(shape)], fill=255)
+        pen.polygon(
+            [
+                (middle + radius * scale * x, middle + radius * scale * y)
+                for x, y in _outline(shape)
+            ],
+            fill=255,
+        )
     return mask
 
 
@@ -121,10 +144,17 @@ def _outline(shape: str) -> tuple[tuple[float, float], ...]:
     angles = [2.0 * math.pi * index / 48 for index in range(48)]
     if shape == "star":
         corners = [(1.0 if index % 2 == 0 else 0.42, math.pi * index / 5) for index in range(10)]
-        return tuple((length * math.sin(angle), -length * math.cos(angle)) for length, angle in corners)
+        return tuple(
+            (length * math.sin(angle), -length * math.cos(angle)) for length, angle in corners
+        )
     if shape == "heart":
         return tuple(
-            (math.sin(a) ** 3, -(13 * math.cos(a) - 5 * math.cos(2 * a) - 2 * math.cos(3 * a) - math.cos(4 * a)) / 16) for a in angles
+            (
+                math.sin(a) ** 3,
+                -(13 * math.cos(a) - 5 * math.cos(2 * a) - 2 * math.cos(3 * a) - math.cos(4 * a))
+                / 16,
+            )
+            for a in angles
         )
     return tuple((math.sin(angle), math.cos(angle)) for angle in angles)
 

@@ -1,6 +1,7 @@
 """The structured scenes of the toy dataset: one to three objects, how they lie, and the background.
 
-`toy_drawing.py` draws a scene, `toy_captions.py` puts it into words, `datasets/toy.py` is the dataset.
+`toy_drawing.py` draws a scene, `toy_captions.py` puts it into words, `datasets/toy.py` is the
+dataset.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "turquoise", "p
 SIZES = ("large", "small")
 PATTERNS = ("solid", "striped", "dotted")
 BACKGROUNDS = ("white", "black", "grey", "beige", "brown", "navy", "mint", "lavender")
-# The objects of a scene are listed in the order the layout names them, so that equal pictures have equal scenes:
-# beside: left, right; stacked: above, below; inside: inner, outer; row: left to right; column: top to bottom;
-# triangle: top, lower left, lower right.
+# The objects of a scene are listed in the order the layout names them, so that equal pictures have
+# equal scenes: beside: left, right; stacked: above, below; inside: inner, outer; row: left to
+# right; column: top to bottom; triangle: top, lower left, lower right.
 LAYOUTS = {1: ("single",), 2: ("beside", "stacked", "inside"), 3: ("row", "column", "triangle")}
 _OUTER_SHAPES = ("circle", "square", "diamond", "heart")
 
@@ -40,7 +41,9 @@ class ToyObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects in the order of the layout (see `LAYOUTS`), and one of `BACKGROUNDS`. Equal scenes are the same description."""
+    """Objects in the order of the layout (see `LAYOUTS`), and one of `BACKGROUNDS`. Equal scenes
+    are the same description.
+    """
 
     objects: tuple[ToyObject, ...]
     layout: str
@@ -50,8 +53,8 @@ class Scene:
 def sample_scenes(seed: int, counts: dict[str, int]) -> dict[str, list[Scene]]:
     """Return `counts[split]` scenes for each split, no scene twice, not even in two splits.
 
-    Random from the generators (`seed`, "toy_scenes", split). Test and validation are drawn first, so their scenes do not
-    change with the number of training images.
+    Random from the generators (`seed`, "toy_scenes", split). Test and validation are drawn first,
+    so their scenes do not change with the number of training images.
     """
     seen: set[Scene] = set()
     scenes: dict[str, list[Scene]] = {}
@@ -78,7 +81,13 @@ def _draw_scene(generator: torch.Generator) -> Scene:
     # Colours of a scene differ, so that every object can be named without a doubt.
     order = torch.randperm(len(COLOURS), generator=generator)[:num_objects]
     objects = [
-        ToyObject(pick(SHAPES, generator), COLOURS[int(colour)], pick(SIZES, generator), pick(PATTERNS, generator)) for colour in order
+        ToyObject(
+            pick(SHAPES, generator),
+            COLOURS[int(colour)],
+            pick(SIZES, generator),
+            pick(PATTERNS, generator),
+        )
+        for colour in order
     ]
     if layout == "inside":
         inner, outer = objects

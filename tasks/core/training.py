@@ -1,7 +1,9 @@
-"""Contrastive training of a dual encoder on image-text pairs: where batches come from, and one epoch.
+"""Contrastive training of a dual encoder on image-text pairs: where batches come from, and one
+epoch.
 
-Experts (`experts.py`), students (`students.py`) and the forgetting coreset share it. Each epoch draws its order, captions,
-augmentation and dropout from generators named by (seed, epoch): training can stop after any epoch and go on the same.
+Experts (`experts.py`), students (`students.py`) and the forgetting coreset share it. Each epoch
+draws its order, captions, augmentation and dropout from generators named by (seed, epoch): training
+can stop after any epoch and go on the same.
 """
 
 from __future__ import annotations
@@ -29,23 +31,35 @@ class Pairs(Protocol):
     @property
     def num_pairs(self) -> int: ...
 
-    def take(self, rows: Tensor, captions: torch.Generator, pictures: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return images (B, C, H, W) or features (B, F), and texts (B, D), of the given rows (B,)."""
+    def take(
+        self, rows: Tensor, captions: torch.Generator, pictures: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return images (B, C, H, W) or features (B, F), and texts (B, D), of the given rows
+        (B,).
+        """
         ...
 
 
 class SplitPairs:
-    """All images of a split, each with a caption drawn anew at every visit (METHOD 3: no false negatives of one image).
+    """All images of a split, each with a caption drawn anew at every visit (METHOD 3: no false
+    negatives of one image).
 
     Args:
-        split: with `features` when the encoder is frozen; those are used then, and images are not read.
+        split: with `features` when the encoder is frozen; those are used then, and images are not
+            read.
         encoder: gives the normalisation.
         section: augmentation of images.
         caption_idx: (N,) fixes one caption per image instead.
     """
 
     def __init__(
-        self, split: Split, encoder: ImageEncoder, section: AugmentSection, *, device: torch.device, caption_idx: Tensor | None = None
+        self,
+        split: Split,
+        encoder: ImageEncoder,
+        section: AugmentSection,
+        *,
+        device: torch.device,
+        caption_idx: Tensor | None = None,
     ) -> None:
         self.split, self.encoder, self.section, self.device = split, encoder, section, device
         self.caption_idx = caption_idx
@@ -56,7 +70,9 @@ class SplitPairs:
     def num_pairs(self) -> int:
         return self.split.num_images
 
-    def take(self, rows: Tensor, captions: torch.Generator, pictures: torch.Generator) -> tuple[Tensor, Tensor]:
+    def take(
+        self, rows: Tensor, captions: torch.Generator, pictures: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         if self.caption_idx is None:
             draws = torch.rand(len(rows), generator=captions, dtype=torch.float64)
             chosen = self._firsts[rows] + (draws * self._counts[rows]).long()
@@ -70,25 +86,42 @@ class SplitPairs:
 
 
 class SetPairs:
-    """The pairs of a coreset or a distilled set; `images` may be replaced by the frozen encoder's features of them."""
+    """The pairs of a coreset or a distilled set; `images` may be replaced by the frozen encoder's
+    features of them.
+    """
 
-    def __init__(self, pairs: PairSet, *, device: torch.device, features: Tensor | None = None) -> None:
-        images = features if features is not None else pairs.images.contiguous(memory_format=torch.channels_last)
+    def __init__(
+        self, pairs: PairSet, *, device: torch.device, features: Tensor | None = None
+    ) -> None:
+        images = (
+            features
+            if features is not None
+            else pairs.images.contiguous(memory_format=torch.channels_last)
+        )
         self.images, self.texts = images.to(device), pairs.text_embeds.to(device)
 
     @property
     def num_pairs(self) -> int:
         return len(self.images)
 
-    def take(self, rows: Tensor, captions: torch.Generator, pictures: torch.Generator) -> tuple[Tensor, Tensor]:
+    def take(
+        self, rows: Tensor, captions: torch.Generator, pictures: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         rows = rows.to(self.images.device, non_blocking=True)
         return self.images[rows], self.texts[rows]
 
 
 def parameter_groups(model: nn.Module, lr_img: float, lr_txt: float) -> list[dict[str, object]]:
-    """Return optimiser groups of the trainable parameters: names that start with `text_` are the text group (METHOD 2)."""
-    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = {"img": [p for n, p in trainable if not n.startswith("text_")], "txt": [p for n, p in trainable if n.startswith("text_")]}
+    """Return optimiser groups of the trainable parameters: names that start with `text_` are the
+    text group (METHOD 2).
+    """
+    trainable = [
+        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
+    ]
+    groups = {
+        "img": [p for n, p in trainable if not n.startswith("text_")],
+        "txt": [p for n, p in trainable if n.startswith("text_")],
+    }
     rates = {"img": lr_img, "txt": lr_txt}
     return [{"params": groups[name], "lr": rates[name]} for name in groups if groups[name]]
 
@@ -107,18 +140,23 @@ def train_epoch(
 ) -> float:
     """Train one epoch in place and return its mean loss.
 
-    The model stays in eval mode: BatchNorm statistics are frozen (METHOD 2) and dropout comes from a seeded generator.
+    The model stays in eval mode: BatchNorm statistics are frozen (METHOD 2) and dropout comes from
+    a seeded generator.
 
     Args:
         loss_fn: (image embeddings, text embeddings, rows) -> scalar; InfoNCE at `tau` by default.
-        on_batch: called with rows (B,) and detached embeddings (B, d) of each batch, before its update.
+        on_batch: called with rows (B,) and detached embeddings (B, d) of each batch, before its
+            update.
 
     Raises:
         ValueError: a loss that is not finite; names epoch, step and the last finite loss.
     """
     model.eval()
     device = next(model.parameters()).device
-    captions, pictures = make_generator(seed, "captions", epoch), make_generator(seed, "augment", epoch)
+    captions, pictures = (
+        make_generator(seed, "captions", epoch),
+        make_generator(seed, "augment", epoch),
+    )
     dropout = make_generator(seed, "dropout", epoch, device=device)
     total, count, last = 0.0, 0, float("nan")
     losses, sizes = list[Tensor](), list[int]()
@@ -137,7 +175,8 @@ def train_epoch(
     for step, (number, size) in enumerate(zip(torch.stack(losses).tolist(), sizes, strict=True)):
         if not math.isfinite(number):
             raise ValueError(
-                f"the training loss is {number} in epoch {epoch}, step {step}; the last finite loss was {last:.4g}; "
+                f"the training loss is {number} in epoch {epoch}, step {step}; the last finite "
+                f"loss was {last:.4g}; "
                 "lower lr_img / lr_txt of the stage's section in params.yaml"
             )
         total, count, last = total + number * size, count + size, number
@@ -145,7 +184,9 @@ def train_epoch(
 
 
 def _batches(num_pairs: int, batch_size: int, order: torch.Generator) -> Iterator[Tensor]:
-    """Rows of one epoch in random order; a rest of one pair is left out, since it has no negative."""
+    """Rows of one epoch in random order; a rest of one pair is left out, since it has no
+    negative.
+    """
     for rows in torch.randperm(num_pairs, generator=order).split(batch_size):
         if len(rows) > 1:
             yield rows

@@ -1,7 +1,9 @@
-"""Features of several views of the synthetic images under a frozen encoder: each image itself, and random crops and mirrors of it.
+"""Features of several views of the synthetic images under a frozen encoder: each image itself, and
+random crops and mirrors of it.
 
-A student step that sees another view than the encoder at hand would like best takes less from the pixels that only that encoder
-reads. One pass through the encoder per view; the gradient goes back through the crop to the pixels (METHOD 5).
+A student step that sees another view than the encoder at hand would like best takes less from the
+pixels that only that encoder reads. One pass through the encoder per view; the gradient goes back
+through the crop to the pixels (METHOD 5).
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ class ViewFeatures:
     Args:
         encoder: frozen module, (B, C, H, W) -> (B, F).
         pixels: (M, C, H, W).
-        used: indices of the images that some batch draws, in any number; the others are not encoded.
+        used: indices of the images that some batch draws, in any number; the others are not
+            encoded.
         num_views: at least 1; the first view is the image itself.
-        draw: generator of the crops of a view, by its number, 1 or more; asked again for the way back, so it must start anew each time.
+        draw: generator of the crops of a view, by its number, 1 or more; asked again for the way
+            back, so it must start anew each time.
         micro_batch: images per pass; None: as of `FrozenFeatures`.
 
     Attributes:
@@ -44,8 +48,9 @@ class ViewFeatures:
     ) -> None:
         self._pixels, self._draw = pixels, draw
         self._views = [
-            FrozenFeatures(encoder, self._view(number, pixels), used, micro_batch=micro_batch) for number in range(num_views)
-        ]  # fmt: skip
+            FrozenFeatures(encoder, self._view(number, pixels), used, micro_batch=micro_batch)
+            for number in range(num_views)
+        ]
         values = [view.values for view in self._views]
         self.values = values[0] if num_views == 1 else torch.stack(values, 1)
 
@@ -63,4 +68,6 @@ class ViewFeatures:
         return found
 
     def _view(self, number: int, pixels: Tensor) -> Tensor:
-        return crop_and_flip(pixels, VIEW_SCALE, self._draw(number), flip=True) if number else pixels
+        return (
+            crop_and_flip(pixels, VIEW_SCALE, self._draw(number), flip=True) if number else pixels
+        )

@@ -1,4 +1,6 @@
-"""Weights that a user asks for: by name, what may be a file of them, and tensors that must fit a network exactly."""
+"""Weights that a user asks for: by name, what may be a file of them, and tensors that must fit a
+network exactly.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ _WHERE = "change model.options.weights"
 
 @contextmanager
 def by_name(name: str, weights: str, *, allowed: str, option: str) -> Iterator[None]:
-    """Say what to do where the weights of `name` are asked for by name, `weights` being `hub`, and cannot be had; other errors pass.
+    """Say what to do where the weights of `name` are asked for by name, `weights` being `hub`, and
+    cannot be had; other errors pass.
 
     Args:
         allowed: the other values of the parameter `option`.
@@ -27,12 +30,18 @@ def by_name(name: str, weights: str, *, allowed: str, option: str) -> Iterator[N
     try:
         yield
     except OSError as error:
-        # What has a number of its own (a reset connection, a full disk) is no matter of names, and may heal.
-        if weights != "hub" or isinstance(error, TimeoutError) or error.errno not in (None, errno.ENOENT):
+        # What has a number of its own (a reset connection, a full disk) is no matter of names, and
+        # may heal.
+        if (
+            weights != "hub"
+            or isinstance(error, TimeoutError)
+            or error.errno not in (None, errno.ENOENT)
+        ):
             raise
         reason = " ".join(str(error).split())
         raise FileNotFoundError(
-            f"the weights of {name!r} cannot be had by name: {reason}; allowed are 'hub' on a machine that reaches it or has its cache, "
+            f"the weights of {name!r} cannot be had by name: {reason}; allowed are 'hub' on a "
+            "machine that reaches it or has its cache, "
             f"{allowed}; change {option}"
         ) from error
 
@@ -69,7 +78,8 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], *, name: str, weig
         name, weights: of the network and of where the tensors came from, for messages.
 
     Raises:
-        ValueError: a tensor of the network is missing, the network has no place for one, or shapes differ.
+        ValueError: a tensor of the network is missing, the network has no place for one, or shapes
+            differ.
     """
     own = module.state_dict()
     # Files converted from elsewhere carry no counter, and in eval mode no layer reads it.
@@ -78,11 +88,22 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], *, name: str, weig
     other = [key for key in own if key in state and own[key].shape != state[key].shape]
     problem = None
     if missing:
-        problem = f"the file lacks {len(missing)} of {len(own)} tensors, first {', '.join(missing[:3])}"
+        problem = (
+            f"the file lacks {len(missing)} of {len(own)} tensors, first {', '.join(missing[:3])}"
+        )
     elif unknown:
-        problem = f"the network has no place for {len(unknown)} tensors of the file, first {', '.join(unknown[:3])}"
+        problem = (
+            f"the network has no place for {len(unknown)} tensors of the file, first "
+            f"{', '.join(unknown[:3])}"
+        )
     elif other:
-        problem = f"{other[0]} has shape {tuple(state[other[0]].shape)}, needed is {tuple(own[other[0]].shape)}"
+        problem = (
+            f"{other[0]} has shape {tuple(state[other[0]].shape)}, needed is "
+            f"{tuple(own[other[0]].shape)}"
+        )
     if problem:
-        raise ValueError(f"weights {weights!r} do not fit {name}: {problem}; allowed is a file of that very network; {_WHERE}")
+        raise ValueError(
+            f"weights {weights!r} do not fit {name}: {problem}; allowed is a file of that very "
+            f"network; {_WHERE}"
+        )
     module.load_state_dict(state, strict=False)

@@ -11,24 +11,28 @@ from typing import TypeVar
 from tasks.core.records import ImageCaptions, Split
 
 T = TypeVar("T")
-MIN_SECONDS = 0.4  # calls are repeated this long: shorter measurements scatter by a quarter on a busy machine
+# Calls are repeated this long: shorter measurements scatter by a quarter on a busy machine
+MIN_SECONDS = 0.4
 MAX_CALLS = 200
 
 
 def free_seconds() -> float:
-    """Return a clock that stands still while this thread waits for a core that other work has (Linux; elsewhere it does not).
+    """Return a clock that stands still while this thread waits for a core that other work has
+    (Linux; elsewhere it does not).
 
     What is measured with it on a busy machine is what the work takes on a free one.
     """
     try:
-        waited = int(Path("/proc/thread-self/schedstat").read_text().split()[1])  # ns ready to run, without a core
+        # Ns ready to run, without a core
+        waited = int(Path("/proc/thread-self/schedstat").read_text().split()[1])
     except (OSError, IndexError):
         waited = 0
     return time.perf_counter() - waited / 1e9
 
 
 def seconds_of(call: Callable[[], object]) -> float:
-    """Return the mean free seconds of `call` over at least `MIN_SECONDS`, after one call that pays for what is paid once.
+    """Return the mean free seconds of `call` over at least `MIN_SECONDS`, after one call that pays
+    for what is paid once.
 
     When the first call alone takes ten times as long, it is the measurement.
     """
@@ -50,9 +54,11 @@ def timed(call: Callable[[], T]) -> tuple[T, float]:
 
 
 def onward(small: tuple[int, float], large: tuple[int, float], count: int) -> float:
-    """Return the seconds for `count` items from two measurements (items, seconds): the line through both, which never falls.
+    """Return the seconds for `count` items from two measurements (items, seconds): the line through
+    both, which never falls.
 
-    What the first items pay for the others (words that come again) is in both measurements, and is not counted again.
+    What the first items pay for the others (words that come again) is in both measurements, and is
+    not counted again.
     """
     (few, short), (many, long) = small, large
     if count <= many:
@@ -68,7 +74,11 @@ def spread(items: Sequence[T], count: int) -> list[T]:
 
 def pick(rows: Sequence[ImageCaptions], counts: dict[str, int]) -> list[ImageCaptions]:
     """Return evenly spaced examples, at most `counts[split]` of each split."""
-    return [row for split, count in counts.items() for row in spread([row for row in rows if row.split == split], count)]
+    return [
+        row
+        for split, count in counts.items()
+        for row in spread([row for row in rows if row.split == split], count)
+    ]
 
 
 def first_images(split: Split, count: int) -> Split:

@@ -1,4 +1,6 @@
-"""The scaling of `plan`: what one kind of artifact takes at the counts of a profile, from measurements on a miniature."""
+"""The scaling of `plan`: what one kind of artifact takes at the counts of a profile, from
+measurements on a miniature.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +37,17 @@ SAMPLED_IMAGES = 96  # decoded to time preparation
 SAMPLED_CAPTIONS = (500, 2000)
 MAX_ROWS = 20_000  # random features of more images are scaled up, not made
 TINY_BUDGET = 2
-MEASURED_BATCHES = 4  # of an epoch whose steps are measured: what an epoch costs beside them is shared by many more in a run
+# Of an epoch whose steps are measured: what an epoch costs beside them is shared by many more in a
+# run
+MEASURED_BATCHES = 4
 MEASURED_SECONDS = 1.5  # that repeated work should take at least
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The examples of a dataset, and their numbers by split. `seconds` is what listing them took."""
+    """The examples of a dataset, and their numbers by split. `seconds` is what listing them
+    took.
+    """
 
     rows: list[ImageCaptions]
     num_images: dict[str, int]
@@ -59,7 +65,9 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Each:
-    """Seconds of embedding an image and a caption; widths of the shared space and of the caption embeddings."""
+    """Seconds of embedding an image and a caption; widths of the shared space and of the caption
+    embeddings.
+    """
 
     image: float
     caption: float
@@ -89,19 +97,31 @@ def read_dataset(params: Params, prepared: Ref | None) -> Dataset:
     for row in rows:
         captions[row.split] += len(row.captions)
     images = Counter(row.split for row in rows)
-    return Dataset(rows, {split: images[split] for split in SPLITS}, {split: captions[split] for split in SPLITS}, seconds)
+    return Dataset(
+        rows,
+        {split: images[split] for split in SPLITS},
+        {split: captions[split] for split in SPLITS},
+        seconds,
+    )
 
 
 def prepare(params: Params, data: Dataset, folder: Path) -> Usage:
     """Return what prepare_data takes, from preparing evenly spread pictures."""
-    share = {split: max(1, SAMPLED_IMAGES * count // data.total_images) for split, count in data.num_images.items()}
+    share = {
+        split: max(1, SAMPLED_IMAGES * count // data.total_images)
+        for split, count in data.num_images.items()
+    }
     place = folder / "sample"
     place.mkdir()
     section = params.prepare_data
     rows = pick(data.rows, share)
 
     def run(chosen: list[ImageCaptions]) -> float:
-        return timed(lambda: write_prepared(chosen, place, image_size=section.image_size, max_pixels=section.max_pixels))[1]
+        return timed(
+            lambda: write_prepared(
+                chosen, place, image_size=section.image_size, max_pixels=section.max_pixels
+            )
+        )[1]
 
     first = run(pick(data.rows, dict.fromkeys(SPLITS, 1)))
     with miniature.watch() as peak:
@@ -114,7 +134,9 @@ def prepare(params: Params, data: Dataset, folder: Path) -> Usage:
 
 
 def embed(params: Params, data: Dataset, embeddings: Ref | None) -> tuple[Usage, int]:
-    """Return what embed_captions takes and the width of the embeddings; an artifact that is there tells the width alone."""
+    """Return what embed_captions takes and the width of the embeddings; an artifact that is there
+    tells the width alone.
+    """
     if embeddings is not None:
         return Usage(0.0), int(map_tensor(embeddings.folder / EMBEDDINGS, "embeddings").shape[1])
     plugin = params.text_encoder
@@ -129,9 +151,12 @@ def embed(params: Params, data: Dataset, embeddings: Ref | None) -> tuple[Usage,
         batch = getattr(plugin.config, "batch_size", None)
         if batch is None:
             few, many = (spread(captions, count) for count in SAMPLED_CAPTIONS)
-            seconds = first + onward((len(few), run(few)[1]), (len(many), run(many)[1]), len(captions))
+            seconds = first + onward(
+                (len(few), run(few)[1]), (len(many), run(many)[1]), len(captions)
+            )
         else:
-            # Encoders sort by length, so whole batches at even distances of the sorted captions are like those of the run.
+            # Encoders sort by length, so whole batches at even distances of the sorted captions are
+            # like those of the run.
             ordered = sorted(captions, key=len)
             starts = spread(range(0, max(1, len(ordered) - batch + 1)), 4)
             chosen = [text for start in starts for text in ordered[start : start + batch]]
@@ -157,8 +182,18 @@ def start(params: Params, data: Dataset, world: World, base: Ref, once: Usage) -
     return once.plus(seconds=each * data.total_images, host=2 * extra, disk=extra)
 
 
-def step(params: Params, world: World, *, batch_size: int, momentum: float, weight_decay: float, start: Ref | None = None) -> Usage:
-    """Return what one training step on real pairs takes, from whole epochs of as many batches as `world` has, at most four."""
+def step(
+    params: Params,
+    world: World,
+    *,
+    batch_size: int,
+    momentum: float,
+    weight_decay: float,
+    start: Ref | None = None,
+) -> Usage:
+    """Return what one training step on real pairs takes, from whole epochs of as many batches as
+    `world` has, at most four.
+    """
     device, base = choose_device(), start or world.start
     encoder = models.load_encoder(params, base, device)
     train = _open(params, world, base)
@@ -167,10 +202,14 @@ def step(params: Params, world: World, *, batch_size: int, momentum: float, weig
     model = models.new_model(params, encoder, train.text_embeds.shape[1], "plan")
     pairs = SplitPairs(train, encoder, params.train_experts.augment, device=device)
     groups = parameter_groups(model, miniature.CALM, miniature.CALM)
-    optimiser = torch.optim.SGD(groups, lr=miniature.CALM, momentum=momentum, weight_decay=weight_decay)
+    optimiser = torch.optim.SGD(
+        groups, lr=miniature.CALM, momentum=momentum, weight_decay=weight_decay
+    )
 
     def run() -> float:
-        return train_epoch(model, pairs, optimiser, batch_size=batch_size, tau=params.model.tau, seed=0, epoch=0)
+        return train_epoch(
+            model, pairs, optimiser, batch_size=batch_size, tau=params.model.tau, seed=0, epoch=0
+        )
 
     with miniature.watch() as peak:
         seconds = seconds_of(run) / count
@@ -185,25 +224,41 @@ def embed_split(params: Params, world: World, start: Ref | None = None) -> Each:
     text_dim = train.text_embeds.shape[1]
     model = models.new_model(params, encoder, text_dim, "plan")
     few = first_images(train, 2)
-    many = replace(few, text_embeds=torch.randn(SAMPLED_CAPTIONS[1], text_dim, generator=make_generator(0, "plan")))
+    many = replace(
+        few,
+        text_embeds=torch.randn(SAMPLED_CAPTIONS[1], text_dim, generator=make_generator(0, "plan")),
+    )
     parts = (few, many, replace(train, text_embeds=few.text_embeds))
-    basic, texts, images = (seconds_of(lambda part=part: embed_whole(model, part, encoder, device=device)) for part in parts)  # type: ignore[misc]
+    basic, texts, images = (
+        seconds_of(lambda part=part: embed_whole(model, part, encoder, device=device))
+        for part in parts
+    )  # type: ignore[misc]
     width = embed_whole(model, few, encoder, device=device)[0].shape[1]
-    image, caption = (images - basic) / max(1, train.num_images - 2), (texts - basic) / SAMPLED_CAPTIONS[1]
+    image, caption = (
+        (images - basic) / max(1, train.num_images - 2),
+        (texts - basic) / SAMPLED_CAPTIONS[1],
+    )
     return Each(max(0.0, image), max(0.0, caption), width, text_dim)
 
 
 def untrained_shared(plugin: Plugin, num_images: int) -> tuple[dict[str, torch.Tensor], int]:
-    """Return what a coreset method shares between its sizes, had training taught nothing, and the epochs that it trains."""
+    """Return what a coreset method shares between its sizes, had training taught nothing, and the
+    epochs that it trains.
+    """
     if not hasattr(plugin.module, "prepare"):
         return {}, 0
     epochs: list[int] = []
-    shared = plugin.module.prepare(plugin.config, num_images, lambda num_epochs, on_batch: epochs.append(num_epochs))
+    shared = plugin.module.prepare(
+        plugin.config, num_images, lambda num_epochs, on_batch: epochs.append(num_epochs)
+    )
     return shared, sum(epochs)
 
 
-def coreset(params: Params, data: Dataset, once: Usage, each: Each, method: str, num_pairs: int) -> Usage:
-    """Return what selecting one coreset takes: features of all training pairs, and the selection among random ones.
+def coreset(
+    params: Params, data: Dataset, once: Usage, each: Each, method: str, num_pairs: int
+) -> Usage:
+    """Return what selecting one coreset takes: features of all training pairs, and the selection
+    among random ones.
 
     Args:
         once: of a selection from a few pairs.
@@ -215,7 +270,11 @@ def coreset(params: Params, data: Dataset, once: Usage, each: Each, method: str,
     pool = Pool(torch.arange(rows), features, features, untrained_shared(plugin, rows)[0])
     owners = torch.arange(images).repeat_interleave(max(1, texts // images))
     drawing = timed(lambda: sample_captions(torch.arange(images), owners, draw))[1]
-    selecting = timed(lambda: plugin.module.select(plugin.config, pool, min(num_pairs, rows), draw))[1] * images / rows
+    selecting = (
+        timed(lambda: plugin.module.select(plugin.config, pool, min(num_pairs, rows), draw))[1]
+        * images
+        / rows
+    )
     one_pair = (3 * params.prepare_data.image_size**2 + each.text_dim) * FLOAT_BYTES
     return once.plus(
         seconds=selecting + drawing + images * each.image + texts * each.caption,
@@ -225,12 +284,17 @@ def coreset(params: Params, data: Dataset, once: Usage, each: Each, method: str,
 
 
 def scoring(params: Params, data: Dataset, each: Each) -> Scoring:
-    """Return what scoring a split takes: embedding it, and Recall@K of random embeddings of its size."""
+    """Return what scoring a split takes: embedding it, and Recall@K of random embeddings of its
+    size.
+    """
     seconds = []
     for split, score in (("val", recall), ("test", recall_by_search)):
         images, texts = data.num_images[split], data.num_captions[split]
         draw = make_generator(params.seed, "plan", split)
-        img, txt = (torch.nn.functional.normalize(torch.randn(count, each.width, generator=draw), dim=1) for count in (images, texts))
+        img, txt = (
+            torch.nn.functional.normalize(torch.randn(count, each.width, generator=draw), dim=1)
+            for count in (images, texts)
+        )
         owners = torch.arange(texts) * images // texts
         scored = seconds_of(lambda score=score, parts=(img, txt, owners): score(*parts))  # type: ignore[misc]
         seconds.append(images * each.image + texts * each.caption + scored)
@@ -238,9 +302,10 @@ def scoring(params: Params, data: Dataset, each: Each) -> Scoring:
 
 
 def repeated(run: Callable[[int], tuple[Ref, Usage]], count: int) -> tuple[Ref, Usage]:
-    """Return the artifact and the usage of work that repeats `count` times, from doing it once (twice, the first time pays
-    for what a process pays once) and a few times. The few are scaled up, and so is whatever disturbs them: of two looks at each the lesser
-    counts, unless the work is long. Work so long that it cannot be repeated is multiplied.
+    """Return the artifact and the usage of work that repeats `count` times, from doing it once
+    (twice, the first time pays for what a process pays once) and a few times. The few are scaled
+    up, and so is whatever disturbs them: of two looks at each the lesser counts, unless the work is
+    long. Work so long that it cannot be repeated is multiplied.
     """
     ref, first = run(1)
     if count == 1 or first.seconds > 20 * MEASURED_SECONDS:
@@ -255,16 +320,27 @@ def repeated(run: Callable[[int], tuple[Ref, Usage]], count: int) -> tuple[Ref, 
     return ref, highest(again, last).plus(seconds=(count - 1) * each)
 
 
-def student(params: Params, world: World, start: Ref, pairs: Ref, name: str, scoring: Scoring) -> tuple[Ref, Usage]:
+def student(
+    params: Params, world: World, start: Ref, pairs: Ref, name: str, scoring: Scoring
+) -> tuple[Ref, Usage]:
     """Return the scores and the usage of one student of a small set."""
     recipe = params.evaluate.small
-    ref, usage = repeated(lambda count: scored(params, world, start, pairs, name, num_epochs=count), recipe.num_epochs)
+    ref, usage = repeated(
+        lambda count: scored(params, world, start, pairs, name, num_epochs=count), recipe.num_epochs
+    )
     return ref, usage.plus(seconds=scoring.seconds(recipe.num_epochs, recipe.num_validations))
 
 
-def scored(params: Params, world: World, start: Ref, pairs: Ref, name: str, *, num_epochs: int) -> tuple[Ref, Usage]:
-    """Return the scores of one student that trains for `num_epochs` and is validated once, and what it took."""
-    short = replace(params.evaluate, small=replace(params.evaluate.small, num_epochs=num_epochs, num_validations=1))
+def scored(
+    params: Params, world: World, start: Ref, pairs: Ref, name: str, *, num_epochs: int
+) -> tuple[Ref, Usage]:
+    """Return the scores of one student that trains for `num_epochs` and is validated once, and what
+    it took.
+    """
+    short = replace(
+        params.evaluate,
+        small=replace(params.evaluate.small, num_epochs=num_epochs, num_validations=1),
+    )
     given = (world.prepared, world.embeddings, start, pairs, name, 0)
     return world.make(evaluate.train_student, replace(params, evaluate=short), *given)
 
@@ -276,7 +352,11 @@ def is_soft(pairs: Ref) -> bool:
 
 def highest(first: Usage, second: Usage) -> Usage:
     """Return the first usage with the higher memory of both."""
-    return replace(first, host_bytes=max(first.host_bytes, second.host_bytes), gpu_bytes=max(first.gpu_bytes, second.gpu_bytes))
+    return replace(
+        first,
+        host_bytes=max(first.host_bytes, second.host_bytes),
+        gpu_bytes=max(first.gpu_bytes, second.gpu_bytes),
+    )
 
 
 def _open(params: Params, world: World, start: Ref) -> Split:

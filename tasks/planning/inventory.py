@@ -1,4 +1,6 @@
-"""Which artifacts of a profile are there already: the stage tasks are asked, and make nothing (`caching.looking`)."""
+"""Which artifacts of a profile are there already: the stage tasks are asked, and make nothing
+(`caching.looking`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks import caching, distill, embed_captions, evaluate, prepare_data, report, select_coresets, train_experts
+from tasks import (
+    caching,
+    distill,
+    embed_captions,
+    evaluate,
+    prepare_data,
+    report,
+    select_coresets,
+    train_experts,
+)
 from tasks.artifacts import Ref
 from tasks.params import Params
 
@@ -17,7 +28,8 @@ class Cell:
 
     Attributes:
         stage, name: for example `distill` and `lors-100`.
-        kind: what it costs is that of all cells of this kind: `first expert`, `expert`, `lors-100`, `student lors-100`.
+        kind: what it costs is that of all cells of this kind: `first expert`, `expert`, `lors-100`,
+            `student lors-100`.
         student: the further student that trains, or None.
     """
 
@@ -30,7 +42,9 @@ class Cell:
 
 @dataclass
 class Inventory:
-    """The cells of a profile in the order of the stages, and the artifacts that later stages would read."""
+    """The cells of a profile in the order of the stages, and the artifacts that later stages would
+    read.
+    """
 
     params: Params
     cells: list[Cell] = field(default_factory=list)
@@ -39,12 +53,25 @@ class Inventory:
 
     def is_wanted(self, kind: str, student: str | None = None) -> bool:
         """Whether some cell of a kind has to be made."""
-        return any(cell.kind == kind and cell.student == student and not cell.is_cached for cell in self.cells)
+        return any(
+            cell.kind == kind and cell.student == student and not cell.is_cached
+            for cell in self.cells
+        )
 
-    def ask(self, stage: str, name: str, kind: str, task: Any, needs: Sequence[Any], *more: Any, student: str | None = None) -> Ref | None:
+    def ask(
+        self,
+        stage: str,
+        name: str,
+        kind: str,
+        task: Any,
+        needs: Sequence[Any],
+        *more: Any,
+        student: str | None = None,
+    ) -> Ref | None:
         """Return the artifact that `task(*needs, *more)` would find, and note its cell.
 
-        None when it would have to be made, or when one of `needs` is None: then what it is made from will be new.
+        None when it would have to be made, or when one of `needs` is None: then what it is made
+        from will be new.
         """
         found = None
         if None not in needs:
@@ -54,7 +81,9 @@ class Inventory:
             except caching.NotMade as missing:
                 self._note_shared(stage, missing.folder.name)
             except FileNotFoundError:
-                found = None  # raw data or weights are not there and nothing stands in; who makes the artifact says so
+                # Raw data or weights are not there and nothing stands in; who makes the artifact
+                # says so
+                found = None
         elif stage == "select_coresets":
             self._note_shared(stage, f"{name.rpartition('-')[0]}-shared")
         self.cells.append(Cell(stage, name, kind, found is not None, student))
@@ -64,7 +93,11 @@ class Inventory:
         """A coreset method may make a part for all its sizes first."""
         method, _, rest = name.rpartition("-")
         is_noted = any(cell.name == name for cell in self.cells)
-        if rest == "shared" and not is_noted and hasattr(self.params.coresets[method].module, "prepare"):
+        if (
+            rest == "shared"
+            and not is_noted
+            and hasattr(self.params.coresets[method].module, "prepare")
+        ):
             self.cells.append(Cell(stage, name, name, False))
 
 
@@ -72,47 +105,109 @@ def take_stock(params: Params) -> Inventory:
     """Return every artifact that a run of the pipeline makes or finds."""
     stock = Inventory(params)
     ask = stock.ask
-    prepared = stock.prepared = ask("prepare_data", "prepared", "prepared", prepare_data.prepare_data, [params])
+    prepared = stock.prepared = ask(
+        "prepare_data", "prepared", "prepared", prepare_data.prepare_data, [params]
+    )
     given: list[Any] = [params, prepared]
-    embeddings = stock.embeddings = ask("embed_captions", "embeddings", "embeddings", embed_captions.embed_captions, given)
+    embeddings = stock.embeddings = ask(
+        "embed_captions", "embeddings", "embeddings", embed_captions.embed_captions, given
+    )
     start = ask("train_experts", "start", "start", train_experts.build_start, given)
     given += [embeddings, start]
     experts = [
-        ask("train_experts", f"expert_{index:03d}", "expert" if index else "first expert", train_experts.train_expert, given, index)
+        ask(
+            "train_experts",
+            f"expert_{index:03d}",
+            "expert" if index else "first expert",
+            train_experts.train_expert,
+            given,
+            index,
+        )
         for index in range(params.train_experts.num_experts)
     ]
     grid = [(method, size) for method in params.coresets for size in params.general.budgets]
     sets = {
         f"{method}-{size}": ask(
-            "select_coresets", f"{method}-{size}", f"{method}-{size}", select_coresets.select_coreset, [*given, experts[0]], method, size
+            "select_coresets",
+            f"{method}-{size}",
+            f"{method}-{size}",
+            select_coresets.select_coreset,
+            [*given, experts[0]],
+            method,
+            size,
         )
         for method, size in grid
     }
     buffer = None if None in experts else experts
     grid = [(method, size) for method in params.distillers for size in params.general.budgets]
     distilled = {
-        f"{method}-{size}": ask("distill", f"{method}-{size}", f"{method}-{size}", distill.distill, [*given, buffer], method, size)
+        f"{method}-{size}": ask(
+            "distill",
+            f"{method}-{size}",
+            f"{method}-{size}",
+            distill.distill,
+            [*given, buffer],
+            method,
+            size,
+        )
         for method, size in grid
     }
     scores = _ask_students(stock, params, given, {**sets, **distilled})
     for student in params.students:
         other = params.as_student(student)
-        base = ask("evaluate", f"{student} start", "start", train_experts.build_start, [other, prepared], student=student)
-        scores += _ask_students(stock, other, [other, prepared, embeddings, base], {**sets, **distilled})
+        base = ask(
+            "evaluate",
+            f"{student} start",
+            "start",
+            train_experts.build_start,
+            [other, prepared],
+            student=student,
+        )
+        scores += _ask_students(
+            stock, other, [other, prepared, embeddings, base], {**sets, **distilled}
+        )
     galleries = [
-        ask("evaluate", f"{name} gallery", f"gallery {name}", evaluate.make_gallery, [params, prepared, embeddings, pairs], name)
+        ask(
+            "evaluate",
+            f"{name} gallery",
+            f"gallery {name}",
+            evaluate.make_gallery,
+            [params, prepared, embeddings, pairs],
+            name,
+        )
         for name, pairs in distilled.items()
     ]
-    last = [params, *(None if None in refs else refs for refs in (scores, galleries, [*distilled.values()]))]
+    last = [
+        params,
+        *(None if None in refs else refs for refs in (scores, galleries, [*distilled.values()])),
+    ]
     ask("report", "report", "report", report.write_report, last)
     return stock
 
 
-def _ask_students(stock: Inventory, params: Params, given: list[Any], sets: dict[str, Ref | None]) -> list[Ref | None]:
+def _ask_students(
+    stock: Inventory, params: Params, given: list[Any], sets: dict[str, Ref | None]
+) -> list[Ref | None]:
     found, task = [], evaluate.train_student
     for name in (*sets, evaluate.FULL):
         needs, more = ([*given, sets[name]], ()) if name in sets else (given, (None,))
         for seed in range(params.evaluate.num_eval):
-            cell = f"{name} seed {seed}" if params.student is None else f"{name} {params.student} seed {seed}"
-            found.append(stock.ask("evaluate", cell, f"student {name}", task, needs, *more, name, seed, student=params.student))
+            cell = (
+                f"{name} seed {seed}"
+                if params.student is None
+                else f"{name} {params.student} seed {seed}"
+            )
+            found.append(
+                stock.ask(
+                    "evaluate",
+                    cell,
+                    f"student {name}",
+                    task,
+                    needs,
+                    *more,
+                    name,
+                    seed,
+                    student=params.student,
+                )
+            )
     return found

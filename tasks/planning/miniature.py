@@ -1,6 +1,8 @@
-"""A dataset of a few rows in a folder of its own, on which the real stage tasks run: what they cost there is measured.
+"""A dataset of a few rows in a folder of its own, on which the real stage tasks run: what they cost
+there is measured.
 
-Networks have random weights and small learning rates: they cost what trained ones do, need no download and stay finite.
+Networks have random weights and small learning rates: they cost what trained ones do, need no
+download and stay finite.
 """
 
 from __future__ import annotations
@@ -40,16 +42,25 @@ SAMPLE_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Usage:
-    """What a piece of work takes: seconds, bytes resident at its peak, bytes on the card at its peak, bytes on disk."""
+    """What a piece of work takes: seconds, bytes resident at its peak, bytes on the card at its
+    peak, bytes on disk.
+    """
 
     seconds: float
     host_bytes: int = 0
     gpu_bytes: int = 0
     disk_bytes: int = 0
 
-    def plus(self, *, seconds: float = 0.0, host: float = 0.0, gpu: float = 0.0, disk: float = 0.0) -> Usage:
+    def plus(
+        self, *, seconds: float = 0.0, host: float = 0.0, gpu: float = 0.0, disk: float = 0.0
+    ) -> Usage:
         """Return the sum; a work's seconds are never negative."""
-        return Usage(max(0.0, self.seconds + seconds), self.host_bytes + int(host), self.gpu_bytes + int(gpu), self.disk_bytes + int(disk))
+        return Usage(
+            max(0.0, self.seconds + seconds),
+            self.host_bytes + int(host),
+            self.gpu_bytes + int(gpu),
+            self.disk_bytes + int(disk),
+        )
 
 
 class Peak:
@@ -61,7 +72,9 @@ class Peak:
 
 @functools.cache
 def idle_bytes() -> int:
-    """Return what was resident at the first call, which comes once the libraries of the stages are imported and before any work."""
+    """Return what was resident at the first call, which comes once the libraries of the stages are
+    imported and before any work.
+    """
     return int(psutil.Process().memory_info().rss)
 
 
@@ -69,8 +82,9 @@ def idle_bytes() -> int:
 def watch() -> Iterator[Peak]:
     """Find the peak of host memory, sampled, and of the card's counter of allocated memory.
 
-    A stage runs in a process of its own, so that what earlier measurements left behind here is none of its memory: the peak is that of an
-    idle process and what the work adds. What a process allocates once (buffers of thread pools and kernels) is in the first work alone.
+    A stage runs in a process of its own, so that what earlier measurements left behind here is none
+    of its memory: the peak is that of an idle process and what the work adds. What a process
+    allocates once (buffers of thread pools and kernels) is in the first work alone.
     """
     peak, ended, process = Peak(), threading.Event(), psutil.Process()
     idle, before = idle_bytes(), _trimmed_bytes(process)
@@ -96,7 +110,9 @@ def watch() -> Iterator[Peak]:
 
 
 def _trimmed_bytes(process: psutil.Process) -> int:
-    """Return what is resident once freed memory went back to the system, which glibc does when it is asked."""
+    """Return what is resident once freed memory went back to the system, which glibc does when it
+    is asked.
+    """
     gc.collect()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
@@ -104,7 +120,8 @@ def _trimmed_bytes(process: psutil.Process) -> int:
 
 
 class World:
-    """A prepared dataset, random embeddings and a start artifact in `folder`; stage tasks run inside it.
+    """A prepared dataset, random embeddings and a start artifact in `folder`; stage tasks run
+    inside it.
 
     Args:
         params: see `shrink`.
@@ -112,7 +129,9 @@ class World:
         text_dim: width of the embeddings.
     """
 
-    def __init__(self, folder: Path, params: Params, rows: Sequence[ImageCaptions], text_dim: int) -> None:
+    def __init__(
+        self, folder: Path, params: Params, rows: Sequence[ImageCaptions], text_dim: int
+    ) -> None:
         self.folder, self.params = folder, params
         place, section = folder / "prepared", params.prepare_data
         place.mkdir(parents=True)
@@ -122,11 +141,15 @@ class World:
         embeds = torch.randn(num_captions, text_dim, generator=make_generator(params.seed, "plan"))
         (folder / "embeddings").mkdir()
         save_tensors(folder / "embeddings" / EMBEDDINGS, {"embeddings": embeds})
-        self.embeddings = Ref(str(folder / "embeddings"), artifacts.file_digest(folder / "embeddings" / EMBEDDINGS))
+        self.embeddings = Ref(
+            str(folder / "embeddings"), artifacts.file_digest(folder / "embeddings" / EMBEDDINGS)
+        )
         self.start, self.start_usage = self.make(train_experts.build_start, params, self.prepared)
 
     def make(self, task: Any, *given: Any) -> tuple[Ref, Usage]:
-        """Run a stage task as it is, and return its artifact and what it took: seconds of its manifest, less those without a core."""
+        """Run a stage task as it is, and return its artifact and what it took: seconds of its
+        manifest, less those without a core.
+        """
         with contextlib.chdir(self.folder), watch() as peak:
             started, free = time.perf_counter(), free_seconds()
             ref = task.fn(*given, force=True)
@@ -138,21 +161,30 @@ class World:
 
 
 def shrink(params: Params) -> Params:
-    """Return parameters with which the stages of a profile run on a few rows: same networks, batches and sets."""
+    """Return parameters with which the stages of a profile run on a few rows: same networks,
+    batches and sets.
+    """
     experts = _calm(replace(params.train_experts, batch_size=TINY_PAIRS, num_experts=1))
     recipes = {name: _calm(getattr(params.evaluate, name)) for name in ("small", "full")}
     return replace(
         params,
         image_encoder=_random(params.image_encoder),
         train_experts=experts,
-        distillers={name: replace(plugin, config=_calm(plugin.config)) for name, plugin in params.distillers.items()},
+        distillers={
+            name: replace(plugin, config=_calm(plugin.config))
+            for name, plugin in params.distillers.items()
+        },
         evaluate=replace(params.evaluate, num_eval=1, **recipes),
-        students={name: replace(student, image_encoder=_random(student.image_encoder)) for name, student in params.students.items()},
+        students={
+            name: replace(student, image_encoder=_random(student.image_encoder))
+            for name, student in params.students.items()
+        },
     )
 
 
 def rows_of(params: Params, prepared: Ref | None) -> list[ImageCaptions]:
-    """Return all examples of the dataset: from the prepared artifact when it is there, otherwise from the raw data.
+    """Return all examples of the dataset: from the prepared artifact when it is there, otherwise
+    from the raw data.
 
     Raises:
         FileNotFoundError, ValueError: the raw data are not there, or bad.
@@ -176,12 +208,22 @@ def _picture(images: np.ndarray, index: int) -> Image.Image:
 
 def _random(plugin: Plugin) -> Plugin:
     has_weights = any(field.name == "weights" for field in fields(plugin.config))
-    return replace(plugin, config=replace(plugin.config, weights="random")) if has_weights else plugin
+    return (
+        replace(plugin, config=replace(plugin.config, weights="random")) if has_weights else plugin
+    )
 
 
 def _calm(section: Any) -> Any:
     assert is_dataclass(section)
     names = [field.name for field in fields(section)]
-    rates = [name for name in names if name.startswith(("lr_", "step_size_")) and name not in ("lr_decay", "step_size_scale")]
-    inner = {name: _calm(getattr(section, name)) for name in names if is_dataclass(getattr(section, name))}
+    rates = [
+        name
+        for name in names
+        if name.startswith(("lr_", "step_size_")) and name not in ("lr_decay", "step_size_scale")
+    ]
+    inner = {
+        name: _calm(getattr(section, name))
+        for name in names
+        if is_dataclass(getattr(section, name))
+    }
     return replace(section, **dict.fromkeys(rates, CALM), **inner)  # type: ignore[type-var]

@@ -1,7 +1,9 @@
-"""What a run of a profile will take, stage by stage: each kind of artifact is measured on a miniature and scaled by the counts.
+"""What a run of a profile will take, stage by stage: each kind of artifact is measured on a
+miniature and scaled by the counts.
 
-`inventory.py` says what has to be made, `miniature.py` runs the stage tasks on a few rows. A stage's seconds are those that
-manifests record: starting Python, Prefect and MLflow, and verifying what is there, come on top.
+`inventory.py` says what has to be made, `miniature.py` runs the stage tasks on a few rows. A
+stage's seconds are those that manifests record: starting Python, Prefect and MLflow, and verifying
+what is there, come on top.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ class Plan:
     """Every artifact of a profile, and what an honest reader should know about the numbers.
 
     Attributes:
-        load: wall seconds for each second of work while this was measured; the entries' seconds include it.
+        load: wall seconds for each second of work while this was measured; the entries' seconds
+            include it.
     """
 
     profile: str
@@ -55,7 +58,9 @@ class Plan:
 
 
 def total(entries: list[Entry]) -> Usage:
-    """Return the sum of seconds and disk and the peak of memory: artifacts are made one after the other."""
+    """Return the sum of seconds and disk and the peak of memory: artifacts are made one after the
+    other.
+    """
     usages = [entry.usage for entry in entries]
     return Usage(
         sum(usage.seconds for usage in usages),
@@ -69,11 +74,17 @@ def make_plan(params: Params, folder: Path) -> Plan:
     """Return the plan of a profile; measures what is not cached, in the empty folder `folder`.
 
     Raises:
-        FileNotFoundError, ValueError: raw data or the text encoder are needed to measure, and are not there or bad.
+        FileNotFoundError, ValueError: raw data or the text encoder are needed to measure, and are
+            not there or bad.
     """
     stock = take_stock(params)
     if all(cell.is_cached for cell in stock.cells):
-        return Plan(params.profile, [Entry(cell, Usage(0.0)) for cell in stock.cells], ["all artifacts are there"], 1.0)
+        return Plan(
+            params.profile,
+            [Entry(cell, Usage(0.0)) for cell in stock.cells],
+            ["all artifacts are there"],
+            1.0,
+        )
     return _Planner(params, stock, folder).plan()
 
 
@@ -103,8 +114,16 @@ class _Planner:
         self._evaluate(data, tiny, wide, distilled)
         load = (time.perf_counter() - started) / max(free_seconds() - free, 1e-9)
         if load > BUSY:
-            self.notes.append(f"other work had the cores: seconds are those of this load; on a free machine divide them by {load:.1f}")
-        return Plan(self.params.profile, [self._entry(cell, load) for cell in self.stock.cells], self.notes, load)
+            self.notes.append(
+                "other work had the cores: seconds are those of this load; on a free machine "
+                f"divide them by {load:.1f}"
+            )
+        return Plan(
+            self.params.profile,
+            [self._entry(cell, load) for cell in self.stock.cells],
+            self.notes,
+            load,
+        )
 
     def _entry(self, cell: Cell, load: float) -> Entry:
         if cell.is_cached:
@@ -113,37 +132,75 @@ class _Planner:
         return Entry(cell, replace(usage, seconds=usage.seconds * load))
 
     def _worlds(self, data: Dataset, text_dim: int) -> tuple[World, World]:
-        """A world of a few pairs for what is paid once, and one as wide as the largest set or batch for what repeats."""
+        """A world of a few pairs for what is paid once, and one as wide as the largest set or batch
+        for what repeats.
+        """
         batch = self.params.train_experts.batch_size
         several = min(costs.MEASURED_BATCHES * batch, MANY_PAIRS)
-        largest = max(*self.params.general.budgets, batch, self.params.evaluate.full.batch_size, several)
+        largest = max(
+            *self.params.general.budgets, batch, self.params.evaluate.full.batch_size, several
+        )
         few = miniature.TINY_PAIRS
         sizes = {"tiny": few, "wide": min(largest, data.num_images["train"])}
         made = [
-            World(self.folder / name, self.small, pick(data.rows, {"train": size, "val": few, "test": few}), text_dim)
+            World(
+                self.folder / name,
+                self.small,
+                pick(data.rows, {"train": size, "val": few, "test": few}),
+                text_dim,
+            )
             for name, size in sizes.items()
         ]
         return made[0], made[1]
 
     def _train(self, data: Dataset, tiny: World, wide: World) -> None:
-        self.usages["start", None] = costs.start(self.small, data, wide, wide.start, tiny.start_usage)
+        self.usages["start", None] = costs.start(
+            self.small, data, wide, wide.start, tiny.start_usage
+        )
         given = (self.small, tiny.prepared, tiny.embeddings, tiny.start)
-        disk = tiny.make(train_experts.train_expert, *given, 1)[1].disk_bytes  # pays for what the first training of a process pays once
+        # Pays for what the first training of a process pays once
+        disk = tiny.make(train_experts.train_expert, *given, 1)[1].disk_bytes
         self.expert, once = tiny.make(train_experts.train_expert, *given, 0)
         section = self.params.train_experts
-        self.step = costs.step(self.small, wide, batch_size=section.batch_size, momentum=section.momentum, weight_decay=0.0)
+        self.step = costs.step(
+            self.small,
+            wide,
+            batch_size=section.batch_size,
+            momentum=section.momentum,
+            weight_decay=0.0,
+        )
         epoch = self.step.seconds * data.num_images["train"] / section.batch_size
         highest = costs.highest(once, self.step)
-        self.usages["first expert", None] = highest.plus(seconds=section.stored_epochs(0)[-1] * epoch)
-        self.usages["expert", None] = replace(highest, disk_bytes=disk).plus(seconds=section.num_epochs * epoch)
+        self.usages["first expert", None] = highest.plus(
+            seconds=section.stored_epochs(0)[-1] * epoch
+        )
+        self.usages["expert", None] = replace(highest, disk_bytes=disk).plus(
+            seconds=section.num_epochs * epoch
+        )
         each = costs.embed_split(self.small, wide)
         for name in self.params.coresets:
-            chosen = (self.small, tiny.prepared, tiny.embeddings, tiny.start, self.expert, name, costs.TINY_BUDGET)
+            chosen = (
+                self.small,
+                tiny.prepared,
+                tiny.embeddings,
+                tiny.start,
+                self.expert,
+                name,
+                costs.TINY_BUDGET,
+            )
             _, once = tiny.make(select_coresets.select_coreset, *chosen)
-            shared = costs.untrained_shared(self.params.coresets[name], 8)[1] * data.num_images["train"] / section.batch_size
-            self.usages[f"{name}-shared", None] = costs.highest(once, self.step).plus(seconds=shared * self.step.seconds)
+            shared = (
+                costs.untrained_shared(self.params.coresets[name], 8)[1]
+                * data.num_images["train"]
+                / section.batch_size
+            )
+            self.usages[f"{name}-shared", None] = costs.highest(once, self.step).plus(
+                seconds=shared * self.step.seconds
+            )
             for size in self.params.general.budgets:
-                self.usages[f"{name}-{size}", None] = costs.coreset(self.small, data, once, each, name, size)
+                self.usages[f"{name}-{size}", None] = costs.coreset(
+                    self.small, data, once, each, name, size
+                )
 
     def _distill(self, data: Dataset, tiny: World, wide: World) -> dict[str, Ref]:
         found = {}
@@ -153,7 +210,9 @@ class _Planner:
                     continue
 
                 found[f"{name}-{size}"], usage = self._iterations(wide, name, size, plugin.config)
-                others = (self.params.train_experts.num_experts - 1) * self.usages["expert", None].disk_bytes
+                others = (self.params.train_experts.num_experts - 1) * self.usages[
+                    "expert", None
+                ].disk_bytes
                 buffer = min(others, kept_bytes(choose_device()))
                 on_card = buffer if usage.gpu_bytes else 0
                 self.usages[f"{name}-{size}", None] = usage.plus(host=buffer - on_card, gpu=on_card)
@@ -165,14 +224,28 @@ class _Planner:
         def made(config: Any) -> tuple[Ref, Usage]:
             chosen = replace(self.small.distillers[name], config=config)
             params = replace(self.small, distillers={**self.small.distillers, name: chosen})
-            return wide.make(distill.distill, params, wide.prepared, wide.embeddings, wide.start, [self.expert], name, size)
+            return wide.make(
+                distill.distill,
+                params,
+                wide.prepared,
+                wide.embeddings,
+                wide.start,
+                [self.expert],
+                name,
+                size,
+            )
 
         warm = getattr(config, "warm_start", None)
         own = replace(config, warm_start=None) if warm else config
-        found, usage = costs.repeated(lambda count: made(replace(own, iterations=count)), config.iterations)
+        found, usage = costs.repeated(
+            lambda count: made(replace(own, iterations=count)), config.iterations
+        )
         if warm:
             both = costs.repeated(
-                lambda count: made(replace(config, iterations=1, warm_start=replace(warm, iterations=count))), warm.iterations
+                lambda count: made(
+                    replace(config, iterations=1, warm_start=replace(warm, iterations=count))
+                ),
+                warm.iterations,
             )[1]
             usage = costs.highest(usage, both).plus(seconds=both.seconds)
         return found, usage
@@ -182,57 +255,101 @@ class _Planner:
         return any(name in cell.kind.split() and not cell.is_cached for cell in self.stock.cells)
 
     def _evaluate(self, data: Dataset, tiny: World, wide: World, distilled: dict[str, Ref]) -> None:
-        scores: dict[str, Ref] = {}  # of the distilled encoder's student: what the report shows first
+        # Of the distilled encoder's student: what the report shows first
+        scores: dict[str, Ref] = {}
         for student in (None, *self.params.students):
             params, bases = self.small, [tiny.start, wide.start]
             if student is not None:
                 params = self.small.as_student(student)
-                made = [world.make(train_experts.build_start, params, world.prepared) for world in (tiny, wide)]
+                made = [
+                    world.make(train_experts.build_start, params, world.prepared)
+                    for world in (tiny, wide)
+                ]
                 bases = [ref for ref, _ in made]
-                self.usages["start", student] = costs.start(params, data, wide, bases[1], made[0][1])
+                self.usages["start", student] = costs.start(
+                    params, data, wide, bases[1], made[0][1]
+                )
             scoring = costs.scoring(params, data, costs.embed_split(params, wide, bases[1]))
             for size in self.params.general.budgets:
                 found = self._small(params, wide, bases[1], size, distilled, scoring)
                 scores |= found if student is None else {}
-            full, self.usages["student full", student] = self._full(params, data, tiny, wide, bases, scoring)
+            full, self.usages["student full", student] = self._full(
+                params, data, tiny, wide, bases, scoring
+            )
             scores.setdefault(evaluate.FULL, full)
         galleries = {}
         for name, pairs in distilled.items():
             given = (self.small, wide.prepared, wide.embeddings, pairs, name)
-            galleries[name], self.usages[f"gallery {name}", None] = wide.make(evaluate.make_gallery, *given)
+            galleries[name], self.usages[f"gallery {name}", None] = wide.make(
+                evaluate.make_gallery, *given
+            )
         shows = [[*scores.values()], [*galleries.values()], [*distilled.values()]]
         self.usages["report", None] = wide.make(report.write_report, self.small, *shows)[1]
 
     def _small(
-        self, params: Params, wide: World, start: Ref, size: int, distilled: dict[str, Ref], scoring: costs.Scoring
+        self,
+        params: Params,
+        wide: World,
+        start: Ref,
+        size: int,
+        distilled: dict[str, Ref],
+        scoring: costs.Scoring,
     ) -> dict[str, Ref]:
-        """Measure students of the sets of one size: one for all sets with a similarity, one for all without.
+        """Measure students of the sets of one size: one for all sets with a similarity, one for all
+        without.
 
         Returns:
             A score of every set, for the report.
         """
-        given = (self.small, wide.prepared, wide.embeddings, wide.start, self.expert, "random", size)
+        given = (
+            self.small,
+            wide.prepared,
+            wide.embeddings,
+            wide.start,
+            self.expert,
+            "random",
+            size,
+        )
         real = wide.make(select_coresets.select_coreset, *given)[0]
         score, usage = costs.student(params, wide, start, real, f"random-{size}", scoring)
         scores, alike = {f"random-{size}": score}, {False: usage}
         for name in (f"{method}-{size}" for method, number in self.params.sets if number == size):
             is_soft = name in distilled and costs.is_soft(distilled[name])
             if is_soft not in alike:
-                scores[name], alike[is_soft] = costs.student(params, wide, start, distilled[name], name, scoring)
+                scores[name], alike[is_soft] = costs.student(
+                    params, wide, start, distilled[name], name, scoring
+                )
             elif params.student is None and name not in scores:
-                scores[name] = costs.scored(params, wide, start, distilled.get(name, real), name, num_epochs=1)[0]
+                scores[name] = costs.scored(
+                    params, wide, start, distilled.get(name, real), name, num_epochs=1
+                )[0]
             self.usages[f"student {name}", params.student] = alike[is_soft]
         return scores
 
-    def _full(self, params: Params, data: Dataset, tiny: World, wide: World, bases: list[Ref], scoring: costs.Scoring) -> tuple[Ref, Usage]:
+    def _full(
+        self,
+        params: Params,
+        data: Dataset,
+        tiny: World,
+        wide: World,
+        bases: list[Ref],
+        scoring: costs.Scoring,
+    ) -> tuple[Ref, Usage]:
         recipe = self.params.evaluate.full
         given = (params, tiny.prepared, tiny.embeddings, bases[0], None, evaluate.FULL, 0)
         ref, once = tiny.make(evaluate.train_student, *given)
         step = costs.step(
-            params, wide, batch_size=recipe.batch_size, momentum=recipe.momentum, weight_decay=recipe.weight_decay, start=bases[1]
+            params,
+            wide,
+            batch_size=recipe.batch_size,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            start=bases[1],
         )
         seconds = step.seconds * recipe.num_epochs * data.num_images["train"] / recipe.batch_size
-        return ref, costs.highest(once, step).plus(seconds=seconds + scoring.seconds(recipe.num_epochs, recipe.num_validations))
+        return ref, costs.highest(once, step).plus(
+            seconds=seconds + scoring.seconds(recipe.num_epochs, recipe.num_validations)
+        )
 
 
 def counts(plan: Plan, stage: str) -> tuple[int, int]:

@@ -1,1 +1,3 @@
-"""The report of one profile: tables, figures, galleries and one self-contained page. Read `build.py` first."""
+"""The report of one profile: tables, figures, galleries and one self-contained page. Read
+`build.py` first.
+"""

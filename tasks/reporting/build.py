@@ -1,4 +1,6 @@
-"""Builds the whole report of one profile: page, metrics, tables and the data of the plots. Same input, same bytes."""
+"""Builds the whole report of one profile: page, metrics, tables and the data of the plots. Same
+input, same bytes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,14 @@ import pandas as pd
 from tasks.reporting.figures import average_curves
 from tasks.reporting.gallery import Gallery
 from tasks.reporting.page import check_facts, render
-from tasks.reporting.tables import check_scores, cross_architecture, nested_metrics, order, primary, summarise
+from tasks.reporting.tables import (
+    check_scores,
+    cross_architecture,
+    nested_metrics,
+    order,
+    primary,
+    summarise,
+)
 
 CURVES = ("set", "seed", "epoch", "loss", "val_mean_recall")
 HISTORIES = ("set", "iteration", "loss", "loss_img", "loss_txt", "step_size_img", "step_size_txt")
@@ -29,22 +38,26 @@ def build_report(
     *,
     published: pd.DataFrame | None,
 ) -> None:
-    """Write `index.html`, `metrics.json`, `tables/*.csv` and `plots/*.csv` below `out`; nothing is written when the input is refused.
+    """Write `index.html`, `metrics.json`, `tables/*.csv` and `plots/*.csv` below `out`; nothing is
+    written when the input is refused.
 
     `tables/cross_architecture.csv` is written where several students were trained.
 
     Args:
         scores: one row per trained student, columns `tables.COLUMNS`, recalls in percent.
-        curves: learning curves of the students, columns `CURVES`; may be empty. Where it also has the columns `student` or `protocol`,
-            only the rows of the student and protocol that the tables show are drawn.
-        histories: distillation, columns `HISTORIES` and, where a method has two parts, `PARTS`; may be empty. Its sets, and those of
-            `galleries`, count as distilled.
-        facts: `page.REQUIRED_FACTS`, and optionally `dataset` (default: the profile's name) and `student` (default: the one with
-            most sets), which the tables show; everything else is listed as it is.
+        curves: learning curves of the students, columns `CURVES`; may be empty. Where it also has
+            the columns `student` or `protocol`, only the rows of the student and protocol that the
+            tables show are drawn.
+        histories: distillation, columns `HISTORIES` and, where a method has two parts, `PARTS`; may
+            be empty. Its sets, and those of `galleries`, count as distilled.
+        facts: `page.REQUIRED_FACTS`, and optionally `dataset` (default: the profile's name) and
+            `student` (default: the one with most sets), which the tables show; everything else is
+            listed as it is.
         published: `published.load_published()`, or None to leave published numbers out.
 
     Raises:
-        ValueError: `scores`, a frame's columns, a gallery's set or `facts` is not as described; random of a size is missing.
+        ValueError: `scores`, a frame's columns, a gallery's set or `facts` is not as described;
+            random of a size is missing.
     """
     check_facts(facts)
     checked = check_scores(scores)
@@ -54,7 +67,16 @@ def build_report(
     summary = summarise(checked)
     shown = order(primary(summary, facts["protocol"], facts.get("student")), distilled)
     averaged = average_curves(_check_frame(_of_shown(curves, shown), CURVES, "curves", checked))
-    page = render(summary, shown, averaged, histories, galleries, facts, distilled=distilled, published=published)
+    page = render(
+        summary,
+        shown,
+        averaged,
+        histories,
+        galleries,
+        facts,
+        distilled=distilled,
+        published=published,
+    )
     metrics = json.dumps(nested_metrics(summary, shown), indent=2, allow_nan=False)
 
     for folder in ("tables", "plots"):
@@ -77,13 +99,21 @@ def _of_shown(curves: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
     return curves
 
 
-def _check_frame(frame: pd.DataFrame, columns: tuple[str, ...], name: str, scores: pd.DataFrame) -> pd.DataFrame:
+def _check_frame(
+    frame: pd.DataFrame, columns: tuple[str, ...], name: str, scores: pd.DataFrame
+) -> pd.DataFrame:
     if frame.empty:
-        return pd.DataFrame({column: pd.Series(dtype="object" if column == "set" else "float64") for column in columns})
+        return pd.DataFrame(
+            {
+                column: pd.Series(dtype="object" if column == "set" else "float64")
+                for column in columns
+            }
+        )
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise ValueError(
-            f"{name} cannot be plotted without the columns {missing}; received {list(frame.columns)}; allowed are {list(columns)}; "
+            f"{name} cannot be plotted without the columns {missing}; received "
+            f"{list(frame.columns)}; allowed are {list(columns)}; "
             "build it in tasks/report.py"
         )
     _check_sets(frozenset(map(str, frame["set"])), scores, name)
@@ -95,11 +125,13 @@ def _check_sets(names: frozenset[str], scores: pd.DataFrame, where: str) -> None
     unknown = sorted(names - set(scores["set"]))
     if unknown:
         raise ValueError(
-            f"{where} name sets that have no scores; received {unknown}; allowed are {sorted(set(scores['set']))}; "
+            f"{where} name sets that have no scores; received {unknown}; allowed are "
+            f"{sorted(set(scores['set']))}; "
             "evaluate these sets, or leave them out of the report"
         )
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:
-    # Ten digits: enough to recompute every figure, and free of the last bit in which numpy builds may differ.
+    # Ten digits: enough to recompute every figure, and free of the last bit in which numpy builds
+    # may differ.
     frame.to_csv(path, index=False, float_format="%.10g", lineterminator="\n")

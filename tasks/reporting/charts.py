@@ -1,6 +1,7 @@
 """Geometry of line charts as plain numbers, which `templates/chart.svg.j2` draws as inline SVG.
 
-Coordinates are SVG user units, origin top left. Text is 13 units high, so a chart of `WIDTH` reads on a 390 px phone.
+Coordinates are SVG user units, origin top left. Text is 13 units high, so a chart of `WIDTH` reads
+on a 390 px phone.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Series:
     Attributes:
         points: (x, y), ascending in x.
         spread: half length of each point's error bar in y units, or () for none; NaN draws none.
-        is_level: draw one horizontal line across the chart at the last y (full data as a reference).
+        is_level: draw one horizontal line across the chart at the last y (full data as a
+            reference).
     """
 
     name: str
@@ -58,7 +60,9 @@ class Tick:
 
 @dataclass(frozen=True)
 class Line:
-    """A drawn series: marks and bars in SVG units; `bars` holds (x, top, bottom) and `label_y` the baseline of its name."""
+    """A drawn series: marks and bars in SVG units; `bars` holds (x, top, bottom) and `label_y` the
+    baseline of its name.
+    """
 
     name: str
     style: Style
@@ -75,7 +79,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A line chart ready to draw. `summary` says in words what the picture shows, from the same numbers."""
+    """A line chart ready to draw. `summary` says in words what the picture shows, from the same
+    numbers.
+    """
 
     title: str
     summary: str
@@ -109,7 +115,8 @@ def line_chart(
     Args:
         x_values: ticks on x; none means round numbers.
         is_log_x: logarithmic x (all x > 0).
-        has_labels: write each name at the right end of its line instead of leaving names to a legend.
+        has_labels: write each name at the right end of its line instead of leaving names to a
+            legend.
 
     Raises:
         ValueError: there is no finite point to draw.
@@ -120,7 +127,8 @@ def line_chart(
     highs = [y + gap for one in series for (_, y), gap in zip(one.points, _gaps(one), strict=True)]
     if not xs or not all(map(math.isfinite, (*xs, *lows, *highs))):
         raise ValueError(
-            f"the chart {title!r} needs finite points; received {[one.points for one in series]}; check the input of the report"
+            f"the chart {title!r} needs finite points; received "
+            f"{[one.points for one in series]}; check the input of the report"
         )
     longest = max(len(one.name) for one in series)
     right = WIDTH - (min(RIGHT + LETTER_WIDTH * longest, WIDTH / 2) if has_labels else RIGHT)
@@ -134,7 +142,9 @@ def line_chart(
         return round(LEFT + (right - LEFT) * (value - x_low) / (x_high - x_low), 2)
 
     def place_y(value: float) -> float:
-        return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (value - y_low) / (y_high - y_low), 2)
+        return round(
+            HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (value - y_low) / (y_high - y_low), 2
+        )
 
     drawn = [_draw(one, place_x, place_y, right) for one in series]
     return Chart(
@@ -151,11 +161,15 @@ def line_chart(
 
 
 def round_ticks(low: float, high: float, *, count: int = 5, is_inside: bool = False) -> list[float]:
-    """Return about `count` round numbers (steps of 1, 2 or 5 times a power of ten) that enclose low..high, or lie inside it."""
+    """Return about `count` round numbers (steps of 1, 2 or 5 times a power of ten) that enclose
+    low..high, or lie inside it.
+    """
     span = (high - low) or abs(high) or 1.0
     raw = span / count
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= raw * (1 - 1e-9))
+    step = next(
+        factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= raw * (1 - 1e-9)
+    )
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     if is_inside:
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -175,19 +189,37 @@ def _x_range(low: float, high: float, is_log: bool) -> tuple[float, float]:
     return (low - room, high + room) if is_log or low == high else (low, high)
 
 
-def _draw(series: Series, place_x: Callable[[float], float], place_y: Callable[[float], float], right: float) -> Line:
+def _draw(
+    series: Series,
+    place_x: Callable[[float], float],
+    place_y: Callable[[float], float],
+    right: float,
+) -> Line:
     if series.is_level:
         level = place_y(series.points[-1][1])
-        return Line(series.name, series.style, ((LEFT, level), (right, level)), (), level, has_marks=False)
+        return Line(
+            series.name, series.style, ((LEFT, level), (right, level)), (), level, has_marks=False
+        )
     marks = tuple((place_x(x), place_y(y)) for x, y in series.points)
     bars = tuple(
-        (place_x(x), place_y(y + gap), place_y(y - gap)) for (x, y), gap in zip(series.points, _gaps(series), strict=True) if gap > 0
+        (place_x(x), place_y(y + gap), place_y(y - gap))
+        for (x, y), gap in zip(series.points, _gaps(series), strict=True)
+        if gap > 0
     )
-    return Line(series.name, series.style, marks, bars, marks[-1][1], has_marks=series.style.marker != "none")
+    return Line(
+        series.name,
+        series.style,
+        marks,
+        bars,
+        marks[-1][1],
+        has_marks=series.style.marker != "none",
+    )
 
 
 def _spread_labels(lines: Sequence[Line]) -> list[Line]:
-    """Return `lines` with names at least `LABEL_STEP` apart, top to bottom in the order of their line ends."""
+    """Return `lines` with names at least `LABEL_STEP` apart, top to bottom in the order of their
+    line ends.
+    """
     ordered = sorted(range(len(lines)), key=lambda index: (lines[index].label_y, index))
     places = [lines[index].label_y for index in ordered]
     for _ in range(200):
@@ -202,4 +234,7 @@ def _spread_labels(lines: Sequence[Line]) -> list[Line]:
         if is_apart:
             break
     moved = dict(zip(ordered, places, strict=True))
-    return [Line(one.name, one.style, one.marks, one.bars, round(moved[index] + 4, 2), one.has_marks) for index, one in enumerate(lines)]
+    return [
+        Line(one.name, one.style, one.marks, one.bars, round(moved[index] + 4, 2), one.has_marks)
+        for index, one in enumerate(lines)
+    ]

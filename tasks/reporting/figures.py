@@ -1,4 +1,6 @@
-"""The figures of the report: recall against size, learning curves, distillation losses. Data frames in, `Chart`s out."""
+"""The figures of the report: recall against size, learning curves, distillation losses. Data frames
+in, `Chart`s out.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ import pandas as pd
 from tasks.reporting.charts import Chart, Series, Style, line_chart
 from tasks.reporting.tables import FULL, RANDOM
 
-# All at least 4.5:1 on white; a test computes it. Order: first the distilled methods, then the other selections.
+# All at least 4.5:1 on white; a test computes it. Order: first the distilled methods, then the
+# other selections.
 DISTILLED = ("#0b5cad", "#be123c", "#3f6212", "#86198f")
 SELECTED = ("#b45309", "#6d28d9", "#0f766e", "#7c2d12")
 MARKERS = ("square", "diamond", "triangle")
@@ -28,7 +31,9 @@ class Legend:
 
 @dataclass(frozen=True)
 class Panels:
-    """Charts that share a legend. `num_averaged` is the number of consecutive steps averaged into one point, 1 for none."""
+    """Charts that share a legend. `num_averaged` is the number of consecutive steps averaged into
+    one point, 1 for none.
+    """
 
     charts: tuple[Chart, ...]
     legend: tuple[Legend, ...]
@@ -36,7 +41,9 @@ class Panels:
 
 
 def method_styles(summary: pd.DataFrame, distilled: frozenset[str]) -> dict[str, Style]:
-    """Return one style for each method: random grey, full data black, distilled methods bold, others thin and dashed."""
+    """Return one style for each method: random grey, full data black, distilled methods bold,
+    others thin and dashed.
+    """
     styles = {RANDOM: Style("#5b6470", "circle", "4 3"), FULL: Style("#16191d", "none", "7 4")}
     rows = summary[~summary["method"].isin(list(styles))]
     made = sorted(set(rows.loc[rows["set"].isin(distilled), "method"]))
@@ -44,18 +51,38 @@ def method_styles(summary: pd.DataFrame, distilled: frozenset[str]) -> dict[str,
     for index, name in enumerate(made):
         styles[name] = Style(DISTILLED[index % len(DISTILLED)], "circle", "", 2.6)
     for index, name in enumerate(chosen):
-        styles[name] = Style(SELECTED[index % len(SELECTED)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
+        styles[name] = Style(
+            SELECTED[index % len(SELECTED)],
+            MARKERS[index % len(MARKERS)],
+            DASHES[index % len(DASHES)],
+        )
     return styles
 
 
 def recall_by_size(shown: pd.DataFrame, styles: dict[str, Style]) -> Chart:
-    """Return mean recall against the number of pairs (log axis) with one standard deviation, full data as a level."""
+    """Return mean recall against the number of pairs (log axis) with one standard deviation, full
+    data as a level.
+    """
     series = []
     for method, rows in shown.groupby("method", sort=True):
         rows = rows.sort_values("num_pairs")
-        points = tuple((float(x), float(y)) for x, y in zip(rows["num_pairs"], rows["mean_recall"], strict=True))
-        series.append(Series(str(method), points, styles[str(method)], tuple(rows["mean_recall_std"]), is_level=method == FULL))
-    parts = [f"{one.name}: " + ", ".join(f"{y:.1f} at {x:g} pairs" for x, y in one.points) for one in series]
+        points = tuple(
+            (float(x), float(y))
+            for x, y in zip(rows["num_pairs"], rows["mean_recall"], strict=True)
+        )
+        series.append(
+            Series(
+                str(method),
+                points,
+                styles[str(method)],
+                tuple(rows["mean_recall_std"]),
+                is_level=method == FULL,
+            )
+        )
+    parts = [
+        f"{one.name}: " + ", ".join(f"{y:.1f} at {x:g} pairs" for x, y in one.points)
+        for one in series
+    ]
     sizes = sorted({float(size) for size in shown.loc[shown["method"] != FULL, "num_pairs"]})
     return line_chart(
         series,
@@ -70,30 +97,52 @@ def recall_by_size(shown: pd.DataFrame, styles: dict[str, Style]) -> Chart:
 
 
 def average_curves(curves: pd.DataFrame) -> pd.DataFrame:
-    """Return columns set, epoch, val_mean_recall averaged over seeds; epochs without a validation are left out."""
+    """Return columns set, epoch, val_mean_recall averaged over seeds; epochs without a validation
+    are left out.
+    """
     measured = curves.dropna(subset=["val_mean_recall"])
     return measured.groupby(["set", "epoch"], sort=True, as_index=False)["val_mean_recall"].mean()
 
 
-def learning_curves(averaged: pd.DataFrame, shown: pd.DataFrame, styles: dict[str, Style]) -> Panels:
-    """Return one panel for each size, a line for each method: validation mean recall over epochs, averaged over seeds."""
+def learning_curves(
+    averaged: pd.DataFrame, shown: pd.DataFrame, styles: dict[str, Style]
+) -> Panels:
+    """Return one panel for each size, a line for each method: validation mean recall over epochs,
+    averaged over seeds.
+    """
     by_set = dict(iter(averaged.groupby("set", sort=True)))
     charts, methods = [], set()
-    sized = shown[shown["set"].isin(list(by_set))].assign(is_full=lambda rows: rows["method"] == FULL)
+    sized = shown[shown["set"].isin(list(by_set))].assign(
+        is_full=lambda rows: rows["method"] == FULL
+    )
     for (is_full, num_pairs), rows in sized.groupby(["is_full", "num_pairs"], sort=True):
         series = []
         for row in rows.itertuples():
             curve = by_set[row.set]
-            points = tuple((float(x), float(y)) for x, y in zip(curve["epoch"], curve["val_mean_recall"], strict=True))
+            points = tuple(
+                (float(x), float(y))
+                for x, y in zip(curve["epoch"], curve["val_mean_recall"], strict=True)
+            )
             style = styles[str(row.method)]
-            series.append(Series(str(row.method), points, Style(style.colour, "none", "" if is_full else style.dash, style.width)))
+            series.append(
+                Series(
+                    str(row.method),
+                    points,
+                    Style(style.colour, "none", "" if is_full else style.dash, style.width),
+                )
+            )
         methods |= set() if is_full else {one.name for one in series}
-        parts = [f"{one.name} ends at {one.points[-1][1]:.1f} (best {max(y for _, y in one.points):.1f})" for one in series]
+        parts = [
+            f"{one.name} ends at {one.points[-1][1]:.1f} (best {max(y for _, y in one.points):.1f})"
+            for one in series
+        ]
         charts.append(
             line_chart(
                 series,
                 title=f"Full data ({num_pairs} pairs)" if is_full else f"{num_pairs} pairs",
-                summary="Validation mean recall in percent over epochs, mean over seeds: " + "; ".join(parts) + ".",
+                summary="Validation mean recall in percent over epochs, mean over seeds: "
+                + "; ".join(parts)
+                + ".",
                 x_label="epoch",
                 y_label="validation mean recall (%)",
             )
@@ -102,7 +151,9 @@ def learning_curves(averaged: pd.DataFrame, shown: pd.DataFrame, styles: dict[st
 
 
 def distillation_curves(histories: pd.DataFrame) -> Panels:
-    """Return one panel of the terminal loss for each distilled set, with its image and text part; a warm start has its own."""
+    """Return one panel of the terminal loss for each distilled set, with its image and text part; a
+    warm start has its own.
+    """
     styles = {
         "total": Style("#16191d", "none", "", 2.2),
         "image": Style("#0b5cad", "none", "5 3"),
@@ -113,15 +164,23 @@ def distillation_curves(histories: pd.DataFrame) -> Panels:
 
 
 def step_size_curves(histories: pd.DataFrame) -> Panels:
-    """Return one panel of the learned student step sizes for each panel of `distillation_curves`."""
+    """Return one panel of the learned student step sizes for each panel of
+    `distillation_curves`.
+    """
     styles = {"image": Style("#0b5cad", "none", "5 3"), "text": Style("#b45309", "none", "2 2.5")}
-    return _history_panels(histories, {"image": "step_size_img", "text": "step_size_txt"}, styles, "learned step size")
+    return _history_panels(
+        histories, {"image": "step_size_img", "text": "step_size_txt"}, styles, "learned step size"
+    )
 
 
-def _history_panels(histories: pd.DataFrame, columns: dict[str, str], styles: dict[str, Style], y_label: str) -> Panels:
+def _history_panels(
+    histories: pd.DataFrame, columns: dict[str, str], styles: dict[str, Style], y_label: str
+) -> Panels:
     charts, largest = [], 1
     if "is_warm_start" in histories:
-        names = histories["set"].where(histories["is_warm_start"] != 1.0, histories["set"] + ", warm start")
+        names = histories["set"].where(
+            histories["is_warm_start"] != 1.0, histories["set"] + ", warm start"
+        )
         histories = histories.assign(set=names)
     for name, rows in histories.groupby("set", sort=True):
         rows = rows.sort_values("iteration")
@@ -130,20 +189,33 @@ def _history_panels(histories: pd.DataFrame, columns: dict[str, str], styles: di
         thin = rows[["iteration", *columns.values()]].groupby(np.arange(len(rows)) // size).mean()
         thin["iteration"] = rows["iteration"].to_numpy()[::size]
         series = [
-            Series(label, tuple(zip(thin["iteration"].astype(float), thin[column].astype(float), strict=True)), styles[label])
+            Series(
+                label,
+                tuple(
+                    zip(thin["iteration"].astype(float), thin[column].astype(float), strict=True)
+                ),
+                styles[label],
+            )
             for label, column in columns.items()
         ]
-        parts = [f"{label} from {rows[column].iloc[0]:.3g} to {rows[column].iloc[-1]:.3g}" for label, column in columns.items()]
+        parts = [
+            f"{label} from {rows[column].iloc[0]:.3g} to {rows[column].iloc[-1]:.3g}"
+            for label, column in columns.items()
+        ]
         charts.append(
             line_chart(
                 series,
                 title=str(name),
-                summary=f"{y_label.capitalize()} over {len(rows)} recorded iterations: " + "; ".join(parts) + ".",
+                summary=f"{y_label.capitalize()} over {len(rows)} recorded iterations: "
+                + "; ".join(parts)
+                + ".",
                 x_label="iteration",
                 y_label=y_label,
             )
         )
-    return Panels(tuple(charts), tuple(Legend(label, style) for label, style in styles.items()), largest)
+    return Panels(
+        tuple(charts), tuple(Legend(label, style) for label, style in styles.items()), largest
+    )
 
 
 def _legend(methods: set[str], styles: dict[str, Style]) -> tuple[Legend, ...]:

@@ -1,4 +1,6 @@
-"""Before and after: the real pair a synthetic pair began as, beside its distilled image and nearest training sentence."""
+"""Before and after: the real pair a synthetic pair began as, beside its distilled image and nearest
+training sentence.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ class GalleryRow:
     Attributes:
         initial_image, distilled_image: (H, W, 3) uint8.
         initial_caption: the caption it began as.
-        nearest_sentence: the training caption whose embedding has the largest cosine with the distilled one.
+        nearest_sentence: the training caption whose embedding has the largest cosine with the
+            distilled one.
         similarity: that cosine, -1..1.
     """
 
@@ -40,7 +43,11 @@ class GalleryRow:
     @property
     def pixel_change(self) -> float:
         """Mean absolute difference of the two pictures, 0..255."""
-        return float(np.abs(self.initial_image.astype(np.int16) - self.distilled_image.astype(np.int16)).mean())
+        return float(
+            np.abs(
+                self.initial_image.astype(np.int16) - self.distilled_image.astype(np.int16)
+            ).mean()
+        )
 
     @property
     def is_same_sentence(self) -> bool:
@@ -59,10 +66,17 @@ class Gallery:
         for index, row in enumerate(self.rows):
             for name in ("initial_image", "distilled_image"):
                 image = getattr(row, name)
-                if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.shape != row.initial_image.shape:
+                if (
+                    image.dtype != np.uint8
+                    or image.ndim != 3
+                    or image.shape[2] != 3
+                    or image.shape != row.initial_image.shape
+                ):
                     raise ValueError(
-                        f"gallery {self.set!r}, pair {index}: {name} is no picture; received {image.dtype} {image.shape}; allowed are two "
-                        "uint8 arrays of one shape (H, W, 3); make them with tasks.reporting.gallery.to_pictures"
+                        f"gallery {self.set!r}, pair {index}: {name} is no picture; received "
+                        f"{image.dtype} {image.shape}; allowed are two "
+                        "uint8 arrays of one shape (H, W, 3); make them with "
+                        "tasks.reporting.gallery.to_pictures"
                     )
 
 
@@ -85,35 +99,48 @@ class ShownGallery:
 
 
 def fit_galleries(galleries: Sequence[Gallery], max_bytes: int) -> tuple[ShownGallery, ...]:
-    """Return each gallery with as many of its first pairs, at most `MAX_ROWS`, as keep all pictures within `max_bytes` (at least one)."""
+    """Return each gallery with as many of its first pairs, at most `MAX_ROWS`, as keep all pictures
+    within `max_bytes` (at least one).
+    """
     all_pairs = {
-        one.set: tuple(Pair(row, data_uri(row.initial_image), data_uri(row.distilled_image)) for row in one.rows[:MAX_ROWS])
+        one.set: tuple(
+            Pair(row, data_uri(row.initial_image), data_uri(row.distilled_image))
+            for row in one.rows[:MAX_ROWS]
+        )
         for one in galleries
     }
     limit = MAX_ROWS
     while limit > 1 and _picture_bytes(all_pairs.values(), limit) > max_bytes:
         limit -= 1
-    return tuple(ShownGallery(one.set, all_pairs[one.set][:limit], len(one.rows)) for one in galleries)
+    return tuple(
+        ShownGallery(one.set, all_pairs[one.set][:limit], len(one.rows)) for one in galleries
+    )
 
 
 def to_pictures(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Return (M, H, W, C) uint8 pictures of normalised images (M, C, H, W); values outside the displayable range are clipped.
+    """Return (M, H, W, C) uint8 pictures of normalised images (M, C, H, W); values outside the
+    displayable range are clipped.
 
     Raises:
         ValueError: `images` is not (M, C, H, W) with C the length of `mean` and `std`.
     """
     if images.ndim != 4 or not images.shape[1] == len(mean) == len(std):
         raise ValueError(
-            f"no pictures; received images {tuple(images.shape)}, mean {tuple(mean)}, std {tuple(std)}; allowed is (M, C, H, W) "
+            f"no pictures; received images {tuple(images.shape)}, mean {tuple(mean)}, std "
+            f"{tuple(std)}; allowed is (M, C, H, W) "
             "with one mean and std for each channel; take all three from the same PairSet"
         )
-    scale, shift = (torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (std, mean))
+    scale, shift = (
+        torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (std, mean)
+    )
     pixels = (images.detach().cpu().float() * scale + shift).mul(255).round().clamp(0, 255)
     return pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def data_uri(image: np.ndarray, *, max_side: int = MAX_SIDE) -> str:
-    """Return a picture (H, W, 3) uint8 as a data URI: PNG up to `LOSSLESS_SIDE` pixels, JPEG of at most `max_side` above."""
+    """Return a picture (H, W, 3) uint8 as a data URI: PNG up to `LOSSLESS_SIDE` pixels, JPEG of at
+    most `max_side` above.
+    """
     picture = Image.fromarray(image)
     buffer = io.BytesIO()
     if max(picture.size) <= LOSSLESS_SIDE:
@@ -127,37 +154,61 @@ def data_uri(image: np.ndarray, *, max_side: int = MAX_SIDE) -> str:
 
 
 def write_contact_sheet(gallery: Gallery, path: Path, *, columns: int = SHEET_COLUMNS) -> None:
-    """Write the gallery as one PNG: each cell has the initial and the distilled picture, captions below. Same input, same bytes."""
+    """Write the gallery as one PNG: each cell has the initial and the distilled picture, captions
+    below. Same input, same bytes.
+    """
     font, bold = ImageFont.load_default(12), ImageFont.load_default(14)
     columns = max(1, min(columns, len(gallery.rows)))
     lines = -(-len(gallery.rows) // columns)
     cell_width, cell_height = 2 * SHEET_SIDE + 4, SHEET_SIDE + SHEET_TEXT
-    size = (columns * (cell_width + SHEET_GAP) + SHEET_GAP, lines * (cell_height + SHEET_GAP) + SHEET_GAP + 22)
+    size = (
+        columns * (cell_width + SHEET_GAP) + SHEET_GAP,
+        lines * (cell_height + SHEET_GAP) + SHEET_GAP + 22,
+    )
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((SHEET_GAP, 8), f"{gallery.set}: initial pair (left), distilled image and nearest sentence (right)", "#16191d", bold)
+    draw.text(
+        (SHEET_GAP, 8),
+        f"{gallery.set}: initial pair (left), distilled image and nearest sentence (right)",
+        "#16191d",
+        bold,
+    )
     for index, row in enumerate(gallery.rows):
         left = SHEET_GAP + (index % columns) * (cell_width + SHEET_GAP)
         top = 22 + SHEET_GAP + (index // columns) * (cell_height + SHEET_GAP)
         texts = (row.initial_caption, f"{row.similarity:.2f}  {row.nearest_sentence}")
-        for side, (image, text) in enumerate(zip((row.initial_image, row.distilled_image), texts, strict=True)):
+        for side, (image, text) in enumerate(
+            zip((row.initial_image, row.distilled_image), texts, strict=True)
+        ):
             x = left + side * (SHEET_SIDE + 4)
             sheet.paste(_fit(image), (x, top))
-            draw.multiline_text((x, top + SHEET_SIDE + 3), _wrap(text, font), "#16191d", font, spacing=2)
+            draw.multiline_text(
+                (x, top + SHEET_SIDE + 3), _wrap(text, font), "#16191d", font, spacing=2
+            )
     sheet.save(path, "PNG")
 
 
 def _picture_bytes(galleries: Iterable[tuple[Pair, ...]], limit: int) -> int:
-    return sum(len(pair.initial_uri) + len(pair.distilled_uri) for pairs in galleries for pair in pairs[:limit])
+    return sum(
+        len(pair.initial_uri) + len(pair.distilled_uri)
+        for pairs in galleries
+        for pair in pairs[:limit]
+    )
 
 
 def _fit(image: np.ndarray) -> Image.Image:
-    how = Image.Resampling.NEAREST if max(image.shape[:2]) <= LOSSLESS_SIDE else Image.Resampling.LANCZOS
+    how = (
+        Image.Resampling.NEAREST
+        if max(image.shape[:2]) <= LOSSLESS_SIDE
+        else Image.Resampling.LANCZOS
+    )
     return Image.fromarray(image).resize((SHEET_SIDE, SHEET_SIDE), how)
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """Return `text` broken at spaces into at most four lines no wider than one picture; what does not fit ends in dots."""
+    """Return `text` broken at spaces into at most four lines no wider than one picture; what does
+    not fit ends in dots.
+    """
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -171,8 +222,14 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
 
 
 def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """Return `line`, or as much of its beginning as fits the width of one picture with dots after it."""
+    """Return `line`, or as much of its beginning as fits the width of one picture with dots after
+    it.
+    """
     if font.getlength(line) <= SHEET_SIDE:
         return line
-    length = next(size for size in range(len(line), -1, -1) if font.getlength(line[:size] + "...") <= SHEET_SIDE)
+    length = next(
+        size
+        for size in range(len(line), -1, -1)
+        if font.getlength(line[:size] + "...") <= SHEET_SIDE
+    )
     return line[:length].rstrip() + "..."

@@ -1,4 +1,6 @@
-"""The result in one sentence: the best distilled set beside random, the best other selection and full data."""
+"""The result in one sentence: the best distilled set beside random, the best other selection and
+full data.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from tasks.reporting.tables import FULL, RANDOM
 
 @dataclass(frozen=True)
 class Headline:
-    """Mean recalls in percent; `rival` is the best selection other than random of the same size, None if there is none.
+    """Mean recalls in percent; `rival` is the best selection other than random of the same size,
+    None if there is none.
 
     Attributes:
         over_random, recovery: NaN where random is 0 or full data was not trained.
@@ -39,21 +42,34 @@ class Headline:
         """One or two plain sentences, ASCII only."""
         students = "student" if self.n == 1 else "students"
         spread = "" if math.isnan(self.std) else f", standard deviation {self.std:.1f}"
-        text = f"{self.method} with {self.num_pairs} pairs reaches {self.value:.1f} mean recall (mean of {self.n} {students}{spread})"
-        parts = [] if math.isnan(self.over_random) else [f"{self.over_random:.2f} times random selection of the same size"]
+        text = (
+            f"{self.method} with {self.num_pairs} pairs reaches {self.value:.1f} mean recall "
+            f"(mean of {self.n} {students}{spread})"
+        )
+        parts = (
+            []
+            if math.isnan(self.over_random)
+            else [f"{self.over_random:.2f} times random selection of the same size"]
+        )
         parts += [] if math.isnan(self.recovery) else [f"{100 * self.recovery:.1f} % of full data"]
         text += (": " + " and ".join(parts) if parts else "") + "."
         if self.rival:
-            text += f" The best other selection of {self.num_pairs} pairs, {self.rival}, reaches {self.rival_value:.1f}."
+            text += (
+                f" The best other selection of {self.num_pairs} pairs, {self.rival}, reaches "
+                f"{self.rival_value:.1f}."
+            )
         return text
 
 
 def headline(shown: pd.DataFrame, distilled: frozenset[str]) -> Headline:
-    """Return the headline of the distilled set with the highest mean recall, or of the best selection where nothing is distilled."""
+    """Return the headline of the distilled set with the highest mean recall, or of the best
+    selection where nothing is distilled.
+    """
     small = shown[shown["method"] != FULL]
     if small.empty:
         raise ValueError(
-            f"a report needs at least one set beside full data; received the methods {sorted(set(shown['method']))}; allowed is any list "
+            "a report needs at least one set beside full data; received the methods "
+            f"{sorted(set(shown['method']))}; allowed is any list "
             "with random in it; change `methods.coresets` in params.yaml"
         )
     made = small[small["set"].isin(distilled)]
@@ -61,7 +77,9 @@ def headline(shown: pd.DataFrame, distilled: frozenset[str]) -> Headline:
     best = candidates.loc[candidates["mean_recall"].idxmax()]
     same_size = small[small["num_pairs"] == best["num_pairs"]]
     random = same_size[same_size["method"] == RANDOM].iloc[0]
-    others = same_size[~same_size["set"].isin(distilled) & ~same_size["method"].isin([RANDOM, best["method"]])]
+    others = same_size[
+        ~same_size["set"].isin(distilled) & ~same_size["method"].isin([RANDOM, best["method"]])
+    ]
     rival = others.loc[others["mean_recall"].idxmax()] if len(others) else None
     full = shown[shown["method"] == FULL]
     return Headline(

@@ -1,4 +1,6 @@
-"""The page: everything the template needs, and its rendering. Captions and names are user data, so autoescape is always on."""
+"""The page: everything the template needs, and its rendering. Captions and names are user data, so
+autoescape is always on.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +20,34 @@ from tasks.reporting.recall_table import beside_published, crossing, groups_by_s
 from tasks.reporting.tables import PROTOCOLS, note_above_full
 
 TEMPLATES = Path(__file__).parent / "templates"
-REQUIRED_FACTS = ("profile", "protocol", "models", "num_seeds", "commit", "is_dirty", "parameters_hash", "machine", "versions", "seconds")
+REQUIRED_FACTS = (
+    "profile",
+    "protocol",
+    "models",
+    "num_seeds",
+    "commit",
+    "is_dirty",
+    "parameters_hash",
+    "machine",
+    "versions",
+    "seconds",
+)
 MAX_PICTURE_BYTES = 2_200_000
 DASH = "\u2013"
 
 
 def check_facts(facts: dict[str, Any]) -> None:
-    """Raise ValueError unless `facts` has every key of `REQUIRED_FACTS`; `dataset` and `student` are optional.
+    """Raise ValueError unless `facts` has every key of `REQUIRED_FACTS`; `dataset` and `student`
+    are optional.
 
-    `models` is {role: name} or a list of names; `versions` is {package: version or None}; `seconds` is {stage: seconds}.
+    `models` is {role: name} or a list of names; `versions` is {package: version or None}; `seconds`
+    is {stage: seconds}.
     """
     missing = [name for name in REQUIRED_FACTS if name not in facts]
     if missing:
         raise ValueError(
-            f"facts of the run are missing; received {sorted(facts)} without {missing}; allowed are at least {list(REQUIRED_FACTS)}; "
+            f"facts of the run are missing; received {sorted(facts)} without {missing}; allowed "
+            f"are at least {list(REQUIRED_FACTS)}; "
             "pass them to build_report in tasks/report.py"
         )
 
@@ -74,7 +90,9 @@ def render(
         "students": crossing(summary[summary["protocol"] == protocol], "student", sets, student),
         "by_protocol": crossing(summary[summary["student"] == student], "protocol", sets, protocol),
         "has_published": published is not None,
-        "beside": [] if published is None else beside_published(published, dataset, shown, distilled),
+        "beside": []
+        if published is None
+        else beside_published(published, dataset, shown, distilled),
         "gaps": gaps,
         "largest_ratio": max((row.ratio for row in gaps), default=1.0),
         "learning": figures.learning_curves(curves, shown, styles) if len(curves) else None,
@@ -83,15 +101,25 @@ def render(
         "galleries": fit_galleries(galleries, MAX_PICTURE_BYTES),
         "sizes": dict(zip(sets, shown["num_pairs"], strict=True)),
         "facts": facts,
-        "other_facts": {name: value for name, value in facts.items() if name not in (*REQUIRED_FACTS, "dataset", "student")},
+        "other_facts": {
+            name: value
+            for name, value in facts.items()
+            if name not in (*REQUIRED_FACTS, "dataset", "student")
+        },
     }
     return environment().get_template("page.html.j2").render(context)
 
 
 def environment() -> jinja2.Environment:
-    """Return what renders our templates: `number`, `duration` and the test `known`, autoescape always on."""
+    """Return what renders our templates: `number`, `duration` and the test `known`, autoescape
+    always on.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["number"] = _number
     environment.filters["duration"] = _duration

@@ -1,8 +1,10 @@
-"""The table of a preset: every cell x method x size with its spread, published numbers of the same setting beside it.
+"""The table of a preset: every cell x method x size with its spread, published numbers of the same
+setting beside it.
 
-As CSV, Markdown and a page. Random selection of the same size and cell is in every table; a set that several cells
-share stands there once. What further students scored (`evaluate.cross_architecture`) stands in a table of its own for each
-of them. Same input, same bytes.
+As CSV, Markdown and a page. Random selection of the same size and cell is in every table; a set
+that several cells share stands there once. What further students scored
+(`evaluate.cross_architecture`) stands in a table of its own for each of them. Same input, same
+bytes.
 """
 
 from __future__ import annotations
@@ -18,14 +20,28 @@ import pandas as pd
 from tasks.reporting.page import environment
 from tasks.reporting.published import FOLDER, same_budget
 from tasks.reporting.recall_table import beside, groups_by_size
-from tasks.reporting.tables import DERIVED, METRICS, PROTOCOLS, check_scores, note_above_full, order, primary, summarise
+from tasks.reporting.tables import (
+    DERIVED,
+    METRICS,
+    PROTOCOLS,
+    check_scores,
+    note_above_full,
+    order,
+    primary,
+    summarise,
+)
 
 VALUES = ("n", *(part for name in METRICS for part in (name, f"{name}_std")), *DERIVED)
 COLUMNS = ("cell", "method", "num_pairs", "student", "protocol", "source", *VALUES)
 HEADINGS = {
-    "i2t_r1": "TR R@1", "i2t_r5": "TR R@5", "i2t_r10": "TR R@10", "t2i_r1": "IR R@1", "t2i_r5": "IR R@5", "t2i_r10": "IR R@10",
+    "i2t_r1": "TR R@1",
+    "i2t_r5": "TR R@5",
+    "i2t_r10": "TR R@10",
+    "t2i_r1": "IR R@1",
+    "t2i_r5": "IR R@5",
+    "t2i_r10": "IR R@10",
     "mean_recall": "mean recall",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -33,11 +49,13 @@ class CellScores:
     """What one cell of a preset scored.
 
     Attributes:
-        scores: one row a trained student, `tables.COLUMNS` and `folder`, its place: two cells with one folder share what is there.
+        scores: one row a trained student, `tables.COLUMNS` and `folder`, its place: two cells with
+            one folder share what is there.
         student: that of the encoder that distils; others are further students.
         protocol: the one that the table shows.
         distilled: names of the distilled sets.
-        is_as_published: whether model, encoders and methods are those of params.yaml, so that published numbers are comparable.
+        is_as_published: whether model, encoders and methods are those of params.yaml, so that
+            published numbers are comparable.
     """
 
     scores: pd.DataFrame
@@ -67,7 +85,12 @@ class PresetTable:
 
 
 def build_table(
-    name: str, title: str, dataset: str, cells: Mapping[str, CellScores], published: pd.DataFrame, facts: dict[str, str]
+    name: str,
+    title: str,
+    dataset: str,
+    cells: Mapping[str, CellScores],
+    published: pd.DataFrame,
+    facts: dict[str, str],
 ) -> PresetTable:
     """Arrange the scores of all cells.
 
@@ -81,7 +104,10 @@ def build_table(
     joined = _joined(cells)
     ours = order(joined[~joined["is_further"]], distilled)
     further = joined[joined["is_further"]]
-    others = {str(student): order(rows, distilled) for student, rows in further.groupby("student", sort=True)}
+    others = {
+        str(student): order(rows, distilled)
+        for student, rows in further.groupby("student", sort=True)
+    }
     own = same_budget(published, dataset, ours, has_mean=False)
     comparable = {cell for cell, scores in cells.items() if scores.is_as_published}
     setting = pd.read_csv(FOLDER / "presets.csv")
@@ -91,7 +117,9 @@ def build_table(
 
 
 def _joined(cells: Mapping[str, CellScores]) -> pd.DataFrame:
-    """One summary row a set and student; `cell` names the cells that share it, and is empty where all that have the student do."""
+    """One summary row a set and student; `cell` names the cells that share it, and is empty where
+    all that have the student do.
+    """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     owners: dict[tuple[str, str], list[str]] = {}
     trained: dict[tuple[str, bool], list[str]] = {}
@@ -108,12 +136,16 @@ def _joined(cells: Mapping[str, CellScores]) -> pd.DataFrame:
     for at, row in rows.items():
         everyone = trained[at[1] if row["is_further"] else "", bool(row["is_further"])]
         row["cell"] = "" if len(owners[at]) == len(everyone) else ", ".join(owners[at])
-        row["label"] = str(row["method"]) + (f" ({row['cell']})" if row["cell"] not in ("", row["method"]) else "")
+        row["label"] = str(row["method"]) + (
+            f" ({row['cell']})" if row["cell"] not in ("", row["method"]) else ""
+        )
     return pd.DataFrame(list(rows.values())).assign(source="")
 
 
 def write_table(table: PresetTable, folder: Path) -> list[Path]:
-    """Write `<name>.csv`, `.md` and `.html` below `folder`, each whole or not at all; returns their paths."""
+    """Write `<name>.csv`, `.md` and `.html` below `folder`, each whole or not at all; returns their
+    paths.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"csv": _csv(table), "md": _markdown(table), "html": _page(table)}
     paths = []
@@ -127,7 +159,11 @@ def write_table(table: PresetTable, folder: Path) -> list[Path]:
 
 def _csv(table: PresetTable) -> str:
     cited = table.published.rename(columns={"budget": "num_pairs"}).assign(student="")
-    parts = [frame.reindex(columns=list(COLUMNS)) for frame in (table.ours, *table.others.values(), cited) if len(frame)]
+    parts = [
+        frame.reindex(columns=list(COLUMNS))
+        for frame in (table.ours, *table.others.values(), cited)
+        if len(frame)
+    ]
     text: str = pd.concat(parts).to_csv(index=False, float_format="%.10g", lineterminator="\n")
     return text
 
@@ -139,10 +175,16 @@ def _markdown(table: PresetTable) -> str:
     for student, rows in table.others.items():
         lines += ["", _other_caption(student), "", *_ours(headings, rows)]
     if len(table.published):
-        lines += ["", "Published numbers of the same setting; the protocol is that of the source.", ""]
+        lines += [
+            "",
+            "Published numbers of the same setting; the protocol is that of the source.",
+            "",
+        ]
         headings = ["method", "pairs", *HEADINGS.values(), "over random", "source", "protocol"]
         lines += _lines(headings, map(_cited_cells, _records(table.published)))
-    return "\n".join([*lines, "", *(f"* {name}: {text}" for name, text in table.facts.items())]) + "\n"
+    return (
+        "\n".join([*lines, "", *(f"* {name}: {text}" for name, text in table.facts.items())]) + "\n"
+    )
 
 
 def _page(table: PresetTable) -> str:
@@ -165,13 +207,17 @@ def _caption(table: PresetTable) -> str:
     protocols = sorted(set(table.ours["protocol"]))
     named = "; ".join(f"{name} ({PROTOCOLS[name]})" for name in protocols)
     return (
-        f"Dataset {table.dataset}, test recall in percent, mean +- standard deviation over students. Protocol {named}. "
+        f"Dataset {table.dataset}, test recall in percent, mean +- standard deviation over "
+        f"students. Protocol {named}. "
         "Ratios are to random selection of the same size, and to full data, of the same cell."
     )
 
 
 def _other_caption(student: str) -> str:
-    return f"The same sets under another student, {student}, beside random selection and full data under that student."
+    return (
+        f"The same sets under another student, {student}, beside random selection and full data "
+        "under that student."
+    )
 
 
 def _records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
@@ -197,7 +243,14 @@ def _our_cells(row: dict[Any, Any]) -> list[str]:
 def _cited_cells(row: dict[Any, Any]) -> list[str]:
     ratio = "" if math.isnan(row["over_random"]) else f"{row['over_random']:.2f}x"
     values = [_number(row[name], math.nan) for name in HEADINGS]
-    return [str(row["method"]), str(row["budget"]), *values, ratio, str(row["source"]), str(row["protocol"])]
+    return [
+        str(row["method"]),
+        str(row["budget"]),
+        *values,
+        ratio,
+        str(row["source"]),
+        str(row["protocol"]),
+    ]
 
 
 def _number(value: float, std: float) -> str:

@@ -23,26 +23,41 @@ def load_gallery(decoded: Path, pairs: Path, num_rows: int) -> Gallery:
     content = json.loads((decoded / "gallery.json").read_text())
     stored = load_pairs(pairs)
     initial = load_tensors(pairs / "initial.safetensors")["images"]
-    befores, afters = (to_pictures(images[:num_rows], stored.mean, stored.std) for images in (initial, stored.images))
+    befores, afters = (
+        to_pictures(images[:num_rows], stored.mean, stored.std)
+        for images in (initial, stored.images)
+    )
     rows = [
-        GalleryRow(before, after, row["initial_caption"], row["nearest_sentence"], row["similarity"])
+        GalleryRow(
+            before, after, row["initial_caption"], row["nearest_sentence"], row["similarity"]
+        )
         for before, after, row in zip(befores, afters, content["rows"], strict=False)
     ]
     return Gallery(content["set"], tuple(rows))
 
 
 def load_scores(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the scores (one row per student, with its `seconds`) and the learning curves of score artifacts."""
+    """Return the scores (one row per student, with its `seconds`) and the learning curves of score
+    artifacts.
+    """
     rows, curves = [], []
     for folder in folders:
         seconds = json.loads((folder / "manifest.json").read_text())["facts"]["seconds"]
         score = json.loads((folder / "score.json").read_text())
         rows.append({**score, "seconds": seconds})
-        curves.append(pd.read_parquet(folder / "curve.parquet").assign(student=score["student"], protocol=score["protocol"]))
+        curves.append(
+            pd.read_parquet(folder / "curve.parquet").assign(
+                student=score["student"], protocol=score["protocol"]
+            )
+        )
     return pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
 
 
 def load_histories(folders: Iterable[Path]) -> pd.DataFrame:
-    """Return the histories of distilled artifacts, one row per iteration, with the name of the set."""
-    frames = [pd.read_parquet(folder / "history.parquet").assign(set=folder.name) for folder in folders]
+    """Return the histories of distilled artifacts, one row per iteration, with the name of the
+    set.
+    """
+    frames = [
+        pd.read_parquet(folder / "history.parquet").assign(set=folder.name) for folder in folders
+    ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

@@ -1,7 +1,9 @@
-"""Scores to summary: mean and standard deviation over seeds, ratio to random, recovery of full data (METHOD 8).
+"""Scores to summary: mean and standard deviation over seeds, ratio to random, recovery of full data
+(METHOD 8).
 
-All recalls are percentages 0..100. `recovery` is a fraction of full data's mean recall, `over_random` a ratio to the
-mean recall of random selection of the same size, both under the same student and protocol.
+All recalls are percentages 0..100. `recovery` is a fraction of full data's mean recall,
+`over_random` a ratio to the mean recall of random selection of the same size, both under the same
+student and protocol.
 """
 
 from __future__ import annotations
@@ -19,11 +21,14 @@ FULL, RANDOM = "full", "random"
 PROTOCOLS = {
     "strict": "the epoch is chosen on the validation split and the test split is measured once",
     "last": "the last epoch is measured on the test split once",
-    "upstream_best": "the best of several test evaluations is printed, as LoRS and RepBlend do; for comparison only",
+    "upstream_best": "the best of several test evaluations is printed, as LoRS and RepBlend do; "
+    "for comparison only",
 }
-# METHOD 8 measures a small set by its share of full data, which is a measure only while full data is the best there is.
+# METHOD 8 measures a small set by its share of full data, which is a measure only while full data
+# is the best there is.
 ABOVE_FULL = (
-    "A small set has more than 100 % of full data's mean recall: the students of the full data were not trained to the end, or "
+    "A small set has more than 100 % of full data's mean recall: the students of the full data "
+    "were not trained to the end, or "
     "the data are too easy. The share of full data says nothing there."
 )
 KEYS = ("student", "protocol", "num_pairs", "method", "set")
@@ -31,32 +36,47 @@ COLUMNS = (*KEYS, "seed", "chosen_epoch", *METRICS, "val_mean_recall", "seconds"
 
 
 def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return `scores` with the columns of `COLUMNS`, sorted so that the order of the input rows does not matter.
+    """Return `scores` with the columns of `COLUMNS`, sorted so that the order of the input rows
+    does not matter.
 
     Raises:
-        ValueError: a column is missing, there are no rows, a recall is not in 0..100, a protocol is unknown, a
-            student is listed twice, or random selection is missing for a size.
+        ValueError: a column is missing, there are no rows, a recall is not in 0..100, a protocol is
+            unknown, a student is listed twice, or random selection is missing for a size.
     """
     missing = [name for name in COLUMNS if name not in scores.columns]
     if missing or scores.empty:
         raise ValueError(
-            f"scores cannot be reported: {len(scores)} rows, missing columns {missing}; received {list(scores.columns)}; "
+            f"scores cannot be reported: {len(scores)} rows, missing columns {missing}; received "
+            f"{list(scores.columns)}; "
             f"allowed is at least one row with {list(COLUMNS)}; run the stage evaluate again"
         )
     if not scores[list(METRICS)].apply(lambda column: column.between(0.0, 100.0)).all(axis=None):
-        bad = sorted({str(name) for name in scores["set"][~scores[list(METRICS)].apply(lambda c: c.between(0.0, 100.0)).all(axis=1)]})
-        raise ValueError(f"a recall is not a percentage; received it in the sets {bad}; allowed is 0 to 100; run the stage evaluate again")
+        bad = sorted(
+            {
+                str(name)
+                for name in scores["set"][
+                    ~scores[list(METRICS)].apply(lambda c: c.between(0.0, 100.0)).all(axis=1)
+                ]
+            }
+        )
+        raise ValueError(
+            f"a recall is not a percentage; received it in the sets {bad}; allowed is 0 to 100; "
+            "run the stage evaluate again"
+        )
     unknown = sorted(set(scores["protocol"]) - set(PROTOCOLS))
     if unknown:
         raise ValueError(
-            f"unknown protocol; received {unknown}; allowed are {', '.join(PROTOCOLS)}; change `evaluate.protocol` in params.yaml"
+            f"unknown protocol; received {unknown}; allowed are {', '.join(PROTOCOLS)}; change "
+            "`evaluate.protocol` in params.yaml"
         )
     twice = scores[scores.duplicated(["set", "student", "protocol", "seed"])]
     if not twice.empty:
         first = twice.iloc[0]
         raise ValueError(
-            f"a trained student is listed twice; received set {first['set']!r}, student {first['student']!r}, seed {first['seed']} again; "
-            "allowed is one row for each set, student, protocol and seed; run the stage evaluate again"
+            f"a trained student is listed twice; received set {first['set']!r}, student "
+            f"{first['student']!r}, seed {first['seed']} again; "
+            "allowed is one row for each set, student, protocol and seed; run the stage evaluate "
+            "again"
         )
     _check_random(scores)
     return scores[list(COLUMNS)].sort_values([*KEYS, "seed"], kind="stable").reset_index(drop=True)
@@ -65,8 +85,9 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
 def summarise(scores: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each student, protocol, size and method, from checked scores.
 
-    Columns: `KEYS`, `n` (students trained), for each of `METRICS` the mean and `<metric>_std` (divisor n - 1; NaN for
-    n = 1), and `DERIVED` (NaN where random is 0 or full data was not trained; `gain_over_random` in points).
+    Columns: `KEYS`, `n` (students trained), for each of `METRICS` the mean and `<metric>_std`
+    (divisor n - 1; NaN for n = 1), and `DERIVED` (NaN where random is 0 or full data was not
+    trained; `gain_over_random` in points).
     """
     rows: list[dict[str, Any]] = []
     for values, group in scores.groupby(list(KEYS), sort=True):
@@ -90,12 +111,15 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def note_above_full(rows: pd.DataFrame) -> str:
-    """Return `ABOVE_FULL` where a row of a summary has a recovery above 1, otherwise an empty text."""
+    """Return `ABOVE_FULL` where a row of a summary has a recovery above 1, otherwise an empty
+    text.
+    """
     return ABOVE_FULL if bool((rows["recovery"] > 1.0).any()) else ""
 
 
 def primary(summary: pd.DataFrame, protocol: str, student: str | None = None) -> pd.DataFrame:
-    """Return the rows of the student and protocol that the tables show; `student` None takes the one with most sets.
+    """Return the rows of the student and protocol that the tables show; `student` None takes the
+    one with most sets.
 
     Raises:
         ValueError: no row has this student and protocol.
@@ -106,58 +130,99 @@ def primary(summary: pd.DataFrame, protocol: str, student: str | None = None) ->
     rows = rows[rows["student"] == student]
     if rows.empty:
         raise ValueError(
-            f"no scores to show; received protocol {protocol!r} and student {student!r}; allowed are the protocols "
-            f"{sorted(set(summary['protocol']))} and students {sorted(set(summary['student']))}; change `evaluate` in params.yaml"
+            f"no scores to show; received protocol {protocol!r} and student {student!r}; allowed "
+            "are the protocols "
+            f"{sorted(set(summary['protocol']))} and students {sorted(set(summary['student']))}; "
+            "change `evaluate` in params.yaml"
         )
     return rows.reset_index(drop=True)
 
 
 def order(summary: pd.DataFrame, distilled: Iterable[str]) -> pd.DataFrame:
-    """Return `summary` by size: random first, other selections, distilled sets (`distilled` names them), full data last."""
+    """Return `summary` by size: random first, other selections, distilled sets (`distilled` names
+    them), full data last.
+    """
     names = frozenset(distilled)
     place = [
-        (row.method == FULL, row.num_pairs, 0 if row.method == RANDOM else 2 if row.set in names else 1, row.method)
+        (
+            row.method == FULL,
+            row.num_pairs,
+            0 if row.method == RANDOM else 2 if row.set in names else 1,
+            row.method,
+        )
         for row in summary.itertuples()
     ]
     return summary.iloc[sorted(range(len(place)), key=place.__getitem__)].reset_index(drop=True)
 
 
 def cross_architecture(summary: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
-    """Return the sets of `shown`, in their order, under every student of the same protocol, the one that is shown first.
+    """Return the sets of `shown`, in their order, under every student of the same protocol, the one
+    that is shown first.
 
-    Columns: set, method, num_pairs, student, protocol, n, mean_recall and its deviation, `over_random` and `recovery`, both
-    relative to random and full data of the same student.
+    Columns: set, method, num_pairs, student, protocol, n, mean_recall and its deviation,
+    `over_random` and `recovery`, both relative to random and full data of the same student.
     """
     place = {name: index for index, name in enumerate(shown["set"])}
     main = str(shown["student"].iloc[0])
-    rows = summary[(summary["protocol"] == shown["protocol"].iloc[0]) & summary["set"].isin(list(place))]
-    order = sorted(range(len(rows)), key=lambda index: (place[rows["set"].iloc[index]], rows["student"].iloc[index] != main, index))
-    columns = ["set", "method", "num_pairs", "student", "protocol", "n", "mean_recall", "mean_recall_std", "over_random", "recovery"]
+    rows = summary[
+        (summary["protocol"] == shown["protocol"].iloc[0]) & summary["set"].isin(list(place))
+    ]
+    order = sorted(
+        range(len(rows)),
+        key=lambda index: (
+            place[rows["set"].iloc[index]],
+            rows["student"].iloc[index] != main,
+            index,
+        ),
+    )
+    columns = [
+        "set",
+        "method",
+        "num_pairs",
+        "student",
+        "protocol",
+        "n",
+        "mean_recall",
+        "mean_recall_std",
+        "over_random",
+        "recovery",
+    ]
     return rows.iloc[order][columns].reset_index(drop=True)
 
 
 def nested_metrics(summary: pd.DataFrame, shown: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return {set: {metric: value}} of the `shown` rows for `dvc metrics`; below, others: {student: {protocol: {metric: value}}}."""
+    """Return {set: {metric: value}} of the `shown` rows for `dvc metrics`; below, others: {student:
+    {protocol: {metric: value}}}.
+    """
     metrics: dict[str, dict[str, Any]] = {}
     names = ["n", *(part for name in METRICS for part in (name, f"{name}_std")), *DERIVED]
     for row in shown.to_dict("records"):
         entry = {name: _rounded(row[name]) for name in names}
         others = summary[
-            (summary["set"] == row["set"]) & ~((summary["student"] == row["student"]) & (summary["protocol"] == row["protocol"]))
+            (summary["set"] == row["set"])
+            & ~((summary["student"] == row["student"]) & (summary["protocol"] == row["protocol"]))
         ]
         for other in others.to_dict("records"):
-            values = {name: _rounded(other[name]) for name in ("mean_recall", "mean_recall_std", *DERIVED)}
-            entry.setdefault("others", {}).setdefault(str(other["student"]), {})[str(other["protocol"])] = values
+            values = {
+                name: _rounded(other[name]) for name in ("mean_recall", "mean_recall_std", *DERIVED)
+            }
+            entry.setdefault("others", {}).setdefault(str(other["student"]), {})[
+                str(other["protocol"])
+            ] = values
         metrics[str(row["set"])] = entry
     return metrics
 
 
 def _check_random(scores: pd.DataFrame) -> None:
-    for (student, protocol, num_pairs), group in scores[scores["method"] != FULL].groupby(["student", "protocol", "num_pairs"]):
+    for (student, protocol, num_pairs), group in scores[scores["method"] != FULL].groupby(
+        ["student", "protocol", "num_pairs"]
+    ):
         if RANDOM not in set(group["method"]):
             raise ValueError(
-                f"random selection of {num_pairs} pairs is missing for student {student!r} under protocol {protocol!r}; received only "
-                f"{sorted(set(group['method']))}; allowed is any list of methods that has {RANDOM!r} in every size; "
+                f"random selection of {num_pairs} pairs is missing for student {student!r} under "
+                f"protocol {protocol!r}; received only "
+                f"{sorted(set(group['method']))}; allowed is any list of methods that has "
+                f"{RANDOM!r} in every size; "
                 "add it to `methods.coresets` in params.yaml and run evaluate again"
             )
 

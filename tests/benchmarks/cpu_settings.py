@@ -1,8 +1,9 @@
 """Frozen encoders in small batches, as stages run them on the CPU, against larger ones.
 
-Run: python -m tests.benchmarks.cpu_settings [--rounds N]. One thread. Kernels are those of a process, so each number is of a fresh one;
-the sides take turns and medians are compared. `encode`: features of 192 images of 160 px by a frozen MobileNetV2, random weights. Stops
-with an error where results differ by more than rounding.
+Run: python -m tests.benchmarks.cpu_settings [--rounds N]. One thread. Kernels are those of a
+process, so each number is of a fresh one; the sides take turns and medians are compared. `encode`:
+features of 192 images of 160 px by a frozen MobileNetV2, random weights. Stops with an error where
+results differ by more than rounding.
 """
 
 from __future__ import annotations
@@ -25,8 +26,19 @@ from tests.benchmarks.timing import alternate
 
 def encode(batch_size: int) -> Callable[[], float]:
     """Return the work, which gives the norm of the features."""
-    encoder = timm.build(timm.Config(name="mobilenetv2_100", weights="random", kwargs={"pad_type": "same"}, mean=None, std=None), seed=0)
-    images = torch.randint(0, 256, (192, 160, 160, 3), generator=make_generator(0), dtype=torch.uint8).numpy()
+    encoder = timm.build(
+        timm.Config(
+            name="mobilenetv2_100",
+            weights="random",
+            kwargs={"pad_type": "same"},
+            mean=None,
+            std=None,
+        ),
+        seed=0,
+    )
+    images = torch.randint(
+        0, 256, (192, 160, 160, 3), generator=make_generator(0), dtype=torch.uint8
+    ).numpy()
     return lambda: float(encode_images(encoder, images, device="cpu", batch_size=batch_size).norm())
 
 
@@ -55,7 +67,9 @@ def main() -> None:
         return
     print("| work | side | seconds | against the first |\n|---|---|---|---|")
     for work, sides in WORK.items():
-        _, found = alternate({side: functools.partial(_fresh, work, side) for side in sides}, options.rounds)
+        _, found = alternate(
+            {side: functools.partial(_fresh, work, side) for side in sides}, options.rounds
+        )
         first = next(iter(found.values()))
         plain, result = statistics.median(seconds for seconds, _ in first), first[0][1]
         for side, values in found.items():
@@ -66,7 +80,9 @@ def main() -> None:
 
 
 def _fresh(work: str, side: str, number: int) -> tuple[float, float]:
-    seconds, result = in_fresh_process("tests.benchmarks.cpu_settings", ["--one", work, side], {"OMP_NUM_THREADS": "1"})
+    seconds, result = in_fresh_process(
+        "tests.benchmarks.cpu_settings", ["--one", work, side], {"OMP_NUM_THREADS": "1"}
+    )
     return seconds, result
 
 

@@ -1,4 +1,6 @@
-"""One outer iteration of 8 student steps on random pairs: what `engine_table.py` and `precision_table.py` measure."""
+"""One outer iteration of 8 student steps on random pairs: what `engine_table.py` and
+`precision_table.py` measure.
+"""
 
 from __future__ import annotations
 
@@ -50,12 +52,15 @@ class Way:
     @property
     def name(self) -> str:
         """What tables call it."""
-        return f"{self.engine}{', compiled' * self.is_compiled}{', theta on the host' * self.is_theta_on_host}"
+        compiled = ", compiled" * self.is_compiled
+        return f"{self.engine}{compiled}{', theta on the host' * self.is_theta_on_host}"
 
 
 @dataclass(frozen=True)
 class Network:
-    """A timm network, its size, the ways to measure and the targets of memory and time against `unroll`."""
+    """A timm network, its size, the ways to measure and the targets of memory and time against
+    `unroll`.
+    """
 
     kwargs: dict[str, Any]
     size: Size
@@ -84,7 +89,8 @@ NETWORKS = {**CARD, **SMALL, **NATIVE}
 
 
 class Iteration:
-    """One outer iteration, ready to run in any way with plain or, if `is_compiled`, compiled student steps.
+    """One outer iteration, ready to run in any way with plain or, if `is_compiled`, compiled
+    student steps.
 
     Args:
         network: of `NETWORKS`.
@@ -92,8 +98,18 @@ class Iteration:
         size: of the set and its batches.
     """
 
-    def __init__(self, network: str, trainable: str, size: Size, *, is_compiled: bool = False, device: torch.device = CPU) -> None:
-        config = timm.Config(name=network, weights="random", kwargs=NETWORKS[network].kwargs, mean=None, std=None)
+    def __init__(
+        self,
+        network: str,
+        trainable: str,
+        size: Size,
+        *,
+        is_compiled: bool = False,
+        device: torch.device = CPU,
+    ) -> None:
+        config = timm.Config(
+            name=network, weights="random", kwargs=NETWORKS[network].kwargs, mean=None, std=None
+        )
         encoder = timm.build(config, seed=0)
         self.model = build_dual_encoder(
             encoder.module, out_dim=encoder.out_dim, text_dim=TEXT_DIM, trainable=trainable,
@@ -103,31 +119,52 @@ class Iteration:
         self.flat = student_model(FlatModel(self.model), "float32", is_compiled=is_compiled)
         self.is_frozen = trainable == "heads"
         self.theta = self.flat.flatten()
-        target = {g: v + 0.02 * v.norm() * self._draw(g, *v.shape) / len(v) ** 0.5 for g, v in self.theta.items()}
+        target = {
+            g: v + 0.02 * v.norm() * self._draw(g, *v.shape) / len(v) ** 0.5
+            for g, v in self.theta.items()
+        }
         self.segment = Segment.between(self.theta, target)
         images = self._draw("images", size.pairs, 3, size.pixels, size.pixels)
-        self.images = images.contiguous(memory_format=torch.channels_last)  # as the outer state holds them
+        # As the outer state holds them
+        self.images = images.contiguous(memory_format=torch.channels_last)
         self.texts = self._draw("texts", size.pairs, TEXT_DIM)
-        self.batches = draw_batches(size.pairs, size.batch, STEPS, make_generator(0, "engine_table", "batches"))
-        self.logs = {"img": torch.tensor(0.02, device=device).log(), "txt": torch.tensor(0.1, device=device).log()}
+        self.batches = draw_batches(
+            size.pairs, size.batch, STEPS, make_generator(0, "engine_table", "batches")
+        )
+        self.logs = {
+            "img": torch.tensor(0.02, device=device).log(),
+            "txt": torch.tensor(0.1, device=device).log(),
+        }
 
     def run(self, way: Way) -> Gradient:
         """Return the gradient; with frozen encoders through features, and pulled back to pixels."""
         used = torch.cat(self.batches).to(self.device)
-        frozen = FrozenFeatures(self.model.image_encoder, self.images, used) if self.is_frozen else None
+        frozen = (
+            FrozenFeatures(self.model.image_encoder, self.images, used) if self.is_frozen else None
+        )
         inputs = {"images": self.images if frozen is None else frozen.values, "texts": self.texts}
         found = trajectory_gradient(
-            self._loss, self.theta, inputs, self.batches, self.logs, self.segment.loss, engine=way.engine,
+            self._loss,
+            self.theta,
+            inputs,
+            self.batches,
+            self.logs,
+            self.segment.loss,
+            engine=way.engine,
             is_theta_on_host=way.is_theta_on_host,
-        )  # fmt: skip
+        )
         if frozen is not None:
             found.inputs["images"] = frozen.pull_back(found.inputs["images"])
         return found
 
-    def _loss(self, theta: dict[str, torch.Tensor], rows: dict[str, torch.Tensor], step: int) -> torch.Tensor:
+    def _loss(
+        self, theta: dict[str, torch.Tensor], rows: dict[str, torch.Tensor], step: int
+    ) -> torch.Tensor:
         masks = make_generator(3, "dropout", step, device=self.device)
         return info_nce(*self.flat.call(theta, rows["images"], rows["texts"], masks))
 
     def _draw(self, name: str, *shape: int) -> torch.Tensor:
         """The same numbers on every device."""
-        return torch.randn(*shape, generator=make_generator(0, "engine_table", name)).to(self.device)
+        return torch.randn(*shape, generator=make_generator(0, "engine_table", name)).to(
+            self.device
+        )

@@ -13,15 +13,23 @@ from typing import Any
 
 import torch
 
-# glibc's per-thread arenas would make the peak depend on chance. With a fixed threshold a freed tensor is no longer resident, so
-# that work which is done before the measured one leaves nothing for it to use.
-STEADY_MEMORY = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**16)}
+# glibc's per-thread arenas would make the peak depend on chance. With a fixed threshold a freed
+# tensor is no longer resident, so that work which is done before the measured one leaves nothing
+# for it to use.
+STEADY_MEMORY = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**16),
+}
 
 
-def least_seconds(ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
+def least_seconds(
+    ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, float]:
     """Return the least time of each way; they take turns, and the first round warms up.
 
-    On the CPU processor seconds, in which other load on the machine counts little; on a card seconds until it is done.
+    On the CPU processor seconds, in which other load on the machine counts little; on a card
+    seconds until it is done.
     """
     clock = time.process_time if device.type == "cpu" else _clock_of_card
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -34,7 +42,9 @@ def least_seconds(ways: Mapping[str, Callable[[], object]], rounds: int, device:
 
 
 def card_peak_mib(work: Callable[[], object]) -> float:
-    """Return the peak of what torch allocates on the card during the work, over what it held before, in MiB."""
+    """Return the peak of what torch allocates on the card during the work, over what it held
+    before, in MiB.
+    """
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     work()
@@ -42,7 +52,9 @@ def card_peak_mib(work: Callable[[], object]) -> float:
 
 
 def process_peak_mib() -> float:
-    """Return the peak of this program's resident set (Linux) in MiB. `ru_maxrss` would start at the size of the process that started it."""
+    """Return the peak of this program's resident set (Linux) in MiB. `ru_maxrss` would start at the
+    size of the process that started it.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
@@ -55,7 +67,9 @@ def forget_process_peak() -> None:
 def in_fresh_process(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Any:
     """Return what `python -m module arguments` prints, as JSON."""
     command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
-    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **environment}).stdout
+    printed = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **environment}
+    ).stdout
     return json.loads(printed)
 
 

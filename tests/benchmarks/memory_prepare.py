@@ -1,7 +1,9 @@
-"""Does memory grow with the number of images? Peak memory of preparing and of reading, at N and at 4 N toy images.
+"""Does memory grow with the number of images? Peak memory of preparing and of reading, at N and at
+4 N toy images.
 
-Run: python -m tests.benchmarks.memory_prepare [--images N]. Each number comes from a process of its own. "peak" is the
-largest resident set, file pages mapped from the page cache included; "private" leaves those out (Linux only).
+Run: python -m tests.benchmarks.memory_prepare [--images N]. Each number comes from a process of its
+own. "peak" is the largest resident set, file pages mapped from the page cache included; "private"
+leaves those out (Linux only).
 """
 
 from __future__ import annotations
@@ -26,8 +28,17 @@ FACTOR, IMAGE_SIZE, EMBEDDING_DIM, BATCH_SIZE = 4, 64, 64, 32
 
 
 def prepare_images(folder: Path, num_images: int) -> int:
-    """Prepare `num_images` training images (one more for val and test each) in `folder`; return their bytes."""
-    config = toy.Config(seed=0, num_train=num_images, num_val=1, num_test=1, image_size=IMAGE_SIZE, captions_per_image=5)
+    """Prepare `num_images` training images (one more for val and test each) in `folder`; return
+    their bytes.
+    """
+    config = toy.Config(
+        seed=0,
+        num_train=num_images,
+        num_val=1,
+        num_test=1,
+        image_size=IMAGE_SIZE,
+        captions_per_image=5,
+    )
     prepare(toy.examples(config), folder, image_size=IMAGE_SIZE, max_pixels=1_000_000)
     return (folder / "images.safetensors").stat().st_size
 
@@ -43,15 +54,31 @@ def read_images(folder: Path, num_images: int) -> int:
 
 
 def measure(module: str, *options: object) -> tuple[float, float]:
-    """Run a module in a new process that prints its peak and its private memory; return them in MiB."""
+    """Run a module in a new process that prints its peak and its private memory; return them in
+    MiB.
+    """
     command = [sys.executable, "-m", module, *map(str, options)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}).stdout
+    output = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ).stdout
     peak, private = output.split()
     return float(peak), float(private)
 
 
 def _measure(step: str, folder: Path, num_images: int) -> tuple[float, float]:
-    return measure("tests.benchmarks.memory_prepare", "--step", step, "--folder", folder, "--images", num_images)
+    return measure(
+        "tests.benchmarks.memory_prepare",
+        "--step",
+        step,
+        "--folder",
+        folder,
+        "--images",
+        num_images,
+    )
 
 
 def main() -> None:
@@ -62,7 +89,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
-        {"prepare": prepare_images, "read": read_images}[options.step](options.folder, options.images)
+        {"prepare": prepare_images, "read": read_images}[options.step](
+            options.folder, options.images
+        )
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, private_mib())
         return
     measured: dict[str, list[tuple[float, float]]] = {"prepare": [], "read": []}
@@ -70,13 +99,17 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             measured["prepare"].append(_measure("prepare", folder, count))
-            embeds = torch.randn((count + 2) * 5, EMBEDDING_DIM, generator=make_generator(0, "embeddings"))
+            embeds = torch.randn(
+                (count + 2) * 5, EMBEDDING_DIM, generator=make_generator(0, "embeddings")
+            )
             save_tensors(folder / "embeddings.safetensors", {"embeddings": embeds})
             measured["read"].append(_measure("read", folder, count))
     for step, ((peak, private), (peak_more, private_more)) in measured.items():
         print(
-            f"{step}: {options.images} images {peak:.0f} MiB peak, {FACTOR * options.images} images {peak_more:.0f} MiB peak, "
-            f"ratio {peak_more / peak:.3f}; private {private:.0f} and {private_more:.0f} MiB, ratio {private_more / private:.3f}"
+            f"{step}: {options.images} images {peak:.0f} MiB peak, {FACTOR * options.images} "
+            f"images {peak_more:.0f} MiB peak, "
+            f"ratio {peak_more / peak:.3f}; private {private:.0f} and {private_more:.0f} MiB, "
+            f"ratio {private_more / private:.3f}"
         )
 
 
@@ -86,7 +119,10 @@ def private_mib() -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return float("nan")
-    return next((float(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon")), float("nan"))
+    return next(
+        (float(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon")),
+        float("nan"),
+    )
 
 
 if __name__ == "__main__":

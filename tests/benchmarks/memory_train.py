@@ -1,9 +1,12 @@
-"""Does memory of training experts grow with the number of images? At N and at 4 N toy images, each in a process of its own.
+"""Does memory of training experts grow with the number of images? At N and at 4 N toy images, each
+in a process of its own.
 
-Run: python -m tests.benchmarks.memory_train [--images N] [--experts E]. The model and the settings are those of the profile `toy`;
-caption embeddings are drawn instead of computed. A process trains E experts one after the other for one epoch each and stores them,
-as the stage does. "peak" is its largest resident set, file pages mapped from the page cache included; "private" (anonymous
-resident memory, Linux only) leaves those out and is taken at the end, with the split, the model and the snapshots still held.
+Run: python -m tests.benchmarks.memory_train [--images N] [--experts E]. The model and the settings
+are those of the profile `toy`; caption embeddings are drawn instead of computed. A process trains E
+experts one after the other for one epoch each and stores them, as the stage does. "peak" is its
+largest resident set, file pages mapped from the page cache included; "private" (anonymous resident
+memory, Linux only) leaves those out and is taken at the end, with the split, the model and the
+snapshots still held.
 """
 
 from __future__ import annotations
@@ -29,36 +32,66 @@ from tests.benchmarks.memory_prepare import FACTOR, measure, prepare_images, pri
 
 CAPTIONS_PER_IMAGE, EMBEDDING_DIM, TAU, SEED = 5, 256, 0.07, 0
 NETWORK = image_encoders.Config(
-    name="test_nfnet", weights="random", kwargs={"stem_type": "3x3_pool", "extra_conv": False}, mean=None, std=None
+    name="test_nfnet",
+    weights="random",
+    kwargs={"stem_type": "3x3_pool", "extra_conv": False},
+    mean=None,
+    std=None,
 )
 NO_AUGMENT = AugmentSection(crop_scale=1.0, flip=False, randaugment_ops=0, randaugment_magnitude=0)
 
 
 def prepare_files(folder: Path, num_images: int) -> None:
-    """Write prepared images (one more for val and test each) and drawn caption embeddings into `folder`."""
+    """Write prepared images (one more for val and test each) and drawn caption embeddings into
+    `folder`.
+    """
     prepare_images(folder, num_images)
-    embeds = torch.randn((num_images + 2) * CAPTIONS_PER_IMAGE, EMBEDDING_DIM, generator=make_generator(SEED, "embeddings"))
+    embeds = torch.randn(
+        (num_images + 2) * CAPTIONS_PER_IMAGE,
+        EMBEDDING_DIM,
+        generator=make_generator(SEED, "embeddings"),
+    )
     save_tensors(folder / EMBEDDINGS, {"embeddings": embeds})
 
 
 def train_experts(folder: Path, num_experts: int) -> Any:
     """Train and store experts; return what training still holds, so that it counts."""
     section = ExpertSection(
-        num_experts=num_experts, num_epochs=1, coreset_epochs=1, batch_size=16, lr_img=0.02, lr_txt=0.2, momentum=0.0, storage="float32",
+        num_experts=num_experts,
+        num_epochs=1,
+        coreset_epochs=1,
+        batch_size=16,
+        lr_img=0.02,
+        lr_txt=0.2,
+        momentum=0.0,
+        storage="float32",
         augment=NO_AUGMENT,
-    )  # fmt: skip
+    )
     held: Any = None
     for index in range(num_experts):
         encoder = image_encoders.build(NETWORK, seed=SEED)
         split = load_split(folder, folder, "train")
         model = build_dual_encoder(
-            encoder.module, out_dim=encoder.out_dim, text_dim=EMBEDDING_DIM, trainable="full", embed_dim=None, dropout=0.1, seed=index
+            encoder.module,
+            out_dim=encoder.out_dim,
+            text_dim=EMBEDDING_DIM,
+            trainable="full",
+            embed_dim=None,
+            dropout=0.1,
+            seed=index,
         )
-        pairs, start = SplitPairs(split, encoder, NO_AUGMENT, device=torch.device("cpu")), {"img": FlatModel(model).flatten()["img"]}
+        pairs, start = (
+            SplitPairs(split, encoder, NO_AUGMENT, device=torch.device("cpu")),
+            {"img": FlatModel(model).flatten()["img"]},
+        )
         seed = derive_seed(SEED, "expert", index)
-        snapshots, losses = train_expert(model, pairs, section, tau=TAU, seed=seed, is_start_shared=True, index=index)
+        snapshots, losses = train_expert(
+            model, pairs, section, tau=TAU, seed=seed, is_start_shared=True, index=index
+        )
         (folder / f"expert_{index:03d}").mkdir()
-        save_snapshots(folder / f"expert_{index:03d}", snapshots, storage=section.storage, start=start)
+        save_snapshots(
+            folder / f"expert_{index:03d}", snapshots, storage=section.storage, start=start
+        )
         held = model, pairs, snapshots, losses
     return held
 
@@ -79,11 +112,17 @@ def main() -> None:
     for count in (options.images, FACTOR * options.images):
         with tempfile.TemporaryDirectory() as name:
             prepare_files(Path(name), count)
-            measured.append(measure("tests.benchmarks.memory_train", "--folder", name, "--experts", options.experts))
+            measured.append(
+                measure(
+                    "tests.benchmarks.memory_train", "--folder", name, "--experts", options.experts
+                )
+            )
     (peak, private), (peak_more, private_more) = measured
     print(
-        f"train {options.experts} experts: {options.images} images {peak:.0f} MiB peak, {FACTOR * options.images} images "
-        f"{peak_more:.0f} MiB peak, ratio {peak_more / peak:.3f}; private {private:.0f} and {private_more:.0f} MiB, "
+        f"train {options.experts} experts: {options.images} images {peak:.0f} MiB peak, "
+        f"{FACTOR * options.images} images "
+        f"{peak_more:.0f} MiB peak, ratio {peak_more / peak:.3f}; private {private:.0f} and "
+        f"{private_more:.0f} MiB, "
         f"ratio {private_more / private:.3f}"
     )
 

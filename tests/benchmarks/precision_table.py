@@ -1,8 +1,10 @@
-"""`precision` and `is_compiled` beside plain float32: time and error of the gradient of one iteration.
+"""`precision` and `is_compiled` beside plain float32: time and error of the gradient of one
+iteration.
 
-Run: python -m tests.benchmarks.precision_table [--quick | --card]. Sizes, networks and clocks are those of `engine_table.py`: on the CPU
-bfloat16 and compiled code on the small networks, with `--card` TF32 too, on those of the paper. The error is that of the images'
-gradient against `unroll` in float32, with the cosine of both; what compiling takes is apart.
+Run: python -m tests.benchmarks.precision_table [--quick | --card]. Sizes, networks and clocks are
+those of `engine_table.py`: on the CPU bfloat16 and compiled code on the small networks, with
+`--card` TF32 too, on those of the paper. The error is that of the images' gradient against `unroll`
+in float32, with the cosine of both; what compiling takes is apart.
 """
 
 from __future__ import annotations
@@ -23,7 +25,11 @@ from tests.benchmarks.measuring import least_seconds
 
 Run = Callable[[], Tensor]
 Form = tuple[str, Precision, bool]
-FORMS: tuple[Form, ...] = (("float32", "float32", False), ("bfloat16", "bfloat16", False), ("compiled", "float32", True))
+FORMS: tuple[Form, ...] = (
+    ("float32", "float32", False),
+    ("bfloat16", "bfloat16", False),
+    ("compiled", "float32", True),
+)
 TF32: Form = ("tf32", "tf32", False)
 
 
@@ -48,14 +54,20 @@ def frozen(network: str, form: Form, size: Size, device: torch.device) -> Run:
 
     def run() -> Tensor:
         with products(precision):
-            features = FrozenFeatures(encoder, iteration.images, torch.arange(len(iteration.images), device=device))
-            draw = torch.randn(features.values.shape, generator=make_generator(0, "precision_table"))
+            features = FrozenFeatures(
+                encoder, iteration.images, torch.arange(len(iteration.images), device=device)
+            )
+            draw = torch.randn(
+                features.values.shape, generator=make_generator(0, "precision_table")
+            )
             return features.pull_back(draw.to(device))
 
     return run
 
 
-def print_rows(title: str, ways: dict[str, Run], oracle: Tensor, rounds: int, device: torch.device) -> None:
+def print_rows(
+    title: str, ways: dict[str, Run], oracle: Tensor, rounds: int, device: torch.device
+) -> None:
     """Print a row for each way; the first one is what the others are compared with."""
     started = time.perf_counter()
     found = {name: way() for name, way in ways.items()}
@@ -63,18 +75,30 @@ def print_rows(title: str, ways: dict[str, Run], oracle: Tensor, rounds: int, de
     seconds = least_seconds(ways, rounds, device)
     for name in ways:
         error = float((found[name] - oracle).norm() / oracle.norm())
-        cosine = float(cosine_similarity(found[name].double().flatten(), oracle.double().flatten(), dim=0))
+        cosine = float(
+            cosine_similarity(found[name].double().flatten(), oracle.double().flatten(), dim=0)
+        )
         ratio = seconds[name] / next(iter(seconds.values()))
-        print(f"| {title} | {name} | {seconds[name]:.3f} s | {ratio:.2f} | {error:.1e} | {cosine:.4f} |", flush=True)
-    print(f"| {title} | first call of all, with compiling | {first_seconds:.0f} s | | | |", flush=True)
+        print(
+            f"| {title} | {name} | {seconds[name]:.3f} s | {ratio:.2f} | {error:.1e} | "
+            f"{cosine:.4f} |",
+            flush=True,
+        )
+    print(
+        f"| {title} | first call of all, with compiling | {first_seconds:.0f} s | | | |", flush=True
+    )
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     kinds = parser.add_mutually_exclusive_group()
-    kinds.add_argument("--quick", action="store_true", help="tiny sizes; the ratios then mean little")
-    kinds.add_argument("--card", action="store_true", help="on the CUDA card, networks of the paper")
+    kinds.add_argument(
+        "--quick", action="store_true", help="tiny sizes; the ratios then mean little"
+    )
+    kinds.add_argument(
+        "--card", action="store_true", help="on the CUDA card, networks of the paper"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device("cuda") if options.card else CPU

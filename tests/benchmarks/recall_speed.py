@@ -1,8 +1,10 @@
-"""Recall@K of 5,000 images and 25,000 captions: the published evaluation loop against counting and FAISS.
+"""Recall@K of 5,000 images and 25,000 captions: the published evaluation loop against counting and
+FAISS.
 
-Run: python -m tests.benchmarks.recall_speed [--rounds R]. The baseline is what the public evaluation scripts of ALBEF and
-of vision-language dataset distillation do, written anew: the full score matrix, the top 128 of each row and column, then in
-Python for each query an argsort of its row and an np.where for each positive. All three must return the same numbers.
+Run: python -m tests.benchmarks.recall_speed [--rounds R]. The baseline is what the public
+evaluation scripts of ALBEF and of vision-language dataset distillation do, written anew: the full
+score matrix, the top 128 of each row and column, then in Python for each query an argsort of its
+row and an np.where for each positive. All three must return the same numbers.
 """
 
 from __future__ import annotations
@@ -22,10 +24,14 @@ NUM_IMAGES, NUM_CAPTIONS, WIDTH, NOISE, TOP, KS = 5_000, 25_000, 512, 9.0, 128, 
 
 
 def embeddings(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return unit image_embeds, text_embeds and the image of each caption: random directions, captions near their image."""
+    """Return unit image_embeds, text_embeds and the image of each caption: random directions,
+    captions near their image.
+    """
     generator = make_generator(seed, "recall_speed")
     owner = torch.arange(NUM_IMAGES).repeat_interleave(NUM_CAPTIONS // NUM_IMAGES)
-    image = torch.nn.functional.normalize(torch.randn(NUM_IMAGES, WIDTH, generator=generator), dim=1)
+    image = torch.nn.functional.normalize(
+        torch.randn(NUM_IMAGES, WIDTH, generator=generator), dim=1
+    )
     text = image[owner] + NOISE * torch.randn(NUM_CAPTIONS, WIDTH, generator=generator) / WIDTH**0.5
     return image, torch.nn.functional.normalize(text, dim=1), owner
 
@@ -36,7 +42,10 @@ def published_way(image: Tensor, text: Tensor, owner: Tensor) -> dict[str, float
     captions_of: list[list[int]] = [[] for _ in range(NUM_IMAGES)]
     for caption, index in enumerate(owner.tolist()):
         captions_of[index].append(caption)
-    for direction, matrix, positives in (("i2t", scores, captions_of), ("t2i", scores.T, [[index] for index in owner.tolist()])):
+    for direction, matrix, positives in (
+        ("i2t", scores, captions_of),
+        ("t2i", scores.T, [[index] for index in owner.tolist()]),
+    ):
         kept = torch.full(matrix.shape, -100.0)
         for query, row in enumerate(matrix):
             top, key = row.topk(TOP)
@@ -62,11 +71,14 @@ def main() -> None:
     }
     seconds, results = alternate(ways, rounds)
     print(
-        f"Recall@K of {NUM_IMAGES} x {NUM_CAPTIONS}, d = {WIDTH}, median of {rounds} interleaved rounds, {torch.get_num_threads()} threads"
+        f"Recall@K of {NUM_IMAGES} x {NUM_CAPTIONS}, d = {WIDTH}, median of {rounds} interleaved "
+        f"rounds, {torch.get_num_threads()} threads"
     )
     print_ratios(seconds, "published loop", target=4)
     if any(found != results["published loop"][0] for every in results.values() for found in every):
-        raise SystemExit(f"the results differ: { {name: every[0] for name, every in results.items()} }")
+        raise SystemExit(
+            f"the results differ: { {name: every[0] for name, every in results.items()} }"
+        )
     print("equal results:", results["counting (recall)"][0])
 
 

@@ -1,4 +1,6 @@
-"""Wall-clock comparison of two or more ways to compute the same thing, on a machine that may be busy with other work."""
+"""Wall-clock comparison of two or more ways to compute the same thing, on a machine that may be
+busy with other work.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def alternate(ways: Mapping[str, Callable[[int], Any]], rounds: int) -> tuple[dict[str, float], dict[str, list[Any]]]:
+def alternate(
+    ways: Mapping[str, Callable[[int], Any]], rounds: int
+) -> tuple[dict[str, float], dict[str, list[Any]]]:
     """Call every way once a round, in turn, so that other load hits all of them alike.
 
     Args:
@@ -30,5 +34,7 @@ def alternate(ways: Mapping[str, Callable[[int], Any]], rounds: int) -> tuple[di
 def print_ratios(seconds: Mapping[str, float], baseline: str, target: float) -> None:
     """Print the median seconds of each way and how many times faster than `baseline` it is."""
     for name, value in seconds.items():
-        ratio = "" if name == baseline else f"  {seconds[baseline] / value:6.1f}x (target {target:g}x)"
+        ratio = (
+            "" if name == baseline else f"  {seconds[baseline] / value:6.1f}x (target {target:g}x)"
+        )
         print(f"{name:<28} {value:9.3f} s{ratio}")

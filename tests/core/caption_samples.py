@@ -1,4 +1,6 @@
-"""Five pictures with ragged captions in three splits, and the bytes that Karpathy's reader prepares from them."""
+"""Five pictures with ragged captions in three splits, and the bytes that Karpathy's reader prepares
+from them.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def of_split(split: str) -> list[Sample]:
     return [sample for sample in SAMPLES if sample.split == split]
 
 
-def prepared(examples: Iterable[ImageCaptions], folder: Path, files: tuple[str, ...] = FILES) -> dict[str, bytes]:
+def prepared(
+    examples: Iterable[ImageCaptions], folder: Path, files: tuple[str, ...] = FILES
+) -> dict[str, bytes]:
     """Prepare at 12 px in a new folder; return the bytes of its files."""
     folder.mkdir()
     prepare(examples, folder, image_size=12, max_pixels=1_000_000)
@@ -58,14 +62,28 @@ def prepared(examples: Iterable[ImageCaptions], folder: Path, files: tuple[str, 
 
 
 def through_karpathy(root: Path, files: tuple[str, ...] = FILES) -> dict[str, bytes]:
-    """The same samples as files and a Karpathy json, read and prepared; an image is named `<split>/<name>`."""
+    """The same samples as files and a Karpathy json, read and prepared; an image is named
+    `<split>/<name>`.
+    """
     entries = []
     for sample in SAMPLES:
         place = root / "raw" / "images" / sample.split / sample.name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(sample.data)
         sentences = [{"raw": text} for text in sample.captions]
-        entries.append({"filepath": sample.split, "filename": sample.name, "split": sample.split, "sentences": sentences})
+        entries.append(
+            {
+                "filepath": sample.split,
+                "filename": sample.name,
+                "split": sample.split,
+                "sentences": sentences,
+            }
+        )
     (root / "raw" / "dataset.json").write_text(json.dumps({"images": entries}))
-    config = karpathy.Config(path=str(root / "raw"), annotations="dataset.json", images=["images"], restval_is_train=False)
+    config = karpathy.Config(
+        path=str(root / "raw"),
+        annotations="dataset.json",
+        images=["images"],
+        restval_is_train=False,
+    )
     return prepared(karpathy.examples(config), root / "prepared", files)

@@ -1,4 +1,6 @@
-"""Small networks of each family, and a trajectory of three student steps on them, for tests of the gradient engines."""
+"""Small networks of each family, and a trajectory of three student steps on them, for tests of the
+gradient engines.
+"""
 
 import timm
 import torch
@@ -13,7 +15,12 @@ from tasks.core.seeding import derive_seed, make_generator
 
 PAIRS, BATCH, STEPS, TEXT_DIM = 5, 3, 3, 7
 # Largest relative error against `unroll` in float64.
-BOUNDS = {"double_backward": 1e-9, "forward_over_reverse": 1e-9, "central_difference": 1e-5, "forward_difference": 1e-5}
+BOUNDS = {
+    "double_backward": 1e-9,
+    "forward_over_reverse": 1e-9,
+    "central_difference": 1e-5,
+    "forward_difference": 1e-5,
+}
 
 # name -> (timm network, arguments, pixels, trainable set)
 NETWORKS = {
@@ -27,7 +34,9 @@ NETWORKS = {
 
 
 def make_flat(name: str, dtype: torch.dtype, device: torch.device | str = "cpu") -> FlatModel:
-    """Random weights, the same on every device; BatchNorm gets the statistics of noise images, frozen."""
+    """Random weights, the same on every device; BatchNorm gets the statistics of noise images,
+    frozen.
+    """
     network, arguments, pixels, trainable = NETWORKS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(0, name))
@@ -35,30 +44,48 @@ def make_flat(name: str, dtype: torch.dtype, device: torch.device | str = "cpu")
     _calibrate(encoder, torch.randn(32, 3, pixels, pixels, generator=make_generator(0, "noise")))
     encoder = ready(encoder)
     width = encoder(torch.zeros(1, 3, pixels, pixels)).shape[1]
-    lora = LoraSection(rank=4, alpha=4.0, targets=("attn.qkv", "attn.proj", "fc1", "fc2")) if trainable == "lora" else None
+    lora = (
+        LoraSection(rank=4, alpha=4.0, targets=("attn.qkv", "attn.proj", "fc1", "fc2"))
+        if trainable == "lora"
+        else None
+    )
     model = build_dual_encoder(
-        encoder, out_dim=width, text_dim=TEXT_DIM, trainable=trainable, embed_dim=6 if trainable == "heads" else None,
-        dropout=0.1, seed=0, lora=lora,
-    )  # fmt: skip
+        encoder,
+        out_dim=width,
+        text_dim=TEXT_DIM,
+        trainable=trainable,
+        embed_dim=6 if trainable == "heads" else None,
+        dropout=0.1,
+        seed=0,
+        lora=lora,
+    )
     if lora is not None:
         # Adapters start at zero, where half of their gradients vanish.
         for parameter in (p for p in model.image_encoder.parameters() if p.requires_grad):
-            parameter.data.normal_(std=0.1, generator=make_generator(0, "adapters", str(tuple(parameter.shape))))
+            parameter.data.normal_(
+                std=0.1, generator=make_generator(0, "adapters", str(tuple(parameter.shape)))
+            )
     return FlatModel(model.to(device, dtype))
 
 
 def make_trajectory(name: str, flat: FlatModel) -> dict:
-    """Arguments of `trajectory_gradient` but for `loss_fn`: images, texts and the two factors of a soft similarity as inputs.
+    """Arguments of `trajectory_gradient` but for `loss_fn`: images, texts and the two factors of a
+    soft similarity as inputs.
 
     The numbers are the same on every device.
     """
 
     def draw(label, *shape):
-        return torch.randn(*shape, generator=make_generator(0, label), dtype=torch.float64).to(flat.device, flat.dtype)
+        return torch.randn(*shape, generator=make_generator(0, label), dtype=torch.float64).to(
+            flat.device, flat.dtype
+        )
 
     pixels = NETWORKS[name][2]
     theta = flat.flatten()
-    goal = {group: value + 5e-3 * value.norm() * draw("goal" + group, *value.shape) / len(value) ** 0.5 for group, value in theta.items()}
+    goal = {
+        group: value + 5e-3 * value.norm() * draw("goal" + group, *value.shape) / len(value) ** 0.5
+        for group, value in theta.items()
+    }
     # Deep ReLU networks are curved so strongly that larger steps drown the gradient in float32.
     sizes = {"img": 1e-3 if name in ("mobile_net", "hard_net") else 0.02, "txt": 0.1}
     return {
@@ -70,7 +97,10 @@ def make_trajectory(name: str, flat: FlatModel) -> dict:
             "right": 0.3 * draw("right", PAIRS, 2),
         },
         "batches": draw_batches(PAIRS, BATCH, STEPS, make_generator(1)),
-        "log_step_sizes": {group: torch.tensor(size, dtype=flat.dtype, device=flat.device).log() for group, size in sizes.items()},
+        "log_step_sizes": {
+            group: torch.tensor(size, dtype=flat.dtype, device=flat.device).log()
+            for group, size in sizes.items()
+        },
         "terminal": Segment.between(theta, goal).loss,
     }
 
@@ -79,8 +109,15 @@ def student_loss(flat: FlatModel):
     """Soft contrastive loss with dropout; the masks depend on the step only."""
 
     def loss_fn(theta, rows, step):
-        img, txt = flat.call(theta, rows["images"], rows["texts"], make_generator(3, "dropout", step, device=flat.device))
-        similarity = torch.eye(len(img), dtype=img.dtype, device=img.device) + rows["left"] @ rows["right"].T
+        img, txt = flat.call(
+            theta,
+            rows["images"],
+            rows["texts"],
+            make_generator(3, "dropout", step, device=flat.device),
+        )
+        similarity = (
+            torch.eye(len(img), dtype=img.dtype, device=img.device) + rows["left"] @ rows["right"].T
+        )
         return soft_contrastive("wbce", img, txt, similarity)
 
     return loss_fn
@@ -90,18 +127,34 @@ def solved(name: str, device: torch.device | str = "cpu") -> tuple[str, FlatMode
     """The network's name, its float64 model, trajectory and oracle."""
     flat = make_flat(name, torch.float64, device)
     trajectory = make_trajectory(name, flat)
-    return name, flat, trajectory, trajectory_gradient(student_loss(flat), engine="unroll", **trajectory)
+    return (
+        name,
+        flat,
+        trajectory,
+        trajectory_gradient(student_loss(flat), engine="unroll", **trajectory),
+    )
 
 
 def relative_errors(received, expected) -> dict[str, float]:
-    """|received - expected| / |expected| of each input, and of the step sizes of both groups as one vector."""
+    """|received - expected| / |expected| of each input, and of the step sizes of both groups as one
+    vector.
+    """
     pairs = {name: (received.inputs[name], expected.inputs[name]) for name in expected.inputs}
-    pairs["step_sizes"] = tuple(torch.stack(list(found.log_step_sizes.values())) for found in (received, expected))
-    return {name: float((a.double() - b.double()).norm() / b.double().norm()) for name, (a, b) in pairs.items()}
+    pairs["step_sizes"] = tuple(
+        torch.stack(list(found.log_step_sizes.values())) for found in (received, expected)
+    )
+    return {
+        name: float((a.double() - b.double()).norm() / b.double().norm())
+        for name, (a, b) in pairs.items()
+    }
 
 
 def _calibrate(encoder: torch.nn.Module, images: torch.Tensor) -> None:
-    norms = [module for module in encoder.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        module
+        for module in encoder.modules()
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+    ]
     encoder.eval()
     for norm in norms:
         norm.train()

@@ -1,4 +1,6 @@
-"""Networks that cache the biases of their attention are functions of the parameters of each call, whatever was called before."""
+"""Networks that cache the biases of their attention are functions of the parameters of each call,
+whatever was called before.
+"""
 
 import copy
 
@@ -15,7 +17,11 @@ def _flat() -> FlatModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = ready(timm.create_model("levit_128s", num_classes=0))
-    biases = [(name, parameter) for name, parameter in module.named_parameters() if name.endswith("attention_biases")]
+    biases = [
+        (name, parameter)
+        for name, parameter in module.named_parameters()
+        if name.endswith("attention_biases")
+    ]
     assert biases
     for name, parameter in biases:  # zero in a new network
         parameter.data.normal_(std=0.5, generator=make_generator(0, name))

@@ -1,4 +1,6 @@
-"""Augmentation keeps shape and range, comes from its generator alone, and each part does what its name says."""
+"""Augmentation keeps shape and range, comes from its generator alone, and each part does what its
+name says.
+"""
 
 import numpy as np
 import pytest
@@ -14,7 +16,15 @@ EVERYTHING = AugmentSection(crop_scale=0.5, flip=True, randaugment_ops=2, randau
 
 
 def _section(**changes):
-    return AugmentSection(**{"crop_scale": 1.0, "flip": False, "randaugment_ops": 0, "randaugment_magnitude": 0, **changes})
+    return AugmentSection(
+        **{
+            "crop_scale": 1.0,
+            "flip": False,
+            "randaugment_ops": 0,
+            "randaugment_magnitude": 0,
+            **changes,
+        }
+    )
 
 
 def _images(count=5, height=23, width=31):
@@ -37,7 +47,13 @@ def test_nothing_switched_on_returns_the_very_images():
 
 
 @pytest.mark.parametrize(
-    "section", [EVERYTHING, _section(flip=True), _section(crop_scale=0.3), _section(randaugment_ops=3, randaugment_magnitude=10)]
+    "section",
+    [
+        EVERYTHING,
+        _section(flip=True),
+        _section(crop_scale=0.3),
+        _section(randaugment_ops=3, randaugment_magnitude=10),
+    ],
 )
 def test_shape_and_type_stay_the_input_is_not_touched_and_the_generator_decides(section):
     images = _images()
@@ -53,7 +69,9 @@ def test_shape_and_type_stay_the_input_is_not_touched_and_the_generator_decides(
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (17, 224)])
 def test_a_mirror_without_a_crop_is_exact_and_comes_half_of_the_time(height, width):
-    images = torch.randint(0, 256, (300, height, width, 3), dtype=torch.uint8, generator=make_generator(0))
+    images = torch.randint(
+        0, 256, (300, height, width, 3), dtype=torch.uint8, generator=make_generator(0)
+    )
     got = augment(images, _section(flip=True), make_generator(4))
     same, mirrored = (got == images).flatten(1).all(1), (got == images.flip(2)).flatten(1).all(1)
     assert bool((same ^ mirrored).all())
@@ -62,15 +80,30 @@ def test_a_mirror_without_a_crop_is_exact_and_comes_half_of_the_time(height, wid
 
 @pytest.mark.parametrize("crop_scale", [0.2, 0.9])
 def test_a_crop_has_the_allowed_area_and_shape_and_moves_about(crop_scale):
-    """Two ramps, x in channel 0 and y in channel 1, tell which window of the image each output shows."""
+    """Two ramps, x in channel 0 and y in channel 1, tell which window of the image each output
+    shows.
+    """
     size, count = 100, 400
     ramp = 2 * torch.arange(size, dtype=torch.uint8)
-    picture = torch.stack([ramp.expand(size, size), ramp[:, None].expand(size, size), torch.zeros(size, size, dtype=torch.uint8)], 2)
-    got = augment(picture.expand(count, size, size, 3), _section(crop_scale=crop_scale), make_generator(3)).double()
+    picture = torch.stack(
+        [
+            ramp.expand(size, size),
+            ramp[:, None].expand(size, size),
+            torch.zeros(size, size, dtype=torch.uint8),
+        ],
+        2,
+    )
+    got = augment(
+        picture.expand(count, size, size, 3), _section(crop_scale=crop_scale), make_generator(3)
+    ).double()
     width = (got[:, 50, -1, 0] - got[:, 50, 0, 0]) / (2 * (size - 1))
     height = (got[:, -1, 50, 1] - got[:, 0, 50, 1]) / (2 * (size - 1))
-    area, ratio, slack = width * height, width / height, 0.03  # of rounding to 8 bits and of half a pixel at the border
-    assert crop_scale - slack <= float(area.min()) <= crop_scale + 0.1 and 0.95 <= float(area.max()) <= 1 + slack
+    # Of rounding to 8 bits and of half a pixel at the border
+    area, ratio, slack = width * height, width / height, 0.03
+    assert (
+        crop_scale - slack <= float(area.min()) <= crop_scale + 0.1
+        and 0.95 <= float(area.max()) <= 1 + slack
+    )
     assert 3 / 4 - slack <= float(ratio.min()) and float(ratio.max()) <= 4 / 3 + slack
     left = got[:, 50, 0, 0] / (2 * size)
     assert float(left.min()) < 0.02 and float((left + width).max()) > 0.97
@@ -98,7 +131,9 @@ def test_every_operation_changes_the_picture_except_identity(operation, sign):
         assert not torch.equal(got, _apply(operation, picture, 1.0, -sign))
 
 
-@pytest.mark.parametrize("operation", [name for name in module._OPERATIONS if name not in ("autocontrast", "equalize")])
+@pytest.mark.parametrize(
+    "operation", [name for name in module._OPERATIONS if name not in ("autocontrast", "equalize")]
+)
 def test_magnitude_zero_leaves_the_picture_exactly(operation):
     picture = _images()[1]
     assert torch.equal(_apply(operation, picture, 0.0, -1.0), picture)
@@ -116,7 +151,8 @@ def test_magnitude_zero_leaves_the_picture_exactly(operation):
 def test_colour_operations_agree_with_pillow(operation, reference):
     picture = _images()[2]
     expected = np.asarray(reference(Image.fromarray(picture.numpy()))).astype(int)
-    assert np.abs(_apply(operation, picture, 1.0).numpy().astype(int) - expected).max() <= 1  # rounding
+    # Rounding
+    assert np.abs(_apply(operation, picture, 1.0).numpy().astype(int) - expected).max() <= 1
 
 
 def test_geometric_operations_move_by_the_documented_amounts():
@@ -136,9 +172,15 @@ def test_geometric_operations_move_by_the_documented_amounts():
 
 def test_each_image_gets_its_own_operation_and_all_of_them_come_up():
     picture = _images()[3]
-    got = augment(picture.expand(200, *picture.shape), _section(randaugment_ops=1, randaugment_magnitude=10), make_generator(6))
+    got = augment(
+        picture.expand(200, *picture.shape),
+        _section(randaugment_ops=1, randaugment_magnitude=10),
+        make_generator(6),
+    )
     possible = {
-        _apply(operation, picture, 1.0, sign).numpy().tobytes(): operation for operation in module._OPERATIONS for sign in (1.0, -1.0)
+        _apply(operation, picture, 1.0, sign).numpy().tobytes(): operation
+        for operation in module._OPERATIONS
+        for sign in (1.0, -1.0)
     }
     assert {possible[one.numpy().tobytes()] for one in got} == set(module._OPERATIONS)
 
@@ -146,17 +188,32 @@ def test_each_image_gets_its_own_operation_and_all_of_them_come_up():
 @pytest.mark.parametrize("magnitude", [0, 5, 10])
 @pytest.mark.parametrize("is_channels_last", [True, False])
 def test_a_batch_is_its_images_one_by_one_to_the_bit(magnitude, is_channels_last):
-    """The oracle makes the same draws and applies each image's operation to that image alone, in both memory layouts that come in."""
+    """The oracle makes the same draws and applies each image's operation to that image alone, in
+    both memory layouts that come in.
+    """
     images = _images(count=300).permute(0, 3, 1, 2)
     images = images if is_channels_last else images.contiguous()
     before, generator, oracle = images.clone(), make_generator(7), make_generator(7)
     got = module._randaugment(images, magnitude, generator)
-    chosen = [module._OPERATIONS[index] for index in torch.randint(len(module._OPERATIONS), (len(images),), generator=oracle)]
+    chosen = [
+        module._OPERATIONS[index]
+        for index in torch.randint(len(module._OPERATIONS), (len(images),), generator=oracle)
+    ]
     signs = [-1.0 if draw < 0.5 else 1.0 for draw in torch.rand(len(images), generator=oracle)]
-    assert set(zip(chosen, signs, strict=True)) == {(name, sign) for name in module._OPERATIONS for sign in (1.0, -1.0)}
+    assert set(zip(chosen, signs, strict=True)) == {
+        (name, sign) for name in module._OPERATIONS for sign in (1.0, -1.0)
+    }
     for operation, sign, image, result in zip(chosen, signs, images, got, strict=True):
-        assert torch.equal(result, module._apply(operation, image, magnitude / 10, sign)), (operation, sign)
-    assert got.shape == images.shape and got.dtype == torch.uint8 and got.is_contiguous() and torch.equal(images, before)
+        assert torch.equal(result, module._apply(operation, image, magnitude / 10, sign)), (
+            operation,
+            sign,
+        )
+    assert (
+        got.shape == images.shape
+        and got.dtype == torch.uint8
+        and got.is_contiguous()
+        and torch.equal(images, before)
+    )
     assert torch.equal(generator.get_state(), oracle.get_state())
 
 
@@ -164,7 +221,11 @@ def test_a_batch_where_some_operations_do_not_come_up():
     images = _images(count=1)
     for seed in range(30):
         oracle = make_generator(seed)
-        operation = module._OPERATIONS[int(torch.randint(len(module._OPERATIONS), (1,), generator=oracle))]
+        operation = module._OPERATIONS[
+            int(torch.randint(len(module._OPERATIONS), (1,), generator=oracle))
+        ]
         sign = -1.0 if float(torch.rand(1, generator=oracle)) < 0.5 else 1.0
-        got = augment(images, _section(randaugment_ops=1, randaugment_magnitude=10), make_generator(seed))
+        got = augment(
+            images, _section(randaugment_ops=1, randaugment_magnitude=10), make_generator(seed)
+        )
         assert torch.equal(got[0], _apply(operation, images[0], 1.0, sign))

@@ -11,9 +11,16 @@ from tasks.core.selection import Pool, count_forgetting
 
 def _pool():
     def draw(name):
-        return torch.nn.functional.normalize(torch.randn(19, 4, generator=make_generator(0, name)), dim=1)
+        return torch.nn.functional.normalize(
+            torch.randn(19, 4, generator=make_generator(0, name)), dim=1
+        )
 
-    return Pool(torch.arange(19) * 3, draw("image"), draw("text"), {"counts": torch.tensor([3.0, torch.inf, 0.0, 1.0, 0.0] + [2.0] * 14)})
+    return Pool(
+        torch.arange(19) * 3,
+        draw("image"),
+        draw("text"),
+        {"counts": torch.tensor([3.0, torch.inf, 0.0, 1.0, 0.0] + [2.0] * 14)},
+    )
 
 
 @pytest.mark.parametrize("name", plugins.available("coresets"))
@@ -28,7 +35,9 @@ def test_a_method_returns_different_pairs_with_their_captions(name):
 
 
 def test_forgetting_counts_a_hand_made_history():
-    history = torch.tensor([[1, 0, 0, 1], [0, 0, 1, 1], [1, 0, 1, 1], [0, 0, 0, 1]], dtype=torch.bool)
+    history = torch.tensor(
+        [[1, 0, 0, 1], [0, 0, 1, 1], [1, 0, 1, 1], [0, 0, 0, 1]], dtype=torch.bool
+    )
     assert count_forgetting(history).tolist() == [2.0, torch.inf, 1.0, 0.0]
 
 

@@ -1,7 +1,9 @@
-"""What the core computes on a CUDA card is what it computes on the CPU; skipped where there is no card.
+"""What the core computes on a CUDA card is what it computes on the CPU; skipped where there is no
+card.
 
-Every other test of the core runs on the CPU. Here the same small problems go to the card, in float64 against the oracle where that
-tells more, otherwise in float32 against the CPU, without dropout (whose masks are drawn on the device).
+Every other test of the core runs on the CPU. Here the same small problems go to the card, in
+float64 against the oracle where that tells more, otherwise in float32 against the CPU, without
+dropout (whose masks are drawn on the device).
 """
 
 from dataclasses import replace
@@ -21,7 +23,16 @@ from tasks.core.sections import AugmentSection
 from tasks.core.seeding import make_generator
 from tasks.core.students import train_student
 from tasks.core.training import SplitPairs
-from tests.core.engine_problems import BATCH, BOUNDS, NETWORKS, make_flat, make_trajectory, relative_errors, solved, student_loss
+from tests.core.engine_problems import (
+    BATCH,
+    BOUNDS,
+    NETWORKS,
+    make_flat,
+    make_trajectory,
+    relative_errors,
+    solved,
+    student_loss,
+)
 from tests.core.small_problem import (
     CPU,
     MATCHING,
@@ -40,13 +51,22 @@ if not torch.cuda.is_available():
 
 CUDA = torch.device("cuda")
 EXACT = ("double_backward", "forward_over_reverse")
-SOFT = {"loss": "ence", "lr_sim": 0.02, "sim_rank": 2, "sim_alpha": 1.0, "is_budget_compensated": False}
+SOFT = {
+    "loss": "ence",
+    "lr_sim": 0.02,
+    "sim_rank": 2,
+    "sim_alpha": 1.0,
+    "is_budget_compensated": False,
+}
 STILL = {**MATCHING, "iterations": 3, "optimiser": "sgd", "momentum": 0.0, "is_dropout_on": False}
 METHODS = {
     "bi_trajectory": (bi_trajectory, bi_trajectory.Config(**STILL, include_positive=True)),
     "lors": (lors, lors.Config(**STILL, **SOFT)),
     "repblend": (repblend, repblend.Config(**STILL, **SOFT)),
-    "meta_model": (meta_model, meta_model.Config(**STILL, real_batch_size=16, start_from="fresh", warm_start=None)),
+    "meta_model": (
+        meta_model,
+        meta_model.Config(**STILL, real_batch_size=16, start_from="fresh", warm_start=None),
+    ),
 }
 
 
@@ -74,13 +94,17 @@ def test_micro_batches_and_theta_in_pinned_memory_change_nothing(case, engine):
         return student_loss(flat)(theta, rows, step)
 
     whole = trajectory_gradient(loss_fn, engine=engine, **trajectory)
-    cut = trajectory_gradient(loss_fn, engine=engine, encode=flat.encode, micro_batch=BATCH - 1, **trajectory)
+    cut = trajectory_gradient(
+        loss_fn, engine=engine, encode=flat.encode, micro_batch=BATCH - 1, **trajectory
+    )
     hosted = trajectory_gradient(loss_fn, engine=engine, is_theta_on_host=True, **trajectory)
     assert max(relative_errors(cut, whole).values()) <= (1e-9 if engine in EXACT else 1e-5)
     assert max(relative_errors(hosted, whole).values()) <= (1e-12 if engine in EXACT else 1e-5)
 
 
-@pytest.mark.parametrize(("engine", "bound"), [("central_difference", 5e-3), ("forward_difference", 4e-2)])
+@pytest.mark.parametrize(
+    ("engine", "bound"), [("central_difference", 5e-3), ("forward_difference", 4e-2)]
+)
 def test_differences_are_good_enough_in_float32(case, engine, bound):
     name, _, _, oracle = case
     flat = make_flat(name, torch.float32, CUDA)
@@ -97,7 +121,9 @@ def test_rounded_products_give_a_gradient_near_that_of_float32(case, precision, 
     flat = make_flat(name, torch.float32, CUDA)
     rounded = student_model(flat, precision, is_compiled=False)
     with products(precision):
-        found = trajectory_gradient(student_loss(rounded), engine="double_backward", **make_trajectory(name, flat))
+        found = trajectory_gradient(
+            student_loss(rounded), engine="double_backward", **make_trajectory(name, flat)
+        )
     errors = relative_errors(found, oracle)
     assert max(errors.values()) <= bound
     assert name == "heads" or errors["images"] > 3e-5  # float32 agrees to less
@@ -109,7 +135,9 @@ def test_methods_distil_the_same_set(tmp_path, method, trainable):
     module, config = METHODS[method]
     if method == "repblend" and trainable == "full":
         pytest.skip("it blends features of a frozen encoder")
-    here, there = (make_problem(tmp_path / device.type, trainable, device) for device in (CPU, CUDA))
+    here, there = (
+        make_problem(tmp_path / device.type, trainable, device) for device in (CPU, CUDA)
+    )
     expected, found = (module.distill(problem, config, 6, tau=0.07) for problem in (here, there))
     assert found.history[-1]["loss"] == pytest.approx(expected.history[-1]["loss"], rel=1e-3)
     for name in ("images", "text_embeds"):
@@ -132,7 +160,8 @@ def test_methods_distil_the_same_set(tmp_path, method, trainable):
     ],
     ids=str,
 )
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch hides it itself, unless warnings are errors
+# Torch hides it itself, unless warnings are errors
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @pytest.mark.parametrize("trainable", ["full", "heads"])
 def test_options_run_and_leave_finite_numbers(tmp_path, trainable, change):
     if change.get("is_theta_on_host") and trainable == "heads":
@@ -144,7 +173,10 @@ def test_options_run_and_leave_finite_numbers(tmp_path, trainable, change):
 
 @pytest.mark.parametrize("trainable", ["full", "heads"])
 def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, trainable):
-    problem, config = make_problem(tmp_path, trainable, CUDA), replace(METHODS["bi_trajectory"][1], iterations=7, optimiser="adam")
+    problem, config = (
+        make_problem(tmp_path, trainable, CUDA),
+        replace(METHODS["bi_trajectory"][1], iterations=7, optimiser="adam"),
+    )
     whole = bi_trajectory.distill(problem, config, 6, tau=0.07)
     checkpoint = tmp_path / "checkpoint.safetensors"
 
@@ -155,7 +187,14 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, trainable):
     with pytest.raises(KeyboardInterrupt):
         bi_trajectory.distill(problem, config, 6, tau=0.07, checkpoint=checkpoint, log=stop)
     done = []
-    again = bi_trajectory.distill(problem, config, 6, tau=0.07, checkpoint=checkpoint, log=lambda row, iteration: done.append(iteration))
+    again = bi_trajectory.distill(
+        problem,
+        config,
+        6,
+        tau=0.07,
+        checkpoint=checkpoint,
+        log=lambda row, iteration: done.append(iteration),
+    )
     assert done == [5, 6] and len(again.history) == 7  # a checkpoint every five iterations
     assert torch.allclose(again.pairs.images, whole.pairs.images, atol=1e-3)
 
@@ -163,7 +202,12 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, trainable):
 def test_views_and_dropped_features_stay_on_the_card(tmp_path):
     config = replace(METHODS["bi_trajectory"][1], num_views=2, feature_dropout=0.3)
     for optimise in ("both", "text"):
-        found = bi_trajectory.distill(make_problem(tmp_path / optimise, "heads", CUDA), replace(config, optimise=optimise), 6, tau=0.07)
+        found = bi_trajectory.distill(
+            make_problem(tmp_path / optimise, "heads", CUDA),
+            replace(config, optimise=optimise),
+            6,
+            tau=0.07,
+        )
         assert bool(found.pairs.text_embeds.isfinite().all())
 
 
@@ -179,9 +223,21 @@ def test_experts_and_students_are_trained_alike(trainable):
             projection.dropout = 0.0
         train, val, test = (make_split(seed, 23, encoder=frozen) for seed in (0, 1, 2))
         pairs = SplitPairs(train, encoder, NO_AUGMENT, device=device)
-        snapshots, losses = train_expert(model, pairs, SECTION, tau=0.07, seed=5, is_start_shared=True, index=0)
+        snapshots, losses = train_expert(
+            model, pairs, SECTION, tau=0.07, seed=5, is_start_shared=True, index=0
+        )
         outcome = train_student(
-            model, pairs, RECIPE, step_sizes=None, protocol="strict", encoder=encoder, val=val, test=test, score=recall, tau=0.07, seed=1
+            model,
+            pairs,
+            RECIPE,
+            step_sizes=None,
+            protocol="strict",
+            encoder=encoder,
+            val=val,
+            test=test,
+            score=recall,
+            tau=0.07,
+            seed=1,
         )
         found[device.type] = snapshots, losses, outcome
     (here, losses, outcome), (there, other_losses, other) = found["cpu"], found["cuda"]
@@ -193,11 +249,18 @@ def test_experts_and_students_are_trained_alike(trainable):
 def test_images_are_augmented_and_encoded_alike():
     images = torch.randint(0, 256, (40, 48, 40, 3), dtype=torch.uint8, generator=make_generator(0))
     section = AugmentSection(crop_scale=0.5, flip=True, randaugment_ops=2, randaugment_magnitude=5)
-    here, there = (augment(images.to(device), section, make_generator(1)).cpu() for device in (CPU, CUDA))
+    here, there = (
+        augment(images.to(device), section, make_generator(1)).cpu() for device in (CPU, CUDA)
+    )
     off = (here.int() - there.int()).abs()
-    assert float((off <= 2).float().mean()) > 0.98  # a rounding of the crop may decide what `equalize` does
+    # A rounding of the crop may decide what `equalize` does
+    assert float((off <= 2).float().mean()) > 0.98
     stored = make_split(num_images=11).images
-    assert torch.allclose(*(encode_images(make_encoder(), stored, device=device) for device in (CPU, CUDA)), rtol=1e-3, atol=1e-3)
+    assert torch.allclose(
+        *(encode_images(make_encoder(), stored, device=device) for device in (CPU, CUDA)),
+        rtol=1e-3,
+        atol=1e-3,
+    )
 
 
 def test_a_folded_encoder_goes_back_to_the_card():
@@ -215,7 +278,11 @@ def test_a_folded_encoder_goes_back_to_the_card():
 
 
 def test_recall_is_counted_alike():
-    images = torch.nn.functional.normalize(torch.randn(50, SIZE, generator=make_generator(0)), dim=1)
+    images = torch.nn.functional.normalize(
+        torch.randn(50, SIZE, generator=make_generator(0)), dim=1
+    )
     owner = torch.arange(50).repeat_interleave(3)
-    texts = torch.nn.functional.normalize(images[owner] + 0.5 * torch.randn(150, SIZE, generator=make_generator(1)), dim=1)
+    texts = torch.nn.functional.normalize(
+        images[owner] + 0.5 * torch.randn(150, SIZE, generator=make_generator(1)), dim=1
+    )
     assert recall(images.to(CUDA), texts.to(CUDA), owner.to(CUDA)) == recall(images, texts, owner)

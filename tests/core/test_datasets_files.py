@@ -1,4 +1,6 @@
-"""Karpathy jsons and image files made here: every good layout, and every bad input named by file and field."""
+"""Karpathy jsons and image files made here: every good layout, and every bad input named by file
+and field.
+"""
 
 import gzip
 import io
@@ -40,17 +42,27 @@ def _tar(root, members, name="images.tar", mode="w"):
 
 
 def _entry(name, split, *captions, **more):
-    return {"filename": name, "split": split, "sentences": [{"raw": text, "tokens": text.split()} for text in captions], **more}
+    return {
+        "filename": name,
+        "split": split,
+        "sentences": [{"raw": text, "tokens": text.split()} for text in captions],
+        **more,
+    }
 
 
 def _entries():
-    return [_entry(name, split, f"{name} one", f"{name} two .") for name, split in zip(NAMES, SPLITS, strict=True)]
+    return [
+        _entry(name, split, f"{name} one", f"{name} two .")
+        for name, split in zip(NAMES, SPLITS, strict=True)
+    ]
 
 
 def _karpathy(root, entries, images=("images",), name="dataset.json", restval_is_train=True):
     data = json.dumps({"dataset": "x", "images": entries}).encode()
     (root / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    return karpathy.Config(path=str(root), annotations=name, images=list(images), restval_is_train=restval_is_train)
+    return karpathy.Config(
+        path=str(root), annotations=name, images=list(images), restval_is_train=restval_is_train
+    )
 
 
 def _described(examples):
@@ -69,10 +81,26 @@ def test_karpathy_keeps_names_splits_and_raw_captions(tmp_path, name):
     assert [round(_shade(example) / 50) for example in examples] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("layout", ["folder of its name", "above it", "tar without folder", "tar with more folders", "globs of tars"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "folder of its name",
+        "above it",
+        "tar without folder",
+        "tar with more folders",
+        "globs of tars",
+    ],
+)
 def test_images_of_coco_are_found_however_the_files_lie(tmp_path, layout):
-    entries = [_entry(name, split, "x", filepath="val2014") for name, split in zip(NAMES, SPLITS, strict=True)]
-    patterns = {"folder of its name": ["val2014"], "above it": ["."], "globs of tars": ["images-*.tar"]}.get(layout, ["images.tar"])
+    entries = [
+        _entry(name, split, "x", filepath="val2014")
+        for name, split in zip(NAMES, SPLITS, strict=True)
+    ]
+    patterns = {
+        "folder of its name": ["val2014"],
+        "above it": ["."],
+        "globs of tars": ["images-*.tar"],
+    }.get(layout, ["images.tar"])
     if layout == "tar without folder":
         _tar(tmp_path, [f"./{name}" for name in NAMES])
     elif layout == "tar with more folders":
@@ -89,8 +117,14 @@ def test_images_of_coco_are_found_however_the_files_lie(tmp_path, layout):
 def test_restval_counts_as_train_or_is_left_out(tmp_path):
     _folder(tmp_path)
     entries = [_entry("a.jpg", "restval", "x"), *_entries()[1:]]
-    assert [e.split for e in karpathy.examples(_karpathy(tmp_path, entries))] == ["train", "val", "test"]
-    assert [e.split for e in karpathy.examples(_karpathy(tmp_path, entries, restval_is_train=False))] == ["val", "test"]
+    assert [e.split for e in karpathy.examples(_karpathy(tmp_path, entries))] == [
+        "train",
+        "val",
+        "test",
+    ]
+    assert [
+        e.split for e in karpathy.examples(_karpathy(tmp_path, entries, restval_is_train=False))
+    ] == ["val", "test"]
 
 
 def _without(key):
@@ -104,17 +138,36 @@ def _without(key):
     [
         (_without("filename"), r"dataset\.json: images\[0\]: the member 'filename' is missing"),
         (_without("split"), r"dataset\.json: images\[0\]: the member 'split' is missing"),
-        (_entry("a.jpg", "train"), r"dataset\.json: images\[0\]\.sentences: the image has no captions"),
-        (_entry("a.jpg", "train", "x", " \t"), r"dataset\.json: images\[0\]\.sentences\[1\]: received caption ' \\t'"),
-        (_entry("a.jpg", "train", "\ud800"), r"images\[0\]\.sentences\[0\]: received caption '\\ud800'"),
-        (_entry("a.jpg", "dev", "x"), r"images\[0\]\.split: received split 'dev', allowed is one of train, val, test, restval"),
-        (_entry("../a.jpg", "train", "x"), r"images\[0\]: received image name '\.\./a\.jpg', allowed is a relative path"),
+        (
+            _entry("a.jpg", "train"),
+            r"dataset\.json: images\[0\]\.sentences: the image has no captions",
+        ),
+        (
+            _entry("a.jpg", "train", "x", " \t"),
+            r"dataset\.json: images\[0\]\.sentences\[1\]: received caption ' \\t'",
+        ),
+        (
+            _entry("a.jpg", "train", "\ud800"),
+            r"images\[0\]\.sentences\[0\]: received caption '\\ud800'",
+        ),
+        (
+            _entry("a.jpg", "dev", "x"),
+            r"images\[0\]\.split: received split 'dev', allowed is one of train, val, test, "
+            r"restval",
+        ),
+        (
+            _entry("../a.jpg", "train", "x"),
+            r"images\[0\]: received image name '\.\./a\.jpg', allowed is a relative path",
+        ),
         (_entry("/etc/a.jpg", "train", "x"), r"images\[0\]: received image name '/etc/a\.jpg'"),
         (_entry("C:\\a.jpg", "train", "x"), r"images\[0\]: received image name"),
         (_entry("", "train", "x"), r"images\[0\]: received image name ''"),
         (_entry(7, "train", "x"), r"images\[0\]\.filename: received int 7, allowed is str"),
         ("a.jpg", r"images\[0\]: received str 'a\.jpg', allowed is an object"),
-        ({**_entry("a.jpg", "train"), "sentences": [{"raw": 3}]}, r"images\[0\]\.sentences\[0\]\.raw: received int 3"),
+        (
+            {**_entry("a.jpg", "train"), "sentences": [{"raw": 3}]},
+            r"images\[0\]\.sentences\[0\]\.raw: received int 3",
+        ),
     ],
 )
 def test_karpathy_names_file_and_field_of_a_bad_entry(tmp_path, entry, message):
@@ -126,10 +179,18 @@ def test_karpathy_names_file_and_field_of_a_bad_entry(tmp_path, entry, message):
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("d.json", b'{"images": [\n {"filename": }]}', r"d\.json: line 2 column 15: malformed JSON"),
+        (
+            "d.json",
+            b'{"images": [\n {"filename": }]}',
+            r"d\.json: line 2 column 15: malformed JSON",
+        ),
         ("d.json", b"", r"d\.json: line 1 column 1: malformed JSON"),
         ("d.json", b"[" * 200_000, r"d\.json: JSON nested too deeply|d\.json: line"),
-        ("d.json", b'{"x": 1}', r"d\.json: the member 'images' is missing; received the members \['x'\]"),
+        (
+            "d.json",
+            b'{"x": 1}',
+            r"d\.json: the member 'images' is missing; received the members \['x'\]",
+        ),
         ("d.json", b'{"images": {}}', r"d\.json\.images: received dict"),
         ("d.json", b'{"images": "\xff"}', r"d\.json: byte 12 is not UTF-8"),
         ("d.json.gz", b"not gzip", r"d\.json\.gz: cannot be read"),
@@ -139,25 +200,49 @@ def test_karpathy_names_file_and_field_of_a_bad_entry(tmp_path, entry, message):
 def test_malformed_json_names_file_and_position(tmp_path, name, data, message):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match=message):
-        list(karpathy.examples(karpathy.Config(path=str(tmp_path), annotations=name, images=["."], restval_is_train=True)))
+        list(
+            karpathy.examples(
+                karpathy.Config(
+                    path=str(tmp_path), annotations=name, images=["."], restval_is_train=True
+                )
+            )
+        )
 
 
 def test_missing_folder_file_pattern_and_image_say_what_to_change(tmp_path):
     config = _karpathy(tmp_path, _entries(), ["pictures"])
-    with pytest.raises(FileNotFoundError, match=r"has 'pictures', which matches nothing .* holds dataset\.json; change it in params\.yaml"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"has 'pictures', which matches nothing .* holds dataset\.json; change it in "
+        r"params\.yaml",
+    ):
         list(karpathy.examples(config))
     _folder(tmp_path, NAMES[:1], sub="pictures")
-    with pytest.raises(FileNotFoundError, match=r"dataset\.json: images\[1\]: image 'b\.jpg' is missing in pictures .*\(2 of 3 are\)"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"dataset\.json: images\[1\]: image 'b\.jpg' is missing in pictures .*\(2 of 3 are\)",
+    ):
         list(karpathy.examples(config))
     (tmp_path / "dataset.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no annotation file .*dataset\.json'.* change `annotations`"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no annotation file .*dataset\.json'.* change `annotations`"
+    ):
         karpathy.examples(config)
     with pytest.raises(FileNotFoundError, match=r"no dataset folder .* change `path`"):
-        karpathy.examples(karpathy.Config(path=str(tmp_path / "x"), annotations="d", images=["."], restval_is_train=True))
+        karpathy.examples(
+            karpathy.Config(
+                path=str(tmp_path / "x"), annotations="d", images=["."], restval_is_train=True
+            )
+        )
 
 
 @pytest.mark.parametrize(
-    ("images", "message"), [(["../up"], "has '../up'"), (["/abs"], "has '/abs'"), ([], "`images` of the dataset is empty")]
+    ("images", "message"),
+    [
+        (["../up"], "has '../up'"),
+        (["/abs"], "has '/abs'"),
+        ([], "`images` of the dataset is empty"),
+    ],
 )
 def test_image_patterns_stay_inside_the_dataset_folder(tmp_path, images, message):
     with pytest.raises(ValueError, match=message):
@@ -167,18 +252,35 @@ def test_image_patterns_stay_inside_the_dataset_folder(tmp_path, images, message
 def test_a_name_of_two_files_is_refused(tmp_path):
     _folder(tmp_path, sub="one")
     _folder(tmp_path, sub="two")
-    with pytest.raises(ValueError, match=r"images\[0\]: image 'a\.jpg' belongs to 2 files .*narrow `images`"):
+    with pytest.raises(
+        ValueError, match=r"images\[0\]: image 'a\.jpg' belongs to 2 files .*narrow `images`"
+    ):
         list(karpathy.examples(_karpathy(tmp_path, _entries(), ["*"])))
     assert len(list(karpathy.examples(_karpathy(tmp_path, _entries(), ["two"])))) == 3
 
 
 def test_two_names_for_one_file_are_refused(tmp_path):
     _tar(tmp_path, NAMES)
-    entries = [_entry("a.jpg", "train", "x", filepath="one"), _entry("a.jpg", "test", "x", filepath="two")]
-    with pytest.raises(ValueError, match=r"images\[1\]: image 'two/a\.jpg' and image 'one/a\.jpg' .* are both a\.jpg of .*images\.tar"):
+    entries = [
+        _entry("a.jpg", "train", "x", filepath="one"),
+        _entry("a.jpg", "test", "x", filepath="two"),
+    ]
+    with pytest.raises(
+        ValueError,
+        match=r"images\[1\]: image 'two/a\.jpg' and image 'one/a\.jpg' .* are both a\.jpg of "
+        r".*images\.tar",
+    ):
         list(karpathy.examples(_karpathy(tmp_path, entries, ["images.tar"])))
     with pytest.raises(ValueError, match=r"images\[1\]: image '\./a\.jpg' and image 'a\.jpg'"):
-        list(karpathy.examples(_karpathy(tmp_path, [_entry("a.jpg", "train", "x"), _entry("./a.jpg", "test", "x")], ["images.tar"])))
+        list(
+            karpathy.examples(
+                _karpathy(
+                    tmp_path,
+                    [_entry("a.jpg", "train", "x"), _entry("./a.jpg", "test", "x")],
+                    ["images.tar"],
+                )
+            )
+        )
 
 
 @pytest.mark.parametrize("damage", ["compressed", "truncated", "not a tar"])

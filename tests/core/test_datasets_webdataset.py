@@ -1,4 +1,6 @@
-"""Shards of tar files: the same bytes as from Karpathy's layout, and every bad shard named by file, key and field."""
+"""Shards of tar files: the same bytes as from Karpathy's layout, and every bad shard named by file,
+key and field.
+"""
 
 import io
 import json
@@ -14,7 +16,9 @@ GOOD = {"a.jpg": picture(0), "a.txt": b"a"}
 
 
 def _shard(path, members, mode="w"):
-    """Write members in order; a list of (name, data) pairs may hold a name twice, and data None makes a link."""
+    """Write members in order; a list of (name, data) pairs may hold a name twice, and data None
+    makes a link.
+    """
     with tarfile.open(path, mode) as archive:
         for name, data in members.items() if isinstance(members, dict) else members:
             info = tarfile.TarInfo(name)
@@ -26,7 +30,9 @@ def _shard(path, members, mode="w"):
 
 
 def _config(root, **options):
-    return webdataset.Config(path=str(root), **{split: [f"{split}-*.tar"] for split in SPLITS} | options)
+    return webdataset.Config(
+        path=str(root), **{split: [f"{split}-*.tar"] for split in SPLITS} | options
+    )
 
 
 def _dataset(root, members=GOOD):
@@ -38,7 +44,9 @@ def _dataset(root, members=GOOD):
 
 
 def _as_json(captions):
-    return json.dumps({"captions": captions} if len(captions) > 1 else {"caption": captions[0], "url": "x"}).encode()
+    return json.dumps(
+        {"captions": captions} if len(captions) > 1 else {"caption": captions[0], "url": "x"}
+    ).encode()
 
 
 @pytest.mark.parametrize("ending", ["txt", "json"])
@@ -47,18 +55,32 @@ def test_shards_are_prepared_to_the_bytes_of_karpathys_layout(tmp_path, ending):
     raw.mkdir()
     for split in SPLITS:
         for number, sample in enumerate(of_split(split)):
-            text = "\r\n".join(sample.captions).encode() + b"\n\n" if ending == "txt" else _as_json(list(sample.captions))
+            text = (
+                "\r\n".join(sample.captions).encode() + b"\n\n"
+                if ending == "txt"
+                else _as_json(list(sample.captions))
+            )
             key = sample.name.partition(".")[0]
-            _shard(raw / f"{split}-{number:03d}.tar", {f"./{key}.{ending}": text, sample.name: sample.data})
+            _shard(
+                raw / f"{split}-{number:03d}.tar",
+                {f"./{key}.{ending}": text, sample.name: sample.data},
+            )
     (tmp_path / "karpathy").mkdir()
-    assert prepared(webdataset.examples(_config(raw)), tmp_path / "out") == through_karpathy(tmp_path / "karpathy")
+    assert prepared(webdataset.examples(_config(raw)), tmp_path / "out") == through_karpathy(
+        tmp_path / "karpathy"
+    )
 
 
 def test_txt_counts_before_the_metadata_of_img2dataset_and_other_members_are_left_out(tmp_path):
     members = {
-        "00/7.cls": b"3", "00/7.json": b'{"caption": "of the json"}', "00/7.txt": b"of the txt", "00/7.jpg": picture(0),
-        "00/7.seg.png": b"", "._00": b"", "8.cls": b"",
-    }  # fmt: skip
+        "00/7.cls": b"3",
+        "00/7.json": b'{"caption": "of the json"}',
+        "00/7.txt": b"of the txt",
+        "00/7.jpg": picture(0),
+        "00/7.seg.png": b"",
+        "._00": b"",
+        "8.cls": b"",
+    }
     first = next(iter(webdataset.examples(_dataset(tmp_path, members))))
     assert (first.name, first.split, first.captions) == ("train/00/7.jpg", "train", ("of the txt",))
 
@@ -67,29 +89,70 @@ def test_shards_come_in_the_order_of_patterns_then_names_and_keys_in_that_of_the
     _dataset(tmp_path, {"z.jpg": picture(0), "b.txt": b"b", "z.txt": b"z", "b.jpg": picture(1)})
     _shard(tmp_path / "train-1.tar", {"m.jpg": picture(2), "m.txt": b"m"})
     _shard(tmp_path / "last.tar", {"y.jpg": picture(3), "y.txt": b"y"})
-    names = [example.name for example in webdataset.examples(_config(tmp_path, train=["last.tar", "train-*.tar"]))]
-    assert names == ["train/y.jpg", "train/z.jpg", "train/b.jpg", "train/m.jpg", "val/a.jpg", "test/a.jpg"]
+    names = [
+        example.name
+        for example in webdataset.examples(_config(tmp_path, train=["last.tar", "train-*.tar"]))
+    ]
+    assert names == [
+        "train/y.jpg",
+        "train/z.jpg",
+        "train/b.jpg",
+        "train/m.jpg",
+        "val/a.jpg",
+        "test/a.jpg",
+    ]
 
 
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"a.txt": b"a"}, r"key 'a': the picture is missing; received \.txt, allowed is one member that ends in \.jpg"),
+        (
+            {"a.txt": b"a"},
+            r"key 'a': the picture is missing; received \.txt, allowed is one member that ends "
+            r"in \.jpg",
+        ),
         ({"a.jpg": b""}, r"key 'a': the image has no captions, received neither \.txt nor \.json"),
         ({"a.jpg": b"", "a.txt": b" \n\n"}, r"key 'a'\.txt: the image has no captions"),
-        ({"a.jpg": b"", "a.json": b'{"captions": []}'}, r"key 'a'\.json\.captions: the image has no captions"),
-        ({"a.jpg": b"", "a.json": b'{"captions": ["x", " "]}'}, r"key 'a'\.json\.captions\[1\]: received caption ' '"),
-        ({"a.jpg": b"", "a.json": b'{"captions": "x"}'}, r"key 'a'\.json\.captions: received str 'x', allowed is a list"),
-        ({"a.jpg": b"", "a.json": b'{"caption": ""}'}, r"key 'a'\.json\.caption: received caption ''"),
+        (
+            {"a.jpg": b"", "a.json": b'{"captions": []}'},
+            r"key 'a'\.json\.captions: the image has no captions",
+        ),
+        (
+            {"a.jpg": b"", "a.json": b'{"captions": ["x", " "]}'},
+            r"key 'a'\.json\.captions\[1\]: received caption ' '",
+        ),
+        (
+            {"a.jpg": b"", "a.json": b'{"captions": "x"}'},
+            r"key 'a'\.json\.captions: received str 'x', allowed is a list",
+        ),
+        (
+            {"a.jpg": b"", "a.json": b'{"caption": ""}'},
+            r"key 'a'\.json\.caption: received caption ''",
+        ),
         ({"a.jpg": b"", "a.json": b'{"caption": 3}'}, r"key 'a'\.json\.caption: received int 3"),
-        ({"a.jpg": b"", "a.json": b'{"text": "x"}'}, r"key 'a'\.json: the member 'caption' is missing; received the members \['text'\]"),
+        (
+            {"a.jpg": b"", "a.json": b'{"text": "x"}'},
+            r"key 'a'\.json: the member 'caption' is missing; received the members \['text'\]",
+        ),
         ({"a.jpg": b"", "a.json": b"[1]"}, r"key 'a'\.json: received list"),
-        ({"a.jpg": b"", "a.json": b'{"caption": }'}, r"key 'a'\.json: line 1 column 13: malformed JSON"),
+        (
+            {"a.jpg": b"", "a.json": b'{"caption": }'},
+            r"key 'a'\.json: line 1 column 13: malformed JSON",
+        ),
         ({"a.jpg": b"", "a.txt": b"\xff"}, r"key 'a'\.txt: byte 0 is not UTF-8"),
-        ({**GOOD, "a.png": b""}, r"key 'a': several pictures have this key; received a\.jpg and a\.png"),
-        ([*GOOD.items(), ("./a.jpg", b"")], r"key 'a': several pictures have this key; received a\.jpg and a\.jpg"),
+        (
+            {**GOOD, "a.png": b""},
+            r"key 'a': several pictures have this key; received a\.jpg and a\.png",
+        ),
+        (
+            [*GOOD.items(), ("./a.jpg", b"")],
+            r"key 'a': several pictures have this key; received a\.jpg and a\.jpg",
+        ),
         ([*GOOD.items(), ("a.txt", b"b")], r"key 'a': \.txt is there twice"),
-        ({"../a.jpg": b"", "../a.txt": b"a"}, r"member '\.\./a\.jpg': received image name '\.\./a\.jpg', allowed is a relative path"),
+        (
+            {"../a.jpg": b"", "../a.txt": b"a"},
+            r"member '\.\./a\.jpg': received image name '\.\./a\.jpg', allowed is a relative path",
+        ),
         ({"/a.jpg": b""}, r"member '/a\.jpg': received image name"),
         ({"a.jpg": None}, r"member 'a\.jpg' is a link or a sparse file, allowed are plain files"),
     ],
@@ -104,7 +167,11 @@ def test_a_bad_member_is_named_by_shard_key_and_field(tmp_path, members, message
 def test_a_key_of_two_shards_of_a_split_is_refused_whatever_its_ending(tmp_path):
     config = _dataset(tmp_path)
     _shard(tmp_path / "train-1.tar", {"a.png": picture(1), "a.txt": b"a"})
-    with pytest.raises(ValueError, match=r"train-1\.tar: key 'a': the key is in train a second time, first at .*train-0\.tar: key 'a'"):
+    with pytest.raises(
+        ValueError,
+        match=r"train-1\.tar: key 'a': the key is in train a second time, first at "
+        r".*train-0\.tar: key 'a'",
+    ):
         list(webdataset.examples(config))
 
 
@@ -112,7 +179,9 @@ def test_a_key_of_two_shards_of_a_split_is_refused_whatever_its_ending(tmp_path)
 def test_a_damaged_picture_is_named_by_shard_and_member_and_leaves_nothing(tmp_path, data):
     out = tmp_path / "out"
     with pytest.raises(
-        ValueError, match=r"train-0\.tar member a\.jpg \(.*train-0\.tar: key 'a'\): (not an image|the image cannot be decoded)"
+        ValueError,
+        match=r"train-0\.tar member a\.jpg \(.*train-0\.tar: key 'a'\): (not an image|the image "
+        r"cannot be decoded)",
     ):
         prepared(webdataset.examples(_dataset(tmp_path, {"a.jpg": data, "a.txt": b"a"})), out)
     assert list(out.iterdir()) == []
@@ -134,12 +203,20 @@ def test_an_unusable_shard_is_named(tmp_path, damage):
     [
         (
             {"train": ["none-*.tar"]},
-            r"`train` of the dataset has 'none-\*\.tar', which matches no file in .*; the folder holds test-0\.tar",
+            r"`train` of the dataset has 'none-\*\.tar', which matches no file in .*; the folder "
+            r"holds test-0\.tar",
         ),
         ({"val": []}, r"`val` of the dataset is empty"),
-        ({"test": ["../x.tar"]}, r"`test` of the dataset has '\.\./x\.tar', allowed are names and globs inside"),
+        (
+            {"test": ["../x.tar"]},
+            r"`test` of the dataset has '\.\./x\.tar', allowed are names and globs inside",
+        ),
         ({"test": ["/x.tar"]}, r"`test` of the dataset has '/x\.tar', allowed"),
-        ({"test": ["*.tar"]}, r"train-0\.tar is named by `train` and by `test` of the dataset, allowed is one split for a file"),
+        (
+            {"test": ["*.tar"]},
+            r"train-0\.tar is named by `train` and by `test` of the dataset, allowed is one "
+            r"split for a file",
+        ),
         ({"root": "nowhere"}, r"there is no dataset folder 'nowhere'"),
     ],
 )
@@ -153,6 +230,9 @@ def test_digest_follows_shards_and_their_splits_but_not_the_place(tmp_path):
     one, two = _dataset(tmp_path / "one"), _dataset(tmp_path / "two")
     digest = webdataset.raw_digest(one)
     assert digest == webdataset.raw_digest(two)
-    assert webdataset.raw_digest(_config(tmp_path / "one", val=["test-0.tar"], test=["val-0.tar"])) != digest
+    assert (
+        webdataset.raw_digest(_config(tmp_path / "one", val=["test-0.tar"], test=["val-0.tar"]))
+        != digest
+    )
     _shard(tmp_path / "two" / "train-0.tar", {**GOOD, "a.txt": b"b"})
     assert webdataset.raw_digest(two) != digest

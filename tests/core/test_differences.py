@@ -1,4 +1,6 @@
-"""How far the finite differences go: the gradient changes by a fixed part of itself, within bounds around a part of |theta|."""
+"""How far the finite differences go: the gradient changes by a fixed part of itself, within bounds
+around a part of |theta|.
+"""
 
 import pytest
 import torch
@@ -29,14 +31,21 @@ def test_the_first_length_is_a_part_of_theta(engine):
 @pytest.mark.parametrize("engine", RULES)
 def test_later_lengths_change_the_gradient_by_a_fixed_part(engine):
     length = StepLength(engine)
-    curvature = RULES[engine][1] / RULES[engine][0] / 5 * 7  # the right length is then that of the first rule over 3.5
-    length.learn(product(grad=2.0, change=2 * curvature / 4), {"img": torch.tensor([0.5, 0.0]), "txt": torch.zeros(1)})
+    # The right length is then that of the first rule over 3.5
+    curvature = RULES[engine][1] / RULES[engine][0] / 5 * 7
+    length.learn(
+        product(grad=2.0, change=2 * curvature / 4),
+        {"img": torch.tensor([0.5, 0.0]), "txt": torch.zeros(1)},
+    )
     eps = float(length.eps(THETA, W))
     assert eps * 10 * curvature == pytest.approx(RULES[engine][1] * 2.0)  # |eps H w| = change |g|
     assert eps < RULES[engine][0] * 5 / 10
 
 
-@pytest.mark.parametrize(("grad", "change", "factor"), [(1.0, 1e9, 1 / 20), (1.0, 1e-9, 20), (1e4, 0.0, 20), (0.0, 0.0, 1 / 20)])
+@pytest.mark.parametrize(
+    ("grad", "change", "factor"),
+    [(1.0, 1e9, 1 / 20), (1.0, 1e-9, 20), (1e4, 0.0, 20), (0.0, 0.0, 1 / 20)],
+)
 def test_lengths_stay_within_a_factor_of_twenty(grad, change, factor):
     length = StepLength("forward_difference")
     length.learn(product(grad, change), W)
@@ -44,9 +53,14 @@ def test_lengths_stay_within_a_factor_of_twenty(grad, change, factor):
 
 
 def test_a_direction_of_zero_gives_a_finite_length():
-    length, still = StepLength("central_difference"), {group: torch.zeros_like(value) for group, value in W.items()}
+    length, still = (
+        StepLength("central_difference"),
+        {group: torch.zeros_like(value) for group, value in W.items()},
+    )
     length.learn(product(1.0, 0.0), still)
-    assert torch.isfinite(length.eps(THETA, still)) and torch.isfinite(StepLength("central_difference").eps(still, still))
+    assert torch.isfinite(length.eps(THETA, still)) and torch.isfinite(
+        StepLength("central_difference").eps(still, still)
+    )
 
 
 def test_double_precision_goes_less_far():

@@ -1,4 +1,6 @@
-"""The reverse sweep needs the memory of one student step, however many there are, and T parameter vectors (METHOD 5)."""
+"""The reverse sweep needs the memory of one student step, however many there are, and T parameter
+vectors (METHOD 5).
+"""
 
 import weakref
 
@@ -17,7 +19,9 @@ PAIRS, BATCH, SIZE, FEW, MANY = 9, 8, 40, 2, 12
 
 
 class LiveTensors(TorchDispatchMode):
-    """Bytes of all tensors that came into being since it began and are still there: now, and at most."""
+    """Bytes of all tensors that came into being since it began and are still there: now, and at
+    most.
+    """
 
     def __init__(self):
         super().__init__()
@@ -44,29 +48,40 @@ class LiveTensors(TorchDispatchMode):
 
 
 def _peak(engine, steps):
-    """Most bytes of tensors during one gradient, and the bytes of a parameter vector and of the rows of a batch."""
+    """Most bytes of tensors during one gradient, and the bytes of a parameter vector and of the
+    rows of a batch.
+    """
     flat = FlatModel(make_model(make_encoder()))
     theta = flat.flatten()
-    goal = {group: value + 0.1 * torch.randn(value.shape, generator=make_generator(0, group)) for group, value in theta.items()}
+    goal = {
+        group: value + 0.1 * torch.randn(value.shape, generator=make_generator(0, group))
+        for group, value in theta.items()
+    }
     inputs = {
         "images": torch.randn(PAIRS, 3, SIZE, SIZE, generator=make_generator(0, "images")),
         "texts": torch.randn(PAIRS, TEXT_DIM, generator=make_generator(0, "texts")),
     }
 
     def loss(theta, rows, step):
-        return info_nce(*flat.call(theta, rows["images"], rows["texts"], make_generator(0, "dropout", step)))
+        return info_nce(
+            *flat.call(theta, rows["images"], rows["texts"], make_generator(0, "dropout", step))
+        )
 
     batches = draw_batches(PAIRS, BATCH, steps, make_generator(1))
     logs = {group: torch.tensor(0.01).log() for group in theta}
     with LiveTensors() as live:
-        trajectory_gradient(loss, theta, inputs, batches, logs, Segment.between(theta, goal).loss, engine=engine)
+        trajectory_gradient(
+            loss, theta, inputs, batches, logs, Segment.between(theta, goal).loss, engine=engine
+        )
     rows = sum(value[:BATCH].nbytes for value in inputs.values())
     return live.peak, sum(value.nbytes for value in theta.values()), rows
 
 
 @pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "unroll"])
 def test_memory_grows_with_the_steps_by_parameter_vectors_alone(engine):
-    """Per step theta_t; `forward_difference` also keeps g_t and the gradient of the batch's rows."""
+    """Per step theta_t; `forward_difference` also keeps g_t and the gradient of the batch's
+    rows.
+    """
     (few, theta, rows), (many, _, _) = _peak(engine, FEW), _peak(engine, MANY)
     kept = 2 * theta + rows if engine == "forward_difference" else theta
     assert few > 1000 * theta  # a step's activations, beside which the vectors are nothing

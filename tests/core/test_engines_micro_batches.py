@@ -1,4 +1,6 @@
-"""A student step cut into micro-batches has the gradient of the whole batch, whatever their size; the head sees the batch."""
+"""A student step cut into micro-batches has the gradient of the whole batch, whatever their size;
+the head sees the batch.
+"""
 
 import pytest
 import torch
@@ -27,7 +29,9 @@ def trajectory(flat):
 
 def _loss(flat):
     def loss_fn(theta, rows, step):
-        return info_nce(*flat.call(theta, rows["images"], rows["texts"], make_generator(3, "dropout", step)))
+        return info_nce(
+            *flat.call(theta, rows["images"], rows["texts"], make_generator(3, "dropout", step))
+        )
 
     return loss_fn
 
@@ -38,18 +42,32 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(flat, trajectory, en
     # A finite difference divides the rounding of both ways by eps.
     bound = 1e-6 if "difference" in engine else 1e-12
     expected = trajectory_gradient(_loss(flat), engine=engine, **trajectory)
-    found = trajectory_gradient(_loss(flat), engine=engine, encode=flat.encode, micro_batch=size, **trajectory)
+    found = trajectory_gradient(
+        _loss(flat), engine=engine, encode=flat.encode, micro_batch=size, **trajectory
+    )
     assert max(relative_errors(found, expected).values()) <= bound
 
 
 @pytest.mark.parametrize(
     ("engine", "bound"),
-    [("double_backward", 1e-9), ("forward_over_reverse", 1e-9), ("central_difference", 1e-5), ("forward_difference", 1e-4)],
+    [
+        ("double_backward", 1e-9),
+        ("forward_over_reverse", 1e-9),
+        ("central_difference", 1e-5),
+        ("forward_difference", 1e-4),
+    ],
 )
 def test_images_may_be_constant(flat, trajectory, engine, bound):
     images = {"images": trajectory["inputs"].pop("images")}
     expected = trajectory_gradient(_loss(flat), engine="unroll", constants=images, **trajectory)
-    found = trajectory_gradient(_loss(flat), engine=engine, constants=images, encode=flat.encode, micro_batch=3, **trajectory)
+    found = trajectory_gradient(
+        _loss(flat),
+        engine=engine,
+        constants=images,
+        encode=flat.encode,
+        micro_batch=3,
+        **trajectory,
+    )
     assert list(found.inputs) == ["texts"]
     assert max(relative_errors(found, expected).values()) <= bound
 
@@ -59,24 +77,42 @@ def test_networks_with_kinks_keep_their_pieces_in_micro_batches():
     trajectory = make_trajectory("mobile_net", flat)
     trajectory["inputs"] = {name: trajectory["inputs"][name] for name in ("images", "texts")}
     expected = trajectory_gradient(_loss(flat), engine="unroll", **trajectory)
-    found = trajectory_gradient(_loss(flat), engine="central_difference", encode=flat.encode, micro_batch=2, **trajectory)
+    found = trajectory_gradient(
+        _loss(flat), engine="central_difference", encode=flat.encode, micro_batch=2, **trajectory
+    )
     assert max(relative_errors(found, expected).values()) <= 1e-5
 
 
 def test_memory_options_that_do_not_fit_are_refused(flat, trajectory):
     for engine in ("unroll", "tesla"):
-        with pytest.raises(ValueError, match="allowed are double_backward, forward_over_reverse, central_difference, forward_difference"):
-            trajectory_gradient(_loss(flat), engine=engine, encode=flat.encode, micro_batch=2, **trajectory)
+        with pytest.raises(
+            ValueError,
+            match="allowed are double_backward, forward_over_reverse, central_difference, "
+            "forward_difference",
+        ):
+            trajectory_gradient(
+                _loss(flat), engine=engine, encode=flat.encode, micro_batch=2, **trajectory
+            )
     with pytest.raises(ValueError, match="micro-batches need `encode` and at least 1 image"):
         trajectory_gradient(_loss(flat), engine="central_difference", micro_batch=2, **trajectory)
     with pytest.raises(ValueError, match="micro-batches need `encode` and at least 1 image"):
-        trajectory_gradient(_loss(flat), engine="central_difference", encode=flat.encode, micro_batch=0, **trajectory)
+        trajectory_gradient(
+            _loss(flat),
+            engine="central_difference",
+            encode=flat.encode,
+            micro_batch=0,
+            **trajectory,
+        )
     del trajectory["inputs"]["images"]
     with pytest.raises(ValueError, match="`encode` needs rows called 'images'"):
-        trajectory_gradient(_loss(flat), engine="central_difference", encode=flat.encode, **trajectory)
+        trajectory_gradient(
+            _loss(flat), engine="central_difference", encode=flat.encode, **trajectory
+        )
 
 
 def test_parameter_vectors_on_the_host_change_nothing(flat, trajectory):
     expected = trajectory_gradient(_loss(flat), engine="forward_difference", **trajectory)
-    found = trajectory_gradient(_loss(flat), engine="forward_difference", is_theta_on_host=True, **trajectory)
+    found = trajectory_gradient(
+        _loss(flat), engine="forward_difference", is_theta_on_host=True, **trajectory
+    )
     assert max(relative_errors(found, expected).values()) == 0.0

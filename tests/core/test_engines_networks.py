@@ -1,10 +1,20 @@
-"""Every engine against unrolled autograd in float64, on each family of networks, with dropout and a learnt similarity."""
+"""Every engine against unrolled autograd in float64, on each family of networks, with dropout and a
+learnt similarity.
+"""
 
 import pytest
 import torch
 
 from tasks.core.matching import trajectory_gradient
-from tests.core.engine_problems import BOUNDS, NETWORKS, make_flat, make_trajectory, relative_errors, solved, student_loss
+from tests.core.engine_problems import (
+    BOUNDS,
+    NETWORKS,
+    make_flat,
+    make_trajectory,
+    relative_errors,
+    solved,
+    student_loss,
+)
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -22,8 +32,11 @@ def test_engines_equal_unrolled_autograd_in_float64(case, engine, bound):
         assert float(found.log_step_sizes[group]) == pytest.approx(float(expected), rel=bound)
 
 
-# One-sided differences of the ReLU6 network are off by 1e-2 to 2e-2, by the number of threads; `auto` does not take them there.
-@pytest.mark.parametrize(("engine", "bound"), [("central_difference", 5e-3), ("forward_difference", 4e-2)])
+# One-sided differences of the ReLU6 network are off by 1e-2 to 2e-2, by the number of threads;
+# `auto` does not take them there.
+@pytest.mark.parametrize(
+    ("engine", "bound"), [("central_difference", 5e-3), ("forward_difference", 4e-2)]
+)
 def test_differences_are_good_enough_in_float32(case, engine, bound):
     name, _, _, oracle = case
     flat = make_flat(name, torch.float32)

@@ -42,14 +42,21 @@ def _num_norms(module):
 
 def _plain():
     return nn.Sequential(
-        nn.Conv2d(3, 5, 3, stride=2, bias=True), nn.BatchNorm2d(5), nn.ReLU(inplace=True),
-        nn.Conv2d(5, 10, 3, groups=5, padding=1, bias=False), nn.BatchNorm2d(10, affine=False), nn.GELU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-    )  # fmt: skip
+        nn.Conv2d(3, 5, 3, stride=2, bias=True),
+        nn.BatchNorm2d(5),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(5, 10, 3, groups=5, padding=1, bias=False),
+        nn.BatchNorm2d(10, affine=False),
+        nn.GELU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
 
 
 def _mobilenet():
-    config = timm_encoders.Config(name="mobilenetv2_100", weights="random", kwargs={"pad_type": "same"}, mean=None, std=None)
+    config = timm_encoders.Config(
+        name="mobilenetv2_100", weights="random", kwargs={"pad_type": "same"}, mean=None, std=None
+    )
     return timm_encoders.build(config, seed=0).module
 
 
@@ -66,10 +73,14 @@ def test_output_and_gradient_to_the_pixels_stay_the_same(build, num_folded, size
     expected, expected_grad = both()
     assert float(expected.norm()) > 0 and float(expected_grad.norm()) > 0
     assert fold_batch_norm(module, images[:2]) == num_folded
-    assert _num_norms(module) == 0 and not any(parameter.requires_grad for parameter in module.parameters())
+    assert _num_norms(module) == 0 and not any(
+        parameter.requires_grad for parameter in module.parameters()
+    )
     got, got_grad = both()
     assert torch.allclose(got, expected, rtol=1e-10, atol=1e-12 * float(expected.abs().max()))
-    assert torch.allclose(got_grad, expected_grad, rtol=1e-9, atol=1e-11 * float(expected_grad.abs().max()))
+    assert torch.allclose(
+        got_grad, expected_grad, rtol=1e-9, atol=1e-11 * float(expected_grad.abs().max())
+    )
 
 
 def test_the_memory_layout_of_weights_stays():
@@ -80,11 +91,17 @@ def test_the_memory_layout_of_weights_stays():
 
 
 class _Branches(nn.Module):
-    """A convolution and a BatchNorm joined in the way that `how` names; `_plain` behind them is always foldable."""
+    """A convolution and a BatchNorm joined in the way that `how` names; `_plain` behind them is
+    always foldable.
+    """
 
     def __init__(self, how):
         super().__init__()
-        self.conv, self.norm, self.other = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+        self.conv, self.norm, self.other = (
+            nn.Conv2d(3, 3, 3, padding=1),
+            nn.BatchNorm2d(3),
+            nn.BatchNorm2d(3),
+        )
         self.rest, self.how = _plain(), how
 
     def forward(self, x):
@@ -110,15 +127,24 @@ class _Branches(nn.Module):
 @pytest.mark.parametrize(
     "how",
     [
-        "norm without convolution", "two norms on one output", "output used beside the norm", "output changed in place",
-        "convolution called twice", "norm called twice", "result of the norm dropped",
+        "norm without convolution",
+        "two norms on one output",
+        "output used beside the norm",
+        "output changed in place",
+        "convolution called twice",
+        "norm called twice",
+        "result of the norm dropped",
     ],
-)  # fmt: skip
+)
 def test_a_norm_that_is_not_alone_behind_its_convolution_is_left(how):
     module = _frozen(_seeded(lambda: _Branches(how)))
     norms, weight, expected = (module.norm, module.other), module.conv.weight, module(_images())
     assert fold_batch_norm(module, _images()) == 2  # the two of _plain
-    assert (module.norm, module.other) == norms and module.conv.weight is weight and _num_norms(module) == 2
+    assert (
+        (module.norm, module.other) == norms
+        and module.conv.weight is weight
+        and _num_norms(module) == 2
+    )
     assert torch.allclose(module(_images()), expected, rtol=1e-10)
 
 
@@ -128,8 +154,17 @@ def test_norms_in_training_mode_and_standardised_weights_are_left():
     training = _frozen(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
     training[1].train()
     standardised = _frozen(_seeded(lambda: nn.Sequential(StdConv2d(3, 4, 3), nn.BatchNorm2d(4))))
-    parametrised = _seeded(lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)))
-    stateless = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)).double().eval().requires_grad_(False)
+    parametrised = _seeded(
+        lambda: nn.Sequential(
+            nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)
+        )
+    )
+    stateless = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
+        .double()
+        .eval()
+        .requires_grad_(False)
+    )
     for module in (training, standardised, _frozen(parametrised), stateless):
         assert fold_batch_norm(module, _images()) == 0 and _num_norms(module) == 1
 
@@ -156,8 +191,17 @@ class _Hidden(nn.Module):
 
 def test_a_fold_that_changes_the_output_is_refused_and_undone():
     module = _frozen(_seeded(_Hidden))
-    parts, weight, bias, expected = dict(module._modules), module.conv.weight, module.conv.bias, module(_images())
-    with pytest.raises(ValueError, match=r"folding 1 BatchNorm layers of _Hidden changes its output by .*allowed is 0\.0001.*unfolded"):
+    parts, weight, bias, expected = (
+        dict(module._modules),
+        module.conv.weight,
+        module.conv.bias,
+        module(_images()),
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"folding 1 BatchNorm layers of _Hidden changes its output by .*allowed is "
+        r"0\.0001.*unfolded",
+    ):
         fold_batch_norm(module, _images())
     assert module._modules == parts and module.conv.weight is weight and module.conv.bias is bias
     assert torch.equal(module(_images()), expected)
@@ -168,7 +212,9 @@ def test_a_fold_that_changes_the_output_is_refused_and_undone():
 def test_a_trainable_network_is_refused():
     module = _frozen(_plain())
     module[3].requires_grad_(True)
-    with pytest.raises(ValueError, match=r"frozen networks only; 1 parameters require a gradient, first 3\.weight"):
+    with pytest.raises(
+        ValueError, match=r"frozen networks only; 1 parameters require a gradient, first 3\.weight"
+    ):
         fold_batch_norm(module, _images())
 
 
@@ -177,20 +223,33 @@ def test_preparing_leaves_the_encoder_and_gives_equal_features_and_pixel_gradien
     state = {name: value.clone() for name, value in encoder.state_dict().items()}
     folded = prepare_frozen(encoder, pixels[:2])
     assert _num_norms(folded) == 0 and _num_norms(encoder) == 2
-    assert encoder.state_dict().keys() == state.keys() and all(torch.equal(v, state[n]) for n, v in encoder.state_dict().items())
+    assert encoder.state_dict().keys() == state.keys() and all(
+        torch.equal(v, state[n]) for n, v in encoder.state_dict().items()
+    )
     slow, fast = FrozenFeatures(encoder, pixels, used), FrozenFeatures(folded, pixels, used)
-    grads = torch.randn(slow.values.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    grads = torch.randn(
+        slow.values.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
     assert torch.allclose(fast.values, slow.values, rtol=1e-10, atol=1e-12)
     assert torch.allclose(fast.pull_back(grads), slow.pull_back(grads), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(("trainable", "runs_folded"), [("heads", True), ("full", False)])
 def test_distilling_folds_frozen_encoders_only(tmp_path, trainable, runs_folded):
-    """The network that runs inside the loop has norms exactly when it is trained; the caller's network always keeps them."""
+    """The network that runs inside the loop has norms exactly when it is trained; the caller's
+    network always keeps them.
+    """
     problem, running = make_problem(tmp_path, trainable), []
     # A trained encoder is a copy of its own inside the model; a frozen one is shared.
     module = problem.flat.model.image_encoder if trainable == "full" else problem.encoder.module
-    module[1] = _frozen(nn.Sequential(nn.Conv2d(7, 7, 1), nn.BatchNorm2d(7), nn.GELU()), torch.float32)
+    module[1] = _frozen(
+        nn.Sequential(nn.Conv2d(7, 7, 1), nn.BatchNorm2d(7), nn.GELU()), torch.float32
+    )
     module.register_forward_pre_hook(lambda part, inputs: running.append(_num_norms(part)))
-    run(problem, dataclasses.replace(CONFIG, iterations=1), 6, Objective(lambda images, texts, rows: (images * texts).sum()))
+    run(
+        problem,
+        dataclasses.replace(CONFIG, iterations=1),
+        6,
+        Objective(lambda images, texts, rows: (images * texts).sum()),
+    )
     assert (running[-1] == 0) == runs_folded and _num_norms(module) == 1

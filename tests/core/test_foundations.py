@@ -42,20 +42,44 @@ def test_mapped_tensor_equals_what_was_saved(tmp_path):
 
 def test_pair_set_survives_the_disk_and_refuses_nan(tmp_path):
     generator = make_generator(0)
-    images, texts = torch.randn(3, 3, 5, 4, generator=generator), torch.randn(3, 7, generator=generator)
-    pairs = PairSet(images, texts, (0.5,) * 3, (0.5,) * 3, step_sizes={"img": 0.1, "txt": 0.2}, provenance={"method": "random"})
+    images, texts = (
+        torch.randn(3, 3, 5, 4, generator=generator),
+        torch.randn(3, 7, generator=generator),
+    )
+    pairs = PairSet(
+        images,
+        texts,
+        (0.5,) * 3,
+        (0.5,) * 3,
+        step_sizes={"img": 0.1, "txt": 0.2},
+        provenance={"method": "random"},
+    )
     save_pairs(tmp_path, pairs)
     again = load_pairs(tmp_path)
     assert torch.equal(again.images, images) and torch.equal(again.text_embeds, texts)
-    assert (again.step_sizes, again.provenance, again.mean) == (pairs.step_sizes, pairs.provenance, pairs.mean)
+    assert (again.step_sizes, again.provenance, again.mean) == (
+        pairs.step_sizes,
+        pairs.provenance,
+        pairs.mean,
+    )
     with pytest.raises(ValueError, match="non-finite"):
         PairSet(images * float("nan"), texts, (0.5,) * 3, (0.5,) * 3)
 
 
 @pytest.mark.parametrize("size", [0.0, -0.1, float("inf"), float("nan")])
 def test_a_pair_set_has_positive_step_sizes(size):
-    with pytest.raises(ValueError, match=r"PairSet\.step_sizes: received .*allowed are positive finite numbers; lower lr_step_size"):
-        PairSet(torch.zeros(2, 3, 5, 4), torch.zeros(2, 7), (0.5,) * 3, (0.5,) * 3, step_sizes={"img": 0.1, "txt": size})
+    with pytest.raises(
+        ValueError,
+        match=r"PairSet\.step_sizes: received .*allowed are positive finite numbers; lower "
+        r"lr_step_size",
+    ):
+        PairSet(
+            torch.zeros(2, 3, 5, 4),
+            torch.zeros(2, 7),
+            (0.5,) * 3,
+            (0.5,) * 3,
+            step_sizes={"img": 0.1, "txt": size},
+        )
 
 
 @pytest.mark.parametrize("part", ["diagonal", "left", "right"])
@@ -63,4 +87,11 @@ def test_a_pair_set_has_a_finite_similarity(part):
     soft = Similarity(torch.ones(2), torch.ones(2, 3), torch.zeros(2, 3), alpha=1.0)
     soft = replace(soft, **{part: getattr(soft, part) / 0.0})
     with pytest.raises(ValueError, match=rf"PairSet\.similarity\.{part} has non-finite values"):
-        PairSet(torch.zeros(2, 3, 5, 4), torch.zeros(2, 7), (0.5,) * 3, (0.5,) * 3, similarity=soft, loss="ence")
+        PairSet(
+            torch.zeros(2, 3, 5, 4),
+            torch.zeros(2, 7),
+            (0.5,) * 3,
+            (0.5,) * 3,
+            similarity=soft,
+            loss="ence",
+        )

@@ -1,4 +1,6 @@
-"""Functions held in their recorded pieces equal the original there, keep its formula elsewhere, and make differences right."""
+"""Functions held in their recorded pieces equal the original there, keep its formula elsewhere, and
+make differences right.
+"""
 
 import pytest
 import torch
@@ -42,21 +44,39 @@ def _written(change):
 
 
 LAYERS = [
-    nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Hardtanh(-0.5, 1.5), nn.LeakyReLU(0.2), nn.Hardsigmoid(), nn.Hardswish(),
-    nn.PReLU(), nn.PReLU(3, init=-0.3), nn.Threshold(-0.5, 2.0), nn.Threshold(0.0, 0.0, inplace=True),
-    Call("clamp", lambda x: x.clamp(-0.5, 1.5)), Call("clamp_min", lambda x: torch.clamp(input=x, min=-0.5)),
-    Call("clamp_max", lambda x: x.clamp_max(1.5)), Call("clip", lambda x: torch.clip(x, max=1.5)),
+    nn.ReLU(),
+    nn.ReLU(inplace=True),
+    nn.ReLU6(),
+    nn.Hardtanh(-0.5, 1.5),
+    nn.LeakyReLU(0.2),
+    nn.Hardsigmoid(),
+    nn.Hardswish(),
+    nn.PReLU(),
+    nn.PReLU(3, init=-0.3),
+    nn.Threshold(-0.5, 2.0),
+    nn.Threshold(0.0, 0.0, inplace=True),
+    Call("clamp", lambda x: x.clamp(-0.5, 1.5)),
+    Call("clamp_min", lambda x: torch.clamp(input=x, min=-0.5)),
+    Call("clamp_max", lambda x: x.clamp_max(1.5)),
+    Call("clip", lambda x: torch.clip(x, max=1.5)),
     Call("abs", torch.abs),
-    Call("relu_", _written(lambda x: x.relu_())), Call("torch.relu_", _written(torch.relu_)),
-    Call("leaky_relu_", _written(lambda x: functional.leaky_relu_(x, 0.2))), Call("abs_", _written(lambda x: x.abs_())),
-    Call("hardtanh_", _written(lambda x: functional.hardtanh_(x, -0.5, 1.5))), Call("clamp_", _written(lambda x: x.clamp_(-0.5, max=1.5))),
+    Call("relu_", _written(lambda x: x.relu_())),
+    Call("torch.relu_", _written(torch.relu_)),
+    Call("leaky_relu_", _written(lambda x: functional.leaky_relu_(x, 0.2))),
+    Call("abs_", _written(lambda x: x.abs_())),
+    Call("hardtanh_", _written(lambda x: functional.hardtanh_(x, -0.5, 1.5))),
+    Call("clamp_", _written(lambda x: x.clamp_(-0.5, max=1.5))),
     Call("threshold_", _written(lambda x: functional.threshold_(x, -0.5, 2.0))),
-]  # fmt: skip
+]
 POOLS = [
-    nn.MaxPool2d(2), nn.MaxPool2d(3, stride=2, padding=1), nn.AdaptiveMaxPool2d(4), nn.AdaptiveMaxPool2d((1, 4)),
-    Call("amax", lambda x: x.amax((2, 3))), Call("amax_keepdim", lambda x: torch.amax(x, dim=1, keepdim=True)),
+    nn.MaxPool2d(2),
+    nn.MaxPool2d(3, stride=2, padding=1),
+    nn.AdaptiveMaxPool2d(4),
+    nn.AdaptiveMaxPool2d((1, 4)),
+    Call("amax", lambda x: x.amax((2, 3))),
+    Call("amax_keepdim", lambda x: torch.amax(x, dim=1, keepdim=True)),
     Call("amax_of_zeros", lambda x: x.relu().amax(1)),
-]  # fmt: skip
+]
 
 
 def _input():
@@ -108,40 +128,64 @@ def test_a_smooth_network_leaves_no_record():
     with kinks.recorded():
         nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.SiLU())(torch.zeros(2, 3))
         torch.arange(3).sub(1).clamp(0, 1).abs()  # indices
-        soft_contrastive("wbce", torch.eye(3), torch.eye(3), torch.eye(3))  # which divides by a number of at least 1
+        # Which divides by a number of at least 1
+        soft_contrastive("wbce", torch.eye(3), torch.eye(3), torch.eye(3))
     assert kinks.num_bytes == 0
     with kinks.imposed():
         assert nn.GELU()(torch.zeros(1)).item() == 0.0
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 5e-3), (torch.float64, 1e-5)])
-@pytest.mark.parametrize("layer", [layer for layer in (*LAYERS, *POOLS) if type(layer) is not nn.Hardsigmoid], ids=str)
-def test_differences_of_a_network_with_the_function_equal_its_second_derivative(layer, dtype, bound):
+@pytest.mark.parametrize(
+    "layer", [layer for layer in (*LAYERS, *POOLS) if type(layer) is not nn.Hardsigmoid], ids=str
+)
+def test_differences_of_a_network_with_the_function_equal_its_second_derivative(
+    layer, dtype, bound
+):
     flat = _network(layer, dtype)
     trajectory = _trajectory(flat)
     exact = trajectory_gradient(student_loss(flat), engine="unroll", **trajectory)
     for engine in ("central_difference", "forward_difference"):
         found = trajectory_gradient(student_loss(flat), engine=engine, **trajectory)
-        assert max(relative_errors(found, exact).values()) <= (bound if engine == "central_difference" else 4 * bound)
+        assert max(relative_errors(found, exact).values()) <= (
+            bound if engine == "central_difference" else 4 * bound
+        )
 
 
 def _network(layer, dtype):
-    """A convolution of many units, the function, and a second layer that sees how they stand to one another."""
+    """A convolution of many units, the function, and a second layer that sees how they stand to one
+    another.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         first = nn.Conv2d(3, 3, 3)
         width = layer.float()(first(torch.zeros(1, 3, 22, 22))).flatten(1).shape[1]
-        encoder = nn.Sequential(first, layer, nn.Flatten(), nn.Linear(width, 32), nn.GELU(), nn.Linear(32, WIDTH))
-    model = build_dual_encoder(encoder, out_dim=WIDTH, text_dim=TEXT_DIM, trainable="full", embed_dim=None, dropout=0.1, seed=0)
+        encoder = nn.Sequential(
+            first, layer, nn.Flatten(), nn.Linear(width, 32), nn.GELU(), nn.Linear(32, WIDTH)
+        )
+    model = build_dual_encoder(
+        encoder,
+        out_dim=WIDTH,
+        text_dim=TEXT_DIM,
+        trainable="full",
+        embed_dim=None,
+        dropout=0.1,
+        seed=0,
+    )
     return FlatModel(model.to(dtype))
 
 
 def _trajectory(flat):
     def draw(name, *shape):
-        return torch.randn(*shape, generator=make_generator(0, name), dtype=torch.float64).to(flat.dtype)
+        return torch.randn(*shape, generator=make_generator(0, name), dtype=torch.float64).to(
+            flat.dtype
+        )
 
     theta = flat.flatten()
-    goal = {group: value + 0.1 * value.norm() * draw("goal" + group, *value.shape) / len(value) ** 0.5 for group, value in theta.items()}
+    goal = {
+        group: value + 0.1 * value.norm() * draw("goal" + group, *value.shape) / len(value) ** 0.5
+        for group, value in theta.items()
+    }
     return {
         "theta0": theta,
         "inputs": {"images": 3 * draw("images", 6, 3, 22, 22), "texts": draw("texts", 6, TEXT_DIM),

@@ -9,7 +9,12 @@ from tasks.core.seeding import make_generator
 
 
 def _embeddings(batch=5, d=3):
-    return [functional.normalize(torch.randn(batch, d, generator=make_generator(0, n), dtype=torch.float64), dim=1) for n in "it"]
+    return [
+        functional.normalize(
+            torch.randn(batch, d, generator=make_generator(0, n), dtype=torch.float64), dim=1
+        )
+        for n in "it"
+    ]
 
 
 @pytest.mark.parametrize("include_positive", [True, False])
@@ -20,7 +25,9 @@ def test_info_nce_equals_its_sum(include_positive):
     for i in range(5):
         rows = [j for j in range(5) if include_positive or j != i]
         total += -torch.log(z[i, i] / z[i, rows].sum()) - torch.log(z[i, i] / z[rows, i].sum())
-    assert float(info_nce(img, txt, include_positive=include_positive)) == pytest.approx(float(total) / 10)
+    assert float(info_nce(img, txt, include_positive=include_positive)) == pytest.approx(
+        float(total) / 10
+    )
 
 
 def test_ence_with_identity_is_info_nce():
@@ -34,8 +41,12 @@ def test_wbce_weighs_positives_and_negatives_equally():
     s = torch.eye(5, dtype=torch.float64)
     p = torch.sigmoid(img @ txt.T / 0.07)
     positive = torch.stack([-torch.log(p[i, i]) for i in range(5)]).mean()
-    negative = torch.stack([-torch.log1p(-p[i, j]) for i in range(5) for j in range(5) if i != j]).mean()
-    assert float(soft_contrastive("wbce", img, txt, s)) == pytest.approx(float(positive + negative) / 2)
+    negative = torch.stack(
+        [-torch.log1p(-p[i, j]) for i in range(5) for j in range(5) if i != j]
+    ).mean()
+    assert float(soft_contrastive("wbce", img, txt, s)) == pytest.approx(
+        float(positive + negative) / 2
+    )
 
 
 def test_unknown_loss_and_single_pair_are_refused():

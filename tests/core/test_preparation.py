@@ -1,4 +1,6 @@
-"""Preparing: what lands on disk, that all checks come before the first picture, and what a bad picture says."""
+"""Preparing: what lands on disk, that all checks come before the first picture, and what a bad
+picture says.
+"""
 
 import io
 import itertools
@@ -25,7 +27,9 @@ TOY = toy.Config(seed=1, num_train=7, num_val=3, num_test=5, image_size=40, capt
 
 
 def _example(name="a.png", split="train", captions=("x",), load=None):
-    return ImageCaptions(name, split, captions, load or (lambda: Image.new("RGB", (5, 3), (9, 8, 7))))
+    return ImageCaptions(
+        name, split, captions, load or (lambda: Image.new("RGB", (5, 3), (9, 8, 7)))
+    )
 
 
 def _three(**changes):
@@ -40,7 +44,9 @@ def _stored(tmp_path, data, name="bad.jpg"):
     """Return the loader of a file, as the readers make it."""
     path = tmp_path / name
     path.write_bytes(data)
-    return image_files.StoredImage(image_files.StoredFile(name, path, 0, len(data)), "dataset.json: images[4]")
+    return image_files.StoredImage(
+        image_files.StoredFile(name, path, 0, len(data)), "dataset.json: images[4]"
+    )
 
 
 def _bytes(image, kind="PNG", **options):
@@ -57,9 +63,20 @@ def test_splits_are_contiguous_and_captions_ragged_and_ascending(tmp_path):
         _example("r2", "train", ("7", "8")),
     ]
     facts = _prepare(examples, tmp_path)
-    names, captions = pd.read_parquet(tmp_path / "images.parquet"), pd.read_parquet(tmp_path / "captions.parquet")
-    assert list(names["name"]) == ["r1", "r2", "v", "t"] and list(names["split"]) == ["train", "train", "val", "test"]
-    assert list(captions["image_idx"]) == [0, 1, 1, 2, 2, 3, 3, 3] and captions["image_idx"].dtype == np.int64
+    names, captions = (
+        pd.read_parquet(tmp_path / "images.parquet"),
+        pd.read_parquet(tmp_path / "captions.parquet"),
+    )
+    assert list(names["name"]) == ["r1", "r2", "v", "t"] and list(names["split"]) == [
+        "train",
+        "train",
+        "val",
+        "test",
+    ]
+    assert (
+        list(captions["image_idx"]) == [0, 1, 1, 2, 2, 3, 3, 3]
+        and captions["image_idx"].dtype == np.int64
+    )
     assert list(captions["text"]) == ["4", "7", "8", "5", "6", "1", "2", "3"]
     assert facts == {
         "image_size": 8,
@@ -74,11 +91,16 @@ def test_stored_pictures_are_the_drawn_ones_and_safetensors_reads_them(tmp_path)
     _prepare(examples, tmp_path, image_size=40)
     stored = load_file(tmp_path / "images.safetensors")["images"]
     assert stored.shape == (15, 40, 40, 3) and stored.dtype == np.uint8
-    assert all(np.array_equal(pixels, np.asarray(example.load())) for pixels, example in zip(stored, examples, strict=True))
+    assert all(
+        np.array_equal(pixels, np.asarray(example.load()))
+        for pixels, example in zip(stored, examples, strict=True)
+    )
 
 
 def test_another_size_is_a_bicubic_resize_to_the_square(tmp_path):
-    noise = torch.randint(0, 256, (21, 33, 3), dtype=torch.uint8, generator=make_generator(0)).numpy()
+    noise = torch.randint(
+        0, 256, (21, 33, 3), dtype=torch.uint8, generator=make_generator(0)
+    ).numpy()
     _prepare(_three(load=lambda: Image.fromarray(noise)), tmp_path, image_size=16)
     expected = np.asarray(Image.fromarray(noise).resize((16, 16), Image.Resampling.BICUBIC))
     assert np.array_equal(load_file(tmp_path / "images.safetensors")["images"][0], expected)
@@ -113,8 +135,13 @@ def test_header_is_padded_so_that_data_are_aligned():
 
 def test_progress_is_called_at_least_at_every_percent_and_ends_complete(tmp_path):
     calls = []
-    examples = [_example(f"{number}", split) for number, split in enumerate(["train"] * 248 + ["val", "test"])]
-    _prepare(examples, tmp_path, image_size=2, progress=lambda done, total: calls.append((done, total)))
+    examples = [
+        _example(f"{number}", split)
+        for number, split in enumerate(["train"] * 248 + ["val", "test"])
+    ]
+    _prepare(
+        examples, tmp_path, image_size=2, progress=lambda done, total: calls.append((done, total))
+    )
     assert calls[0] == (0, 250) and calls[-1] == (250, 250) and len(calls) == 101
     assert max(after[0] - before[0] for before, after in itertools.pairwise(calls)) <= 3
 
@@ -127,10 +154,22 @@ def _never():
     ("bad", "message"),
     [
         ([_example(captions=(), load=_never)], "captions of 'a.png': the image has no captions"),
-        ([_example(captions="text", load=_never)], "captions of 'a.png': received str 'text', allowed is a list"),
-        ([_example(captions=("x", "  "), load=_never)], r"captions of 'a.png'\[1\]: received caption '  '"),
-        ([_example(split="dev", load=_never)], "split of 'a.png': received split 'dev', allowed is one of train, val, test"),
-        ([_example("../a.png", load=_never)], r"name: received image name '../a.png', allowed is a relative path without `..`"),
+        (
+            [_example(captions="text", load=_never)],
+            "captions of 'a.png': received str 'text', allowed is a list",
+        ),
+        (
+            [_example(captions=("x", "  "), load=_never)],
+            r"captions of 'a.png'\[1\]: received caption '  '",
+        ),
+        (
+            [_example(split="dev", load=_never)],
+            "split of 'a.png': received split 'dev', allowed is one of train, val, test",
+        ),
+        (
+            [_example("../a.png", load=_never)],
+            r"name: received image name '../a.png', allowed is a relative path without `..`",
+        ),
         ([_example("/a.png", load=_never)], "name: received image name '/a.png'"),
         (
             [_example(load=_never), _example(split="val", load=_never)],
@@ -141,7 +180,10 @@ def _never():
 )
 def test_bad_metadata_stops_before_any_picture_is_opened(tmp_path, bad, message):
     with pytest.raises(ValueError, match=message):
-        _prepare([_example("b.png", "val", load=_never), _example("c.png", "test", load=_never), *bad], tmp_path)
+        _prepare(
+            [_example("b.png", "val", load=_never), _example("c.png", "test", load=_never), *bad],
+            tmp_path,
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -149,7 +191,9 @@ def test_bad_metadata_stops_before_any_picture_is_opened(tmp_path, bad, message)
 def test_split_without_images_is_refused(tmp_path, missing):
     examples = [_example(split, split, load=_never) for split in ("train", "val", "test")]
     name = examples.pop(missing).split
-    with pytest.raises(ValueError, match=f"split '{name}' has no images .*{name} 0.* at least one in each"):
+    with pytest.raises(
+        ValueError, match=f"split '{name}' has no images .*{name} 0.* at least one in each"
+    ):
         _prepare(examples, tmp_path)
 
 
@@ -168,7 +212,10 @@ def test_required_bytes_covers_what_is_written(tmp_path):
 
 def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
     def peak(count):
-        examples = [_example(f"{number}", split) for number, split in enumerate(["train"] * count + ["val", "test"])]
+        examples = [
+            _example(f"{number}", split)
+            for number, split in enumerate(["train"] * count + ["val", "test"])
+        ]
         tracemalloc.start()
         _prepare(examples, tmp_path, image_size=128)
         _, most = tracemalloc.get_traced_memory()
@@ -185,7 +232,9 @@ def test_other_modes_are_converted_to_rgb(tmp_path, mode):
     if mode == "I;16":
         picture = Image.fromarray(np.full((6, 4), 204 * 256, np.uint16))
     else:
-        picture = Image.new("RGB", (4, 6), (204, 204, 204) if mode != "1" else (255, 255, 255)).convert(mode)
+        picture = Image.new(
+            "RGB", (4, 6), (204, 204, 204) if mode != "1" else (255, 255, 255)
+        ).convert(mode)
     data = _bytes(picture, "TIFF" if mode == "CMYK" else "PNG")
     _prepare(_three(load=_stored(tmp_path, data)), tmp_path, image_size=4)
     pixels = load_file(tmp_path / "images.safetensors")["images"][0].astype(int)
@@ -206,7 +255,9 @@ def test_palette_with_transparency_and_exif_orientation(tmp_path):
     turned = Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6  # stored turned: show it rotated by 90 degrees clockwise
-    pixels = images.decode(_stored(tmp_path, _bytes(turned, exif=exif), "e.png")(), "e", image_size=9, max_pixels=100)
+    pixels = images.decode(
+        _stored(tmp_path, _bytes(turned, exif=exif), "e.png")(), "e", image_size=9, max_pixels=100
+    )
     assert pixels[0].mean(0)[0] > 200 > 50 > pixels[-1].mean(0)[0] and pixels[-1].mean(0)[2] > 200
 
 
@@ -220,20 +271,34 @@ def _bomb():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (_bytes(Image.effect_noise((99, 99), 50), "JPEG")[:-2000], "the image cannot be decoded .* truncated or damaged, replace the file"),
+        (
+            _bytes(Image.effect_noise((99, 99), 50), "JPEG")[:-2000],
+            "the image cannot be decoded .* truncated or damaged, replace the file",
+        ),
         (_bytes(Image.effect_noise((99, 99), 50), "PNG")[:-2000], "the image cannot be decoded"),
         (_bytes(Image.new("L", (9, 9)))[:20], r"not an image \(20 bytes"),
-        (b"<html>404</html>", r"not an image \(16 bytes beginning with b'<html>40'\); allowed are JPEG"),
+        (
+            b"<html>404</html>",
+            r"not an image \(16 bytes beginning with b'<html>40'\); allowed are JPEG",
+        ),
         (b"", "not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
-        (_bomb(), "the image has 12000 x 12000 = 144,000,000 pixels, allowed are 1,000,000; .*prepare_data.max_pixels"),
+        (
+            _bomb(),
+            "the image has 12000 x 12000 = 144,000,000 pixels, allowed are 1,000,000; "
+            ".*prepare_data.max_pixels",
+        ),
         (_bytes(Image.new("F", (3, 3)), "TIFF"), "mode F has no defined range"),
     ],
 )
 def test_bad_picture_names_file_and_field_and_leaves_nothing_behind(tmp_path, data, message):
     work = tmp_path / "work"
     work.mkdir()
-    examples = [_example(), _example("b.png", "val"), _example("bad.jpg", "test", load=_stored(tmp_path, data))]
+    examples = [
+        _example(),
+        _example("b.png", "val"),
+        _example("bad.jpg", "test", load=_stored(tmp_path, data)),
+    ]
     with pytest.raises(ValueError, match=rf"bad\.jpg \(dataset\.json: images\[4\]\): {message}"):
         _prepare(examples, work)
     assert list(work.iterdir()) == []
@@ -242,7 +307,9 @@ def test_bad_picture_names_file_and_field_and_leaves_nothing_behind(tmp_path, da
 def test_picture_that_went_away_names_file_and_field(tmp_path):
     loader = _stored(tmp_path, b"x")
     (tmp_path / "bad.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"bad\.jpg \(dataset\.json: images\[4\]\): cannot be read"):
+    with pytest.raises(
+        FileNotFoundError, match=r"bad\.jpg \(dataset\.json: images\[4\]\): cannot be read"
+    ):
         _prepare(_three(load=loader), tmp_path)
     assert list(tmp_path.iterdir()) == []
 

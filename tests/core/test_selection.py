@@ -12,7 +12,11 @@ POINTS = torch.randn(13, 4, generator=make_generator(0), dtype=torch.float64) + 
 def test_herding_equals_brute_force():
     chosen = []
     for _ in range(6):
-        costs = {i: float((POINTS[[*chosen, i]].mean(0) - POINTS.mean(0)).norm()) for i in range(13) if i not in chosen}
+        costs = {
+            i: float((POINTS[[*chosen, i]].mean(0) - POINTS.mean(0)).norm())
+            for i in range(13)
+            if i not in chosen
+        }
         chosen.append(min(costs, key=costs.get))
     assert herd(POINTS, 6).tolist() == chosen
 

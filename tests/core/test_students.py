@@ -1,4 +1,6 @@
-"""Protocols choose their epoch as they say, the test split is scored once, and a set trains with its own loss and step sizes."""
+"""Protocols choose their epoch as they say, the test split is scored once, and a set trains with
+its own loss and step sizes.
+"""
 
 from dataclasses import replace
 
@@ -12,7 +14,15 @@ from tasks.core.seeding import make_generator
 from tasks.core.similarity import set_loss
 from tasks.core.students import train_student
 from tasks.core.training import SetPairs, SplitPairs
-from tests.core.small_problem import CPU, NO_AUGMENT, RECIPE, TEXT_DIM, make_encoder, make_model, make_split
+from tests.core.small_problem import (
+    CPU,
+    NO_AUGMENT,
+    RECIPE,
+    TEXT_DIM,
+    make_encoder,
+    make_model,
+    make_split,
+)
 
 
 def _train(protocol):
@@ -24,9 +34,18 @@ def _train(protocol):
 
     encoder = make_encoder()
     outcome = train_student(
-        make_model(encoder), SplitPairs(make_split(), encoder, NO_AUGMENT, device=CPU), RECIPE, step_sizes=None, protocol=protocol,
-        encoder=encoder, val=make_split(1, 17), test=make_split(2, 19), score=score, tau=0.07, seed=1,
-    )  # fmt: skip
+        make_model(encoder),
+        SplitPairs(make_split(), encoder, NO_AUGMENT, device=CPU),
+        RECIPE,
+        step_sizes=None,
+        protocol=protocol,
+        encoder=encoder,
+        val=make_split(1, 17),
+        test=make_split(2, 19),
+        score=score,
+        tau=0.07,
+        seed=1,
+    )
     return outcome, len(calls)
 
 
@@ -45,7 +64,9 @@ def test_last_takes_the_last_epoch():
 
 def test_upstream_best_is_chosen_on_test():
     outcome, _ = _train("upstream_best")
-    assert outcome.test["mean_recall"] == pytest.approx(max(row["test_mean_recall"] for row in outcome.curve))
+    assert outcome.test["mean_recall"] == pytest.approx(
+        max(row["test_mean_recall"] for row in outcome.curve)
+    )
     assert outcome.curve[0]["epoch"] == 0
 
 
@@ -54,14 +75,24 @@ TAU = 0.2
 
 
 def _soft_set():
-    """Seven pairs whose similarity is not symmetric and has entries above one half off the diagonal."""
+    """Seven pairs whose similarity is not symmetric and has entries above one half off the
+    diagonal.
+    """
     raw = torch.tensor(make_split(3, 7).images)
     draw = make_generator(4)
     rows = [torch.randn(7, 2, generator=draw) for _ in range(2)]
     soft = Similarity(torch.rand(7, generator=draw), *rows, alpha=1.5)
     mean = std = (0.5, 0.5, 0.5)
     texts, step_sizes = torch.randn(7, TEXT_DIM, generator=draw), {"img": 0.3, "txt": 0.4}
-    return PairSet(normalise(raw, mean, std), texts, mean, std, similarity=soft, step_sizes=step_sizes, loss="wbce")
+    return PairSet(
+        normalise(raw, mean, std),
+        texts,
+        mean,
+        std,
+        similarity=soft,
+        step_sizes=step_sizes,
+        loss="wbce",
+    )
 
 
 def _one_step(pairs, loss_fn):
@@ -69,9 +100,19 @@ def _one_step(pairs, loss_fn):
     encoder = make_encoder()
     model = make_model(encoder)
     train_student(
-        model, SetPairs(pairs, device=CPU), STEP, step_sizes=pairs.step_sizes, protocol="last", encoder=encoder, val=make_split(1, 17),
-        test=make_split(2, 19), score=recall, tau=TAU, seed=1, loss_fn=loss_fn,
-    )  # fmt: skip
+        model,
+        SetPairs(pairs, device=CPU),
+        STEP,
+        step_sizes=pairs.step_sizes,
+        protocol="last",
+        encoder=encoder,
+        val=make_split(1, 17),
+        test=make_split(2, 19),
+        score=recall,
+        tau=TAU,
+        seed=1,
+        loss_fn=loss_fn,
+    )
     return dict(model.named_parameters())
 
 
@@ -80,7 +121,9 @@ def _weighted_bce(img, txt, soft):
     terms = {True: [], False: []}
     for i in range(len(img)):
         for j in range(len(txt)):
-            target = soft.alpha / 2 * (soft.left[i] * soft.right[j]).sum() + (soft.diagonal[i] if i == j else 0.0)
+            target = soft.alpha / 2 * (soft.left[i] * soft.right[j]).sum() + (
+                soft.diagonal[i] if i == j else 0.0
+            )
             p = torch.sigmoid((img[i] * txt[j]).sum() / TAU)
             terms[bool(target > 0.5)].append(-(target * p.log() + (1 - target) * (1 - p).log()))
     assert len(terms[True]) not in (0, 7)
@@ -97,10 +140,15 @@ def test_a_step_with_a_soft_similarity_is_that_of_torch_optim_with_the_loss_writ
         groups["txt" if name.startswith("text_") else "img"].append(parameter)
     # Half-time of one epoch is its beginning: both step sizes are a tenth of the learned ones.
     rates = [{"params": groups[name], "lr": 0.1 * pairs.step_sizes[name]} for name in groups]
-    optimiser = torch.optim.SGD(rates, lr=1.0, momentum=STEP.momentum, weight_decay=STEP.weight_decay)
+    optimiser = torch.optim.SGD(
+        rates, lr=1.0, momentum=STEP.momentum, weight_decay=STEP.weight_decay
+    )
     rows = torch.randperm(7, generator=make_generator(1, "order", 0))
     img, txt = model(pairs.images[rows], pairs.text_embeds[rows], make_generator(1, "dropout", 0))
-    soft = replace(pairs.similarity, **{part: getattr(pairs.similarity, part)[rows] for part in ("diagonal", "left", "right")})
+    soft = replace(
+        pairs.similarity,
+        **{part: getattr(pairs.similarity, part)[rows] for part in ("diagonal", "left", "right")},
+    )
     _weighted_bce(img, txt, soft).backward()
     optimiser.step()
     for name, parameter in model.named_parameters():

@@ -1,4 +1,6 @@
-"""Training steps equal torch.optim written out, captions belong to their images, and a diverging loss is named."""
+"""Training steps equal torch.optim written out, captions belong to their images, and a diverging
+loss is named.
+"""
 
 import pytest
 import torch
@@ -21,7 +23,9 @@ def test_an_epoch_equals_plain_sgd_written_out():
     train_epoch(model, pairs, optimiser, batch_size=5, tau=0.07, seed=1, epoch=2)
 
     expected, source, _ = _setup()
-    captions, pictures, masks = (make_generator(1, name, 2) for name in ("captions", "augment", "dropout"))
+    captions, pictures, masks = (
+        make_generator(1, name, 2) for name in ("captions", "augment", "dropout")
+    )
     for rows in torch.randperm(23, generator=make_generator(1, "order", 2)).split(5):
         images, texts = source.take(rows, captions, pictures)
         names, parameters = zip(*expected.named_parameters(), strict=True)
@@ -43,17 +47,30 @@ def test_every_image_gets_one_of_its_own_captions_and_all_of_them_over_time():
             matches = (split.text_embeds == text).all(1).nonzero()[:, 0].tolist()
             assert all(int(split.caption_image_idx[m]) == image for m in matches)
             seen.update(matches)
-    assert seen == {i for i in range(len(split.captions)) if int(split.caption_image_idx[i]) in (1, 4)}
+    assert seen == {
+        i for i in range(len(split.captions)) if int(split.caption_image_idx[i]) in (1, 4)
+    }
 
 
 def test_a_loss_that_is_not_finite_names_epoch_and_setting():
     model, pairs, optimiser = _setup(lr_img=1e20, lr_txt=1e20)
-    with pytest.raises(ValueError, match=r"loss is nan in epoch 3, step 1.*last finite loss was \d.*lr_img"):
+    with pytest.raises(
+        ValueError, match=r"loss is nan in epoch 3, step 1.*last finite loss was \d.*lr_img"
+    ):
         train_epoch(model, pairs, optimiser, batch_size=5, tau=0.07, seed=1, epoch=3)
 
 
 def test_a_last_batch_of_one_pair_is_left_out():
     model, pairs, optimiser = _setup()
     sizes = []
-    train_epoch(model, pairs, optimiser, batch_size=11, tau=0.07, seed=1, epoch=0, on_batch=lambda rows, img, txt: sizes.append(len(rows)))
+    train_epoch(
+        model,
+        pairs,
+        optimiser,
+        batch_size=11,
+        tau=0.07,
+        seed=1,
+        epoch=0,
+        on_batch=lambda rows, img, txt: sizes.append(len(rows)),
+    )
     assert sizes == [11, 11]

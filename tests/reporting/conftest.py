@@ -1,4 +1,6 @@
-"""A made-up but plausible run: two sizes, five methods and full data, two students, three protocols. Nothing here was measured."""
+"""A made-up but plausible run: two sizes, five methods and full data, two students, three
+protocols. Nothing here was measured.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,21 @@ from PIL import Image, ImageDraw
 from tasks.reporting.gallery import Gallery, GalleryRow
 from tasks.reporting.tables import RECALLS
 
-# Mean recall by method and size; the six recalls are these numbers times fixed factors, whose mean is 1.
+# Mean recall by method and size; the six recalls are these numbers times fixed factors, whose mean
+# is 1.
 LEVELS = {
-    ("random", 20): 8.4, ("herding", 20): 7.1, ("k_center", 20): 9.6, ("forgetting", 20): 6.2, ("bi_trajectory", 20): 18.1,
-    ("random", 50): 15.2, ("herding", 50): 13.9, ("k_center", 50): 16.4, ("forgetting", 50): 12.8, ("bi_trajectory", 50): 24.3,
+    ("random", 20): 8.4,
+    ("herding", 20): 7.1,
+    ("k_center", 20): 9.6,
+    ("forgetting", 20): 6.2,
+    ("bi_trajectory", 20): 18.1,
+    ("random", 50): 15.2,
+    ("herding", 50): 13.9,
+    ("k_center", 50): 16.4,
+    ("forgetting", 50): 12.8,
+    ("bi_trajectory", 50): 24.3,
     ("full", 6000): 38.7,
-}  # fmt: skip
+}
 FACTORS = (0.35, 1.05, 1.7, 0.3, 1.0, 1.6)
 COLOURS = ("firebrick", "seagreen", "royalblue", "goldenrod", "purple", "darkorange", "teal")
 SHAPES = ("circle", "square", "triangle", "ring", "bar")
@@ -36,14 +47,25 @@ def scores() -> pd.DataFrame:
             for protocol, bonus in (("strict", 1.0), ("last", 0.97), ("upstream_best", 1.05)):
                 for seed in range(5 if student == "timm test_vit" else 3):
                     value = level * factor * bonus * (1 + 0.04 * float(rng.standard_normal()))
-                    recalls = {name: round(value * part, 2) for name, part in zip(RECALLS, FACTORS, strict=True)}
+                    recalls = {
+                        name: round(value * part, 2)
+                        for name, part in zip(RECALLS, FACTORS, strict=True)
+                    }
                     rows.append(
                         {
-                            "set": set_name(method, num_pairs), "method": method, "num_pairs": num_pairs, "student": student, "seed": seed,
-                            "protocol": protocol, "chosen_epoch": int(rng.integers(20, 100)), **recalls,
-                            "mean_recall": sum(recalls.values()) / 6, "val_mean_recall": value * 1.02, "seconds": 21.5,
+                            "set": set_name(method, num_pairs),
+                            "method": method,
+                            "num_pairs": num_pairs,
+                            "student": student,
+                            "seed": seed,
+                            "protocol": protocol,
+                            "chosen_epoch": int(rng.integers(20, 100)),
+                            **recalls,
+                            "mean_recall": sum(recalls.values()) / 6,
+                            "val_mean_recall": value * 1.02,
+                            "seconds": 21.5,
                         }
-                    )  # fmt: skip
+                    )
     return pd.DataFrame(rows)
 
 
@@ -54,10 +76,19 @@ def curves() -> pd.DataFrame:
     for (method, num_pairs), level in LEVELS.items():
         for seed in range(5):
             for epoch in range(0, 101 if method != "full" else 21, 5 if method != "full" else 1):
-                value = level * (1 - np.exp(-(epoch + 1) / (12 if method != "full" else 3))) + 0.2 * rng.standard_normal()
+                value = (
+                    level * (1 - np.exp(-(epoch + 1) / (12 if method != "full" else 3)))
+                    + 0.2 * rng.standard_normal()
+                )
                 loss = 4.2 * np.exp(-epoch / 30)
                 rows.append(
-                    {"set": set_name(method, num_pairs), "seed": seed, "epoch": epoch, "loss": loss, "val_mean_recall": max(value, 0.0)}
+                    {
+                        "set": set_name(method, num_pairs),
+                        "seed": seed,
+                        "epoch": epoch,
+                        "loss": loss,
+                        "val_mean_recall": max(value, 0.0),
+                    }
                 )
     return pd.DataFrame(rows)
 
@@ -108,8 +139,14 @@ def make_gallery(name: str, num_rows: int, side: int) -> Gallery:
         initial = picture(index, side)
         noise = 22 * rng.standard_normal(initial.shape)
         distilled = np.clip(initial + noise, 0, 255).astype(np.uint8)
-        caption = f"a {COLOURS[index % 7]} {SHAPES[index % 5]} on a plain grey background, number {index}"
-        nearest = caption if index % 4 else f"a small {COLOURS[(index + 1) % 7]} {SHAPES[(index + 2) % 5]} near the middle"
+        caption = (
+            f"a {COLOURS[index % 7]} {SHAPES[index % 5]} on a plain grey background, number {index}"
+        )
+        nearest = (
+            caption
+            if index % 4
+            else f"a small {COLOURS[(index + 1) % 7]} {SHAPES[(index + 2) % 5]} near the middle"
+        )
         rows.append(GalleryRow(initial, distilled, caption, nearest, 0.97 - 0.02 * index))
     return Gallery(name, tuple(rows))
 
@@ -122,9 +159,25 @@ def galleries() -> list[Gallery]:
 @pytest.fixture
 def facts() -> dict[str, Any]:
     return {
-        "profile": "toy", "dataset": "toy", "protocol": "strict", "student": "timm test_vit", "num_seeds": 5,
-        "models": {"image_encoder": "timm test_vit.r160_in1k", "text_encoder": "hashed, 256 dimensions", "trainable": "full"},
-        "commit": "4f9d2c1b7a6e5d4c3b2a190817263544f5e6d7c8", "is_dirty": True, "parameters_hash": "9b1c7e55d0a2",
-        "machine": "x86_64 Linux, 2 CPU cores, no GPU", "versions": {"torch": "2.15.0", "timm": "1.0.31", "faiss-cpu": None},
-        "seconds": {"prepare_data": 3.21, "train_experts": 754.0, "distill": 7431.5, "evaluate": 612.0},
-    }  # fmt: skip
+        "profile": "toy",
+        "dataset": "toy",
+        "protocol": "strict",
+        "student": "timm test_vit",
+        "num_seeds": 5,
+        "models": {
+            "image_encoder": "timm test_vit.r160_in1k",
+            "text_encoder": "hashed, 256 dimensions",
+            "trainable": "full",
+        },
+        "commit": "4f9d2c1b7a6e5d4c3b2a190817263544f5e6d7c8",
+        "is_dirty": True,
+        "parameters_hash": "9b1c7e55d0a2",
+        "machine": "x86_64 Linux, 2 CPU cores, no GPU",
+        "versions": {"torch": "2.15.0", "timm": "1.0.31", "faiss-cpu": None},
+        "seconds": {
+            "prepare_data": 3.21,
+            "train_experts": 754.0,
+            "distill": 7431.5,
+            "evaluate": 612.0,
+        },
+    }

@@ -1,4 +1,6 @@
-"""Pictures of pair sets: pixel values, sizes within the budget, a contact sheet with the same bytes each time."""
+"""Pictures of pair sets: pixel values, sizes within the budget, a contact sheet with the same bytes
+each time.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks.reporting.gallery import MAX_ROWS, SHEET_GAP, SHEET_SIDE, Gallery, data_uri, fit_galleries, to_pictures, write_contact_sheet
+from tasks.reporting.gallery import (
+    MAX_ROWS,
+    SHEET_GAP,
+    SHEET_SIDE,
+    Gallery,
+    data_uri,
+    fit_galleries,
+    to_pictures,
+    write_contact_sheet,
+)
 from tests.reporting.conftest import make_gallery
 
 
@@ -26,7 +37,9 @@ def test_pictures_are_denormalised_by_channel_and_clipped():
 def test_pictures_undo_the_normalisation_of_every_grey_value():
     values = torch.arange(256).view(1, 1, 16, 16).expand(2, 3, 16, 16)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    normalised = (values / 255 - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    normalised = (values / 255 - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(
+        1, 3, 1, 1
+    )
     assert np.array_equal(to_pictures(normalised, mean, std), values.permute(0, 2, 3, 1).numpy())
 
 
@@ -60,9 +73,13 @@ def test_galleries_are_cut_to_their_first_pairs_until_they_fit_and_say_how_many_
     roomy = fit_galleries(galleries, 10**8)
     assert [len(one.pairs) for one in roomy] == [MAX_ROWS, 7]
     assert [one.num_rows for one in roomy] == [20, 7]
-    total = sum(len(pair.initial_uri) + len(pair.distilled_uri) for one in roomy for pair in one.pairs)
+    total = sum(
+        len(pair.initial_uri) + len(pair.distilled_uri) for one in roomy for pair in one.pairs
+    )
     tight = fit_galleries(galleries, total // 2)
-    kept = sum(len(pair.initial_uri) + len(pair.distilled_uri) for one in tight for pair in one.pairs)
+    kept = sum(
+        len(pair.initial_uri) + len(pair.distilled_uri) for one in tight for pair in one.pairs
+    )
     assert 0 < kept <= total // 2
     assert tight[0].pairs[0].row is galleries[0].rows[0]
     assert [len(one.pairs) for one in fit_galleries(galleries, 1)] == [1, 1]
@@ -70,7 +87,9 @@ def test_galleries_are_cut_to_their_first_pairs_until_they_fit_and_say_how_many_
 
 def test_pixel_change_is_the_mean_absolute_difference():
     row = replace(
-        make_gallery("a-3", 1, 2).rows[0], initial_image=np.full((2, 2, 3), 250, np.uint8), distilled_image=np.full((2, 2, 3), 4, np.uint8)
+        make_gallery("a-3", 1, 2).rows[0],
+        initial_image=np.full((2, 2, 3), 250, np.uint8),
+        distilled_image=np.full((2, 2, 3), 4, np.uint8),
     )
     assert row.pixel_change == 246.0
 
@@ -89,7 +108,11 @@ def test_a_contact_sheet_has_all_pairs_and_the_same_bytes_each_time(tmp_path):
 def test_a_long_caption_or_word_stays_below_its_own_picture(tmp_path):
     row = make_gallery("a-9", 1, 32).rows[0]
     long = replace(row, initial_caption="word " * 60 + "end", nearest_sentence="")
-    for name, one in (("long", long), ("unbroken", replace(long, initial_caption="W" * 90)), ("empty", replace(long, initial_caption=""))):
+    for name, one in (
+        ("long", long),
+        ("unbroken", replace(long, initial_caption="W" * 90)),
+        ("empty", replace(long, initial_caption="")),
+    ):
         write_contact_sheet(Gallery("a-9", (one,)), tmp_path / f"{name}.png")
     for name in ("long", "unbroken"):
         below = np.asarray(Image.open(tmp_path / f"{name}.png"))[-(66 + SHEET_GAP) :, :, 0]

@@ -1,4 +1,6 @@
-"""The page in a real browser at phone and desktop width, measured inside a frame of exactly that width."""
+"""The page in a real browser at phone and desktop width, measured inside a frame of exactly that
+width.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,12 @@ MEASURE = """
 frame.onload = () => {
   const page = frame.contentDocument, root = page.documentElement;
   frame.style.height = root.scrollHeight + "px";
-  const boxes = [...page.querySelectorAll(".scroll")].map(box => [box.clientWidth, box.scrollWidth]);
-  const texts = [...page.querySelectorAll("p, td, th, dt, dd, figcaption, summary, svg text")].map(node => {
-    const svg = node.ownerSVGElement, zoom = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
+  const scrolled = [...page.querySelectorAll(".scroll")];
+  const boxes = scrolled.map(box => [box.clientWidth, box.scrollWidth]);
+  const written = "p, td, th, dt, dd, figcaption, summary, svg text";
+  const texts = [...page.querySelectorAll(written)].map(node => {
+    const svg = node.ownerSVGElement;
+    const zoom = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
     return parseFloat(frame.contentWindow.getComputedStyle(node).fontSize) * zoom;
   });
   const first = page.querySelector("tbody .first"), box = first.closest(".scroll");
@@ -34,8 +39,8 @@ frame.onload = () => {
   const moved = Math.round(first.getBoundingClientRect().left - box.getBoundingClientRect().left);
   box.scrollLeft = 0;
   const broken = [...page.images].filter(image => !image.naturalWidth).length;
-  const found = {inner: frame.contentWindow.innerWidth, width: root.scrollWidth, height: root.scrollHeight, boxes, moved, broken,
-                 smallest: Math.min(...texts)};
+  const found = {inner: frame.contentWindow.innerWidth, width: root.scrollWidth,
+                 height: root.scrollHeight, boxes, moved, broken, smallest: Math.min(...texts)};
   document.title = JSON.stringify(found);
 };
 """
@@ -43,23 +48,39 @@ frame.onload = () => {
 
 @pytest.fixture
 def report(tmp_path: Path, scores, curves, histories, galleries, facts) -> Path:
-    build_report(scores, curves, histories, galleries, facts, tmp_path / "report", published=load_published())
+    build_report(
+        scores, curves, histories, galleries, facts, tmp_path / "report", published=load_published()
+    )
     return tmp_path / "report" / "index.html"
 
 
 def browse(folder: Path, *options: str) -> str:
     command = [
-        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--allow-file-access-from-files",
-        f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=4000", *options, (folder / "host.html").as_uri(),
-    ]  # fmt: skip
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--hide-scrollbars",
+        "--allow-file-access-from-files",
+        f"--user-data-dir={folder / 'profile'}",
+        "--virtual-time-budget=4000",
+        *options,
+        (folder / "host.html").as_uri(),
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 def measure(report: Path, folder: Path, width: int) -> dict:
     (folder / "host.html").write_text(
-        f'<!doctype html><title>waiting</title><body style="margin:0"><iframe id="frame" style="border:0;width:{width}px;height:900px">'
-        f'</iframe><script>const frame = document.getElementById("frame");{MEASURE}frame.src = "{report.as_uri()}";</script>'
+        '<!doctype html><title>waiting</title><body style="margin:0"><iframe id="frame" '
+        f'style="border:0;width:{width}px;height:900px">'
+        f'</iframe><script>const frame = document.getElementById("frame");{MEASURE}frame.src = '
+        f'"{report.as_uri()}";</script>'
     )
     title = re.search(r"<title>(.*?)</title>", browse(folder, "--dump-dom"))
     assert title and title[1] != "waiting", "the frame did not load"
@@ -74,7 +95,9 @@ def test_no_part_of_the_page_is_wider_than_the_screen(report, tmp_path, width):
     assert found["broken"] == 0
 
 
-def test_wide_tables_scroll_inside_their_own_box_with_the_method_kept_in_view_on_a_phone(report, tmp_path):
+def test_wide_tables_scroll_inside_their_own_box_with_the_method_kept_in_view_on_a_phone(
+    report, tmp_path
+):
     found = measure(report, tmp_path, 390)
     assert any(outer < inner for outer, inner in found["boxes"])
     assert all(outer <= 390 for outer, _ in found["boxes"])

@@ -1,4 +1,6 @@
-"""The whole report: its files, its bytes, its escaping, and that its numbers are those of the input."""
+"""The whole report: its files, its bytes, its escaping, and that its numbers are those of the
+input.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,21 @@ from tasks.reporting.published import load_published
 from tasks.reporting.tables import ABOVE_FULL, RECALLS
 
 FILES = (
-    "index.html", "metrics.json", "plots/distillation.csv", "plots/learning_curves.csv", "plots/recall.csv",
-    "tables/cross_architecture.csv", "tables/scores.csv", "tables/summary.csv",
-)  # fmt: skip
+    "index.html",
+    "metrics.json",
+    "plots/distillation.csv",
+    "plots/learning_curves.csv",
+    "plots/recall.csv",
+    "tables/cross_architecture.csv",
+    "tables/scores.csv",
+    "tables/summary.csv",
+)
 
 
 class Tables(HTMLParser):
-    """Collects every table as {row heading: [cell texts]}, one list for each row with that heading, and the ids and images."""
+    """Collects every table as {row heading: [cell texts]}, one list for each row with that heading,
+    and the ids and images.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +82,9 @@ class Tables(HTMLParser):
 
 @pytest.fixture
 def report(tmp_path: Path, scores, curves, histories, galleries, facts) -> Path:
-    build_report(scores, curves, histories, galleries, facts, tmp_path / "report", published=load_published())
+    build_report(
+        scores, curves, histories, galleries, facts, tmp_path / "report", published=load_published()
+    )
     return tmp_path / "report"
 
 
@@ -83,10 +95,14 @@ def parse(report: Path) -> Tables:
 
 
 def test_the_report_has_these_files_and_no_others(report):
-    assert sorted(str(path.relative_to(report)) for path in report.rglob("*") if path.is_file()) == sorted(FILES)
+    assert sorted(
+        str(path.relative_to(report)) for path in report.rglob("*") if path.is_file()
+    ) == sorted(FILES)
 
 
-def test_same_input_in_any_row_order_gives_the_same_bytes(report, tmp_path, scores, curves, histories, galleries, facts):
+def test_same_input_in_any_row_order_gives_the_same_bytes(
+    report, tmp_path, scores, curves, histories, galleries, facts
+):
     shuffled = [frame.sample(frac=1.0, random_state=3) for frame in (scores, curves, histories)]
     build_report(*shuffled, galleries, facts, tmp_path / "again", published=load_published())
     for name in FILES:
@@ -109,56 +125,91 @@ def test_every_cell_of_the_main_table_is_the_mean_and_deviation_of_the_scores(re
     assert len(rows) == len(sizes)
     for (method, cells), size in zip(rows, sizes, strict=True):
         group = ours[(ours["method"] == method) & (ours["num_pairs"] == size)]
-        expected = [f"{group[name].mean():.1f} \u00b1 {group[name].std():.1f}" for name in ("mean_recall", *RECALLS)]
-        random = ours.loc[(ours["method"] == "random") & (ours["num_pairs"] == size), "mean_recall"].mean()
+        expected = [
+            f"{group[name].mean():.1f} \u00b1 {group[name].std():.1f}"
+            for name in ("mean_recall", *RECALLS)
+        ]
+        random = ours.loc[
+            (ours["method"] == "random") & (ours["num_pairs"] == size), "mean_recall"
+        ].mean()
         ratio = "\u2013" if method == "full" else f"{group['mean_recall'].mean() / random:.2f}"
         recovery = f"{100 * group['mean_recall'].mean() / full:.1f}"
         assert cells == [expected[0], ratio, recovery, *expected[1:], str(len(group))]
 
 
-def test_the_parts_of_a_history_reach_the_page(tmp_path, scores, curves, histories, galleries, facts):
+def test_the_parts_of_a_history_reach_the_page(
+    tmp_path, scores, curves, histories, galleries, facts
+):
     parted = histories.assign(is_warm_start=(histories["iteration"] < 100).astype(float))
     build_report(scores, curves, parted, galleries, facts, tmp_path / "parted", published=None)
     page = (tmp_path / "parted" / "index.html").read_text()
-    assert page.count("bi_trajectory-20, warm start") >= 1 and page.count("bi_trajectory-50, warm start") >= 1
+    assert (
+        page.count("bi_trajectory-20, warm start") >= 1
+        and page.count("bi_trajectory-50, warm start") >= 1
+    )
 
 
-def test_no_number_of_the_results_survives_a_change_of_the_scores(report, tmp_path, scores, curves, histories, galleries, facts):
+def test_no_number_of_the_results_survives_a_change_of_the_scores(
+    report, tmp_path, scores, curves, histories, galleries, facts
+):
     names = [*RECALLS, "mean_recall"]
     changed = scores.assign(**{name: 7.0 + scores[name] / 1.83 for name in names})
     build_report(changed, curves, histories, galleries, facts, tmp_path / "other", published=None)
 
     def head(folder: Path) -> list[str]:
-        return re.findall(r"\d+\.\d+", (folder / "index.html").read_text(encoding="utf-8").split("<body>")[1].split("</header>")[0])
+        return re.findall(
+            r"\d+\.\d+",
+            (folder / "index.html")
+            .read_text(encoding="utf-8")
+            .split("<body>")[1]
+            .split("</header>")[0],
+        )
 
     assert len(head(report)) == len(head(tmp_path / "other")) >= 8
     # Half of full data's deviation may round to the same digit; the recalls and ratios may not.
-    assert sum(one == other for one, other in zip(head(report), head(tmp_path / "other"), strict=True)) <= 1
+    assert (
+        sum(one == other for one, other in zip(head(report), head(tmp_path / "other"), strict=True))
+        <= 1
+    )
 
 
 def test_metrics_and_plots_repeat_the_summary(report):
     metrics = json.loads((report / "metrics.json").read_text())
     summary = pd.read_csv(report / "tables" / "summary.csv")
     recall = pd.read_csv(report / "plots" / "recall.csv")
-    ours = summary[(summary["student"] == "timm test_vit") & (summary["protocol"] == "strict")].set_index("set")
+    ours = summary[
+        (summary["student"] == "timm test_vit") & (summary["protocol"] == "strict")
+    ].set_index("set")
     assert set(metrics) == set(ours.index)
     for name, entry in metrics.items():
         assert entry["mean_recall"] == pytest.approx(ours.loc[name, "mean_recall"], abs=1e-4)
     assert sorted(recall["mean_recall"]) == pytest.approx(sorted(ours["mean_recall"]))
     assert list(recall.columns) == ["method", "num_pairs", "mean_recall"]
-    assert list(pd.read_csv(report / "plots" / "learning_curves.csv").columns) == ["set", "epoch", "val_mean_recall"]
+    assert list(pd.read_csv(report / "plots" / "learning_curves.csv").columns) == [
+        "set",
+        "epoch",
+        "val_mean_recall",
+    ]
     assert len(pd.read_csv(report / "plots" / "distillation.csv")) == 800
 
 
-def test_the_page_says_that_a_share_above_full_data_says_nothing(report, tmp_path, scores, curves, histories, galleries, facts):
+def test_the_page_says_that_a_share_above_full_data_says_nothing(
+    report, tmp_path, scores, curves, histories, galleries, facts
+):
     note = html.escape(ABOVE_FULL).replace("&#x27;", "&#39;")
     assert note not in (report / "index.html").read_text()
-    poor = scores.assign(mean_recall=scores["mean_recall"].where(scores["method"] != "full", scores["mean_recall"] / 9))
+    poor = scores.assign(
+        mean_recall=scores["mean_recall"].where(
+            scores["method"] != "full", scores["mean_recall"] / 9
+        )
+    )
     build_report(poor, curves, histories, galleries, facts, tmp_path / "poor", published=None)
     assert note in (tmp_path / "poor" / "index.html").read_text()
 
 
-def test_the_cross_architecture_table_shows_every_set_under_every_student_and_the_main_table_one(report):
+def test_the_cross_architecture_table_shows_every_set_under_every_student_and_the_main_table_one(
+    report,
+):
     written = pd.read_csv(report / "tables" / "cross_architecture.csv")
     rows = parse(report).tables[1]
     assert [heading for heading, _ in rows] == list(dict.fromkeys(written["set"]))
@@ -166,14 +217,28 @@ def test_the_cross_architecture_table_shows_every_set_under_every_student_and_th
         expected = []
         for row in written[written["set"] == name].to_dict("records"):
             ratio = "\u2013" if name == "full" else f"{row['over_random']:.2f}"
-            expected += [f"{row['mean_recall']:.1f} \u00b1 {row['mean_recall_std']:.1f}", ratio, f"{100 * row['recovery']:.1f}"]
+            expected += [
+                f"{row['mean_recall']:.1f} \u00b1 {row['mean_recall_std']:.1f}",
+                ratio,
+                f"{100 * row['recovery']:.1f}",
+            ]
         assert cells == expected
     assert list(written["student"])[:2] == ["timm test_vit", "timm test_resnet"]
     assert set(written["protocol"]) == {"strict"}
 
 
-def test_a_run_with_one_student_has_no_cross_architecture_table(tmp_path, scores, curves, histories, galleries, facts):
-    build_report(scores[scores["student"] == "timm test_vit"], curves, histories, galleries, facts, tmp_path, published=None)
+def test_a_run_with_one_student_has_no_cross_architecture_table(
+    tmp_path, scores, curves, histories, galleries, facts
+):
+    build_report(
+        scores[scores["student"] == "timm test_vit"],
+        curves,
+        histories,
+        galleries,
+        facts,
+        tmp_path,
+        published=None,
+    )
     assert not (tmp_path / "tables" / "cross_architecture.csv").exists()
     assert "ross-architecture" not in (tmp_path / "index.html").read_text(encoding="utf-8")
 
@@ -182,7 +247,15 @@ def test_captions_and_names_are_escaped(tmp_path, scores, curves, histories, gal
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
     row = replace(galleries[0].rows[0], initial_caption=evil, nearest_sentence=evil)
     bad = [Gallery(galleries[0].set, (row,))]
-    build_report(scores, curves, histories, bad, {**facts, "profile": evil, "machine": evil}, tmp_path, published=None)
+    build_report(
+        scores,
+        curves,
+        histories,
+        bad,
+        {**facts, "profile": evil, "machine": evil},
+        tmp_path,
+        published=None,
+    )
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     parser = parse(tmp_path)
     assert "<script" not in page and "<img src=x" not in page
@@ -201,7 +274,9 @@ def test_every_picture_has_a_text_and_every_reference_a_target(report):
 
 
 def test_the_protocol_is_named_in_the_caption_of_every_table(report):
-    captions = re.findall(r"<caption[^>]*>(.*?)</caption>", (report / "index.html").read_text(encoding="utf-8"))
+    captions = re.findall(
+        r"<caption[^>]*>(.*?)</caption>", (report / "index.html").read_text(encoding="utf-8")
+    )
     assert len(captions) == 4
     assert all("rotocol" in caption or "source" in caption for caption in captions)
 
@@ -216,14 +291,33 @@ def test_toy_shows_the_papers_ratio_as_another_dataset(report):
     assert cells[4:] == ["VLDD table 1 (arXiv 2308.07545; slides)", "not stated in the table"]
 
 
-def test_published_numbers_of_the_same_dataset_and_budget_stand_beside_ours(tmp_path, scores, curves, facts):
-    hundred = scores.assign(num_pairs=scores["num_pairs"].replace({20: 100, 50: 300}), set=scores["set"].str.replace("-20", "-100"))
-    build_report(hundred, curves.iloc[:0], pd.DataFrame(), [], {**facts, "dataset": "flickr8k"}, tmp_path, published=load_published())
-    cited = [(name, cells[0]) for name, cells in parse(tmp_path).tables[3] if cells[2] == "MDM (CVPR 2026) table 1"]
+def test_published_numbers_of_the_same_dataset_and_budget_stand_beside_ours(
+    tmp_path, scores, curves, facts
+):
+    hundred = scores.assign(
+        num_pairs=scores["num_pairs"].replace({20: 100, 50: 300}),
+        set=scores["set"].str.replace("-20", "-100"),
+    )
+    build_report(
+        hundred,
+        curves.iloc[:0],
+        pd.DataFrame(),
+        [],
+        {**facts, "dataset": "flickr8k"},
+        tmp_path,
+        published=load_published(),
+    )
+    cited = [
+        (name, cells[0])
+        for name, cells in parse(tmp_path).tables[3]
+        if cells[2] == "MDM (CVPR 2026) table 1"
+    ]
     assert cited == [("random", "6.6"), ("lors", "19.4"), ("mdm", "21.9"), ("full", "53.8")]
 
 
-def test_learning_curves_are_those_of_the_student_and_protocol_that_is_shown(report, tmp_path, scores, curves, histories, galleries, facts):
+def test_learning_curves_are_those_of_the_student_and_protocol_that_is_shown(
+    report, tmp_path, scores, curves, histories, galleries, facts
+):
     mixed = pd.concat(
         [
             curves.assign(student="timm test_vit", protocol="strict"),
@@ -231,35 +325,76 @@ def test_learning_curves_are_those_of_the_student_and_protocol_that_is_shown(rep
             curves.assign(student="timm test_vit", protocol="last", val_mean_recall=2.0),
         ]
     )
-    build_report(scores, mixed, histories, galleries, facts, tmp_path / "mixed", published=load_published())
+    build_report(
+        scores, mixed, histories, galleries, facts, tmp_path / "mixed", published=load_published()
+    )
     assert (tmp_path / "mixed" / "index.html").read_bytes() == (report / "index.html").read_bytes()
 
 
 def test_a_run_with_one_size_one_student_and_nothing_distilled_has_a_page(tmp_path, scores, facts):
     small = scores[
-        (scores["num_pairs"] == 20) & (scores["seed"] == 0) & (scores["protocol"] == "strict") & (scores["method"] != "bi_trajectory")
+        (scores["num_pairs"] == 20)
+        & (scores["seed"] == 0)
+        & (scores["protocol"] == "strict")
+        & (scores["method"] != "bi_trajectory")
     ]
     build_report(small, pd.DataFrame(), pd.DataFrame(), [], facts, tmp_path, published=None)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "nan" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL).lower()
-    for sentence in ("No set of this report was distilled.", "No learning curves were recorded.", "No published numbers were given"):
+    for sentence in (
+        "No set of this report was distilled.",
+        "No learning curves were recorded.",
+        "No published numbers were given",
+    ):
         assert sentence in page
 
 
 def test_models_are_listed_by_role_or_as_plain_names(tmp_path, scores, curves, histories, facts):
     for name, models in (("roles", {"image_encoder": "tiny<1>"}), ("names", ["tiny<1>"])):
-        build_report(scores, curves, histories, [], {**facts, "models": models}, tmp_path / name, published=None)
+        build_report(
+            scores,
+            curves,
+            histories,
+            [],
+            {**facts, "models": models},
+            tmp_path / name,
+            published=None,
+        )
         assert "tiny&lt;1&gt;" in (tmp_path / name / "index.html").read_text(encoding="utf-8")
 
 
 def test_refused_input_leaves_no_file_behind(tmp_path, scores, curves, histories, galleries, facts):
     out = tmp_path / "report"
     with pytest.raises(ValueError, match="random selection of 20 pairs is missing"):
-        build_report(scores[scores["set"] != "random-20"], curves, histories, galleries, facts, out, published=None)
-    with pytest.raises(ValueError, match=r"histories name sets that have no scores; received \['lors-20'\]"):
-        build_report(scores, curves, histories.assign(set="lors-20"), galleries, facts, out, published=None)
-    with pytest.raises(ValueError, match=r"curves cannot be plotted without the columns \['epoch'\]"):
-        build_report(scores, curves.drop(columns="epoch"), histories, galleries, facts, out, published=None)
+        build_report(
+            scores[scores["set"] != "random-20"],
+            curves,
+            histories,
+            galleries,
+            facts,
+            out,
+            published=None,
+        )
+    with pytest.raises(
+        ValueError, match=r"histories name sets that have no scores; received \['lors-20'\]"
+    ):
+        build_report(
+            scores, curves, histories.assign(set="lors-20"), galleries, facts, out, published=None
+        )
+    with pytest.raises(
+        ValueError, match=r"curves cannot be plotted without the columns \['epoch'\]"
+    ):
+        build_report(
+            scores, curves.drop(columns="epoch"), histories, galleries, facts, out, published=None
+        )
     with pytest.raises(ValueError, match=r"facts of the run are missing.*commit"):
-        build_report(scores, curves, histories, galleries, {k: v for k, v in facts.items() if k != "commit"}, out, published=None)
+        build_report(
+            scores,
+            curves,
+            histories,
+            galleries,
+            {k: v for k, v in facts.items() if k != "commit"},
+            out,
+            published=None,
+        )
     assert not out.exists()

@@ -9,20 +9,46 @@ import pytest
 
 from tasks.reporting.headline import headline
 from tasks.reporting.recall_table import crossing, groups_by_size
-from tasks.reporting.tables import RECALLS, check_scores, cross_architecture, nested_metrics, order, primary, summarise
+from tasks.reporting.tables import (
+    RECALLS,
+    check_scores,
+    cross_architecture,
+    nested_metrics,
+    order,
+    primary,
+    summarise,
+)
 
 
-def student_row(method: str, num_pairs: int, seed: int, recalls: tuple[float, ...], student: str = "vit", protocol: str = "strict") -> dict:
+def student_row(
+    method: str,
+    num_pairs: int,
+    seed: int,
+    recalls: tuple[float, ...],
+    student: str = "vit",
+    protocol: str = "strict",
+) -> dict:
     name = "full" if method == "full" else f"{method}-{num_pairs}"
     return {
-        "set": name, "method": method, "num_pairs": num_pairs, "student": student, "seed": seed, "protocol": protocol, "chosen_epoch": 7,
-        **dict(zip(RECALLS, recalls, strict=True)), "mean_recall": sum(recalls) / 6, "val_mean_recall": 1.0, "seconds": 2.0,
-    }  # fmt: skip
+        "set": name,
+        "method": method,
+        "num_pairs": num_pairs,
+        "student": student,
+        "seed": seed,
+        "protocol": protocol,
+        "chosen_epoch": 7,
+        **dict(zip(RECALLS, recalls, strict=True)),
+        "mean_recall": sum(recalls) / 6,
+        "val_mean_recall": 1.0,
+        "seconds": 2.0,
+    }
 
 
 @pytest.fixture
 def hand() -> pd.DataFrame:
-    """Mean recalls: random 4 and 6 (mean 5, std sqrt 2), herding 4, bi_trajectory 11 and 13 (mean 12), full 40."""
+    """Mean recalls: random 4 and 6 (mean 5, std sqrt 2), herding 4, bi_trajectory 11 and 13 (mean
+    12), full 40.
+    """
     rows = [
         student_row("bi_trajectory", 3, 0, (4, 10, 19, 3, 11, 19)),
         student_row("bi_trajectory", 3, 1, (6, 14, 19, 5, 13, 21)),
@@ -53,7 +79,10 @@ def test_means_deviations_ratios_and_recoveries_are_the_hand_computed_ones(hand)
 
 
 def test_a_size_without_random_is_refused_by_name(hand):
-    with pytest.raises(ValueError, match=r"random selection of 3 pairs is missing.*received only.*allowed.*params\.yaml"):
+    with pytest.raises(
+        ValueError,
+        match=r"random selection of 3 pairs is missing.*received only.*allowed.*params\.yaml",
+    ):
         check_scores(hand[hand["method"] != "random"])
 
 
@@ -72,7 +101,10 @@ def test_random_of_another_size_student_or_protocol_does_not_count(hand):
         (lambda frame: frame.iloc[:0], "0 rows"),
         (lambda frame: frame.assign(mean_recall=math.nan), "not a percentage"),
         (lambda frame: frame.assign(t2i_r1=100.1), "not a percentage"),
-        (lambda frame: frame.assign(protocol="best"), "unknown protocol.*strict, last, upstream_best"),
+        (
+            lambda frame: frame.assign(protocol="best"),
+            "unknown protocol.*strict, last, upstream_best",
+        ),
         (lambda frame: pd.concat([frame, frame.iloc[:1]]), "listed twice"),
     ],
 )
@@ -88,8 +120,16 @@ def test_rows_are_random_then_selections_then_distilled_with_full_data_last(hand
 
 def test_the_best_of_each_column_and_size_is_marked_and_full_data_never_is(hand):
     small, full = groups_by_size(order(primary(summarise(hand), "strict"), DISTILLED), DISTILLED)
-    marks = {row.method: [cell.is_best for cell in (*row.cells, row.recovery, row.over_random)] for row in (*small.rows, *full.rows)}
-    assert marks == {"random": [False] * 9, "herding": [False] * 9, "bi_trajectory": [True] * 9, "full": [False] * 9}
+    marks = {
+        row.method: [cell.is_best for cell in (*row.cells, row.recovery, row.over_random)]
+        for row in (*small.rows, *full.rows)
+    }
+    assert marks == {
+        "random": [False] * 9,
+        "herding": [False] * 9,
+        "bi_trajectory": [True] * 9,
+        "full": [False] * 9,
+    }
     assert small.share == pytest.approx(3 / 60)
 
 
@@ -99,18 +139,27 @@ def test_values_that_print_alike_are_both_marked_as_best():
         student_row("herding", 3, 0, (10.04,) * 6),
         student_row("k_center", 3, 0, (9.9,) * 6),
     ]
-    (group,) = groups_by_size(primary(summarise(check_scores(pd.DataFrame(rows))), "strict"), frozenset())
+    (group,) = groups_by_size(
+        primary(summarise(check_scores(pd.DataFrame(rows))), "strict"), frozenset()
+    )
     assert [row.cells[0].is_best for row in group.rows] == [True, False, True]
     assert [row.method for row in group.rows] == ["herding", "k_center", "random"]
 
 
 def test_metrics_are_nested_by_set_with_other_students_and_protocols_below(hand):
-    other = hand.assign(student="resnet", **{name: hand[name] / 2 for name in (*RECALLS, "mean_recall")})
+    other = hand.assign(
+        student="resnet", **{name: hand[name] / 2 for name in (*RECALLS, "mean_recall")}
+    )
     summary = summarise(check_scores(pd.concat([hand, other, hand.assign(protocol="last")])))
     metrics = nested_metrics(summary, primary(summary, "strict", "vit"))
     entry = metrics["bi_trajectory-3"]
     assert set(metrics) == {"random-3", "herding-3", "bi_trajectory-3", "full"}
-    assert (entry["n"], entry["mean_recall"], entry["over_random"], entry["recovery"]) == (2, 12.0, 2.4, 0.3)
+    assert (entry["n"], entry["mean_recall"], entry["over_random"], entry["recovery"]) == (
+        2,
+        12.0,
+        2.4,
+        0.3,
+    )
     assert entry["others"]["resnet"]["strict"]["mean_recall"] == 6.0
     assert entry["others"]["vit"]["last"]["over_random"] == 2.4
     assert metrics["herding-3"]["mean_recall_std"] is None
@@ -128,14 +177,18 @@ def test_a_crossing_has_a_cell_for_each_set_and_student_and_a_gap_where_none_was
 
 
 def test_ratio_and_recovery_of_a_student_are_those_against_its_own_random_and_full_data(hand):
-    """Another student whose random selection is half as good and whose full data is as good: 4.8 times random, the same recovery."""
+    """Another student whose random selection is half as good and whose full data is as good: 4.8
+    times random, the same recovery.
+    """
     names = list((*RECALLS, "mean_recall"))
     changed = hand.assign(student="resnet", **{name: hand[name].astype(float) for name in names})
     changed.loc[changed["method"] == "random", names] /= 2
     summary = summarise(check_scores(pd.concat([hand, changed])))
     shown = order(primary(summary, "strict", "vit"), DISTILLED)
     table = cross_architecture(summary, shown)
-    assert list(table["set"]) == [name for name in ("random-3", "herding-3", "bi_trajectory-3", "full") for _ in range(2)]
+    assert list(table["set"]) == [
+        name for name in ("random-3", "herding-3", "bi_trajectory-3", "full") for _ in range(2)
+    ]
     assert list(table["student"]) == ["vit", "resnet"] * 4
     ours = table[table["method"] == "bi_trajectory"]
     assert list(ours["over_random"]) == pytest.approx([2.4, 4.8])
@@ -152,8 +205,10 @@ def test_an_unknown_student_or_protocol_is_refused_with_those_that_exist(hand):
 def test_the_headline_states_the_best_distilled_set_beside_random_full_and_the_best_selection(hand):
     found = headline(order(primary(summarise(hand), "strict"), DISTILLED), DISTILLED)
     assert found.sentence == (
-        "bi_trajectory with 3 pairs reaches 12.0 mean recall (mean of 2 students, standard deviation 1.4): 2.40 times random selection of "
-        "the same size and 30.0 % of full data. The best other selection of 3 pairs, herding, reaches 4.0."
+        "bi_trajectory with 3 pairs reaches 12.0 mean recall (mean of 2 students, standard "
+        "deviation 1.4): 2.40 times random selection of "
+        "the same size and 30.0 % of full data. The best other selection of 3 pairs, herding, "
+        "reaches 4.0."
     )
 
 
@@ -165,7 +220,11 @@ def test_the_headline_is_a_distilled_set_even_where_a_selection_is_better(hand):
 
 
 def test_the_headline_names_no_ratio_or_recovery_that_cannot_be_computed(hand):
-    few = hand[(hand["method"] != "full") & (hand["seed"] == 0) & (hand["method"] != "herding")].copy()
+    few = hand[
+        (hand["method"] != "full") & (hand["seed"] == 0) & (hand["method"] != "herding")
+    ].copy()
     few.loc[few["method"] == "random", list((*RECALLS, "mean_recall"))] = 0.0
     found = headline(primary(summarise(few), "strict"), DISTILLED)
-    assert found.sentence == "bi_trajectory with 3 pairs reaches 11.0 mean recall (mean of 1 student)."
+    assert (
+        found.sentence == "bi_trajectory with 3 pairs reaches 11.0 mean recall (mean of 1 student)."
+    )

@@ -1,8 +1,8 @@
 """Forgetting events (Toneva et al., ICLR 2019) for pairs: keep those that training forgets least.
 
-A pair is correct when it is retrieved at rank 1 in both directions within its batch. Over `num_epochs` of training the
-transitions correct -> incorrect are counted; a pair that never was correct counts as infinite. The lowest counts are kept,
-ties in random order (METHOD 7).
+A pair is correct when it is retrieved at rank 1 in both directions within its batch. Over
+`num_epochs` of training the transitions correct -> incorrect are counted; a pair that never was
+correct counts as infinite. The lowest counts are kept, ties in random order (METHOD 7).
 """
 
 from __future__ import annotations
@@ -31,8 +31,12 @@ class Config(Section):
     num_epochs: Annotated[int, Range(ge=2)]
 
 
-def prepare(config: Config, num_images: int, train: Callable[[int, OnBatch], None]) -> dict[str, Tensor]:
-    """Return {"counts": (N,) float32} of forgetting events; `train(num_epochs, on_batch)` trains a fresh model."""
+def prepare(
+    config: Config, num_images: int, train: Callable[[int, OnBatch], None]
+) -> dict[str, Tensor]:
+    """Return {"counts": (N,) float32} of forgetting events; `train(num_epochs, on_batch)` trains a
+    fresh model.
+    """
     history = torch.zeros(config.num_epochs, num_images, dtype=torch.bool)
     visits = torch.zeros(num_images, dtype=torch.long)
 

@@ -1,7 +1,8 @@
-"""Herding (Welling, ICML 2009): greedily keep the running mean of the chosen pair features closest to the mean of all.
+"""Herding (Welling, ICML 2009): greedily keep the running mean of the chosen pair features closest
+to the mean of all.
 
-Published code for this task walks away from the mean (it takes the farthest sample); this one moves towards it.
-Cost: O(N M d).
+Published code for this task walks away from the mean (it takes the farthest sample); this one moves
+towards it. Cost: O(N M d).
 """
 
 from __future__ import annotations

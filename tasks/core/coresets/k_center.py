@@ -1,7 +1,8 @@
-"""k-center by farthest-first traversal (Gonzalez, 1985; Sener and Savarese, ICLR 2018) from a random start.
+"""k-center by farthest-first traversal (Gonzalez, 1985; Sener and Savarese, ICLR 2018) from a
+random start.
 
-Each next pair is the one farthest from all chosen ones, in the space of pair features: at most twice the optimal
-covering radius. Cost: O(N M d), with one running vector of distances.
+Each next pair is the one farthest from all chosen ones, in the space of pair features: at most
+twice the optimal covering radius. Cost: O(N M d), with one running vector of distances.
 """
 
 from __future__ import annotations

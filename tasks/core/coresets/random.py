@@ -1,4 +1,6 @@
-"""Uniform over images, then the pool's caption of each (itself uniform over the image's captions): the baseline of every table."""
+"""Uniform over images, then the pool's caption of each (itself uniform over the image's captions):
+the baseline of every table.
+"""
 
 from __future__ import annotations
 

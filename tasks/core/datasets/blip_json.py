@@ -1,8 +1,9 @@
-"""The retrieval json files of ALBEF and BLIP: one row a caption in train, one row an image in val and test.
+"""The retrieval json files of ALBEF and BLIP: one row a caption in train, one row an image in val
+and test.
 
-Source: J. Li et al., ALBEF (NeurIPS 2021) and BLIP (ICML 2022). Train rows are `{image, caption: str, image_id}`, grouped
-here by `image` in order of first appearance; val and test rows are `{image, caption: [str]}`. `image` may have
-subfolders (`val2014/COCO_val2014_000000391895.jpg`).
+Source: J. Li et al., ALBEF (NeurIPS 2021) and BLIP (ICML 2022). Train rows are `{image, caption:
+str, image_id}`, grouped here by `image` in order of first appearance; val and test rows are
+`{image, caption: [str]}`. `image` may have subfolders (`val2014/COCO_val2014_000000391895.jpg`).
 """
 
 from __future__ import annotations
@@ -49,20 +50,31 @@ def examples(config: Config) -> Iterable[ImageCaptions]:
     """Return the examples of train, val and test in the order of their files.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or malformed; the message names it and the field.
+        FileNotFoundError, ValueError: a file is missing or malformed; the message names it and the
+            field.
     """
     return attach_images(read_annotations(_paths(config)), config.path, config.images)
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
-    """Return the digest of the three json files and of name and content of the picture files; `path` does not enter."""
+    """Return the digest of the three json files and of name and content of the picture files;
+    `path` does not enter.
+    """
     digests = {split: digest_of(path) for split, path in _paths(config).items()}
-    return text_digest({"annotations": digests, "images": content_digests(config.path, config.images, digest_of)})
+    return text_digest(
+        {"annotations": digests, "images": content_digests(config.path, config.images, digest_of)}
+    )
 
 
 def read_annotations(paths: dict[str, Path]) -> list[Annotation]:
-    """Return what the json files {split: path} say about each image; the pictures need not be there."""
-    return [*_train(paths["train"]), *_evaluation(paths["val"], "val"), *_evaluation(paths["test"], "test")]
+    """Return what the json files {split: path} say about each image; the pictures need not be
+    there.
+    """
+    return [
+        *_train(paths["train"]),
+        *_evaluation(paths["val"], "val"),
+        *_evaluation(paths["test"], "test"),
+    ]
 
 
 def _paths(config: Config) -> dict[str, Path]:
@@ -79,11 +91,16 @@ def _train(path: Path) -> list[Annotation]:
         seen_at, seen_id = first.setdefault(name, (where, image_id))
         if image_id != seen_id:
             raise ValueError(
-                f"{where}.image_id: received {image_id!r} for image {name!r}, which has {seen_id!r} at {seen_at}; "
+                f"{where}.image_id: received {image_id!r} for image {name!r}, which has "
+                f"{seen_id!r} at {seen_at}; "
                 "allowed is one image_id for an image; repair the file"
             )
-        captions.setdefault(name, []).append(check_caption(member(row, "caption", str, where), f"{where}.caption"))
-    return [Annotation(name, "train", tuple(texts), first[name][0]) for name, texts in captions.items()]
+        captions.setdefault(name, []).append(
+            check_caption(member(row, "caption", str, where), f"{where}.caption")
+        )
+    return [
+        Annotation(name, "train", tuple(texts), first[name][0]) for name, texts in captions.items()
+    ]
 
 
 def _evaluation(path: Path, split: str) -> list[Annotation]:
@@ -91,5 +108,12 @@ def _evaluation(path: Path, split: str) -> list[Annotation]:
     for position, row in enumerate(of_type(read_json(path), list, str(path))):
         where = f"{path}: [{position}]"
         texts = member(row, "caption", list, where)
-        annotations.append(Annotation(member(row, "image", str, where), split, check_captions(texts, f"{where}.caption"), where))
+        annotations.append(
+            Annotation(
+                member(row, "image", str, where),
+                split,
+                check_captions(texts, f"{where}.caption"),
+                where,
+            )
+        )
     return annotations

@@ -1,10 +1,13 @@
-"""Parquet tables, one row an image or one row a caption, as the image-caption sets of the Hugging Face hub are stored.
+"""Parquet tables, one row an image or one row a caption, as the image-caption sets of the Hugging
+Face hub are stored.
 
-The picture column is binary, a struct `{bytes, path}`, or text: a path relative to the dataset folder, which also serves where
-`bytes` is null. A caption column holds a list of texts or one text; several columns are joined (`caption_0`, `caption_1`, ...).
-Text columns are read first, row group by row group; pictures are streamed when they are prepared (`table_pictures.py`), so that
-memory holds the captions and a page of pictures, whatever the size of files and row groups. A page is about 1 MB where the
-writer allows it; pyarrow's closes one every 1,024 rows (`write_batch_size`) or at the end of a row group.
+The picture column is binary, a struct `{bytes, path}`, or text: a path relative to the dataset
+folder, which also serves where `bytes` is null. A caption column holds a list of texts or one text;
+several columns are joined (`caption_0`, `caption_1`, ...). Text columns are read first, row group
+by row group; pictures are streamed when they are prepared (`table_pictures.py`), so that memory
+holds the captions and a page of pictures, whatever the size of files and row groups. A page is
+about 1 MB where the writer allows it; pyarrow's closes one every 1,024 rows (`write_batch_size`) or
+at the end of a row group.
 """
 
 from __future__ import annotations
@@ -14,7 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tasks.core.annotations import check_caption, check_captions, check_name, file_digest, of_type, text_digest
+from tasks.core.annotations import (
+    check_caption,
+    check_captions,
+    check_name,
+    file_digest,
+    of_type,
+    text_digest,
+)
 from tasks.core.image_files import StoredFile, StoredImage
 from tasks.core.records import SPLITS, ImageCaptions
 from tasks.core.section import Section
@@ -30,15 +40,18 @@ class Config(Section):
     Attributes:
         path: the dataset folder.
         train, val, test: names or globs of the tables inside it that hold rows of each split.
-        rows: `images`, each row another image with all its captions, or `captions`: rows of the same name (without a column of names,
-            of the same path) are one image, where the first of them is, with the captions of all; its picture is that of the first.
+        rows: `images`, each row another image with all its captions, or `captions`: rows of the
+            same name (without a column of names, of the same path) are one image, where the first
+            of them is, with the captions of all; its picture is that of the first.
         image: the column of pictures.
         captions: the columns of captions, at least one.
-        name: the text column of image names, each once in the dataset (with `rows: captions` in one split); null names an image by
-            its path, or else (not with `rows: captions`) `<split>/<number>`.
-        split: the text column that says the split of a row; null when each table holds one split. With it, a table may be
-            listed under several splits.
-        split_values: {value of that column: train, val, test, or null to leave the row out}; empty without the column.
+        name: the text column of image names, each once in the dataset (with `rows: captions` in one
+            split); null names an image by its path, or else (not with `rows: captions`)
+            `<split>/<number>`.
+        split: the text column that says the split of a row; null when each table holds one split.
+            With it, a table may be listed under several splits.
+        split_values: {value of that column: train, val, test, or null to leave the row out}; empty
+            without the column.
     """
 
     path: str
@@ -55,7 +68,9 @@ class Config(Section):
 
 @dataclass(frozen=True)
 class _Row:
-    """A row that is used: its place, split, text columns, row group, row inside it, and the leaf or the path of its picture."""
+    """A row that is used: its place, split, text columns, row group, row inside it, and the leaf or
+    the path of its picture.
+    """
 
     where: str
     split: str
@@ -69,7 +84,8 @@ def examples(config: Config) -> Iterable[ImageCaptions]:
     """Yield the examples in the order of tables and rows.
 
     Raises:
-        FileNotFoundError, ValueError: a table, column or file is missing or malformed; the message names table, row and column.
+        FileNotFoundError, ValueError: a table, column or file is missing or malformed; the message
+            names table, row and column.
     """
     found = _examples(config)
     yield from _joined(found) if config.rows == "captions" else found
@@ -87,8 +103,10 @@ def _examples(config: Config) -> Iterator[ImageCaptions]:
             if isinstance(row.picture, Leaf):
                 if config.rows == "captions" and config.name is None:
                     raise ValueError(
-                        f"{row.where}.{config.image}: holds a picture, and no column says which rows have the same; received "
-                        "`rows: captions` with `name: null`; allowed is a column of names; change `name` or `rows` of the dataset "
+                        f"{row.where}.{config.image}: holds a picture, and no column says which "
+                        "rows have the same; received "
+                        "`rows: captions` with `name: null`; allowed is a column of names; "
+                        "change `name` or `rows` of the dataset "
                         "in params.yaml"
                     )
                 name = f"{row.split}/{counts[row.split]:06d}"
@@ -101,8 +119,10 @@ def _examples(config: Config) -> Iterator[ImageCaptions]:
                 first = claims.setdefault(load.file.name, row.where)
                 if config.rows == "images" and first != row.where:
                     raise ValueError(
-                        f"{row.where}.{config.image}: received {name!r}, which is the picture of {first} too; allowed is one row for a "
-                        "picture; put all its captions into that row, or set `rows: captions` of the dataset in params.yaml"
+                        f"{row.where}.{config.image}: received {name!r}, which is the picture of "
+                        f"{first} too; allowed is one row for a "
+                        "picture; put all its captions into that row, or set `rows: captions` of "
+                        "the dataset in params.yaml"
                     )
             if config.name is not None:
                 name = of_type(row.entry[config.name], str, f"{row.where}.{config.name}")
@@ -118,7 +138,8 @@ def _joined(rows: Iterable[ImageCaptions]) -> Iterable[ImageCaptions]:
         path = _path_of(row)
         if path is not None and names.setdefault(path, row.name) != row.name:
             raise ValueError(
-                f"{row.load.where}: received {row.name!r} with the picture {path}, which {images[names[path]].load.where} has under "
+                f"{row.load.where}: received {row.name!r} with the picture {path}, which "
+                f"{images[names[path]].load.where} has under "
                 f"{names[path]!r}; allowed is one name for a picture; repair the table"
             )
         first = images.setdefault(row.name, row)
@@ -126,8 +147,10 @@ def _joined(rows: Iterable[ImageCaptions]) -> Iterable[ImageCaptions]:
             continue
         if (row.split, path) != (first.split, _path_of(first)):
             raise ValueError(
-                f"{row.load.where}: received {row.name!r} in {row.split}, picture {path or 'in the row'}, but {first.load.where} has it in "
-                f"{first.split}, picture {_path_of(first) or 'in the row'}; allowed is one split and one picture for all captions of an "
+                f"{row.load.where}: received {row.name!r} in {row.split}, picture "
+                f"{path or 'in the row'}, but {first.load.where} has it in "
+                f"{first.split}, picture {_path_of(first) or 'in the row'}; allowed is one split "
+                "and one picture for all captions of an "
                 "image; repair the table"
             )
         images[row.name] = replace(first, captions=first.captions + row.captions)
@@ -140,7 +163,9 @@ def _path_of(row: ImageCaptions) -> str | None:
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
-    """Return the digest of name, splits and content of the tables and of the files that their rows name; `path` does not enter."""
+    """Return the digest of name, splits and content of the tables and of the files that their rows
+    name; `path` does not enter.
+    """
     paths = _paths(config)
     files: dict[str, str] = {}
     for path, splits in paths.items():
@@ -151,12 +176,17 @@ def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -
 
 
 def _paths(config: Config) -> dict[Path, tuple[str, ...]]:
-    """Return the tables with the splits that list them, after checking what the options say about splits and captions."""
+    """Return the tables with the splits that list them, after checking what the options say about
+    splits and captions.
+    """
     if not config.captions:
-        raise ValueError("`captions` of the dataset is empty; name at least one column in params.yaml")
+        raise ValueError(
+            "`captions` of the dataset is empty; name at least one column in params.yaml"
+        )
     if (config.split is None) != (not config.split_values):
         raise ValueError(
-            f"`split_values` of the dataset: received {config.split_values} with the column {config.split!r}; allowed is one entry for "
+            f"`split_values` of the dataset: received {config.split_values} with the column "
+            f"{config.split!r}; allowed is one entry for "
             "each value of the column `split`, and {} without a column; change it in params.yaml"
         )
     paths = files_of_splits(config.path, {split: getattr(config, split) for split in SPLITS})
@@ -166,8 +196,12 @@ def _paths(config: Config) -> dict[Path, tuple[str, ...]]:
     return paths
 
 
-def _rows(path: Path, splits: tuple[str, ...], config: Config, texts: Sequence[str]) -> Iterator[_Row]:
-    """Yield the rows of a table that are used, with the columns `texts` of each, after checking the types of all columns."""
+def _rows(
+    path: Path, splits: tuple[str, ...], config: Config, texts: Sequence[str]
+) -> Iterator[_Row]:
+    """Yield the rows of a table that are used, with the columns `texts` of each, after checking the
+    types of all columns.
+    """
     table, first = open_table(path), 0
     for column in config.captions:
         table.check_text(column, "captions", is_list_allowed=True)
@@ -178,18 +212,31 @@ def _rows(path: Path, splits: tuple[str, ...], config: Config, texts: Sequence[s
     columns = [*texts, *([config.split] if config.split is not None else [])]
     for group in range(table.file.num_row_groups):
         pictures = _pictures(table, group, stored, named_by)
-        for row, (entry, picture) in enumerate(zip(table.entries(group, columns), pictures, strict=True)):
+        for row, (entry, picture) in enumerate(
+            zip(table.entries(group, columns), pictures, strict=True)
+        ):
             where = f"{path}: row {first + row}"
-            split = splits[0] if config.split is None else _split(entry[config.split], splits, config, f"{where}.{config.split}")
+            split = (
+                splits[0]
+                if config.split is None
+                else _split(entry[config.split], splits, config, f"{where}.{config.split}")
+            )
             if split is not None and picture is None:
-                raise ValueError(f"{where}.{config.image}: the picture is missing (null), allowed is {PICTURE}; add it or remove the row")
+                raise ValueError(
+                    f"{where}.{config.image}: the picture is missing (null), allowed is "
+                    f"{PICTURE}; add it or remove the row"
+                )
             if split is not None and picture is not None:
                 yield _Row(where, split, entry, group, row, picture)
         first += table.num_rows(group)
 
 
-def _pictures(table: Table, group: int, stored: Leaf | None, named_by: Leaf | None) -> list[Leaf | str | None]:
-    """Return for each row of a row group the leaf that holds its picture, or its path, or None where there is neither."""
+def _pictures(
+    table: Table, group: int, stored: Leaf | None, named_by: Leaf | None
+) -> list[Leaf | str | None]:
+    """Return for each row of a row group the leaf that holds its picture, or its path, or None
+    where there is neither.
+    """
     pictures: list[Leaf | str | None] = [stored] * table.num_rows(group)
     missing = table.null_rows(group, stored) if stored is not None else list(range(len(pictures)))
     paths: list[str | None] = [None] * len(pictures)
@@ -203,13 +250,15 @@ def _pictures(table: Table, group: int, stored: Leaf | None, named_by: Leaf | No
 def _split(value: Any, splits: tuple[str, ...], config: Config, where: str) -> str | None:
     if value not in config.split_values:
         raise ValueError(
-            f"{where}: received split {value!r}, allowed is one of {', '.join(config.split_values)}; repair the table or add the value to "
+            f"{where}: received split {value!r}, allowed is one of "
+            f"{', '.join(config.split_values)}; repair the table or add the value to "
             "`split_values` of the dataset in params.yaml"
         )
     split = config.split_values[value]
     if split is not None and split not in splits:
         raise ValueError(
-            f"{where}: received {value!r}, a row of {split}, in a table that is listed under {', '.join(splits)}; "
+            f"{where}: received {value!r}, a row of {split}, in a table that is listed under "
+            f"{', '.join(splits)}; "
             f"list the table under `{split}` of the dataset in params.yaml too"
         )
     return split
@@ -220,7 +269,8 @@ def _file(picture: str, row: _Row, config: Config) -> StoredFile:
     path = Path(config.path, name)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{row.where}.{config.image}: image {name!r} is missing in {config.path}; add the file, or change `path` or `image` of the "
+            f"{row.where}.{config.image}: image {name!r} is missing in {config.path}; add the "
+            "file, or change `path` or `image` of the "
             "dataset in params.yaml"
         )
     return StoredFile(Path(name).as_posix(), path, 0, path.stat().st_size)
@@ -230,5 +280,9 @@ def _captions(row: _Row, config: Config) -> tuple[str, ...]:
     texts: list[str] = []
     for column in config.captions:
         value, where = row.entry[column], f"{row.where}.{column}"
-        texts += check_captions(value, where) if isinstance(value, list) else [check_caption(value, where)]
+        texts += (
+            check_captions(value, where)
+            if isinstance(value, list)
+            else [check_caption(value, where)]
+        )
     return tuple(texts)

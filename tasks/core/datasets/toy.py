@@ -1,7 +1,8 @@
 """Toy scenes: shapes on plain backgrounds with captions in words, rendered from a seed.
 
-For demonstrations and tests that need no download. Scenes, drawing and wording are in `toy_scenes.py`, `toy_drawing.py`
-and `toy_captions.py`. No scene is there twice, in one split or in two. Cost: about 1.5 ms an image.
+For demonstrations and tests that need no download. Scenes, drawing and wording are in
+`toy_scenes.py`, `toy_drawing.py` and `toy_captions.py`. No scene is there twice, in one split or in
+two. Cost: about 1.5 ms an image.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Config(Section):
     Attributes:
         seed: of scenes, drawing and wording.
         num_train, num_val, num_test: images of each split.
-        image_size: side of the rendered pictures, pixels; `prepare_data` resamples when it wants another size.
+        image_size: side of the rendered pictures, pixels; `prepare_data` resamples when it wants
+            another size.
         captions_per_image: differently worded captions of each image.
     """
 
@@ -45,12 +47,17 @@ class Config(Section):
 def examples(config: Config) -> Iterable[ImageCaptions]:
     """Yield the examples of train, val and test; a picture is drawn when its `load` is called.
 
-    Random from generators named by split and number, so that pictures do not depend on the order they are drawn in.
+    Random from generators named by split and number, so that pictures do not depend on the order
+    they are drawn in.
     """
     counts = {"train": config.num_train, "val": config.num_val, "test": config.num_test}
     for split, scenes in sample_scenes(config.seed, counts).items():
         for number, scene in enumerate(scenes):
-            captions = describe(scene, config.captions_per_image, make_generator(config.seed, "toy_captions", split, number))
+            captions = describe(
+                scene,
+                config.captions_per_image,
+                make_generator(config.seed, "toy_captions", split, number),
+            )
             load = functools.partial(_draw, scene, config, split, number)
             yield ImageCaptions(f"{split}/{number:06d}.png", split, captions, load)
 
@@ -61,4 +68,6 @@ def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -
 
 
 def _draw(scene: Scene, config: Config, split: str, number: int) -> Image.Image:
-    return draw_scene(scene, config.image_size, make_generator(config.seed, "toy_drawing", split, number))
+    return draw_scene(
+        scene, config.image_size, make_generator(config.seed, "toy_drawing", split, number)
+    )

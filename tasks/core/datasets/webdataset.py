@@ -1,13 +1,18 @@
-"""WebDataset: shards, uncompressed tars in which the files of one example have the same key, `<key>.jpg` beside `<key>.txt`.
+"""WebDataset: shards, uncompressed tars in which the files of one example have the same key,
+`<key>.jpg` beside `<key>.txt`.
 
-Source: A. Aizman, G. Maltby, T. Breuel, High Performance I/O for Large Scale Deep Learning (2019), and img2dataset, which
-writes such shards. As there, a key is a member's folder and its name up to the first dot, and the rest is the ending.
+Source: A. Aizman, G. Maltby, T. Breuel, High Performance I/O for Large Scale Deep Learning (2019),
+and img2dataset, which writes such shards. As there, a key is a member's folder and its name up to
+the first dot, and the rest is the ending.
 
-* Picture: `.jpg`, `.jpeg`, `.png` or `.webp`, one a key, read in place in its shard when it is prepared.
-* Captions: the lines of `.txt` that are not blank; where there is no `.txt`, `captions` (a list) or else `caption` of `.json`.
+* Picture: `.jpg`, `.jpeg`, `.png` or `.webp`, one a key, read in place in its shard when it is
+  prepared.
+* Captions: the lines of `.txt` that are not blank; where there is no `.txt`, `captions` (a list) or
+  else `caption` of `.json`.
 
-Other endings, and keys that have neither picture nor captions, are left out. An example is named `<split>/<member>`, because
-the shards of each split are often numbered from the beginning; inside a split a key is there once. Nothing is unpacked.
+Other endings, and keys that have neither picture nor captions, are left out. An example is named
+`<split>/<member>`, because the shards of each split are often numbered from the beginning; inside a
+split a key is there once. Nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -19,7 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tasks.core.annotations import check_caption, check_captions, check_name, file_digest, member, text_digest
+from tasks.core.annotations import (
+    check_caption,
+    check_captions,
+    check_name,
+    file_digest,
+    member,
+    text_digest,
+)
 from tasks.core.image_files import StoredFile, StoredImage
 from tasks.core.records import SPLITS, ImageCaptions
 from tasks.core.section import Section
@@ -45,17 +57,21 @@ class Config(Section):
 
 @dataclass
 class _Sample:
-    """What a shard holds under one key: members of the endings `_PICTURES`, and the bytes of those of `_CAPTIONS` by ending."""
+    """What a shard holds under one key: members of the endings `_PICTURES`, and the bytes of those
+    of `_CAPTIONS` by ending.
+    """
 
     pictures: list[StoredFile] = field(default_factory=list)
     texts: dict[str, bytes] = field(default_factory=dict)
 
 
 def examples(config: Config) -> Iterable[ImageCaptions]:
-    """Yield the examples of train, val and test: shards in the order of the options, keys in that of their first member.
+    """Yield the examples of train, val and test: shards in the order of the options, keys in that
+    of their first member.
 
     Raises:
-        FileNotFoundError, ValueError: a shard is missing or malformed; the message names it, the key and the field.
+        FileNotFoundError, ValueError: a shard is missing or malformed; the message names it, the
+            key and the field.
     """
     places: dict[tuple[str, str], str] = {}
     for path, splits in _shards(config).items():
@@ -64,9 +80,17 @@ def examples(config: Config) -> Iterable[ImageCaptions]:
             where = f"{path}: key {key!r}"
             first = places.setdefault((split, key), where)
             if first != where:
-                raise ValueError(f"{where}: the key is in {split} a second time, first at {first}; allowed is once; remove one of the two")
+                raise ValueError(
+                    f"{where}: the key is in {split} a second time, first at {first}; allowed is "
+                    "once; remove one of the two"
+                )
             picture = _picture(sample, where)
-            yield ImageCaptions(f"{split}/{picture.name}", split, _captions(sample, where), StoredImage(picture, where))
+            yield ImageCaptions(
+                f"{split}/{picture.name}",
+                split,
+                _captions(sample, where),
+                StoredImage(picture, where),
+            )
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
@@ -88,17 +112,27 @@ def _samples(path: Path) -> dict[str, _Sample]:
                 key, ending = name.with_name(stem).as_posix(), rest.lower()
                 sample = samples.setdefault(key, _Sample())
                 if ending in _PICTURES:
-                    sample.pictures.append(StoredFile(name.as_posix(), path, info.offset_data, info.size))
+                    sample.pictures.append(
+                        StoredFile(name.as_posix(), path, info.offset_data, info.size)
+                    )
                 elif ending in sample.texts:
-                    raise ValueError(f"{path}: key {key!r}: .{ending} is there twice, allowed is once; repair the shard")
+                    raise ValueError(
+                        f"{path}: key {key!r}: .{ending} is there twice, allowed is once; repair "
+                        "the shard"
+                    )
                 else:
                     sample.texts[ending] = _content(archive, info, path)
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not a whole, uncompressed tar ({error}); unpack a .tar.gz to .tar, or get the shard again") from error
+        raise ValueError(
+            f"{path}: not a whole, uncompressed tar ({error}); unpack a .tar.gz to .tar, or get "
+            "the shard again"
+        ) from error
     return samples
 
 
-def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo]]:
+def _members(
+    archive: tarfile.TarFile, path: Path
+) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo]]:
     """Yield name and header of each file that has a key and an ending that is read."""
     for info in archive:
         if info.isdir():
@@ -107,7 +141,10 @@ def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[PurePosixPa
         stem, _, ending = name.name.partition(".")
         if stem and ending.lower() in (*_PICTURES, *_CAPTIONS):
             if not info.isreg() or info.issparse():
-                raise ValueError(f"{path}: member {info.name!r} is a link or a sparse file, allowed are plain files; write the shard again")
+                raise ValueError(
+                    f"{path}: member {info.name!r} is a link or a sparse file, allowed are plain "
+                    "files; write the shard again"
+                )
             yield name, info
 
 
@@ -115,16 +152,24 @@ def _content(archive: tarfile.TarFile, info: tarfile.TarInfo, path: Path) -> byt
     handle = archive.extractfile(info)
     data = handle.read() if handle is not None else b""
     if len(data) != info.size:
-        raise ValueError(f"{path}: member {info.name!r} has {len(data)} bytes of {info.size}; get the shard again")
+        raise ValueError(
+            f"{path}: member {info.name!r} has {len(data)} bytes of {info.size}; get the shard "
+            "again"
+        )
     return data
 
 
 def _picture(sample: _Sample, where: str) -> StoredFile:
     if len(sample.pictures) != 1:
-        received = " and ".join(file.name for file in sample.pictures) or ", ".join(f".{ending}" for ending in sample.texts)
+        received = " and ".join(file.name for file in sample.pictures) or ", ".join(
+            f".{ending}" for ending in sample.texts
+        )
         problem = "several pictures have this key" if sample.pictures else "the picture is missing"
         allowed = ", ".join(f".{ending}" for ending in _PICTURES)
-        raise ValueError(f"{where}: {problem}; received {received}, allowed is one member that ends in {allowed}; repair the shard")
+        raise ValueError(
+            f"{where}: {problem}; received {received}, allowed is one member that ends in "
+            f"{allowed}; repair the shard"
+        )
     return sample.pictures[0]
 
 
@@ -133,7 +178,10 @@ def _captions(sample: _Sample, where: str) -> tuple[str, ...]:
         lines = _text(sample.texts["txt"], f"{where}.txt").split("\n")
         return check_captions([line.rstrip("\r") for line in lines if line.strip()], f"{where}.txt")
     if "json" not in sample.texts:
-        raise ValueError(f"{where}: the image has no captions, received neither .txt nor .json; add one to the shard")
+        raise ValueError(
+            f"{where}: the image has no captions, received neither .txt nor .json; add one to "
+            "the shard"
+        )
     entry = _json(sample.texts["json"], f"{where}.json")
     if isinstance(entry, dict) and "captions" in entry:
         return check_captions(entry["captions"], f"{where}.json.captions")
@@ -144,13 +192,20 @@ def _json(data: bytes, where: str) -> Any:
     try:
         return json.loads(_text(data, where))
     except RecursionError as error:
-        raise ValueError(f"{where}: JSON nested too deeply to hold captions; repair the shard") from error
+        raise ValueError(
+            f"{where}: JSON nested too deeply to hold captions; repair the shard"
+        ) from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: line {error.lineno} column {error.colno}: malformed JSON ({error.msg}); repair the shard") from error
+        raise ValueError(
+            f"{where}: line {error.lineno} column {error.colno}: malformed JSON ({error.msg}); "
+            "repair the shard"
+        ) from error
 
 
 def _text(data: bytes, where: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: byte {error.start} is not UTF-8; captions must be UTF-8 text") from error
+        raise ValueError(
+            f"{where}: byte {error.start} is not UTF-8; captions must be UTF-8 text"
+        ) from error

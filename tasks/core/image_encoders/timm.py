@@ -1,6 +1,8 @@
-"""Any timm network as a headless image encoder: weights by name from the hub, from a local file, or random from the seed.
+"""Any timm network as a headless image encoder: weights by name from the hub, from a local file, or
+random from the seed.
 
-Normalisation comes from the network's own data config. Weights by name and from a path go through the same timm loader.
+Normalisation comes from the network's own data config. Weights by name and from a path go through
+the same timm loader.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
     """Return the network in eval mode, float32, channels-last, on the CPU.
 
     Raises:
-        ValueError: unknown name, arguments that the network does not take, or weights that do not fit it.
+        ValueError: unknown name, arguments that the network does not take, or weights that do not
+            fit it.
         FileNotFoundError: a weight file that is not there, or weights that the hub does not give.
     """
     import timm
@@ -58,27 +61,42 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
 
     if not timm.is_model(config.name.split(".")[0]):
         close = ", ".join(timm.list_models(f"*{config.name[:6]}*")[:8]) or "see timm.list_models()"
-        raise ValueError(f"unknown timm network {config.name!r}; similar names: {close}; change model.options.name")
+        raise ValueError(
+            f"unknown timm network {config.name!r}; similar names: {close}; change "
+            "model.options.name"
+        )
     files = weight_files(config)
     for path in files:
         check_weight_file(path)
     # `custom_load` would read the .npz files that some networks were published as.
     overlay = {"file": config.weights, "custom_load": False} if files else None
-    named = by_name(config.name, config.weights, allowed="'random' or the path of a .safetensors file", option="model.options.weights")
+    named = by_name(
+        config.name,
+        config.weights,
+        allowed="'random' or the path of a .safetensors file",
+        option="model.options.weights",
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "image_encoder", config.name))
         try:
             with named:
-                module = _create(config, pretrained=config.weights != "random", pretrained_cfg_overlay=overlay)
+                module = _create(
+                    config, pretrained=config.weights != "random", pretrained_cfg_overlay=overlay
+                )
         except (RuntimeError, SafetensorError) as error:
-            raise ValueError(f"weights {config.weights!r} do not fit {config.name}: {error}; change model.options") from error
+            raise ValueError(
+                f"weights {config.weights!r} do not fit {config.name}: {error}; change "
+                "model.options"
+            ) from error
         if files:
             _check_all_loaded(config, module)
     return _wrap(config, module)
 
 
 def rebuild(config: Config, state: dict[str, torch.Tensor]) -> ImageEncoder:
-    """Return the network with the parameters and buffers of `state`, as `build` gave them; no weight file is read."""
+    """Return the network with the parameters and buffers of `state`, as `build` gave them; no
+    weight file is read.
+    """
     with torch.random.fork_rng(devices=[]):
         module = _create(config, pretrained=False)
     module.load_state_dict(state)
@@ -92,22 +110,35 @@ def _create(config: Config, **how: Any) -> nn.Module:
     try:
         module: nn.Module = timm.create_model(config.name, num_classes=0, **kwargs, **how)
     except TypeError as error:
-        raise ValueError(f"{config.name} cannot be built with the arguments {kwargs}: {error}; change model.options.kwargs") from error
+        raise ValueError(
+            f"{config.name} cannot be built with the arguments {kwargs}: {error}; change "
+            "model.options.kwargs"
+        ) from error
     return module
 
 
 def _check_all_loaded(config: Config, module: nn.Module) -> None:
-    """Raise ValueError where the file left weights random: without its classifier, timm loads a network leniently.
+    """Raise ValueError where the file left weights random: without its classifier, timm loads a
+    network leniently.
 
     Loading writes into a tensor once more than construction does, which its version counter shows.
     """
-    untouched = {name: value._version for name, value in _create(config, pretrained=False).state_dict(keep_vars=True).items()}
+    untouched = {
+        name: value._version
+        for name, value in _create(config, pretrained=False).state_dict(keep_vars=True).items()
+    }
     state = module.state_dict(keep_vars=True)
-    missing = [name for name, value in state.items() if value.is_floating_point() and value._version == untouched[name]]
+    missing = [
+        name
+        for name, value in state.items()
+        if value.is_floating_point() and value._version == untouched[name]
+    ]
     if missing:
         raise ValueError(
-            f"weights {config.weights!r} do not fit {config.name}: the file lacks {len(missing)} of {len(state)} tensors, first "
-            f"{', '.join(missing[:3])}; allowed is a file of that very network; change model.options.weights"
+            f"weights {config.weights!r} do not fit {config.name}: the file lacks {len(missing)} "
+            f"of {len(state)} tensors, first "
+            f"{', '.join(missing[:3])}; allowed is a file of that very network; change "
+            "model.options.weights"
         )
 
 

@@ -1,8 +1,10 @@
-"""Hashed bag of words and word pairs, projected at random: a frozen text encoder that needs no download.
+"""Hashed bag of words and word pairs, projected at random: a frozen text encoder that needs no
+download.
 
-Each unigram and bigram of the lower-cased caption is hashed to a unit Gaussian vector (seeded by its text); a caption is
-the weighted sum of its distinct n-grams, L2-normalised. By Johnson-Lindenstrauss, inner products of captions approximate the
-overlap of their n-grams (feature hashing, Weinberger et al., ICML 2009, with Gaussian instead of sparse signs).
+Each unigram and bigram of the lower-cased caption is hashed to a unit Gaussian vector (seeded by
+its text); a caption is the weighted sum of its distinct n-grams, L2-normalised. By
+Johnson-Lindenstrauss, inner products of captions approximate the overlap of their n-grams (feature
+hashing, Weinberger et al., ICML 2009, with Gaussian instead of sparse signs).
 """
 
 from __future__ import annotations
@@ -47,7 +49,11 @@ def weight_files(config: Config) -> list[Path]:
 
 
 def embed(
-    config: Config, captions: Sequence[str], *, device: torch.device | str = "cpu", progress: Callable[[int, int], None] | None = None
+    config: Config,
+    captions: Sequence[str],
+    *,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Return (T, dim) float32 embeddings, L2-normalised, on the CPU.
 
@@ -59,13 +65,22 @@ def embed(
     for row, caption in enumerate(captions):
         words = re.findall(r"\w+", caption.lower())
         if not words:
-            raise ValueError(f"caption {row} has no word: {caption!r}; every caption needs one; correct it in the dataset's caption file")
+            raise ValueError(
+                f"caption {row} has no word: {caption!r}; every caption needs one; correct it in "
+                "the dataset's caption file"
+            )
         weights = dict.fromkeys(words, 1.0)
         if config.bigram_weight > 0.0:
-            weights.update(dict.fromkeys((f"{a} {b}" for a, b in itertools.pairwise(words)), config.bigram_weight))
+            weights.update(
+                dict.fromkeys(
+                    (f"{a} {b}" for a, b in itertools.pairwise(words)), config.bigram_weight
+                )
+            )
         for ngram, weight in weights.items():
             if ngram not in vectors:
-                vectors[ngram] = torch.randn(config.dim, generator=make_generator(config.seed, "ngram", ngram))
+                vectors[ngram] = torch.randn(
+                    config.dim, generator=make_generator(config.seed, "ngram", ngram)
+                )
             rows[row].add_(vectors[ngram], alpha=weight)
         if progress and row % 1000 == 0:
             progress(row, len(captions))

