@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows import session, warm
 from flows.refs import Refs
-from tasks import params
+from flows.services import session, warm
+from tasks.settings import params
 
 FLOWS = (
     "prepare_data",

@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from flows.session import Owner
-from tasks import params
+from flows.services.session import Owner
+from tasks.settings import params
 from tasks.stages import DATA, REPORTS
 
 GONE_SECONDS = 15

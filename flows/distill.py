@@ -7,13 +7,15 @@ from dataclasses import replace
 
 from prefect import flow
 
-from flows import cli, policy, session
+from flows import cli, policy
 from flows.grid import cells
 from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
+from flows.services import session
 from flows.train_experts import train_experts
 from tasks import distill as step
-from tasks import measures, params
+from tasks.settings import params
+from tasks.tracking import runs as measures
 
 
 @flow(name="distill", persist_result=False, task_runner=ONE_AT_A_TIME)

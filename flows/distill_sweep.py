@@ -17,8 +17,9 @@ from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from flows.select_coresets import select_coresets
 from flows.train_experts import train_experts
-from tasks import caching, params
-from tasks.artifacts import Ref
+from tasks.settings import params
+from tasks.store import caching
+from tasks.store.artifacts import Ref
 
 RANDOM = "random"
 

@@ -12,7 +12,7 @@ from flows.policy import ONE_AT_A_TIME
 from flows.prepare_data import prepare_data
 from flows.refs import Refs
 from tasks import embed_captions as step
-from tasks import params
+from tasks.settings import params
 
 
 @flow(name="embed_captions", persist_result=False, task_runner=ONE_AT_A_TIME)

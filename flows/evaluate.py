@@ -9,15 +9,16 @@ from dataclasses import replace
 
 from prefect import flow
 
-from flows import cli, policy, session
+from flows import cli, policy
 from flows.distill import distill
 from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from flows.select_coresets import select_coresets
+from flows.services import session
 from tasks import evaluate as step
-from tasks import measures, params
-from tasks import train_experts as experts_step
-from tasks.artifacts import Ref
+from tasks.settings import params
+from tasks.store.artifacts import Ref
+from tasks.tracking import runs as measures
 
 
 @flow(name="evaluate", persist_result=False, task_runner=ONE_AT_A_TIME)
@@ -39,7 +40,7 @@ def evaluate(
     )
     chosen = params.load(settings)
     build_start, make_gallery = (
-        policy.OnGpu(experts_step.build_start),
+        policy.OnGpu(step.build_student_start),
         policy.retried(step.make_gallery),
     )
     how = {"force": force, "accept_code": accept_code}

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows import cli, session
-from tasks import params
+from flows import cli
+from flows.services import session
+from tasks.settings import params
 from tasks.stages import STAGES
 
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))

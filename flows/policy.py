@@ -19,9 +19,9 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import session
-from tasks import caching
-from tasks.artifacts import Ref
+from flows.services import session
+from tasks.store import caching
+from tasks.store.artifacts import Ref
 
 GPU = "gpu"
 RETRY_SECONDS = [5.0, 30.0]

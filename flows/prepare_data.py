@@ -9,8 +9,8 @@ from prefect import flow
 from flows import cli, policy
 from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
-from tasks import params
 from tasks import prepare_data as step
+from tasks.settings import params
 
 
 @flow(name="prepare_data", persist_result=False, task_runner=ONE_AT_A_TIME)

@@ -19,8 +19,9 @@ from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from flows.select_coresets import select_coresets
 from flows.train_experts import train_experts
-from tasks import caching, params
-from tasks import preset_table as step
+from tasks import preset as step
+from tasks.settings import params
+from tasks.store import caching
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tasks.artifacts import Ref
+from tasks.store.artifacts import Ref
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from flows import cli
 from flows.evaluate import evaluate
 from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
-from tasks import params
 from tasks import report as step
+from tasks.settings import params
 
 
 @flow(name="report", persist_result=False, task_runner=ONE_AT_A_TIME)

@@ -12,8 +12,9 @@ from flows.grid import cells
 from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from flows.train_experts import train_experts
-from tasks import caching, params
 from tasks import select_coresets as step
+from tasks.settings import params
+from tasks.store import caching
 
 
 @flow(name="select_coresets", persist_result=False, task_runner=ONE_AT_A_TIME)

@@ -11,8 +11,8 @@ from flows import cli, policy
 from flows.embed_captions import embed_captions
 from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
-from tasks import params
 from tasks import train_experts as step
+from tasks.settings import params
 
 
 @flow(name="train_experts", persist_result=False, task_runner=ONE_AT_A_TIME)

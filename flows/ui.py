@@ -3,7 +3,7 @@
 The Prefect server is a standing one: flows started meanwhile in this folder use it and are seen
 live, and it keeps the limit `gpu` for all of them. Leases of its slots are files, so that a slot of
 a killed process comes back. Commands given as `python -m flows.cli FLOW` meanwhile begin at once:
-they are forks of a warm interpreter (`flows/warm.py`).
+they are forks of a warm interpreter (`flows/services/warm.py`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 
 import psutil
 
-from flows import session, warm
-from tasks.tracking import STORE, tracking_uri
+from flows.services import session, warm
+from tasks.tracking.client import STORE, tracking_uri
 
 HOST = "127.0.0.1"
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"

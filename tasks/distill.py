@@ -11,11 +11,12 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import caching, stages
-from tasks.artifacts import Key, Ref
+from tasks import stages
 from tasks.device import choose_device, describe
-from tasks.params import Params
 from tasks.progress import reporter
+from tasks.settings.params import Params
+from tasks.store import caching
+from tasks.store.artifacts import Key, Ref
 
 STAGE = stages.STAGES["distill"]
 HISTORY, INITIAL = "history.parquet", "initial.safetensors"
@@ -84,13 +85,14 @@ def _distill(
 ) -> dict[str, Any]:
     import pandas as pd
 
-    from tasks.core.checkpoints import NAME
-    from tasks.core.distillation import Problem
-    from tasks.core.functional import FlatModel
-    from tasks.core.seeding import derive_seed
-    from tasks.core.storage import save_pairs
-    from tasks.core.tensor_files import save_tensors
-    from tasks.models import is_encoder_frozen, load_buffer, load_encoder, new_model, open_split
+    from tasks.core.distillation.buffer import Buffer
+    from tasks.core.distillation.run import Problem
+    from tasks.core.foundations.checkpoints import NAME
+    from tasks.core.foundations.seeding import derive_seed
+    from tasks.core.foundations.tensor_files import save_tensors
+    from tasks.core.networks.functional import FlatModel
+    from tasks.core.training.pair_files import save_pairs
+    from tasks.models import is_encoder_frozen, load_encoder, new_model, open_split
 
     plugin, device = params.distillers[method], choose_device()
     encoder = load_encoder(params, start, device)
@@ -101,7 +103,7 @@ def _distill(
         flat=flat,
         encoder=encoder,
         train=train,
-        buffer=load_buffer(flat, experts),
+        buffer=Buffer([ref.folder for ref in experts], flat.flatten(), device=flat.device),
         is_encoder_frozen=is_encoder_frozen(params),
         seed=derive_seed(params.seed, "distill", num_pairs),
         fresh_start=lambda number: FlatModel(

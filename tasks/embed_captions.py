@@ -10,11 +10,12 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import caching, stages
-from tasks.artifacts import Key, Ref
+from tasks import stages
 from tasks.device import choose_device
-from tasks.params import Params
 from tasks.progress import reporter
+from tasks.settings.params import Params
+from tasks.store import caching
+from tasks.store.artifacts import Key, Ref
 
 STAGE = stages.STAGES["embed_captions"]
 
@@ -42,8 +43,8 @@ def embed_captions(
         import pandas as pd
         import torch
 
-        from tasks.core.storage import CAPTIONS, EMBEDDINGS
-        from tasks.core.tensor_files import save_tensors
+        from tasks.core.data.storage import CAPTIONS, EMBEDDINGS
+        from tasks.core.foundations.tensor_files import save_tensors
 
         captions = pd.read_parquet(prepared.folder / CAPTIONS)["text"].tolist()
         embeds = plugin.module.embed(

@@ -12,15 +12,47 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import caching, stages
-from tasks.artifacts import Key, Ref
+from tasks import stages
 from tasks.device import choose_device, describe
-from tasks.params import Params
 from tasks.progress import reporter
+from tasks.settings.params import Params
+from tasks.starts import obtain_start
+from tasks.store import caching
+from tasks.store.artifacts import Key, Ref
 
 STAGE = stages.STAGES["evaluate"]
 SCORE, CURVE, GALLERY, SHEET = "score.json", "curve.parquet", "gallery.json", "gallery.png"
 FULL = "full"
+
+
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    tags=["gpu"],
+    task_run_name="start-{params.student}",
+)
+def build_student_start(
+    params: Params, prepared: Ref, *, force: bool = False, accept_code: bool = False
+) -> Ref:
+    """Return `data/scores/<profile>/start/<student>`: the encoder of a further student.
+
+    Args:
+        params: `params.as_student(name)`.
+    """
+    from tasks.core.evaluation.transfer import at_size
+
+    folder = stages.folder(
+        STAGE.name, params.space(STAGE.name, "start"), "start", params.model_name
+    )
+    return obtain_start(
+        params,
+        prepared,
+        folder,
+        code=[*STAGE.code, params.image_encoder.module_name],
+        resize=lambda encoder: at_size(encoder, params.input_size),
+        force=force,
+        accept_code=accept_code,
+    )
 
 
 @task(
@@ -97,15 +129,17 @@ def _train(
 ) -> dict[str, Any]:
     import pandas as pd
 
-    from tasks.core.seeding import derive_seed
-    from tasks.core.similarity import set_loss
-    from tasks.core.students import train_student
-    from tasks.core.training import SetPairs, SplitPairs
-    from tasks.models import load_encoder, new_model, open_pairs, open_split
+    from tasks.core.evaluation.students import train_student
+    from tasks.core.foundations.seeding import derive_seed
+    from tasks.core.training.pair_set import SetPairs
+    from tasks.core.training.similarity import set_loss
+    from tasks.core.training.split_pairs import SplitPairs
+    from tasks.models import new_model, open_split
     from tasks.search import recall_by_search
+    from tasks.student_models import load_student_encoder, open_pairs
 
     device, section = choose_device(), params.evaluate
-    encoder = load_encoder(params, start, device)
+    encoder = load_student_encoder(params, start, device)
     train, val, test = (
         open_split(params, prepared, embeddings, start, split) for split in ("train", "val", "test")
     )
@@ -189,7 +223,8 @@ def make_gallery(
 def _decode(
     params: Params, prepared: Ref, embeddings: Ref, pairs: Ref, set_name: str, work: Path
 ) -> dict[str, Any]:
-    from tasks.core.storage import load_pairs, load_split
+    from tasks.core.data.storage import load_split
+    from tasks.core.training.pair_files import load_pairs
     from tasks.reporting.gallery import write_contact_sheet
     from tasks.reporting.stored import load_gallery
     from tasks.search import nearest

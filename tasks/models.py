@@ -13,24 +13,20 @@ from pathlib import Path
 
 import torch
 
-from tasks.artifacts import Ref
-from tasks.core.dual_encoder import DualEncoder, build_dual_encoder
-from tasks.core.encoders import ImageEncoder
-from tasks.core.experts import Buffer
-from tasks.core.functional import FlatModel
-from tasks.core.precision import products
-from tasks.core.records import PairSet, Split
-from tasks.core.seeding import derive_seed
-from tasks.core.storage import load_pairs, load_split
-from tasks.core.tensor_files import load_tensors
-from tasks.core.transfer import at_size, transfer
-from tasks.params import Params, Plugin
+from tasks.core.data.storage import load_split
+from tasks.core.foundations.records import Split
+from tasks.core.foundations.seeding import derive_seed
+from tasks.core.foundations.tensor_files import load_tensors
+from tasks.core.networks.dual_encoder import DualEncoder, build_dual_encoder
+from tasks.core.networks.encoders import ImageEncoder
+from tasks.settings.params import Params, Plugin
+from tasks.store.artifacts import Ref
 
 ENCODER = "encoder.safetensors"
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where an artifact lies; two are equal when their content is."""
 
     digest: str
@@ -49,14 +45,12 @@ def load_encoder(params: Params, start: Ref, device: torch.device) -> ImageEncod
     It is the same module at every call: `new_model` copies it where it is trained, and nobody else
     may change it.
     """
-    return at_size(
-        _load_encoder(_Place(start.digest, start.folder, params.image_encoder), device),
-        params.input_size,
-    )
+    return load_encoder_of(Place(start.digest, start.folder, params.image_encoder), device)
 
 
 @functools.lru_cache(maxsize=2)
-def _load_encoder(start: _Place, device: torch.device) -> ImageEncoder:
+def load_encoder_of(start: Place, device: torch.device) -> ImageEncoder:
+    """Return the encoder of a start artifact; see `load_encoder`."""
     assert start.plugin
     encoder: ImageEncoder = start.plugin.module.rebuild(
         start.plugin.config, load_tensors(start.folder / ENCODER)
@@ -88,63 +82,17 @@ def open_split(params: Params, prepared: Ref, embeddings: Ref, start: Ref, split
     """Return a split; with the frozen encoder's features when there are any. Nobody may change its
     tensors.
     """
-    features = _Place(start.digest, start.folder) if is_encoder_frozen(params) else None
+    features = Place(start.digest, start.folder) if is_encoder_frozen(params) else None
     return _open_split(
-        _Place(prepared.digest, prepared.folder),
-        _Place(embeddings.digest, embeddings.folder),
+        Place(prepared.digest, prepared.folder),
+        Place(embeddings.digest, embeddings.folder),
         split,
         features,
     )
 
 
 @functools.lru_cache(maxsize=6)
-def _open_split(prepared: _Place, embeddings: _Place, split: str, features: _Place | None) -> Split:
+def _open_split(prepared: Place, embeddings: Place, split: str, features: Place | None) -> Split:
     return load_split(
         prepared.folder, embeddings.folder, split, features.folder if features else None
     )
-
-
-def load_buffer(flat: FlatModel, experts: list[Ref]) -> Buffer:
-    """Return the stored trajectories of `experts` for the model of `flat`, which must be at its
-    start.
-    """
-    return Buffer([ref.folder for ref in experts], flat.flatten(), device=flat.device)
-
-
-def open_pairs(
-    params: Params, start: Ref, pairs: Ref, device: torch.device
-) -> tuple[PairSet, torch.Tensor | None]:
-    """Return a stored set as the student of `params` sees it, and its features (M, F) on `device`
-    when its encoder is frozen.
-
-    Nobody may change them. A further student sees the set as `transfer` brings it.
-    """
-    places = (
-        _Place(pairs.digest, pairs.folder),
-        _Place(start.digest, start.folder, params.image_encoder),
-    )
-    return _open_pairs(
-        *places, device, is_encoder_frozen(params), params.student is not None, params.input_size
-    )
-
-
-@functools.lru_cache(maxsize=1)
-def _open_pairs(
-    pairs: _Place,
-    start: _Place,
-    device: torch.device,
-    is_frozen: bool,
-    is_transferred: bool,
-    input_size: int | None,
-) -> tuple[PairSet, torch.Tensor | None]:
-    encoder, stored = at_size(_load_encoder(start, device), input_size), load_pairs(pairs.folder)
-    if is_transferred:
-        stored = transfer(stored, encoder, input_size)
-    if not is_frozen:
-        return stored, None
-    with torch.no_grad(), products("float32"):
-        parts = [
-            encoder.module(part.contiguous(memory_format=torch.channels_last).to(device))
-            for part in stored.images.split(64)
-        ]
-    return stored, torch.cat(parts)

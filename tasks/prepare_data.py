@@ -12,10 +12,11 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import artifacts, caching, raw_files, stages
-from tasks.artifacts import Key, Ref
-from tasks.params import Params, Plugin
+from tasks import stages
 from tasks.progress import reporter
+from tasks.settings.params import Params, Plugin
+from tasks.store import artifacts, caching, raw_files
+from tasks.store.artifacts import Key, Ref
 
 STAGE = stages.STAGES["prepare_data"]
 
@@ -23,7 +24,7 @@ STAGE = stages.STAGES["prepare_data"]
 @task(cache_policy=NO_CACHE, persist_result=False)
 def prepare_data(params: Params, *, force: bool = False, accept_code: bool = False) -> Ref:
     """Return `data/prepared/<profile>`, built unless a valid one is there."""
-    from tasks.core.preparation import prepare
+    from tasks.core.data.preparation import prepare
 
     plugin = params.dataset
     raw, missing = _raw_digest(plugin)

@@ -9,9 +9,10 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import artifacts, caching, stages
-from tasks.artifacts import Key, Ref
-from tasks.params import Params
+from tasks import stages
+from tasks.settings.params import Params
+from tasks.store import artifacts, caching
+from tasks.store.artifacts import Key, Ref
 
 STAGE = stages.STAGES["report"]
 _HERE = Path(__file__).parent
@@ -102,5 +103,8 @@ def _code() -> list[str]:
 def _data_files() -> list[Path]:
     """Templates and published numbers: what the page shows beside the results."""
     return sorted(
-        [*(_HERE / "reporting" / "templates").glob("*.j2"), *(_HERE / "published").glob("*.csv")]
+        [
+            *(_HERE / "reporting" / "templates").glob("*.j2"),
+            *(_HERE / "reporting" / "published_numbers").glob("*.csv"),
+        ]
     )

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.core.retrieval import (
+from tasks.core.evaluation.retrieval import (
     Question,
     Ranks,
     add_near,

@@ -11,10 +11,11 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import caching, stages
-from tasks.artifacts import Key, Ref
+from tasks import stages
 from tasks.device import choose_device
-from tasks.params import Params, Plugin
+from tasks.settings.params import Params, Plugin
+from tasks.store import caching
+from tasks.store.artifacts import Key, Ref
 
 STAGE = stages.STAGES["select_coresets"]
 
@@ -102,7 +103,7 @@ def _shared(
     )
 
     def build(work: Path) -> dict[str, Any]:
-        from tasks.core.tensor_files import save_tensors
+        from tasks.core.foundations.tensor_files import save_tensors
 
         save_tensors(
             work / "shared.safetensors", _prepare(params, plugin, prepared, embeddings, start)
@@ -118,8 +119,9 @@ def _prepare(
 ) -> dict[str, Any]:
     import torch
 
-    from tasks.core.seeding import derive_seed
-    from tasks.core.training import SplitPairs, parameter_groups, train_epoch
+    from tasks.core.foundations.seeding import derive_seed
+    from tasks.core.training.epoch import parameter_groups, train_epoch
+    from tasks.core.training.split_pairs import SplitPairs
     from tasks.models import load_encoder, new_model, open_split
 
     device, section = choose_device(), params.train_experts
@@ -164,15 +166,16 @@ def _select(
     num_pairs: int,
     work: Path,
 ) -> dict[str, Any]:
-    from tasks.core.encoders import normalise, take_rows
-    from tasks.core.functional import FlatModel
-    from tasks.core.records import PairSet
-    from tasks.core.seeding import make_generator
-    from tasks.core.selection import Pool, check_budget
-    from tasks.core.storage import save_pairs
-    from tasks.core.students import embed_split
-    from tasks.core.tensor_files import load_tensors
-    from tasks.models import load_buffer, load_encoder, new_model, open_split
+    from tasks.core.distillation.buffer import Buffer
+    from tasks.core.foundations.seeding import make_generator
+    from tasks.core.foundations.tensor_files import load_tensors
+    from tasks.core.networks.encoders import normalise, take_rows
+    from tasks.core.networks.functional import FlatModel
+    from tasks.core.selection.pool import Pool, check_budget
+    from tasks.core.training.embedding import embed_split
+    from tasks.core.training.pair_files import save_pairs
+    from tasks.core.training.pair_set import PairSet
+    from tasks.models import load_encoder, new_model, open_split
 
     device = choose_device()
     encoder = load_encoder(params, start, device)
@@ -180,7 +183,8 @@ def _select(
     check_budget(num_pairs, train.num_images)
     model = new_model(params, encoder, train.text_embeds.shape[1], "expert", 0)
     flat = FlatModel(model)
-    flat.load(load_buffer(flat, [warm]).snapshot(0, params.train_experts.coreset_epochs))
+    buffer = Buffer([warm.folder], flat.flatten(), device=flat.device)
+    flat.load(buffer.snapshot(0, params.train_experts.coreset_epochs))
     image_features, text_features = embed_split(model, train, encoder, device=device)
     caption_idx = _caption_idx(params, train)
     pool = Pool(
@@ -231,8 +235,8 @@ def _caption_idx(params: Params, train: Any) -> Any:
     """One caption per image, the same for all methods that select."""
     import torch
 
-    from tasks.core.seeding import make_generator
-    from tasks.core.selection import sample_captions
+    from tasks.core.foundations.seeding import make_generator
+    from tasks.core.selection.pool import sample_captions
 
     return sample_captions(
         torch.arange(train.num_images),

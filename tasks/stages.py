@@ -55,7 +55,7 @@ STAGES = {
             ("seed", "model", "train_experts"),
             ("prepare_data", "embed_captions"),
             "experts",
-            ("tasks.train_experts", "tasks.models"),
+            ("tasks.train_experts", "tasks.starts", "tasks.models"),
             _NETWORKS,
         ),
         Stage(
@@ -79,7 +79,13 @@ STAGES = {
             ("seed", "model", "evaluate"),
             ("prepare_data", "embed_captions", "train_experts", "select_coresets", "distill"),
             "scores",
-            ("tasks.evaluate", "tasks.models", "tasks.search"),
+            (
+                "tasks.evaluate",
+                "tasks.starts",
+                "tasks.models",
+                "tasks.student_models",
+                "tasks.search",
+            ),
             _NETWORKS,
         ),
         Stage(

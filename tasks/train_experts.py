@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -13,11 +12,13 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import caching, stages
-from tasks.artifacts import Key, Ref
+from tasks import stages
 from tasks.device import choose_device
-from tasks.params import Params
 from tasks.progress import reporter
+from tasks.settings.params import Params
+from tasks.starts import obtain_start
+from tasks.store import caching
+from tasks.store.artifacts import Key, Ref
 
 STAGE = stages.STAGES["train_experts"]
 LOGGER = logging.getLogger("vl_distillery")
@@ -27,59 +28,14 @@ LOGGER = logging.getLogger("vl_distillery")
 def build_start(
     params: Params, prepared: Ref, *, force: bool = False, accept_code: bool = False
 ) -> Ref:
-    """Return `data/experts/<profile>/<model>/start`: the image encoder that all share, and its
-    features when it is frozen.
+    """Return `data/experts/<profile>/<model>/start`: the image encoder that all experts share.
 
-    That of a further student (`params.as_student`) is an output of evaluate:
-    `data/scores/<profile>/start/<student>`.
+    It holds the features of the images too when the encoder is frozen.
     """
-    plugin = params.image_encoder
-    weights, missing = caching.digest_files(lambda: plugin.module.weight_files(plugin.config))
-    options = plugin.as_params()
-    if weights or missing:
-        options["options"].pop("weights")  # the content counts, not the place
-    is_frozen = params.model.is_encoder_frozen
-    inputs = {**weights, **({"prepared": prepared.digest} if is_frozen else {})}
-    what = {
-        **options,
-        "seed": params.seed,
-        "is_frozen": is_frozen,
-        **({"input_size": params.input_size} if params.student else {}),
-    }
-    key = Key("train_experts", what, inputs, caching.code_digest(_code(params)))
-
-    def build(work: Path) -> dict[str, Any]:
-        from tasks.core.encoders import encode_images
-        from tasks.core.storage import FEATURES, IMAGES
-        from tasks.core.tensor_files import map_tensor, save_tensors
-        from tasks.core.transfer import at_size
-        from tasks.models import ENCODER
-
-        encoder = plugin.module.build(plugin.config, seed=params.seed)
-        save_tensors(work / ENCODER, encoder.module.state_dict())
-        # Everything that follows is keyed by this artifact's digest: what the network does with its
-        # weights belongs to it.
-        facts = {**options, "mean": encoder.mean, "std": encoder.std}
-        (work / "encoder.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
-        if is_frozen:
-            images = map_tensor(prepared.folder / IMAGES, "images")
-            sized = at_size(encoder, params.input_size)
-            features = encode_images(
-                sized, images, device=choose_device(), progress=reporter(f"encode {params.profile}")
-            )
-            save_tensors(work / FEATURES, {"features": features})
-        return {
-            "out_dim": encoder.out_dim,
-            "num_parameters": sum(p.numel() for p in encoder.module.parameters()),
-        }
-
-    place = (
-        ("evaluate", params.space("evaluate", "start"), "start")
-        if params.student
-        else (STAGE.name, params.space(STAGE.name))
+    folder = stages.folder(STAGE.name, params.space(STAGE.name), params.model_name, "start")
+    return obtain_start(
+        params, prepared, folder, code=_code(params), force=force, accept_code=accept_code
     )
-    folder = stages.folder(*place, params.model_name, *(() if params.student else ("start",)))
-    return caching.obtain(folder, key, build, force=force, accept_code=accept_code, missing=missing)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="expert-{index}")
@@ -125,11 +81,11 @@ def train_expert(
 def _train(
     params: Params, prepared: Ref, embeddings: Ref, start: Ref, index: int, work: Path
 ) -> dict[str, Any]:
-    from tasks.core.checkpoints import NAME
-    from tasks.core.experts import save_snapshots, train_expert
-    from tasks.core.functional import FlatModel
-    from tasks.core.seeding import derive_seed
-    from tasks.core.training import SplitPairs
+    from tasks.core.foundations.checkpoints import NAME
+    from tasks.core.foundations.seeding import derive_seed
+    from tasks.core.networks.functional import FlatModel
+    from tasks.core.training.experts import save_snapshots, train_expert
+    from tasks.core.training.split_pairs import SplitPairs
     from tasks.models import load_encoder, new_model, open_split
 
     device, section = choose_device(), params.train_experts

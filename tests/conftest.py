@@ -14,8 +14,8 @@ OWN = "PYTEST_CURRENT_TEST"  # pytest's
 
 @pytest.fixture(autouse=True)
 def environment_kept() -> Iterator[None]:
-    """Undo what code under test writes into `os.environ` (`flows.session` does), which later tests'
-    processes would inherit.
+    """Undo what code under test writes into `os.environ` (`flows.services.session` does), which
+    later tests' processes would inherit.
     """
     before = {name: value for name, value in os.environ.items() if name != OWN}
     yield

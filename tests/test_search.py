@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.core.retrieval import recall
-from tasks.core.seeding import make_generator
+from tasks.core.evaluation.retrieval import recall
+from tasks.core.foundations.seeding import make_generator
 from tasks.search import SLACK, nearest, recall_by_search
 
 

@@ -9,19 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
-from tasks import (
-    artifacts,
-    distill,
-    embed_captions,
-    evaluate,
-    params,
-    prepare_data,
-    select_coresets,
-    train_experts,
-)
-from tasks.core.experts import SNAPSHOTS
-from tasks.core.storage import load_pairs
-from tasks.core.tensor_files import load_tensors, tensor_names
+from tasks import distill, embed_captions, evaluate, prepare_data, select_coresets, train_experts
+from tasks.core.foundations.tensor_files import load_tensors, tensor_names
+from tasks.core.training.experts import SNAPSHOTS
+from tasks.core.training.pair_files import load_pairs
+from tasks.settings import params
+from tasks.store import artifacts
 from tests.workspace import TINY, make_workspace
 
 

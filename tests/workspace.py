@@ -19,8 +19,8 @@ from pathlib import Path
 
 import yaml
 
-from tasks import params
-from tasks.overrides import override
+from tasks.settings import params
+from tasks.settings.overrides import override
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("dvc.yaml", "prefect.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")

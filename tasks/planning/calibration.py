@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from tasks.core.records import ImageCaptions, Split
+from tasks.core.foundations.records import ImageCaptions, Split
 
 T = TypeVar("T")
 # Calls are repeated this long: shorter measurements scatter by a quarter on a busy machine

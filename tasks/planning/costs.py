@@ -13,24 +13,26 @@ from pathlib import Path
 import torch
 
 from tasks import evaluate, models
-from tasks.artifacts import Ref
-from tasks.core.encoders import encode_images
-from tasks.core.preparation import IMAGES
-from tasks.core.preparation import prepare as write_prepared
-from tasks.core.records import SPLITS, ImageCaptions, Split
-from tasks.core.retrieval import recall
-from tasks.core.seeding import make_generator
-from tasks.core.selection import Pool, sample_captions
-from tasks.core.storage import EMBEDDINGS, PAIRS
-from tasks.core.students import embed_split as embed_whole
-from tasks.core.tensor_files import map_tensor, tensor_names
-from tasks.core.training import SplitPairs, parameter_groups, train_epoch
+from tasks.core.data.preparation import IMAGES
+from tasks.core.data.preparation import prepare as write_prepared
+from tasks.core.data.storage import EMBEDDINGS
+from tasks.core.evaluation.retrieval import recall
+from tasks.core.foundations.records import SPLITS, ImageCaptions, Split
+from tasks.core.foundations.seeding import make_generator
+from tasks.core.foundations.tensor_files import map_tensor, tensor_names
+from tasks.core.networks.encoders import encode_images
+from tasks.core.selection.pool import Pool, sample_captions
+from tasks.core.training.embedding import embed_split as embed_whole
+from tasks.core.training.epoch import parameter_groups, train_epoch
+from tasks.core.training.pair_files import PAIRS
+from tasks.core.training.split_pairs import SplitPairs
 from tasks.device import choose_device
-from tasks.params import Params, Plugin
 from tasks.planning import miniature
 from tasks.planning.calibration import first_images, onward, pick, seconds_of, spread, timed
 from tasks.planning.miniature import Usage, World
 from tasks.search import recall_by_search
+from tasks.settings.params import Params, Plugin
+from tasks.store.artifacts import Ref
 
 FLOAT_BYTES = 4
 SAMPLED_IMAGES = 96  # decoded to time preparation
@@ -230,9 +232,11 @@ def embed_split(params: Params, world: World, start: Ref | None = None) -> Each:
     )
     parts = (few, many, replace(train, text_embeds=few.text_embeds))
     basic, texts, images = (
-        seconds_of(lambda part=part: embed_whole(model, part, encoder, device=device))
+        seconds_of(
+            lambda part=part: embed_whole(model, part, encoder, device=device)  # type: ignore[misc]
+        )
         for part in parts
-    )  # type: ignore[misc]
+    )
     width = embed_whole(model, few, encoder, device=device)[0].shape[1]
     image, caption = (
         (images - basic) / max(1, train.num_images - 2),

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks import (
-    caching,
     distill,
     embed_captions,
     evaluate,
@@ -18,8 +17,9 @@ from tasks import (
     select_coresets,
     train_experts,
 )
-from tasks.artifacts import Ref
-from tasks.params import Params
+from tasks.settings.params import Params
+from tasks.store import caching
+from tasks.store.artifacts import Ref
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,16 @@ import psutil
 import torch
 from PIL import Image
 
-from tasks import artifacts, train_experts
-from tasks.artifacts import Ref
-from tasks.core.preparation import check_examples, prepare
-from tasks.core.records import ImageCaptions
-from tasks.core.seeding import make_generator
-from tasks.core.storage import CAPTIONS, EMBEDDINGS, IMAGES
-from tasks.core.tensor_files import map_tensor, save_tensors
-from tasks.params import Params, Plugin
+from tasks import train_experts
+from tasks.core.data.preparation import check_examples, prepare
+from tasks.core.data.storage import CAPTIONS, EMBEDDINGS, IMAGES
+from tasks.core.foundations.records import ImageCaptions
+from tasks.core.foundations.seeding import make_generator
+from tasks.core.foundations.tensor_files import map_tensor, save_tensors
 from tasks.planning.calibration import free_seconds
+from tasks.settings.params import Params, Plugin
+from tasks.store import artifacts
+from tasks.store.artifacts import Ref
 
 CALM = 1e-3  # learning rates and step sizes: random networks must not leave the finite numbers
 TINY_PAIRS = 4

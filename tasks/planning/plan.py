@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from tasks import distill, evaluate, report, select_coresets, train_experts
-from tasks.artifacts import Ref
-from tasks.core.experts import kept_bytes
+from tasks.core.distillation.buffer import kept_bytes
 from tasks.device import choose_device
-from tasks.params import Params
 from tasks.planning import costs, miniature
 from tasks.planning.calibration import free_seconds, pick
 from tasks.planning.costs import Dataset
 from tasks.planning.inventory import Cell, Inventory, take_stock
 from tasks.planning.miniature import Usage, World
+from tasks.settings.params import Params
 from tasks.stages import STAGES
+from tasks.store.artifacts import Ref
 
 BUSY = 1.1
 MANY_PAIRS = 128  # more are not made for the sake of several batches

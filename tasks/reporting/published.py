@@ -1,5 +1,5 @@
-"""Published numbers as facts: read from `tasks/published/*.csv`, each row cited by its source, and
-set beside ours.
+"""Published numbers as facts: read from `tasks/reporting/published_numbers/*.csv`, each row cited
+by its source, and set beside ours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pandas as pd
 
 from tasks.reporting.tables import FULL, METRICS, RANDOM, RECALLS
 
-FOLDER = Path(__file__).parent.parent / "published"
+FOLDER = Path(__file__).parent / "published_numbers"
 # The paper's own comparison, shown as context whatever our dataset is.
 CONTEXT = {"dataset": "flickr30k", "budget": "100", "method": "bi_trajectory"}
 SELECTIONS = (RANDOM, "herding", "k_center", "forgetting")
@@ -72,7 +72,7 @@ def load_published(folder: Path = FOLDER) -> pd.DataFrame:
         raise ValueError(
             f"published numbers without a protocol; received the sources {unnamed}; allowed is "
             "any source with a line "
-            "`source,protocol` in tasks/published/protocols.csv; add it there"
+            "`source,protocol` in tasks/reporting/published_numbers/protocols.csv; add it there"
         )
     table = both.rename(columns={"num_pairs": "budget"})[
         ["source", "protocol", "dataset", "budget", "method", *METRICS]

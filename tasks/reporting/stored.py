@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tasks.core.storage import load_pairs
-from tasks.core.tensor_files import load_tensors
+from tasks.core.foundations.tensor_files import load_tensors
+from tasks.core.training.pair_files import load_pairs
 from tasks.reporting.gallery import Gallery, GalleryRow, to_pictures
 
 

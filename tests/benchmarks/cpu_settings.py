@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 import torch
 
-from tasks.core.encoders import encode_images
-from tasks.core.image_encoders import timm
-from tasks.core.seeding import make_generator
+from tasks.core.foundations.seeding import make_generator
+from tasks.core.networks.encoders import encode_images
+from tasks.core.networks.image_encoders import timm
 from tests.benchmarks.measuring import in_fresh_process
 from tests.benchmarks.timing import alternate
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from sklearn.metrics.pairwise import cosine_similarity
 
-from tasks.core.seeding import make_generator
+from tasks.core.foundations.seeding import make_generator
 from tasks.search import nearest
 from tests.benchmarks.timing import alternate, print_ratios
 

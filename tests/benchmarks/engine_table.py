@@ -22,9 +22,10 @@ from pathlib import Path
 
 import torch
 
-from tasks.core.experts import SNAPSHOTS, Buffer
-from tasks.core.precision import check_machine, products
-from tasks.core.tensor_files import load_tensors, save_tensors
+from tasks.core.distillation.buffer import Buffer
+from tasks.core.foundations.tensor_files import load_tensors, save_tensors
+from tasks.core.networks.precision import check_machine, products
+from tasks.core.training.experts import SNAPSHOTS
 from tests.benchmarks.iteration import (
     CARD,
     CPU,

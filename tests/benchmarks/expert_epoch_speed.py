@@ -29,19 +29,20 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
-from tasks.core.datasets import toy
-from tasks.core.dual_encoder import DualEncoder, build_dual_encoder
-from tasks.core.encoders import ImageEncoder, encode_images
-from tasks.core.image_encoders import timm as image_encoders
-from tasks.core.losses import info_nce
-from tasks.core.preparation import prepare
-from tasks.core.records import ImageCaptions, Split
-from tasks.core.sections import AugmentSection
-from tasks.core.seeding import make_generator
-from tasks.core.storage import EMBEDDINGS, FEATURES, load_split
-from tasks.core.tensor_files import save_tensors
-from tasks.core.text_encoders import transformers as text_encoders
-from tasks.core.training import SplitPairs, parameter_groups, train_epoch
+from tasks.core.data.datasets import toy
+from tasks.core.data.preparation import prepare
+from tasks.core.data.storage import EMBEDDINGS, FEATURES, load_split
+from tasks.core.foundations.records import ImageCaptions, Split
+from tasks.core.foundations.seeding import make_generator
+from tasks.core.foundations.tensor_files import save_tensors
+from tasks.core.networks.dual_encoder import DualEncoder, build_dual_encoder
+from tasks.core.networks.encoders import ImageEncoder, encode_images
+from tasks.core.networks.image_encoders import timm as image_encoders
+from tasks.core.networks.text_encoders import transformers as text_encoders
+from tasks.core.training.augment import AugmentSection
+from tasks.core.training.epoch import parameter_groups, train_epoch
+from tasks.core.training.losses import info_nce
+from tasks.core.training.split_pairs import SplitPairs
 from tests.benchmarks.timing import alternate, print_ratios
 
 NETWORKS: dict[str, tuple[str, int, dict[str, str | int | float | bool], int | None]] = {

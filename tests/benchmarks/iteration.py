@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 
-from tasks.core.dual_encoder import build_dual_encoder
-from tasks.core.frozen_features import FrozenFeatures
-from tasks.core.functional import FlatModel
-from tasks.core.image_encoders import timm
-from tasks.core.losses import info_nce
-from tasks.core.matching import ENGINES, Gradient, Segment, draw_batches, trajectory_gradient
-from tasks.core.precision import student_model
-from tasks.core.seeding import make_generator
+from tasks.core.distillation.segments import Segment
+from tasks.core.foundations.seeding import make_generator
+from tasks.core.hypergradient.student_step import draw_batches
+from tasks.core.hypergradient.trajectory import ENGINES, Gradient, trajectory_gradient
+from tasks.core.networks.dual_encoder import build_dual_encoder
+from tasks.core.networks.frozen_features import FrozenFeatures
+from tasks.core.networks.functional import FlatModel
+from tasks.core.networks.image_encoders import timm
+from tasks.core.networks.precision import student_model
+from tasks.core.training.losses import info_nce
 
 TEXT_DIM, STEPS = 64, 8
 CPU = torch.device("cpu")

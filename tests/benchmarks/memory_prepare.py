@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-from tasks.core.datasets import toy
-from tasks.core.preparation import prepare
-from tasks.core.seeding import make_generator
-from tasks.core.storage import load_split
-from tasks.core.tensor_files import save_tensors
+from tasks.core.data.datasets import toy
+from tasks.core.data.preparation import prepare
+from tasks.core.data.storage import load_split
+from tasks.core.foundations.seeding import make_generator
+from tasks.core.foundations.tensor_files import save_tensors
 
 FACTOR, IMAGE_SIZE, EMBEDDING_DIM, BATCH_SIZE = 4, 64, 64, 32
 

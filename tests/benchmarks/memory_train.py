@@ -19,15 +19,15 @@ from typing import Any
 
 import torch
 
-from tasks.core.dual_encoder import build_dual_encoder
-from tasks.core.experts import save_snapshots, train_expert
-from tasks.core.functional import FlatModel
-from tasks.core.image_encoders import timm as image_encoders
-from tasks.core.sections import AugmentSection, ExpertSection
-from tasks.core.seeding import derive_seed, make_generator
-from tasks.core.storage import EMBEDDINGS, load_split
-from tasks.core.tensor_files import save_tensors
-from tasks.core.training import SplitPairs
+from tasks.core.data.storage import EMBEDDINGS, load_split
+from tasks.core.foundations.seeding import derive_seed, make_generator
+from tasks.core.foundations.tensor_files import save_tensors
+from tasks.core.networks.dual_encoder import build_dual_encoder
+from tasks.core.networks.functional import FlatModel
+from tasks.core.networks.image_encoders import timm as image_encoders
+from tasks.core.training.augment import AugmentSection
+from tasks.core.training.experts import ExpertSection, save_snapshots, train_expert
+from tasks.core.training.split_pairs import SplitPairs
 from tests.benchmarks.memory_prepare import FACTOR, measure, prepare_images, private_mib
 
 CAPTIONS_PER_IMAGE, EMBEDDING_DIM, TAU, SEED = 5, 256, 0.07, 0

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from tasks.core.frozen_features import FrozenFeatures
-from tasks.core.precision import Precision, frozen_encoder, products, student_model
-from tasks.core.seeding import make_generator
+from tasks.core.foundations.seeding import make_generator
+from tasks.core.networks.frozen_features import FrozenFeatures
+from tasks.core.networks.precision import Precision, frozen_encoder, products, student_model
 from tests.benchmarks.iteration import CARD, CPU, QUICK, SMALL, Iteration, Size, Way
 from tests.benchmarks.measuring import least_seconds
 

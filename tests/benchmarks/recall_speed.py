@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.core.retrieval import recall
-from tasks.core.seeding import make_generator
+from tasks.core.evaluation.retrieval import recall
+from tasks.core.foundations.seeding import make_generator
 from tasks.search import recall_by_search
 from tests.benchmarks.timing import alternate, print_ratios
 

@@ -1,0 +1,1 @@
+"""Servers that flows need, and the processes that own them."""

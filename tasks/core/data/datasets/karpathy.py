@@ -1,0 +1,101 @@
+"""Flickr8k, Flickr30K and COCO with Karpathy's splits: one json `{"images": [{filename, filepath?,
+split, sentences}]}`.
+
+Source: A. Karpathy, L. Fei-Fei, Deep Visual-Semantic Alignments (CVPR 2015). The captions are
+`sentences[].raw`, unchanged. An image of COCO is named `<filepath>/<filename>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.core.data.annotations import (
+    Annotation,
+    annotation_path,
+    check_captions,
+    check_split,
+    file_digest,
+    member,
+    read_json,
+    text_digest,
+)
+from tasks.core.data.image_files import attach_images, content_digests
+from tasks.core.foundations.records import SPLITS, ImageCaptions
+from tasks.core.foundations.section import Section
+
+_UNUSED_KEYS = frozenset({"tokens", "sentids", "sentid", "imgid", "cocoid"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Section):
+    """Where the raw data lie.
+
+    Attributes:
+        path: the dataset folder.
+        annotations: the json inside it, `.json` or `.json.gz`.
+        images: names or globs of the folders and tars inside it that hold the pictures.
+        restval_is_train: COCO's split `restval` counts as train; otherwise its images are left out.
+    """
+
+    path: str
+    annotations: str
+    images: list[str]
+    restval_is_train: bool
+
+
+def examples(config: Config) -> Iterable[ImageCaptions]:
+    """Return the examples in the order of the json.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or malformed; the message names it and the
+            field.
+    """
+    path = annotation_path(config.path, config.annotations, "annotations")
+    return attach_images(
+        read_annotations(path, restval_is_train=config.restval_is_train), config.path, config.images
+    )
+
+
+def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
+    """Return the digest of the annotation file and of name and content of the picture files; `path`
+    does not enter.
+    """
+    path = annotation_path(config.path, config.annotations, "annotations")
+    return text_digest(
+        {
+            "annotations": digest_of(path),
+            "images": content_digests(config.path, config.images, digest_of),
+        }
+    )
+
+
+def read_annotations(path: Path, *, restval_is_train: bool) -> list[Annotation]:
+    """Return what the json says about each image; the pictures need not be there."""
+    entries = member(read_json(path, ignored_keys=_UNUSED_KEYS), "images", list, str(path))
+    annotations = [
+        _annotation(entry, f"{path}: images[{position}]") for position, entry in enumerate(entries)
+    ]
+    if restval_is_train:
+        return [
+            Annotation(a.name, "train", a.captions, a.where) if a.split == "restval" else a
+            for a in annotations
+        ]
+    return [annotation for annotation in annotations if annotation.split != "restval"]
+
+
+def _annotation(entry: Any, where: str) -> Annotation:
+    name = member(entry, "filename", str, where)
+    if "filepath" in entry:
+        name = f"{member(entry, 'filepath', str, where)}/{name}"
+    split = check_split(
+        member(entry, "split", str, where), f"{where}.split", allowed=(*SPLITS, "restval")
+    )
+    sentences = member(entry, "sentences", list, where)
+    texts = [
+        member(sentence, "raw", str, f"{where}.sentences[{position}]")
+        for position, sentence in enumerate(sentences)
+    ]
+    return Annotation(name, split, check_captions(texts, f"{where}.sentences"), where)

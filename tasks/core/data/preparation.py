@@ -1,0 +1,215 @@
+"""From examples to a prepared dataset: all pictures of one size in one file, splits and captions
+beside it.
+
+Files: `images.safetensors` (`images`, (N, S, S, 3) uint8), `images.parquet` (name, split) and
+`captions.parquet` (image_idx, text). Images stand in the order train, val, test;
+`storage.load_split` reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.core.data.annotations import check_captions, check_name, check_split
+from tasks.core.data.image_files import StoredImage
+from tasks.core.data.images import decode
+from tasks.core.foundations.records import SPLITS, ImageCaptions
+
+IMAGES, NAMES, CAPTIONS = "images.safetensors", "images.parquet", "captions.parquet"
+# Two threads: JPEG decoding and resampling leave the interpreter lock. The window bounds the
+# pictures held at once.
+_NUM_THREADS, _WINDOW = 2, 16
+
+
+def prepare(
+    examples: Iterable[ImageCaptions],
+    work: Path,
+    *,
+    image_size: int,
+    max_pixels: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Write the prepared dataset into the folder `work`; equal examples give equal bytes.
+
+    Every check of names, splits and captions, and of the disk, comes before the first picture is
+    opened. Pictures go to the file one by one, so memory holds the names and captions and at most
+    `_WINDOW` pictures.
+
+    Args:
+        examples: in any order; each split keeps its order.
+        work: an existing folder; when anything fails, the files written so far are removed from it.
+        image_size: side of the stored pictures, pixels.
+        max_pixels: largest picture that is decoded, pixels.
+        progress: called as progress(done, total) in images, at the start and at least at every
+            percent.
+
+    Returns:
+        Facts: `image_size`, `num_images` and `num_captions` by split, `captions_per_image` with
+            `min` and `max`.
+
+    Raises:
+        ValueError, FileNotFoundError: an example or a picture is bad; the message names file and
+            field.
+        OSError: too little disk space.
+    """
+    rows = check_examples(examples)
+    check_free_space(required_bytes(rows, image_size), shutil.disk_usage(work).free, work)
+    try:
+        _write_tables(rows, work)
+        _write_images(
+            rows, work / IMAGES, image_size, max_pixels, progress or (lambda done, total: None)
+        )
+    except BaseException:
+        for name in (IMAGES, NAMES, CAPTIONS):
+            (work / name).unlink(missing_ok=True)
+        raise
+    counts = [len(row.captions) for row in rows]
+    num_images = Counter(row.split for row in rows)
+    return {
+        "image_size": image_size,
+        "num_images": {split: num_images[split] for split in SPLITS},
+        "num_captions": {
+            split: sum(len(row.captions) for row in rows if row.split == split) for split in SPLITS
+        },
+        "captions_per_image": {"min": min(counts), "max": max(counts)},
+    }
+
+
+def check_examples(examples: Iterable[ImageCaptions]) -> list[ImageCaptions]:
+    """Return the examples sorted by split (train, val, test) after checking all but the pictures.
+
+    Raises:
+        ValueError: a bad or repeated name, an unknown split, no caption or an empty one, or a split
+            without images.
+    """
+    by_split: dict[str, list[ImageCaptions]] = {split: [] for split in SPLITS}
+    places: dict[str, str] = {}
+    for position, example in enumerate(examples):
+        where = _place(example, f"example {position}")
+        name = check_name(example.name, f"{where}: name")
+        check_split(example.split, f"{where}: split of {name!r}")
+        check_captions(example.captions, f"{where}: captions of {name!r}")
+        if name in places:
+            raise ValueError(
+                f"{where}: received the image name {name!r} a second time, first at "
+                f"{places[name]}; allowed is once in all "
+                "splits together; remove one of the two"
+            )
+        places[name] = where
+        by_split[example.split].append(example)
+    empty = [split for split in SPLITS if not by_split[split]]
+    if empty:
+        counts = ", ".join(f"{split} {len(by_split[split])}" for split in SPLITS)
+        raise ValueError(
+            f"split {empty[0]!r} has no images (received {counts}), allowed is at least one in "
+            "each; complete the annotation files "
+            "or the options of the dataset in params.yaml"
+        )
+    return [example for split in SPLITS for example in by_split[split]]
+
+
+def required_bytes(rows: Sequence[ImageCaptions], image_size: int) -> int:
+    """Return an upper estimate of the bytes that preparing `rows` writes."""
+    texts = sum(len(text.encode()) + 16 for row in rows for text in row.captions)
+    names = sum(len(row.name.encode()) + 16 for row in rows)
+    return len(rows) * image_size * image_size * 3 + texts + names + 65_536
+
+
+def check_free_space(needed: int, free: int, folder: Path) -> None:
+    """Raise OSError when the bytes `needed` are more than the bytes `free` where `folder` lies."""
+    if needed > free:
+        raise OSError(
+            f"too little disk space for {folder}: {needed:,} bytes are needed, {free:,} are "
+            "free; free some, move the data folder, "
+            "or lower prepare_data.image_size in params.yaml"
+        )
+
+
+def _place(example: ImageCaptions, otherwise: str) -> str:
+    return example.load.where if isinstance(example.load, StoredImage) else otherwise
+
+
+def _write_tables(rows: Sequence[ImageCaptions], work: Path) -> None:
+    names = pa.table({"name": [row.name for row in rows], "split": [row.split for row in rows]})
+    pq.write_table(names, work / NAMES)
+    image_idx = np.repeat(np.arange(len(rows), dtype=np.int64), [len(row.captions) for row in rows])
+    texts = [text for row in rows for text in row.captions]
+    pq.write_table(
+        pa.table({"image_idx": image_idx, "text": pa.array(texts, pa.string())}), work / CAPTIONS
+    )
+
+
+def _write_images(
+    rows: Sequence[ImageCaptions],
+    path: Path,
+    image_size: int,
+    max_pixels: int,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Write the safetensors file by hand: its header, then the pictures as they come.
+
+    Plain writes rather than a writable memory map: mapped pages would count as this process's
+    memory, N x S x S x 3 bytes.
+    """
+    total = len(rows)
+    progress(0, total)
+    with path.open("wb") as handle:
+        handle.write(tensor_header("images", (total, image_size, image_size, 3)))
+        for done, pixels in enumerate(_decoded(rows, image_size, max_pixels), start=1):
+            handle.write(pixels.data)
+            if done * 100 // total != (done - 1) * 100 // total:
+                progress(done, total)
+
+
+def tensor_header(name: str, shape: tuple[int, ...]) -> bytes:
+    """Return the beginning of a safetensors file with one uint8 tensor: length (8 bytes, little
+    endian) and JSON.
+
+    The JSON is padded with spaces to a multiple of 8 bytes, as the format asks, so that the data
+    are aligned.
+    """
+    num_bytes = int(np.prod(shape, dtype=np.int64))
+    text = json.dumps(
+        {name: {"dtype": "U8", "shape": list(shape), "data_offsets": [0, num_bytes]}},
+        separators=(",", ":"),
+    ).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _decoded(
+    rows: Sequence[ImageCaptions], image_size: int, max_pixels: int
+) -> Iterator[np.ndarray]:
+    """Yield (S, S, 3) uint8 pictures in the order of `rows`; opened here, decoded in the
+    threads.
+    """
+    window: deque[Future[np.ndarray]] = deque()
+    with ThreadPoolExecutor(_NUM_THREADS, "decode") as pool:
+        try:
+            for row in rows:
+                source = (
+                    str(row.load) if isinstance(row.load, StoredImage) else f"image {row.name!r}"
+                )
+                window.append(
+                    pool.submit(
+                        decode, row.load(), source, image_size=image_size, max_pixels=max_pixels
+                    )
+                )
+                if len(window) == _WINDOW:
+                    yield np.ascontiguousarray(window.popleft().result())
+            while window:
+                yield np.ascontiguousarray(window.popleft().result())
+        finally:
+            for future in window:
+                future.cancel()

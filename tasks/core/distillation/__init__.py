@@ -1,0 +1,1 @@
+"""Synthetic pairs and the loop that moves them."""

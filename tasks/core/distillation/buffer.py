@@ -1,0 +1,123 @@
+"""The stored trajectories of experts as distillation reads them (METHOD 4).
+
+Snapshots are read through memory maps and kept on the device when they fit. How they are written:
+`training/experts.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from tasks.core.foundations.tensor_files import tensor_names
+from tasks.core.networks.functional import GROUPS, Theta
+from tasks.core.training.experts import SNAPSHOTS, _restore
+
+
+def kept_bytes(device: torch.device) -> int:
+    """Return how many bytes of snapshots a buffer keeps on a device unless it is told: a quarter of
+    what is free there now.
+
+    The rest is the student's, which cannot do with less; reading a snapshot again takes little
+    beside an iteration.
+    """
+    if device.type == "cuda":
+        # Held by this process, for reuse
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (torch.cuda.mem_get_info(device)[0] + idle) // 4
+    return _available_host_bytes() // 4
+
+
+class Buffer:
+    """The stored trajectories of several experts, read through memory maps and kept on the device
+    when they fit.
+
+    Args:
+        folders: expert artifact folders.
+        start: theta_0 of the shared image encoder, {"img": (P_img,)}, for experts that left theirs
+            out.
+        device: where segments are returned.
+        max_bytes: of the snapshots kept there; the one that was not asked for longest goes first,
+            and is read again when it is. None: `kept_bytes` of the device as it is now.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        start: Theta,
+        *,
+        device: torch.device,
+        max_bytes: int | None = None,
+    ) -> None:
+        if not folders:
+            raise ValueError(
+                "trajectory matching needs at least one expert, received none; raise "
+                "train_experts.num_experts"
+            )
+        self._files = [folder / SNAPSHOTS for folder in folders]
+        self._start, self._device = start, device
+        self._names = [set(tensor_names(file)) for file in self._files]
+        self._max_bytes = kept_bytes(device) if max_bytes is None else max_bytes
+        self._kept: dict[tuple[int, int], Theta] = {}  # the last one that was asked for stands last
+
+    @property
+    def num_experts(self) -> int:
+        return len(self._files)
+
+    def snapshot(self, expert: int, epoch: int) -> Theta:
+        """Return theta*_epoch of an expert, {"img": (P_img,), "txt": (P_txt,)}; do not modify it in
+        place.
+
+        Raises:
+            ValueError: the expert was not trained that far.
+        """
+        found = self._kept.pop((expert, epoch), None)
+        if found is None:
+            if f"txt_{epoch:03d}" not in self._names[expert]:
+                raise ValueError(
+                    f"{self._files[expert]} has no snapshot of epoch {epoch}; raise "
+                    "train_experts.num_epochs or lower "
+                    "max_start_epoch / expert_epochs of the method"
+                )
+            found = {group: self._read(expert, group, epoch) for group in GROUPS}
+        size = self._size(found)
+        if size <= self._max_bytes:
+            self._make_room(size)
+            self._kept[expert, epoch] = found
+        return found
+
+    def _make_room(self, size: int) -> None:
+        held = sum(map(self._size, self._kept.values()))
+        while self._kept and held + size > self._max_bytes:
+            held -= self._size(self._kept.pop(next(iter(self._kept))))
+
+    def _size(self, snapshot: Theta) -> int:
+        """Bytes of a snapshot beside those of the shared start."""
+        return sum(
+            value.nbytes for group, value in snapshot.items() if value is not self._start.get(group)
+        )
+
+    def _read(self, expert: int, group: str, epoch: int) -> torch.Tensor:
+        name = f"{group}_{epoch:03d}"
+        if name not in self._names[expert]:
+            return self._start[group].to(self._device)
+        with safe_open(str(self._files[expert]), "pt") as handle:
+            value: torch.Tensor = handle.get_tensor(name).clone().to(self._device)
+        if value.dtype != torch.bfloat16:
+            return value
+        return _restore(value, self._read(expert, group, 0))
+
+
+def _available_host_bytes() -> int:
+    """Memory that this machine could give without swapping; where it does not say (not Linux), all
+    that it has.
+    """
+    lines = (
+        Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").is_file() else []
+    )
+    told = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return told[0] if told else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,251 @@
+"""Meta-model matching: a bi-level objective in place of an expert's trajectory (Wang et al.,
+Dataset Distillation, arXiv 1811.10959).
+
+F = E_theta0 l(f(D^; theta0), D): the student is trained for T steps on the synthetic pairs, and
+judged by the contrastive loss of a batch of real pairs; the pairs move along dF exactly (METHOD 5),
+where published code unrolls or truncates. From a set that bi-trajectory matching has brought near
+(a warm start), long student trainings (`syn_steps`, `student_momentum`) reach what neither reaches
+alone (infra/log/flickr8k.md). Cost beside bi-trajectory matching: one forward and backward pass of
+the real batch for each goal, which needs its memory at once where the encoder is trained.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from tasks.core.distillation.matching_config import (
+    Count,
+    LogStepSizeRate,
+    MatchingConfig,
+    PerBudget,
+    StepSize,
+    UpTo1000,
+    check_matching,
+    check_options,
+    check_starts,
+)
+from tasks.core.distillation.objective import Goal, Objective, StudentLoss
+from tasks.core.distillation.run import Distilled, Log, Problem, run
+from tasks.core.distillation.segments import draw_start, snapshots
+from tasks.core.foundations.section import Range, Section
+from tasks.core.foundations.seeding import make_generator
+from tasks.core.networks.functional import Theta
+from tasks.core.training.augment import AugmentSection
+from tasks.core.training.losses import info_nce, logits
+from tasks.core.training.split_pairs import SplitPairs
+
+_NUM_STARTS = 1 << 31
+_AS_STORED = AugmentSection(crop_scale=1.0, flip=False, randaugment_ops=0, randaugment_magnitude=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart(Section):
+    """Bi-trajectory matching that comes first, with these in place of the method's own options; all
+    others are shared.
+
+    Attributes, beside those of `MatchingConfig`:
+        step_size_scale: the student's first step sizes afterwards, as a multiple of those learned
+        here: a few steps along a
+            segment learn smaller ones than a whole training takes.
+    """
+
+    iterations: Count
+    syn_steps: UpTo1000
+    expert_epochs: Count
+    max_start_epoch: Count
+    goals_per_iteration: UpTo1000
+    lr_img: PerBudget
+    lr_txt: PerBudget
+    lr_step_size: LogStepSizeRate
+    step_size_img: StepSize
+    step_size_txt: StepSize
+    step_size_scale: StepSize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(MatchingConfig):
+    """Options.
+
+    Nothing of an expert is matched: whatever the shared options say of segments is the warm
+    start's. `expert_epochs` means nothing beside it, and with `fresh` students `max_start_epoch`
+    neither; as they have no value for that, any is taken. `merge_branches`, and with `fresh`
+    students `start_epoch_growth` and `are_start_epochs_shared`, have one, and without a warm start
+    no other is allowed.
+
+    Attributes:
+        real_batch_size: real pairs of the terminal loss, drawn anew for each goal; more than the
+            split has means all.
+        start_from: the student starts at an `expert`'s snapshot of epoch 0 .. max_start_epoch - 1,
+            or `fresh`, with new projections on the pretrained encoder.
+        warm_start: bi-trajectory matching from whose set this goes on, or null.
+    """
+
+    real_batch_size: Annotated[int, Range(ge=2, unit="pairs")]
+    start_from: Literal["expert", "fresh"]
+    warm_start: WarmStart | None
+
+    @property
+    def total_iterations(self) -> int:
+        """Outer updates of both parts."""
+        return self.iterations + (self.warm_start.iterations if self.warm_start else 0)
+
+    def matching(self) -> MatchingConfig | None:
+        """Return the options of the warm start."""
+        if self.warm_start is None:
+            return None
+        shared = {field.name: getattr(self, field.name) for field in fields(MatchingConfig)}
+        changes = {
+            field.name: getattr(self.warm_start, field.name)
+            for field in fields(WarmStart)
+            if field.name in shared
+        }
+        return MatchingConfig(**{**shared, **changes})
+
+
+def check(
+    config: Config, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str
+) -> None:
+    """Raise ValueError when the experts, a budget or the trainable set do not fit the options."""
+    check_options(config, budgets, trainable=trainable, where=where)
+    if config.start_from == "expert":
+        check_starts(config, num_epochs, where=where)
+    matching = config.matching()
+    if matching is None:
+        _check_unused(config, where)
+    else:
+        _check_warm_start(config, where)
+        check_matching(
+            matching, num_epochs, budgets, trainable=trainable, where=f"{where}.warm_start"
+        )
+
+
+def _check_unused(config: Config, where: str) -> None:
+    """Refuse what would be ignored: options of segments and start epochs that nothing reads."""
+    unused: dict[str, object] = {"merge_branches": False}
+    if config.start_from == "fresh":
+        unused |= {"start_epoch_growth": None, "are_start_epochs_shared": True}
+    for name, neutral in unused.items():
+        value = getattr(config, name)
+        if value != neutral:
+            raise ValueError(
+                f"{where}.{name}: received {value!r}; meta_model with start_from "
+                f"{config.start_from!r} and no warm_start reads no "
+                f"{'segments' if name == 'merge_branches' else 'start epochs'} of experts; "
+                f"allowed is {json.dumps(neutral)}; change it "
+                "there (it may come from distill.matching)"
+            )
+
+
+def _check_warm_start(config: Config, where: str) -> None:
+    """Refuse shared options that cannot suit both losses, or both ranges of start epochs."""
+    for name in (
+        ("skip_above", "start_epoch_growth") if config.start_from == "expert" else ("skip_above",)
+    ):
+        value = getattr(config, name)
+        if value is not None:
+            raise ValueError(
+                f"{where}.{name}: received {value!r} with a warm_start, whose loss and start "
+                "epochs are others; allowed is null; change "
+                f"{where}.{name} (it may come from distill.matching) or set {where}.warm_start: "
+                "null"
+            )
+
+
+def distill(
+    problem: Problem,
+    config: Config,
+    num_pairs: int,
+    *,
+    tau: float,
+    checkpoint: Path | None = None,
+    log: Log | None = None,
+) -> Distilled:
+    """Distil `num_pairs` pairs; see `distillation.run`. Rows of the history say with
+    `is_warm_start` which part they are of.
+    """
+    warm = _warm_start(problem, config, num_pairs, tau=tau, checkpoint=checkpoint, log=log)
+    before = len(warm.history) if warm else 0
+    found = run(
+        problem,
+        _from(config, warm),
+        num_pairs,
+        _objective(problem, config, tau),
+        begin=warm,
+        checkpoint=checkpoint,
+        log=(lambda row, iteration: log(row, before + iteration)) if log else None,
+    )
+    if warm is None:
+        return found
+    marked = [
+        {**row, "is_warm_start": float(part is warm)}
+        for part in (warm, found)
+        for row in part.history
+    ]
+    return replace(found, history=marked)
+
+
+def _warm_start(
+    problem: Problem,
+    config: Config,
+    num_pairs: int,
+    *,
+    tau: float,
+    checkpoint: Path | None,
+    log: Log | None,
+) -> Distilled | None:
+    matching = config.matching()
+    if matching is None:
+        return None
+    beside = checkpoint.with_name(f"{checkpoint.name}.warm_start") if checkpoint else None
+    return run(
+        problem, matching, num_pairs, Objective(_student_loss(tau)), checkpoint=beside, log=log
+    )
+
+
+def _from(config: Config, warm: Distilled | None) -> Config:
+    """Return the options with the step sizes that a warm start learned."""
+    if warm is None or config.warm_start is None or warm.pairs.step_sizes is None:
+        return config
+    scale = config.warm_start.step_size_scale
+    return replace(
+        config,
+        step_size_img=scale * warm.pairs.step_sizes["img"],
+        step_size_txt=scale * warm.pairs.step_sizes["txt"],
+    )
+
+
+def _student_loss(tau: float) -> StudentLoss:
+    return lambda img, txt, rows: info_nce(img, txt, tau=tau)
+
+
+def _objective(problem: Problem, config: Config, tau: float) -> Objective:
+    real = SplitPairs(problem.train, problem.encoder, _AS_STORED, device=problem.flat.device)
+
+    def goal(iteration: int, draw: torch.Generator) -> Goal:
+        if config.start_from == "expert":
+            start = snapshots(problem.buffer, *draw_start(problem.buffer, config, iteration, draw))
+        else:
+            # Each goal of an iteration its own
+            start = problem.fresh_start(int(torch.randint(_NUM_STARTS, (1,), generator=draw)))
+        rows = torch.randperm(real.num_pairs, generator=draw)[: config.real_batch_size]
+        images, texts = real.take(rows, draw, make_generator(problem.seed, "augment", iteration))
+
+        def halves(theta: Theta) -> tuple[Tensor, Tensor]:
+            z = logits(*problem.flat.call(theta, images, texts), tau)
+            target = torch.arange(len(z), device=z.device)
+            return 0.5 * cross_entropy(z, target), 0.5 * cross_entropy(z.T, target)
+
+        def terms(theta: Theta) -> dict[str, float]:
+            i2t, t2i = halves(theta)
+            return {"loss_img": float(i2t), "loss_txt": float(t2i)}
+
+        return Goal(start, lambda theta: torch.stack(halves(theta)).sum(), terms)
+
+    return Objective(_student_loss(tau), goal=goal)

@@ -1,0 +1,72 @@
+"""RepBlend (Zhang et al., Beyond Modality Collapse: Representations Blending for Multimodal Dataset
+Distillation, NeurIPS 2025).
+
+Both encoders are frozen and both projections matched, so that the two branches are alike (`heads`).
+In every student step the pairs of the mini-batch are mixed before the projections: f' = mu f + (1 -
+mu) f[perm], with one mu ~ Beta(1, 1) and one permutation for image features and text embeddings,
+which keeps the embeddings of one modality apart. On top: the soft similarity of LoRS and one of its
+losses (the paper's is wBCE), which stay those of the unmixed pairs. Evaluation mixes nothing. Cost:
+that of LoRS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tasks.core.distillation.run import Distilled, Log, Problem, run
+from tasks.core.distillation.soft_matching import SoftConfig, check_soft, soft_objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(SoftConfig):
+    """Options: those of the soft similarity.
+
+    Attributes:
+        loss: `ence`, `bce` or `wbce` against S (METHOD 6).
+    """
+
+    loss: Literal["ence", "bce", "wbce"]
+
+
+def check(
+    config: Config, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str
+) -> None:
+    """Raise ValueError for another trainable set than `heads`, or when the experts or a budget do
+    not fit the options.
+    """
+    if trainable != "heads":
+        raise ValueError(
+            f"{where}: repblend mixes the features of frozen encoders and matches both "
+            f"projections; received trainable {trainable!r}; "
+            "allowed is `heads` (with embed_dim); change model.trainable, or take repblend out "
+            "of methods.distillers"
+        )
+    check_soft(config, num_epochs, budgets, trainable=trainable, where=where)
+
+
+def distill(
+    problem: Problem,
+    config: Config,
+    num_pairs: int,
+    *,
+    tau: float,
+    checkpoint: Path | None = None,
+    log: Log | None = None,
+) -> Distilled:
+    """Distil a set of the budget `num_pairs`; see `distillation.run`."""
+    objective = soft_objective(problem, config, num_pairs, config.loss, tau=tau, blend=mix)
+    return run(problem, config, num_pairs, objective, checkpoint=checkpoint, log=log)
+
+
+def mix(features: Tensor, texts: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return features (B, F) and texts (B, D), each row mixed with another by the same weight for
+    both; Beta(1, 1) is uniform.
+    """
+    other = torch.randperm(len(features), generator=generator, device=generator.device)
+    mu = torch.rand((), generator=generator, device=generator.device).to(features)
+    return torch.lerp(features[other], features, mu), torch.lerp(texts[other], texts, mu)

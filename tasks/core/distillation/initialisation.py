@@ -1,0 +1,100 @@
+"""Where a synthetic set starts from (METHOD 4): real pairs, prototypes or noise, for images and
+texts independently.
+
+* `real`: random images, one random caption each.
+* `k_means`: the real pairs nearest to the centroids of k-means on pair features: the image and the
+  text feature, L2-normalised and side by side, of at most 16384 random images with one random
+  caption each. Text features are the caption embeddings; image features are those of the frozen
+  encoder, or of the pretrained one that training starts from. If only one modality says `k_means`,
+  the other's `real` rows are of the same pairs, so that image and text belong together.
+* `noise`: Gaussian with the training set's moments, per channel for images and per dimension for
+  texts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from tasks.core.distillation.matching_config import Initial
+from tasks.core.foundations.records import Split
+from tasks.core.foundations.seeding import make_generator
+from tasks.core.networks.encoders import ImageEncoder, encode_images, normalise, take_rows
+from tasks.core.selection.k_means import prototypes
+from tasks.core.selection.pool import check_budget, sample_captions
+
+_SAMPLE, _CLUSTERED = 1024, 16384
+
+
+@dataclass(frozen=True)
+class Start:
+    """Initial synthetic pairs.
+
+    Attributes:
+        images: (M, 3, S, S) float32, normalised, on the CPU.
+        texts: (M, D) float32.
+        image_idx, caption_idx: the real pairs (M,) they come from; noise keeps the pairs it
+            replaces, for the gallery.
+    """
+
+    images: Tensor
+    texts: Tensor
+    image_idx: Tensor
+    caption_idx: Tensor
+
+
+def initial_pairs(
+    train: Split, encoder: ImageEncoder, num_pairs: int, *, image: Initial, text: Initial, seed: int
+) -> Start:
+    """Return `num_pairs` initial pairs.
+
+    Args:
+        encoder: gives the normalisation, and the image features of `k_means` where the split has
+            none.
+        image, text: how each modality starts.
+    """
+    check_budget(num_pairs, train.num_images)
+    generator = make_generator(seed, "initial_pairs")
+    image_idx = torch.randperm(train.num_images, generator=generator)[:num_pairs]
+    caption_idx = sample_captions(image_idx, train.caption_image_idx, generator)
+    if "k_means" in (image, text):
+        image_idx, caption_idx = _prototype_pairs(
+            train, encoder, num_pairs, make_generator(seed, "k_means")
+        )
+    images = normalise(take_rows(train.images, image_idx), encoder.mean, encoder.std)
+    texts = train.text_embeds[caption_idx].clone()
+    if image == "noise":
+        sample = torch.randperm(train.num_images, generator=generator)[:_SAMPLE].sort().values
+        real = normalise(take_rows(train.images, sample), encoder.mean, encoder.std)
+        std, mean = torch.std_mean(real, dim=(0, 2, 3), keepdim=True)
+        images = mean + std * torch.randn(images.shape, generator=generator)
+    if text == "noise":
+        std, mean = torch.std_mean(train.text_embeds, dim=0, keepdim=True)
+        texts = mean + std * torch.randn(texts.shape, generator=generator)
+    return Start(images.contiguous(), texts, image_idx, caption_idx)
+
+
+def _prototype_pairs(
+    train: Split, encoder: ImageEncoder, num_pairs: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    pool = (
+        torch.randperm(train.num_images, generator=generator)[: max(_CLUSTERED, num_pairs)]
+        .sort()
+        .values
+    )
+    counts = torch.bincount(train.caption_image_idx, minlength=train.num_images)
+    draws = (torch.rand(len(pool), generator=generator, dtype=torch.float64) * counts[pool]).long()
+    captions = (counts.cumsum(0) - counts)[pool] + draws  # captions ascend with their images
+    if train.features is None:
+        device = next(encoder.module.parameters()).device
+        features = encode_images(encoder, train.images, device=device, rows=pool)
+    else:
+        features = train.features[pool]
+    points = torch.cat(
+        [normalize(features, dim=1), normalize(train.text_embeds[captions], dim=1)], dim=1
+    )
+    chosen = prototypes(points, num_pairs, generator)
+    return pool[chosen], captions[chosen]

@@ -1,0 +1,311 @@
+"""The options that every trajectory-matching method shares (METHOD 4); a method's `Config` extends
+them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tasks.core.foundations.section import Range, Section
+from tasks.core.hypergradient.engine_choice import choose_engine
+from tasks.core.hypergradient.sweep import DIFFERENCES
+from tasks.core.networks.precision import Precision
+
+PerBudget = float | dict[int, float]
+Count = Annotated[int, Range(ge=1)]
+CountPerBudget = Count | dict[int, Count]
+Initial = Literal["real", "noise", "k_means"]
+Optimiser = Literal["sgd", "adam"]
+Kind = Literal["img", "txt", "sim", "step_size"]  # of a tensor that the outer loop updates
+MiniBatch = Annotated[int, Range(ge=2, unit="pairs")]
+UpTo1000 = Annotated[int, Range(ge=1, le=1000)]
+StepSize = Annotated[float, Range(gt=0.0, le=100.0)]
+LogStepSizeRate = Annotated[float, Range(ge=0.0, le=10.0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowthSection(Section):
+    """Growing range of start epochs, easy parts of the trajectory first (DATM, arXiv 2310.05773).
+
+    Attributes:
+        min_start_epoch: in the first iteration, start epochs are drawn from 0 .. min_start_epoch -
+            1.
+        iterations: after so many, they are drawn from the whole range.
+    """
+
+    min_start_epoch: Count
+    iterations: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserSection(Section):
+    """The outer optimiser of each kind of tensor, named like its `lr_*`.
+
+    Attributes:
+        img, txt: of pixels and of text embeddings.
+        sim: of further tensors, the similarity of LoRS; means nothing where there are none.
+        step_size: of log beta.
+    """
+
+    img: Optimiser
+    txt: Optimiser
+    sim: Optimiser
+    step_size: Optimiser
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingConfig(Section):
+    """Options of the matching loop.
+
+    Attributes:
+        iterations: outer updates.
+        syn_steps: student steps per iteration, T.
+        student_momentum: of the student's steps, whose velocity starts at zero in each iteration; 0
+            in the paper.
+        expert_epochs: epochs of the expert that the student has to follow, R.
+        max_start_epoch: start epochs are drawn from 0 .. max_start_epoch - 1.
+        start_epoch_growth: let that range grow over the first iterations; null: all of it from the
+            beginning.
+        are_start_epochs_shared: image and text group start at the same epoch; false draws them
+            independently (AMD).
+        goals_per_iteration: goals (with `bi_trajectory` segments) that an outer update averages
+            over, each with its own mini-batches and dropout. With a frozen encoder further ones are
+            cheap: images are encoded once for all.
+        mini_batch_size: synthetic pairs per student step, one number or one per budget; larger than
+            the set means the whole set.
+        optimiser: `sgd` (the paper) or `adam` for all tensors, or one for each kind {img: adam,
+            txt: adam, sim: adam, step_size: sgd}.
+        momentum: of that SGD; 0.5 in the paper.
+        lr_img, lr_txt: outer step sizes of pixels and text embeddings, one number or one per budget
+            {100: 1.0e+2}.
+        lr_step_size: outer step size of log beta.
+        lr_decay: `none`, or `cosine`: all outer step sizes fall to zero along half a cosine over
+            the iterations.
+        ema_decay: what is stored is the average of images, texts, further tensors and log beta over
+            the iterations, with weights that fall by this factor an iteration into the past; 0
+            stores the last ones.
+        skip_above: iterations with a larger terminal loss change nothing and are counted in the
+            history; null skips none.
+        step_size_img, step_size_txt: initial beta of the two groups.
+        optimise: `both`, or one modality alone (ablation).
+        init_image, init_text: `real`, `noise` or `k_means`, see `initialisation.py`.
+        merge_branches: one ratio for both groups together (LoRS on COCO).
+        is_dropout_on: dropout in the student steps, the same mask in forward and reverse.
+        feature_dropout: share of the image encoder's features that each student step sets to zero,
+            the others scaled up (Srivastava et al., JMLR 2014); the texts then carry over better to
+            encoders that they were not distilled with.
+        num_views: views of each image, itself and random crops and mirrors of it, of which every
+            student step draws one for each pair; more than 1 needs a frozen encoder, which encodes
+            every view: once where the images stay as they are (`optimise: text`), otherwise new
+            ones in every iteration. For encoders yet unseen.
+        engine: gradient engine of `matching.py`, or `auto`, see `engine_choice.py`.
+        micro_batch: images per pass through the encoder, to bound memory, with the same result;
+            null: the whole mini-batch.
+        is_theta_on_host: keep the student's T parameter vectors in the memory of the host.
+        precision: of matrix products in student steps and in the frozen encoder, see
+            `precision.py`; the difference engines need `float32`.
+        is_compiled: compile the image encoder, for frozen encoders and the difference engines;
+            needs a C++ compiler.
+        checkpoint_every: iterations between checkpoints.
+    """
+
+    iterations: Count
+    syn_steps: UpTo1000
+    student_momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
+    expert_epochs: Count
+    max_start_epoch: Count
+    start_epoch_growth: GrowthSection | None
+    are_start_epochs_shared: bool
+    goals_per_iteration: UpTo1000
+    mini_batch_size: MiniBatch | dict[int, MiniBatch]
+    optimiser: Optimiser | OptimiserSection
+    momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
+    lr_img: PerBudget
+    lr_txt: PerBudget
+    lr_step_size: LogStepSizeRate
+    lr_decay: Literal["none", "cosine"]
+    ema_decay: Annotated[float, Range(ge=0.0, lt=1.0)]
+    skip_above: Annotated[float, Range(gt=0.0)] | None
+    step_size_img: StepSize
+    step_size_txt: StepSize
+    optimise: Literal["both", "image", "text"]
+    init_image: Initial
+    init_text: Initial
+    merge_branches: bool
+    is_dropout_on: bool
+    num_views: Annotated[int, Range(ge=1, le=64)]
+    feature_dropout: Annotated[float, Range(ge=0.0, lt=1.0)]
+    engine: Literal[
+        "auto",
+        "unroll",
+        "double_backward",
+        "forward_over_reverse",
+        "central_difference",
+        "forward_difference",
+        "tesla",
+    ]
+    micro_batch: Annotated[int, Range(ge=1, unit="images")] | None
+    is_theta_on_host: bool
+    precision: Precision
+    is_compiled: bool
+    checkpoint_every: Annotated[int, Range(ge=1, unit="iterations")]
+
+    @property
+    def total_iterations(self) -> int:
+        """Outer updates in all, with those of a method that has several parts."""
+        return self.iterations
+
+    def engine_for(self, *, is_encoder_frozen: bool) -> str:
+        """Return the engine that `auto` stands for, or the one that was asked for."""
+        return (
+            choose_engine(is_encoder_frozen=is_encoder_frozen)
+            if self.engine == "auto"
+            else self.engine
+        )
+
+    def optimiser_of(self, kind: Kind) -> Optimiser:
+        """Return the outer optimiser of one kind of tensor."""
+        if isinstance(self.optimiser, str):
+            return self.optimiser
+        found: Optimiser = getattr(self.optimiser, kind)
+        return found
+
+    def outer_decay(self, iteration: int) -> float:
+        """Return the factor of all outer step sizes in an iteration, 0..1."""
+        return (
+            0.5 * (1.0 + math.cos(math.pi * iteration / self.iterations))
+            if self.lr_decay == "cosine"
+            else 1.0
+        )
+
+    def start_epochs(self, iteration: int) -> int:
+        """Return from how many epochs an iteration draws its start, 0 .. that - 1."""
+        growth = self.start_epoch_growth
+        if growth is None or iteration >= growth.iterations:
+            return self.max_start_epoch
+        return (
+            growth.min_start_epoch
+            + (self.max_start_epoch - growth.min_start_epoch) * iteration // growth.iterations
+        )
+
+
+def for_budget(value: PerBudget | CountPerBudget, num_pairs: int, name: str) -> float:
+    """Return the value for one budget.
+
+    Raises:
+        ValueError: no entry for the budget, or a value that is not positive.
+    """
+    found = value.get(num_pairs) if isinstance(value, dict) else value
+    if found is None or not 0.0 < found < float("inf"):
+        raise ValueError(
+            f"{name}: received {value!r} for {num_pairs} pairs; allowed is a positive number, or "
+            "a mapping with one for every budget; "
+            f"change {name} in the method's options in params.yaml"
+        )
+    return float(found)
+
+
+def check_matching(
+    config: MatchingConfig, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str
+) -> None:
+    """Raise ValueError when the experts are too short for the method, a budget has no step size, or
+    options contradict each other.
+
+    A method that reads less of the experts calls `check_starts` or neither, and `check_options`.
+
+    Args:
+        num_epochs: of the experts.
+        budgets: numbers of pairs that the method will be asked for.
+        trainable: the model's trainable set.
+        where: place of the options in params.yaml, for the message.
+    """
+    needed = config.max_start_epoch - 1 + config.expert_epochs
+    if needed > num_epochs:
+        raise ValueError(
+            f"{where}: max_start_epoch {config.max_start_epoch} and expert_epochs "
+            f"{config.expert_epochs} need experts of {needed} epochs; "
+            f"train_experts.num_epochs is {num_epochs}; raise it or lower them"
+        )
+    check_starts(config, num_epochs, where=where)
+    check_options(config, budgets, trainable=trainable, where=where)
+
+
+def check_starts(config: MatchingConfig, num_epochs: int, *, where: str) -> None:
+    """Raise ValueError when experts of `num_epochs` do not have all start epochs, or their range
+    does not grow.
+    """
+    if config.max_start_epoch - 1 > num_epochs:
+        raise ValueError(
+            f"{where}.max_start_epoch: received {config.max_start_epoch} with experts of "
+            f"{num_epochs} epochs (train_experts.num_epochs); "
+            f"allowed is 1 to {num_epochs + 1}; raise that or lower it"
+        )
+    growth = config.start_epoch_growth
+    if growth is not None and growth.min_start_epoch > config.max_start_epoch:
+        raise ValueError(
+            f"{where}.start_epoch_growth: received min_start_epoch {growth.min_start_epoch}; "
+            "allowed is 1 to max_start_epoch "
+            f"{config.max_start_epoch}; change one of them"
+        )
+
+
+def check_options(
+    config: MatchingConfig, budgets: tuple[int, ...], *, trainable: str, where: str
+) -> None:
+    """Raise ValueError when a budget has no step size, or options contradict each other; see
+    `check_matching`.
+    """
+    if config.is_theta_on_host and config.engine == "unroll":
+        raise ValueError(
+            f"{where}.is_theta_on_host: received true with the engine 'unroll', which keeps the "
+            "graphs of all steps on the device; allowed "
+            f"is false, or another engine; change {where}.is_theta_on_host or {where}.engine"
+        )
+    is_encoder_trained = trainable in ("full", "lora")
+    if (
+        config.micro_batch is not None
+        and is_encoder_trained
+        and config.engine in ("unroll", "tesla")
+    ):
+        raise ValueError(
+            f"{where}: the engine {config.engine!r} does not cut a step into micro-batches; "
+            f"received micro_batch {config.micro_batch}; "
+            "set micro_batch: null or another engine"
+        )
+    if config.num_views > 1 and is_encoder_trained:
+        raise ValueError(
+            f"{where}.num_views: received {config.num_views} with trainable {trainable!r}; "
+            "allowed is 1, or more with a frozen encoder "
+            f"(heads, text_head); change {where}.num_views or model.trainable"
+        )
+    _check_precision(config, is_encoder_trained=is_encoder_trained, where=where)
+    for num_pairs in budgets:
+        for name in ("lr_img", "lr_txt", "mini_batch_size"):
+            for_budget(getattr(config, name), num_pairs, f"{where}.{name}")
+
+
+def _check_precision(config: MatchingConfig, *, is_encoder_trained: bool, where: str) -> None:
+    engine = config.engine_for(is_encoder_frozen=not is_encoder_trained)
+    if config.precision != "float32" and engine in DIFFERENCES:
+        raise ValueError(
+            f"{where}.precision: received {config.precision!r} with the engine {engine!r} "
+            f"(`engine: {config.engine}`), whose differences "
+            "of rounded numbers are noise; allowed is float32, or an exact engine; change "
+            f"{where}.precision or {where}.engine"
+        )
+    if config.precision == "bfloat16" and engine == "forward_over_reverse":
+        raise ValueError(
+            f"{where}.precision: received 'bfloat16' with the engine 'forward_over_reverse', "
+            "whose forward derivatives torch does not form "
+            "of bfloat16 and float32 together; allowed is double_backward, also exact; change "
+            f"{where}.engine or {where}.precision"
+        )
+    if config.is_compiled and is_encoder_trained and engine not in DIFFERENCES:
+        raise ValueError(
+            f"{where}.is_compiled: received true with the engine {engine!r}, which needs second "
+            "derivatives that compiled code does not "
+            f"have; allowed are {', '.join(DIFFERENCES)}, or a frozen encoder; change "
+            f"{where}.engine or set {where}.is_compiled: false"
+        )

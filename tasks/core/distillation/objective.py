@@ -1,0 +1,81 @@
+"""What a distillation method puts into the engine: how its students are trained, and what they are
+judged by.
+
+Any student loss and any terminal loss that are differentiable make a method; `distillation.run`
+does the rest with an exact gradient (METHOD 5). A method gives a student loss alone, or further
+learnable rows, a blend of features, or a goal of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tasks.core.hypergradient.trajectory import Rows
+from tasks.core.networks.functional import Theta
+from tasks.core.training.pair_set import Similarity
+
+StudentLoss = Callable[[Tensor, Tensor, Rows], Tensor]
+Blend = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Learnable:
+    """A further tensor that is distilled beside images and texts.
+
+    Attributes:
+        start: (M, ...), one row per stored pair.
+        lr: its outer step size.
+    """
+
+    start: Tensor
+    lr: float
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Where the student of one outer iteration starts, and what its end is judged by.
+
+    Attributes:
+        start: theta_0, {"img": (P_img,), "txt": (P_txt,)}.
+        loss: the terminal loss of theta_T, a scalar that is differentiable in theta.
+        terms: its image and its text term for the history, {"loss_img", "loss_txt"}; called without
+            a graph.
+    """
+
+    start: Theta
+    loss: Callable[[Theta], Tensor]
+    terms: Callable[[Theta], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A method.
+
+    Attributes:
+        student_loss: scalar of L2-normalised image and text embeddings (B, d) and the batch's rows:
+            `images` (features where the encoder is done), `texts`, and every further learnable.
+        loss_name: one of `records.LOSSES`, the loss with which evaluation trains on the stored set.
+        learnable: further learnable tensors by name.
+        similarity: makes the record of the stored set out of the learned further tensors (on the
+            CPU); None: no similarity.
+        blend: mixes features (B, F) and texts (B, D) of a mini-batch before the projections; draws
+            from the generator, which depends on iteration and step alone, so that forward and
+            reverse sweep see the same.
+        goal: start and terminal loss of an iteration, which draws from the generator alone; None:
+            the student starts at a snapshot of an expert and is judged by the distance to a later
+            one (`segments.py`).
+        num_pairs_returned: pairs of the budget that the further tensors cost; the set holds so many
+            fewer.
+    """
+
+    student_loss: StudentLoss
+    loss_name: str = "info_nce"
+    learnable: dict[str, Learnable] = field(default_factory=dict)
+    similarity: Callable[[Rows], Similarity] | None = None
+    blend: Blend | None = None
+    goal: Callable[[int, torch.Generator], Goal] | None = None
+    num_pairs_returned: int = 0

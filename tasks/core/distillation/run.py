@@ -1,0 +1,135 @@
+"""Stage 2 (METHOD 4): the outer loop of trajectory matching, for any objective.
+
+Per iteration: draw a goal (a segment of an expert, unless the method says otherwise), train a
+student for `syn_steps` on the synthetic pairs, and move images, texts, further tensors and step
+sizes along the exact gradient of the terminal loss (`matching.py`). Every draw is named by (seed,
+iteration), so a checkpoint needs only tensors, optimiser state and the iteration. Methods in
+`distillers/` make an `Objective` and call `run`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tasks.core.distillation.engine_probe import engine_of_network
+from tasks.core.distillation.initialisation import Start, initial_pairs
+from tasks.core.distillation.matching_config import MatchingConfig
+from tasks.core.distillation.objective import Objective
+from tasks.core.distillation.outer_iterations import Log, Problem, iterate
+from tasks.core.distillation.outer_state import OuterState
+from tasks.core.foundations.checkpoints import load_checkpoint, save_checkpoint
+from tasks.core.networks.encoders import ImageEncoder
+from tasks.core.networks.frozen_features import prepare_frozen
+from tasks.core.networks.precision import check_machine, frozen_encoder, products, student_model
+from tasks.core.training.pair_set import PairSet
+
+__all__ = ["Distilled", "Log", "Problem", "run"]
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """The result.
+
+    Attributes:
+        pairs: the set.
+        start: what it started from.
+        history: one row an iteration: loss, loss_img, loss_txt, step_size_img, step_size_txt; with
+            `skip_above` also num_skipped, the iterations skipped so far; methods of several parts
+            (`meta_model`) say in a further column which.
+    """
+
+    pairs: PairSet
+    start: Start
+    history: list[dict[str, float]]
+
+
+def run(
+    problem: Problem,
+    config: MatchingConfig,
+    num_pairs: int,
+    objective: Objective,
+    *,
+    begin: Distilled | None = None,
+    checkpoint: Path | None = None,
+    log: Log | None = None,
+) -> Distilled:
+    """Distil a set of the budget `num_pairs`, less the pairs that the objective gives back.
+
+    Args:
+        objective: what the method puts in.
+        begin: go on from this set of the same size instead of from initial pairs, which stay those
+            that it started from; its step sizes are the caller's to put into `config`.
+        checkpoint: file to resume from and to write every `config.checkpoint_every` iterations.
+        log: called with the history row and the iteration (0-based) after each iteration.
+
+    Raises:
+        ValueError: the loss or a step size stopped being finite twice (once is healed by a
+            roll-back with halved outer steps); names iteration and last finite values. The device
+            lacks what `precision` or `is_compiled` ask for, or the network second derivatives that
+            `engine` asks for.
+    """
+    check_machine(config.precision, is_compiled=config.is_compiled, device=problem.flat.device)
+    size = num_pairs - objective.num_pairs_returned
+    start = begin.start if begin else _start(problem, config, size)
+    images, texts = (
+        (begin.pairs.images, begin.pairs.text_embeds) if begin else (start.images, start.texts)
+    )
+    if problem.is_encoder_frozen:
+        module = prepare_frozen(problem.encoder.module, start.images[:2])
+        module = frozen_encoder(module, config.precision, is_compiled=config.is_compiled)
+        problem = replace(problem, encoder=replace(problem.encoder, module=module))
+    is_student_compiled = config.is_compiled and not problem.is_encoder_frozen
+    problem = replace(
+        problem, flat=student_model(problem.flat, config.precision, is_compiled=is_student_compiled)
+    )
+    stored = load_checkpoint(checkpoint) if checkpoint else None
+
+    def save(tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, tensors, facts)
+
+    state = OuterState(
+        config, num_pairs, images, texts, objective.learnable, device=problem.flat.device
+    )
+    state.restore(stored)
+    with products(config.precision):
+        engine = engine_of_network(
+            problem.flat,
+            config,
+            images,
+            texts,
+            state.batch_size,
+            is_encoder_frozen=problem.is_encoder_frozen,
+        )
+        config = replace(config, engine=engine)
+        iterate(problem, config, state, objective, save=save, log=log)
+    return Distilled(_pair_set(problem.encoder, state, objective), start, state.history)
+
+
+def _start(problem: Problem, config: MatchingConfig, size: int) -> Start:
+    return initial_pairs(
+        problem.train,
+        problem.encoder,
+        size,
+        image=config.init_image,
+        text=config.init_text,
+        seed=problem.seed,
+    )
+
+
+def _pair_set(encoder: ImageEncoder, state: OuterState, objective: Objective) -> PairSet:
+    rows, step_sizes = state.result()
+    similarity = objective.similarity(rows) if objective.similarity else None
+    return PairSet(
+        rows["images"],
+        rows["texts"],
+        encoder.mean,
+        encoder.std,
+        similarity=similarity,
+        step_sizes=step_sizes,
+        loss=objective.loss_name,
+    )

@@ -1,0 +1,116 @@
+"""Trajectory matching with a learnable soft similarity: options and objective that LoRS and
+RepBlend share (METHOD 6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from torch import Tensor
+
+from tasks.core.distillation.matching_config import (
+    CountPerBudget,
+    MatchingConfig,
+    PerBudget,
+    check_matching,
+    for_budget,
+)
+from tasks.core.distillation.objective import Blend, Learnable, Objective
+from tasks.core.distillation.run import Problem
+from tasks.core.foundations.section import Range
+from tasks.core.foundations.seeding import make_generator
+from tasks.core.hypergradient.trajectory import Rows
+from tasks.core.training.similarity import initial_rows, learned_similarity, similarity_of
+from tasks.core.training.soft_losses import soft_contrastive
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftConfig(MatchingConfig):
+    """Options beside those of all matching methods; the first three are one number or one per
+    budget.
+
+    Attributes:
+        lr_sim: outer step size of the similarity.
+        sim_rank: rank r of its off-diagonal part; it costs 2r + 1 floats a pair.
+        sim_alpha: scale alpha of that part.
+        is_budget_compensated: pay for it with one pair: a set named for M pairs then holds M - 1
+            (LoRS: 99, 199, 499).
+    """
+
+    lr_sim: PerBudget
+    sim_rank: CountPerBudget
+    sim_alpha: Annotated[float, Range(gt=0.0)] | dict[int, Annotated[float, Range(gt=0.0)]]
+    is_budget_compensated: bool
+
+
+def check_soft(
+    config: SoftConfig, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str
+) -> None:
+    """Raise ValueError where `check_matching` does, or when a budget has no value or would be left
+    without two pairs.
+    """
+    check_matching(config, num_epochs, budgets, trainable=trainable, where=where)
+    for num_pairs in budgets:
+        for name in ("lr_sim", "sim_rank", "sim_alpha"):
+            for_budget(getattr(config, name), num_pairs, f"{where}.{name}")
+        if config.is_budget_compensated and num_pairs < 3:
+            raise ValueError(
+                f"{where}.is_budget_compensated: one of {num_pairs} pairs pays for the "
+                "similarity, which leaves no mini-batch of 2; "
+                "allowed are budgets of at least 3; set it false or change `budgets`"
+            )
+
+
+def soft_objective(
+    problem: Problem,
+    config: SoftConfig,
+    num_pairs: int,
+    loss: str,
+    *,
+    tau: float,
+    blend: Blend | None = None,
+) -> Objective:
+    """Return the objective: a soft loss whose similarity is learned from the identity on.
+
+    Args:
+        num_pairs: the budget.
+        loss: one of `records.SOFT_LOSSES`.
+        blend: see `Objective`.
+
+    Raises:
+        ValueError: the similarity takes more floats than the pair that pays for it.
+    """
+    rank, alpha = (
+        int(for_budget(config.sim_rank, num_pairs, "sim_rank")),
+        for_budget(config.sim_alpha, num_pairs, "sim_alpha"),
+    )
+    num_returned = int(config.is_budget_compensated)
+    stored = num_pairs - num_returned
+    _check_price(problem, (2 * rank + 1) * stored, is_paid=config.is_budget_compensated)
+    lr = for_budget(config.lr_sim, num_pairs, "lr_sim")
+    starts = initial_rows(stored, rank, make_generator(problem.seed, "similarity"))
+
+    def student_loss(img: Tensor, txt: Tensor, rows: Rows) -> Tensor:
+        return soft_contrastive(loss, img, txt, similarity_of(rows, alpha), tau=tau)
+
+    return Objective(
+        student_loss,
+        loss_name=loss,
+        learnable={name: Learnable(start, lr) for name, start in starts.items()},
+        similarity=lambda rows: learned_similarity(rows, alpha),
+        blend=blend,
+        num_pairs_returned=num_returned,
+    )
+
+
+def _check_price(problem: Problem, price: int, *, is_paid: bool) -> None:
+    size, channels = problem.train.images.shape[1], problem.train.images.shape[3]
+    pair = channels * size * size + problem.train.text_embeds.shape[1]
+    if is_paid and price > pair:
+        raise ValueError(
+            f"the similarity takes {price} floats, more than the pair of {pair} that "
+            "is_budget_compensated gives back for it; allowed is a "
+            "smaller sim_rank, or is_budget_compensated: false; change the method's options in "
+            "params.yaml"
+        )

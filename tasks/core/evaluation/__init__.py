@@ -1,0 +1,1 @@
+"""Fresh students on a set, and how well they retrieve."""

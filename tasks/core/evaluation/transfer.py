@@ -1,0 +1,101 @@
+"""Cross-architecture evaluation (METHOD 8): a set of pairs under an image encoder that it was not
+distilled with.
+
+A set's images live in the normalised space, and have the size, of the encoder that they were made
+for. Another encoder has another normalisation, and may take another size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tasks.core.foundations.section import Range, Section
+from tasks.core.networks.encoders import ImageEncoder
+from tasks.core.networks.lora import LoraSection
+from tasks.core.training.pair_set import PairSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSection(Section):
+    """A further student of `evaluate.cross_architecture` (METHOD 8), beside its image encoder's
+    name and options.
+
+    Attributes:
+        trainable, lora, embed_dim: as in `ModelSection`; dropout and tau are those of `model`.
+        input_size: pixels of a side that the encoder takes; images of another size are resized.
+            null takes them as prepared.
+    """
+
+    trainable: Literal["full", "lora", "heads", "text_head"]
+    lora: LoraSection | None
+    embed_dim: Annotated[int, Range(ge=1, le=16384)] | None
+    input_size: Annotated[int, Range(ge=8, le=1024, unit="px")] | None
+
+
+def transfer(pairs: PairSet, encoder: ImageEncoder, input_size: int | None) -> PairSet:
+    """Return `pairs` for students with another encoder: images in its normalisation and size, and
+    no step sizes.
+
+    x -> ((x * std + mean) - mean_new) / std_new, then resized. Pixels outside 0..1 are not clamped:
+    no step of distillation kept them inside, the distilled encoder's students see them as they are,
+    and clamping would change what was learned. Learned step sizes belong to the parameters of the
+    distilled encoder, so the recipe's count instead. Texts and similarity are kept. Images that
+    need no change are the same tensor.
+
+    Args:
+        input_size: pixels of a side that the encoder takes, None for any.
+    """
+    images = pairs.images
+    if (pairs.mean, pairs.std) != (encoder.mean, encoder.std):
+        channels = list(zip(pairs.mean, pairs.std, encoder.mean, encoder.std, strict=True))
+        scale = torch.tensor([old_std / std for _, old_std, _, std in channels]).view(-1, 1, 1)
+        shift = torch.tensor([(old_mean - mean) / std for old_mean, _, mean, std in channels]).view(
+            -1, 1, 1
+        )
+        images = images * scale + shift
+    if input_size is not None:
+        images = resize(images, input_size)
+    return replace(pairs, images=images, mean=encoder.mean, std=encoder.std, step_sizes=None)
+
+
+def at_size(encoder: ImageEncoder, input_size: int | None) -> ImageEncoder:
+    """Return the encoder behind a resize of whatever it is given to `input_size`; None returns it
+    as it is.
+    """
+    return (
+        encoder
+        if input_size is None
+        else replace(encoder, module=Resized(encoder.module, input_size))
+    )
+
+
+class Resized(nn.Module):
+    """A network that takes images of any size: (B, C, H, W) -> `network` of (B, C, size, size).
+
+    Resizing is linear and its weights sum to one, so in normalised space it is what it is in
+    pixels.
+    """
+
+    def __init__(self, network: nn.Module, size: int) -> None:
+        super().__init__()
+        self.network, self.size = network, size
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network(resize(images, self.size))
+        return features
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Return (B, C, size, size) images by antialiased bilinear interpolation; images of that size
+    are returned as they are.
+    """
+    if images.shape[-2:] == (size, size):
+        return images
+    return functional.interpolate(
+        images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+    )

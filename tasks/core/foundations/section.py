@@ -1,0 +1,71 @@
+"""The base of every parameter section: a frozen dataclass whose fields carry their range and unit.
+
+A GPU machine builds a section directly; `tasks/settings/params.py` builds the same class from
+params.yaml through pydantic, which enforces field types, ranges (`Range`) and refuses unknown keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number, for use as `Annotated[float, Range(gt=0.0)]`.
+
+    Args:
+        ge, gt: inclusive and exclusive lower bound.
+        le, lt: inclusive and exclusive upper bound.
+        unit: what the number counts, for messages ("pairs", "seconds").
+    """
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    unit: str = ""
+
+    def check(self, value: Any) -> Any:
+        """Return `value` (a number, or None) when it lies inside the bounds; raise ValueError
+        otherwise.
+        """
+        if value is None:
+            return value
+        is_inside = (
+            (self.ge is None or value >= self.ge)
+            and (self.gt is None or value > self.gt)
+            and (self.le is None or value <= self.le)
+            and (self.lt is None or value < self.lt)
+        )
+        if not is_inside:
+            raise ValueError(f"received {value!r}, allowed is {self}")
+        return value
+
+    def __str__(self) -> str:
+        bounds = [(">=", self.ge), (">", self.gt), ("<=", self.le), ("<", self.lt)]
+        text = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+        return f"{text} {self.unit}".strip()
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Let pydantic apply `check` after its own type check (called only where pydantic is
+        installed).
+        """
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Base class of parameter sections and plugin `Config`s: subclass with `@dataclass(frozen=True,
+    kw_only=True)`.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+
+
+Count = Annotated[int, Range(ge=1)]
+
+
+Rate = Annotated[float, Range(gt=0.0, le=100.0, unit="(step size)")]

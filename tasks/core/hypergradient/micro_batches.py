@@ -1,0 +1,140 @@
+"""A student step in micro-batches: the same gradients as the whole batch, in the memory of a few
+images.
+
+The contrastive loss couples the pairs of a batch, so averaging the gradients of its parts would be
+wrong. With l(theta, x) = head(theta, f) and f_m = encode(theta, x_m), the head (projections,
+dropout, loss) sees all features at once and only the encoder is cut (GradCache, arXiv 2101.06983;
+here carried on to second order):
+
+* gradient: f without a graph; c = d head/d f; then the gradient of <encode(theta, x_m), c_m> per
+  part.
+* products along w: f' = (d encode/d theta) w per part; the head's gradient along (w, f') gives c,
+  its change c' and the head's share; then the change of the gradient of <encode(theta, x_m), c_m>
+  along (w, c'_m) per part.
+
+Cost beside the whole batch: one more forward pass of the encoder, for the products one more
+derivative along w.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tasks.core.hypergradient.second_order import SecondOrder, Tensors, leaves
+from tasks.core.hypergradient.student_step import (
+    IMAGES,
+    Batch,
+    Encode,
+    LossFn,
+    Product,
+    Rows,
+    WholeBatch,
+    split,
+)
+from tasks.core.networks.functional import GROUPS, Theta
+
+_COTANGENT = "cotangent"
+
+
+class MicroBatches:
+    """A student step whose encoder runs on at most `size` images at a time.
+
+    Args:
+        loss_fn: `loss_fn(theta, rows, step) -> scalar`, called with rows["images"] = features (B,
+            F) of the whole batch.
+        encode: `encode(theta, images) -> features`, row by row: no image may influence another
+            one's features.
+        size: images per part, at least 1; the last part may be smaller.
+    """
+
+    def __init__(self, loss_fn: LossFn, encode: Encode, size: int) -> None:
+        self._head, self._encode, self._size = WholeBatch(loss_fn), encode, size
+
+    def gradient(
+        self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool
+    ) -> tuple[Theta, Rows]:
+        parts = self._parts(batch)
+        with torch.no_grad():
+            features = torch.cat([self._encode(theta, part) for part in parts])
+        head = _head_batch(batch, features, with_rows=with_rows)
+        grad, row_grads = self._head.gradient(theta, head, with_theta=with_theta, with_rows=True)
+        cotangents = row_grads.pop(IMAGES).split(self._size)
+        is_image_wanted = with_rows and IMAGES in batch.rows
+        pulled: list[Tensor] = []
+        for part, cotangent in zip(parts, cotangents, strict=True):
+            at = leaves(
+                {**(theta if with_theta else {}), **({IMAGES: part} if is_image_wanted else {})}
+            )
+            if not at:
+                break
+            features = self._encode({**theta, **split(at)[0]}, at.get(IMAGES, part))
+            found = dict(
+                zip(
+                    at,
+                    torch.autograd.grad(
+                        features, list(at.values()), cotangent, materialize_grads=True
+                    ),
+                    strict=True,
+                )
+            )
+            grad = {group: value + found[group] for group, value in grad.items()}
+            pulled.extend([found[IMAGES]] if is_image_wanted else [])
+        return grad, {**row_grads, IMAGES: torch.cat(pulled)} if is_image_wanted else row_grads
+
+    def trace(self, theta: Theta, batch: Batch) -> None:
+        with torch.no_grad():
+            features = torch.cat([self._encode(theta, part) for part in self._parts(batch)])
+        self._head.trace(theta, _head_batch(batch, features, with_rows=False))
+
+    def product(
+        self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool
+    ) -> Product:
+        parts = self._parts(batch)
+        pushed = [
+            how.push(lambda at, part=part: self._encode(at, part), theta, w)  # type: ignore[misc]
+            for part in parts
+        ]
+        features, along = (torch.cat(pieces) for pieces in zip(*pushed, strict=True))
+        head = _head_batch(batch, features, with_rows=True)
+        groups = GROUPS if with_theta else ()
+        grads, changes = how.change(
+            lambda at: self._head.loss(*split(at), head),
+            {**theta, **head.rows},
+            {**w, IMAGES: along},
+            [*groups, *head.rows],
+        )
+        cotangents, turns = (
+            grads.pop(IMAGES).split(self._size),
+            changes.pop(IMAGES).split(self._size),
+        )
+        (grad, _), (h_theta, h_rows) = split(grads), split(changes)
+        is_image_wanted = IMAGES in batch.rows
+        pulled = []
+        for part, cotangent, turn in zip(parts, cotangents, turns, strict=True):
+
+            def against(at: Tensors) -> Tensor:
+                return (self._encode(split(at)[0], at[IMAGES]) * at[_COTANGENT]).sum()
+
+            found, change = how.change(
+                against,
+                {**theta, IMAGES: part, _COTANGENT: cotangent},
+                {**w, _COTANGENT: turn},
+                [*groups, *([IMAGES] * is_image_wanted)],
+            )
+            grad = {group: grad[group] + found[group] for group in GROUPS}
+            h_theta = {group: value + change[group] for group, value in h_theta.items()}
+            pulled.extend([change[IMAGES]] if is_image_wanted else [])
+        return Product(
+            grad, h_theta, {**h_rows, IMAGES: torch.cat(pulled)} if is_image_wanted else h_rows
+        )
+
+    def _parts(self, batch: Batch) -> tuple[Tensor, ...]:
+        return {**batch.constants, **batch.rows}[IMAGES].split(self._size)
+
+
+def _head_batch(batch: Batch, features: Tensor, *, with_rows: bool) -> Batch:
+    """The batch that the head sees: features in place of images, differentiated in any case."""
+    if with_rows:
+        return Batch(batch.step, {**batch.rows, IMAGES: features}, batch.constants)
+    return Batch(batch.step, {IMAGES: features}, {**batch.constants, **batch.rows})

@@ -1,0 +1,181 @@
+"""The dual encoder of METHOD 2: an image encoder, a text projection, optionally an image
+projection, and what of it is trained.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tasks.core.foundations.section import Range, Section
+from tasks.core.foundations.seeding import make_generator
+from tasks.core.networks.lora import LoraSection, with_adapters
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection(Section):
+    """The dual encoder (METHOD 2).
+
+    Attributes:
+        trainable: `full`, `lora` (adapters in a frozen encoder), `heads` (both encoders frozen) or
+            `text_head`.
+        lora: the adapters, for `lora`; null otherwise.
+        embed_dim: width of the shared space for `heads`; null otherwise.
+        dropout: probability inside the projections.
+        tau: temperature of the similarity, for experts, students and evaluation.
+    """
+
+    trainable: Literal["full", "lora", "heads", "text_head"]
+    lora: LoraSection | None
+    embed_dim: Annotated[int, Range(ge=1, le=16384)] | None
+    dropout: Annotated[float, Range(ge=0.0, lt=1.0)]
+    tau: Annotated[float, Range(gt=0.0, le=10.0)]
+
+    @property
+    def is_encoder_frozen(self) -> bool:
+        """Whether training leaves the image encoder as it is, so that its features are computed
+        once.
+        """
+        return self.trainable in ("heads", "text_head")
+
+
+TRAINABLE_SETS = ("full", "lora", "heads", "text_head")
+
+
+class Projection(nn.Module):
+    """p = Linear(d_in, d)(x); LayerNorm(dropout(Linear(d, d)(GELU(p))) + p) (Wu et al., TMLR 2024).
+
+    Args:
+        d_in, d: input and output width.
+        dropout: probability of the mask, drawn only when `forward` is given a generator.
+        generator: draws the initial weights, uniform in +-1/sqrt(fan_in).
+    """
+
+    def __init__(self, d_in: int, d: int, *, dropout: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.projection = nn.Linear(d_in, d)
+        self.fc = nn.Linear(d, d)
+        self.norm = nn.LayerNorm(d)
+        self.dropout = dropout
+        for layer in (self.projection, self.fc):
+            bound = layer.in_features**-0.5
+            with torch.no_grad():
+                layer.weight.uniform_(-bound, bound, generator=generator)
+                layer.bias.uniform_(-bound, bound, generator=generator)
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return (B, d) for x (B, d_in); with a generator, dropout is on and its mask is drawn from
+        it.
+        """
+        p = self.projection(x)
+        hidden = self.fc(functional.gelu(p))
+        if generator is not None and self.dropout > 0.0:
+            keep = (
+                torch.rand(hidden.shape, generator=generator, device=generator.device)
+                >= self.dropout
+            )
+            hidden = hidden * keep.to(hidden) / (1.0 - self.dropout)
+        return self.norm(hidden + p)
+
+
+class DualEncoder(nn.Module):
+    """Maps images (or frozen features of them) and caption embeddings into one space.
+
+    Args:
+        image_encoder: (B, C, H, W) -> (B, d_img).
+        image_projection: (B, d_img) -> (B, d), or None when d = d_img.
+        text_projection: (B, d_txt) -> (B, d).
+    """
+
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        image_projection: Projection | None,
+        text_projection: Projection,
+    ) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.image_projection = image_projection
+        self.text_projection = text_projection
+
+    def forward(
+        self, images: Tensor, texts: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return L2-normalised image and text embeddings, both (B, d).
+
+        Args:
+            images: (B, C, H, W) in the encoder's normalised space, or (B, d_img) features, which
+                skip the encoder.
+            texts: (B, d_txt) caption embeddings.
+            generator: source of the dropout masks (image projection first); None turns dropout off.
+        """
+        features = self.image_encoder(images) if images.ndim == 4 else images
+        if self.image_projection is not None:
+            features = self.image_projection(features, generator)
+        texts = self.text_projection(texts, generator)
+        return functional.normalize(features, dim=1), functional.normalize(texts, dim=1)
+
+
+def build_dual_encoder(
+    image_encoder: nn.Module,
+    *,
+    out_dim: int,
+    text_dim: int,
+    trainable: str,
+    embed_dim: int | None,
+    dropout: float,
+    seed: int,
+    lora: LoraSection | None = None,
+) -> DualEncoder:
+    """Return a dual encoder with fresh projections and `requires_grad` set for one trainable set.
+
+    Args:
+        image_encoder: copied where it is trained, so that every model starts from the same weights;
+            shared, with its `requires_grad` switched off in place, where it is frozen.
+        out_dim, text_dim: widths of image features and caption embeddings.
+        trainable: `full` (encoder and text projection), `lora` (adapters and text projection),
+            `heads` (both projections, encoder frozen) or `text_head`.
+        embed_dim: width of the shared space, for `heads` only; the others share `out_dim` and need
+            None.
+        seed: seed of the projections and adapters.
+        lora: the adapters, for `lora` only.
+
+    Raises:
+        ValueError: unknown trainable set; an embed_dim or lora that the set would ignore or lacks;
+            an encoder without the layers that `lora` names.
+    """
+    if trainable not in TRAINABLE_SETS:
+        raise ValueError(
+            f"unknown trainable set {trainable!r}; available: {', '.join(TRAINABLE_SETS)}; "
+            "change `model.trainable`"
+        )
+    if (trainable == "heads") != (embed_dim is not None):
+        raise ValueError(
+            f"model.embed_dim is for `heads` only and needed there; received {embed_dim} with "
+            f"`{trainable}`"
+        )
+    if (trainable == "lora") != (lora is not None):
+        raise ValueError(
+            f"model.lora is for `lora` only and needed there; received {lora} with `{trainable}`"
+        )
+    width = embed_dim or out_dim
+    if lora is not None:
+        image_encoder = with_adapters(image_encoder, lora, seed=seed)
+    elif trainable == "full":
+        image_encoder = copy.deepcopy(image_encoder).requires_grad_(True)
+    else:
+        image_encoder.requires_grad_(False)
+    projection = None
+    if trainable == "heads":
+        projection = Projection(
+            out_dim, width, dropout=dropout, generator=make_generator(seed, "image_projection")
+        )
+    text = Projection(
+        text_dim, width, dropout=dropout, generator=make_generator(seed, "text_projection")
+    )
+    return DualEncoder(image_encoder, projection, text)

@@ -1,0 +1,101 @@
+"""What an image-encoder plugin returns, and the pass of a frozen encoder over a memory-mapped
+split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tasks.core.networks.precision import products
+from tasks.core.networks.standard_forms import (
+    forget_attention_biases,
+    use_differentiable_activations,
+    use_patch_products,
+)
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """A headless image encoder.
+
+    Attributes:
+        module: (B, C, H, W) normalised images -> (B, out_dim) pooled features.
+        out_dim: width of the features, asked of the module.
+        mean, std: per-channel normalisation from the encoder's own data config.
+    """
+
+    module: nn.Module
+    out_dim: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def ready(module: nn.Module) -> nn.Module:
+    """Return a network in the one form in which all that follows computes with it, changed in
+    place: eval mode, channels-last, patches as matrix products (`patches.py`), gates with second
+    derivatives (`activations.py`), biases of attention from the parameters of each call
+    (`attention_biases.py`). Every image-encoder plugin ends with it.
+    """
+    use_patch_products(module)
+    use_differentiable_activations(module)
+    forget_attention_biases(module)
+    return module.eval().to(memory_format=torch.channels_last)
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return (B, 3, H, W) float32 channels-last images of (B, H, W, 3) uint8 ones: (x / 255 - mean)
+    / std.
+    """
+    scale = torch.tensor([1.0 / (255.0 * s) for s in std]).to(images.device, non_blocking=True)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).to(
+        images.device, non_blocking=True
+    )
+    return (images.to(torch.float32) * scale + shift).permute(0, 3, 1, 2)
+
+
+def take_rows(images: np.ndarray, rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """Return the given rows of a memory-mapped (N, S, S, 3) array as a uint8 tensor on `device`;
+    only they are read.
+    """
+    return torch.from_numpy(images[rows.cpu().numpy()]).to(device, non_blocking=True)
+
+
+def encode_images(
+    encoder: ImageEncoder,
+    images: np.ndarray,
+    *,
+    device: torch.device | str,
+    rows: Tensor | None = None,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Return float32 CPU features (N, out_dim) of an array's images under the frozen encoder, in
+    eval mode.
+
+    Args:
+        images: (N, S, S, 3) uint8.
+        rows: features of these images only, (R,); None takes all.
+        batch_size: images per forward pass; None: 16 on the CPU, where larger tensors get fresh
+            pages every time, 256 on a GPU.
+        progress: called with (images done, images in all) after each batch.
+    """
+    module = encoder.module.to(device).eval()
+    rows = torch.arange(len(images)) if rows is None else rows
+    batch_size = batch_size or (16 if torch.device(device).type == "cpu" else 256)
+    parts, done = [], 0
+    with torch.inference_mode(), products("float32"):
+        for part in rows.split(batch_size):
+            parts.append(
+                module(normalise(take_rows(images, part, device), encoder.mean, encoder.std))
+                .float()
+                .cpu()
+            )
+            done += len(part)
+            if progress:
+                progress(done, len(rows))
+    return torch.cat(parts).clone()

@@ -1,0 +1,155 @@
+"""Any timm network as a headless image encoder: weights by name from the hub, from a local file, or
+random from the seed.
+
+Normalisation comes from the network's own data config. Weights by name and from a path go through
+the same timm loader.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tasks.core.foundations.section import Section
+from tasks.core.foundations.seeding import derive_seed
+from tasks.core.networks.encoders import ImageEncoder, ready
+from tasks.core.networks.weight_files import by_name, check_weight_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Section):
+    """Options.
+
+    Attributes:
+        name: a timm model name, optionally with a tag (`nfnet_l0`, `mobilenetv2_100`).
+        weights: `hub` (by name), `random` (from the seed), or the path of a .safetensors file.
+        kwargs: further arguments of the network, for example {pad_type: same} or {img_size: 64}.
+        mean, std: replace the normalisation of the data config, or null.
+    """
+
+    name: str
+    weights: str
+    kwargs: dict[str, str | int | float | bool]
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+
+
+def label(config: Config) -> str:
+    """Return the name that artifact folders carry."""
+    return config.name.replace("/", "_")
+
+
+def weight_files(config: Config) -> list[Path]:
+    """Return local files whose content decides the result."""
+    return [] if config.weights in ("hub", "random") else [Path(config.weights)]
+
+
+def build(config: Config, *, seed: int) -> ImageEncoder:
+    """Return the network in eval mode, float32, channels-last, on the CPU.
+
+    Raises:
+        ValueError: unknown name, arguments that the network does not take, or weights that do not
+            fit it.
+        FileNotFoundError: a weight file that is not there, or weights that the hub does not give.
+    """
+    import timm
+    from safetensors import SafetensorError
+
+    if not timm.is_model(config.name.split(".")[0]):
+        close = ", ".join(timm.list_models(f"*{config.name[:6]}*")[:8]) or "see timm.list_models()"
+        raise ValueError(
+            f"unknown timm network {config.name!r}; similar names: {close}; change "
+            "model.options.name"
+        )
+    files = weight_files(config)
+    for path in files:
+        check_weight_file(path)
+    # `custom_load` would read the .npz files that some networks were published as.
+    overlay = {"file": config.weights, "custom_load": False} if files else None
+    named = by_name(
+        config.name,
+        config.weights,
+        allowed="'random' or the path of a .safetensors file",
+        option="model.options.weights",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "image_encoder", config.name))
+        try:
+            with named:
+                module = _create(
+                    config, pretrained=config.weights != "random", pretrained_cfg_overlay=overlay
+                )
+        except (RuntimeError, SafetensorError) as error:
+            raise ValueError(
+                f"weights {config.weights!r} do not fit {config.name}: {error}; change "
+                "model.options"
+            ) from error
+        if files:
+            _check_all_loaded(config, module)
+    return _wrap(config, module)
+
+
+def rebuild(config: Config, state: dict[str, torch.Tensor]) -> ImageEncoder:
+    """Return the network with the parameters and buffers of `state`, as `build` gave them; no
+    weight file is read.
+    """
+    with torch.random.fork_rng(devices=[]):
+        module = _create(config, pretrained=False)
+    module.load_state_dict(state)
+    return _wrap(config, module)
+
+
+def _create(config: Config, **how: Any) -> nn.Module:
+    import timm
+
+    kwargs: dict[str, Any] = dict(config.kwargs)
+    try:
+        module: nn.Module = timm.create_model(config.name, num_classes=0, **kwargs, **how)
+    except TypeError as error:
+        raise ValueError(
+            f"{config.name} cannot be built with the arguments {kwargs}: {error}; change "
+            "model.options.kwargs"
+        ) from error
+    return module
+
+
+def _check_all_loaded(config: Config, module: nn.Module) -> None:
+    """Raise ValueError where the file left weights random: without its classifier, timm loads a
+    network leniently.
+
+    Loading writes into a tensor once more than construction does, which its version counter shows.
+    """
+    untouched = {
+        name: value._version
+        for name, value in _create(config, pretrained=False).state_dict(keep_vars=True).items()
+    }
+    state = module.state_dict(keep_vars=True)
+    missing = [
+        name
+        for name, value in state.items()
+        if value.is_floating_point() and value._version == untouched[name]
+    ]
+    if missing:
+        raise ValueError(
+            f"weights {config.weights!r} do not fit {config.name}: the file lacks {len(missing)} "
+            f"of {len(state)} tensors, first "
+            f"{', '.join(missing[:3])}; allowed is a file of that very network; change "
+            "model.options.weights"
+        )
+
+
+def _wrap(config: Config, module: nn.Module) -> ImageEncoder:
+    from timm.data import resolve_model_data_config
+
+    data = resolve_model_data_config(module)
+    width: Any = getattr(module, "head_hidden_size", module.num_features)
+    return ImageEncoder(
+        module=ready(module),
+        out_dim=int(width),
+        mean=config.mean or tuple(data["mean"]),
+        std=config.std or tuple(data["std"]),
+    )

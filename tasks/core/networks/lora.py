@@ -1,0 +1,145 @@
+"""Low-rank adapters (Hu et al., ICLR 2022) in an image encoder: W x + (alpha / rank) B A x, with W
+frozen (METHOD 2).
+
+The paper puts them into Vision Transformers. A 1 x 1 convolution is the same product at every
+pixel, so they fit networks like MobileNetV2 too (`conv_pw`, `conv_pwl`, `conv_head`). peft places
+the layers; the start is ours: A from the model's seed, B = 0, so that the adapted encoder begins as
+the given one. Differentiating such a network twice needs the math kernel of attention, which
+`matching.py` chooses.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from tasks.core.foundations.section import Range, Section
+from tasks.core.foundations.seeding import make_generator
+
+# Linear layers of timm's Vision Transformers (a bare `proj` would be the patch embedding too), and
+# 1 x 1 convolutions of MobileNetV2.
+LoraLinear = Literal["attn.qkv", "attn.proj", "fc1", "fc2"]
+
+
+LoraConvolution = Literal["conv_pw", "conv_pwl", "conv_head"]
+
+
+LORA_LINEAR: tuple[str, ...] = get_args(LoraLinear)
+
+
+LORA_CONVOLUTIONS: tuple[str, ...] = get_args(LoraConvolution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSection(Section):
+    """Low-rank adapters of the image encoder: W x + (alpha / rank) B A x.
+
+    Attributes:
+        rank: of the product B A; the paper uses 4.
+        alpha: scale of the adapters; alpha = rank adds B A x as it is.
+        targets: layers that get one: linear ones of a Vision Transformer, or 1 x 1 convolutions of
+            MobileNetV2 and its kin.
+    """
+
+    rank: Annotated[int, Range(ge=1, le=1024)]
+    alpha: Annotated[float, Range(gt=0.0, le=1024.0)]
+    targets: tuple[Literal[LoraLinear, LoraConvolution], ...]
+
+
+_ADAPTER = "default"
+
+
+def with_adapters(encoder: nn.Module, section: LoraSection, *, seed: int) -> nn.Module:
+    """Return a copy of `encoder` whose target layers carry adapters, the only parameters that
+    require a gradient.
+
+    Args:
+        encoder: (B, C, H, W) -> (B, d_img); it is not changed and shares no tensor with the copy.
+        section: rank, alpha and target layers.
+        seed: A ~ U(+-1/sqrt(fan_in)), drawn for each layer by its name; B = 0.
+
+    Raises:
+        ValueError: no target, or one that the encoder does not have as a linear layer or 1 x 1
+            convolution, or does not call.
+    """
+    layers = target_layers(encoder, section.targets)
+    from peft import LoraConfig, inject_adapter_in_model
+
+    adapted = copy.deepcopy(encoder).requires_grad_(False)
+    # Full names, since peft would take a suffix for any convolution.
+    config = LoraConfig(
+        r=section.rank,
+        lora_alpha=section.alpha,  # type: ignore[arg-type]
+        target_modules=layers,
+        lora_dropout=0.0,
+        bias="none",
+    )
+    with torch.random.fork_rng(devices=[]):  # peft draws a start of its own, which is replaced
+        inject_adapter_in_model(config, adapted, adapter_name=_ADAPTER)
+    for name in layers:
+        layer: Any = adapted.get_submodule(name)
+        down, up = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
+        bound = down[0].numel() ** -0.5
+        start = torch.empty(down.shape).uniform_(
+            -bound, bound, generator=make_generator(seed, "lora", name)
+        )
+        with torch.no_grad():
+            down.copy_(start)
+            up.zero_()
+    return adapted.eval()
+
+
+def target_layers(encoder: nn.Module, targets: Sequence[str]) -> list[str]:
+    """Return the full names of the layers of `encoder` that `targets` name, in the order of the
+    module; see `with_adapters`.
+    """
+    allowed = (
+        f"allowed are {', '.join(LORA_LINEAR)} of a Vision Transformer, or "
+        f"{', '.join(LORA_CONVOLUTIONS)} (1 x 1 convolutions) of "
+        "MobileNetV2 and its kin; change model.lora.targets or model.image_encoder"
+    )
+    if not targets or len(set(targets)) != len(targets):
+        raise ValueError(
+            f"LoRA needs at least one target and none twice; received {list(targets)}; {allowed}"
+        )
+    found = [
+        name
+        for name, layer in encoder.named_modules()
+        if any(_fits(layer, name, target) for target in targets)
+    ]
+    absent = [
+        target for target in targets if not any(f".{name}".endswith(f".{target}") for name in found)
+    ]
+    if absent:
+        raise ValueError(
+            f"{type(encoder).__name__} has no linear layer or 1 x 1 convolution named "
+            f"{', '.join(absent)} for LoRA to adapt; {allowed}"
+        )
+    for name in found:
+        owner = encoder.get_submodule(name.rpartition(".")[0])
+        # BEiT, EVA and Swin v2 add separate biases: they read the weight of `qkv` and never call
+        # the layer.
+        if name.endswith(".qkv") and getattr(owner, "q_bias", None) is not None:
+            raise ValueError(
+                f"{type(encoder).__name__} reads the weight of {name} without calling it, which "
+                f"LoRA cannot adapt; {allowed}"
+            )
+    return found
+
+
+def _fits(layer: nn.Module, name: str, target: str) -> bool:
+    """Whether a target means this layer: `fc1` is no convolution of squeeze-and-excitation."""
+    if not f".{name}".endswith(f".{target}"):
+        return False
+    if target in LORA_LINEAR:
+        return isinstance(layer, nn.Linear)
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == layer.stride == (1, 1)
+        and layer.groups == 1
+    )

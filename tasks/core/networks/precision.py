@@ -1,0 +1,154 @@
+"""`precision` and `is_compiled` of the matching options: how the matrix products of stage 2 are
+computed.
+
+* `tf32`: float32 products and convolutions on CUDA may use TF32 (10 bits of mantissa), those of
+  logits and terminal loss too.
+* `bfloat16`: encoder and projections run under torch.autocast; parameters, lambda, updates, logits
+  and loss stay float32. Measured against float32 (tests/benchmarks/precision_table.py, 8 steps):
+  the images' gradient by `double_backward` is off by 20 % (NF-net, cosine 0.981) and 12 % (ViT,
+  0.996), by frozen encoders' pull-back 1 to 2 %; a MobileNetV2 trained as a whole has a cosine of
+  0.1 and should not use it. Differences divide the rounding by eps: errors of 16 (NF-net) and 11
+  (ViT) times the gradient, hence refused.
+* `is_compiled`: torch.compile of the image encoder, for first derivatives alone: torch 2.15 has no
+  second ones through compiled code ("torch.compile with aot_autograd does not currently support
+  double backward"; forward_over_reverse falls back to plain code after the first iteration without
+  a word).
+
+Frozen encoders' features of real images and of finished sets are always float32. Experts, coresets'
+models and students of evaluation are trained as torch comes: on CUDA their convolutions may use
+TF32, their matrix products not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tasks.core.networks.functional import FlatModel
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+
+_COMPILE: dict[str, Any] = {"fullgraph": True}
+# One graph per shape, piece of kinks.py and kind of derivative; one more is an error, where torch
+# would go on without compiling.
+_MAX_GRAPHS = 64
+
+
+@contextmanager
+def products(precision: Precision) -> Iterator[None]:
+    """Allow TF32 on CUDA inside with `tf32`, and switch it off with the others; convolutions there
+    use it by default.
+
+    The switch is the process's: not for two threads at once.
+    """
+    before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def check_machine(precision: Precision, *, is_compiled: bool, device: torch.device) -> None:
+    """Raise ValueError when the device has no TF32, or code cannot be compiled for it, which
+    compiling a line finds out.
+    """
+    if precision == "tf32" and device.type != "cuda":
+        raise ValueError(
+            f"precision: received 'tf32' on the device {device}, which has none; allowed are "
+            "float32 and bfloat16, or a CUDA device; "
+            "change `precision` in distill.matching of params.yaml"
+        )
+    if not is_compiled:
+        return
+    try:
+        with torch._inductor.config.patch(fx_graph_cache=False):  # which would not ask the compiler
+            torch.compile(lambda x: x.sin() + 1.0, **_COMPILE)(torch.zeros(2, device=device))
+    except Exception as error:  # torch has a dozen, some of them private
+        raise ValueError(
+            f"is_compiled: received true, but torch cannot compile for the device {device} "
+            f"({_first_line(error)}); needed are a C++ "
+            "compiler (g++) and, on CUDA, Triton; install them or set `is_compiled: false` in "
+            "distill.matching of params.yaml"
+        ) from error
+
+
+def student_model(flat: FlatModel, precision: Precision, *, is_compiled: bool) -> FlatModel:
+    """Return the model that student steps call, or `flat` itself; with `is_compiled` its image
+    encoder is compiled in place.
+    """
+    if is_compiled:
+        _allow_graphs()
+        flat.model.get_submodule("image_encoder").compile(dynamic=False, **_COMPILE)
+    return RoundedModel(flat.model) if precision == "bfloat16" else flat
+
+
+def frozen_encoder(module: nn.Module, precision: Precision, *, is_compiled: bool) -> nn.Module:
+    """Return the frozen encoder in the form in which features are computed and pulled back;
+    `module` is not changed.
+    """
+    module = RoundedEncoder(module) if precision == "bfloat16" else module
+    if is_compiled:
+        _allow_graphs()
+        module = nn.Sequential(module)
+        # The last micro-batch of an iteration has any size
+        module.compile(dynamic=True, **_COMPILE)
+    return module
+
+
+class RoundedModel(FlatModel):
+    """A flat model whose matrix products round their factors to bfloat16; theta, results and
+    gradients keep its own dtype.
+    """
+
+    def call(
+        self,
+        theta: Mapping[str, Tensor],
+        images: Tensor,
+        texts: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        with _rounded(self.device):
+            img, txt = super().call(theta, images, texts, generator)
+        return img.to(self.dtype), txt.to(self.dtype)
+
+    def encode(self, theta: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        with _rounded(self.device):
+            features = super().encode(theta, images)
+        return features.to(self.dtype)
+
+
+class RoundedEncoder(nn.Module):
+    """A frozen encoder whose matrix products round their factors to bfloat16, images and features
+    in the images' dtype.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: Tensor) -> Tensor:
+        with _rounded(images.device):
+            features: Tensor = self.module(images)
+        return features.to(images.dtype)
+
+
+def _allow_graphs() -> None:
+    # Of this thread, in which the steps run too, or of the process, as torch has it: not every one
+    # takes the limit in `compile`.
+    torch._dynamo.config.recompile_limit = max(_MAX_GRAPHS, torch._dynamo.config.recompile_limit)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def _rounded(device: torch.device) -> torch.autocast:
+    # Without the cache: the parameters of a functional call are other tensors every time.
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)

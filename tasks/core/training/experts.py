@@ -1,0 +1,229 @@
+"""Stage 1 (METHOD 3): train one expert and keep its trajectory; read segments of stored
+trajectories for stage 2.
+
+An expert is one safetensors file with a tensor per snapshot and group: `img_000`, `txt_000`,
+`img_001`, ... What every expert shares, the pretrained image encoder at epoch 0, is not in it but
+in the start artifact. Epochs from 1 on may be stored as their bfloat16 difference to epoch 0
+(`bfloat16_delta`): a tensor of that dtype is such a difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+
+from tasks.core.foundations.checkpoints import load_checkpoint, save_checkpoint
+from tasks.core.foundations.section import Count, Range, Rate, Section
+from tasks.core.foundations.tensor_files import save_tensors
+from tasks.core.networks.dual_encoder import DualEncoder
+from tasks.core.networks.functional import GROUPS, FlatModel, Theta
+from tasks.core.training.augment import AugmentSection
+from tasks.core.training.epoch import Pairs, parameter_groups, train_epoch
+
+Storage = Literal["float32", "bfloat16_delta"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertSection(Section):
+    """Stage 1 (METHOD 3): plain SGD, one random caption per image and epoch.
+
+    Attributes:
+        num_experts: trajectories to store.
+        num_epochs: epochs of each; all snapshots 0 .. num_epochs are stored. Distillation reads 0
+            .. max_start_epoch - 1 + expert_epochs: this number is enough for one setting, and a
+            sweep over those two needs its largest.
+        coreset_epochs: epochs of expert 0 after which coresets select in its space (METHOD 7).
+            Beyond num_epochs only expert 0 is trained, and of what comes there only this snapshot
+            is stored.
+        batch_size: pairs per step.
+        lr_img, lr_txt: step sizes of the two groups.
+        momentum: of SGD; the paper uses 0.
+        storage: snapshots as `float32`, or `bfloat16_delta`: their differences to epoch 0 in half
+            the bytes, with the error that the expert's manifest states.
+    """
+
+    num_experts: Count
+    num_epochs: Count
+    coreset_epochs: Count
+    batch_size: Annotated[int, Range(ge=2, unit="pairs")]
+    lr_img: Rate
+    lr_txt: Rate
+    momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
+    storage: Storage
+    augment: AugmentSection
+
+    def stored_epochs(self, index: int) -> tuple[int, ...]:
+        """Return the epochs after which snapshots of an expert are stored, beside its start; it is
+        trained to the last of them.
+        """
+        further = (
+            (self.coreset_epochs,) if index == 0 and self.coreset_epochs > self.num_epochs else ()
+        )
+        return (*range(1, self.num_epochs + 1), *further)
+
+
+SNAPSHOTS = "snapshots.safetensors"
+
+
+def train_expert(
+    model: DualEncoder,
+    pairs: Pairs,
+    section: ExpertSection,
+    *,
+    tau: float,
+    seed: int,
+    is_start_shared: bool,
+    index: int,
+    checkpoint: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Theta, list[float]]:
+    """Train in place and return the snapshots {"img_000": (P_img,), ...} on the CPU, and the epoch
+    losses.
+
+    Args:
+        model: fresh projections; its trainable parameters are the trajectory.
+        index: of the expert; the snapshots are those of its start and of
+            `section.stored_epochs(index)`.
+        is_start_shared: leave `img_000` out, because the start artifact holds the same encoder for
+            all experts.
+        checkpoint: file to resume from and to write after every epoch.
+        progress: called with (epochs done, epochs in all).
+    """
+    flat = FlatModel(model)
+    optimiser = torch.optim.SGD(
+        parameter_groups(model, section.lr_img, section.lr_txt),
+        lr=section.lr_txt,
+        momentum=section.momentum,
+    )
+    epochs = section.stored_epochs(index)
+    snapshots, losses, first = _snapshot(flat, 0, skip=("img",) if is_start_shared else ()), [], 0
+    stored = load_checkpoint(checkpoint) if checkpoint else None
+    if stored is not None:
+        tensors, state = stored
+        momenta = {
+            int(name.removeprefix("momentum_")): value
+            for name, value in tensors.items()
+            if name.startswith("momentum_")
+        }
+        snapshots = {
+            name: value for name, value in tensors.items() if not name.startswith("momentum_")
+        }
+        first, losses = state["epoch"], state["losses"]
+        flat.load(_theta(snapshots, first, flat))
+        snapshots = {
+            name: value
+            for name, value in snapshots.items()
+            if int(name.rpartition("_")[2]) in (0, *epochs)
+        }
+        for index, parameter in enumerate(
+            p for group in optimiser.param_groups for p in group["params"]
+        ):
+            if index in momenta:
+                optimiser.state[parameter]["momentum_buffer"] = momenta[index].to(parameter)
+    for epoch in range(first, epochs[-1]):
+        losses.append(
+            train_epoch(
+                model,
+                pairs,
+                optimiser,
+                batch_size=section.batch_size,
+                tau=tau,
+                seed=seed,
+                epoch=epoch,
+            )
+        )
+        now = _snapshot(flat, epoch + 1)
+        if checkpoint is not None:
+            save_checkpoint(
+                checkpoint,
+                {**snapshots, **now, **_momenta(optimiser)},
+                {"epoch": epoch + 1, "losses": losses},
+            )
+        snapshots.update(now if epoch + 1 in epochs else {})
+        if progress:
+            progress(epoch + 1, epochs[-1])
+    return snapshots, losses
+
+
+def save_snapshots(
+    folder: Path, snapshots: Theta, *, storage: Storage, start: Theta
+) -> dict[str, float]:
+    """Write the trajectory of one expert into its artifact folder.
+
+    Args:
+        snapshots: as `train_expert` returns them.
+        storage: `float32` as they are, or `bfloat16_delta`: epochs from 1 on as bfloat16
+            differences to epoch 0.
+        start: epoch 0 of a group that the snapshots left out, {"img": (P_img,)}; else empty.
+
+    Returns:
+        `snapshot_bytes` (of the tensors), and `storage_error`: the largest |theta_read - theta| /
+        |theta - theta_0| of any epoch and group (0 for float32; at most 2^-8, the rounding of each
+        difference).
+    """
+    stored, errors = dict(snapshots), [0.0]
+    if storage == "bfloat16_delta":
+        for name, theta in snapshots.items():
+            group, _, epoch = name.partition("_")
+            if int(epoch) == 0:
+                continue
+            first = snapshots.get(f"{group}_000", start.get(group))
+            assert first is not None, "a snapshot without epoch 0 comes with its start"
+            stored[name] = (theta - first).to(torch.bfloat16)
+            moved = float((theta - first).norm())
+            errors.append(
+                float((_restore(stored[name], first) - theta).norm()) / moved
+                if moved > 0.0
+                else 0.0
+            )
+    save_tensors(folder / SNAPSHOTS, stored)
+    return {
+        "snapshot_bytes": sum(value.nbytes for value in stored.values()),
+        "storage_error": max(errors),
+    }
+
+
+def stored_bytes(
+    sizes: dict[str, int], num_epochs: int, *, storage: Storage, is_start_shared: bool
+) -> int:
+    """Return the bytes of the tensors of one stored expert.
+
+    Args:
+        sizes: trainable parameters of each group, {"img": P_img, "txt": P_txt}.
+        num_epochs: epochs whose snapshots are stored beside that of the start.
+        is_start_shared: epoch 0 of the image group is not in the file.
+    """
+    later = 2 if storage == "bfloat16_delta" else 4
+    firsts = sizes["txt"] + (0 if is_start_shared else sizes["img"])
+    return 4 * firsts + later * num_epochs * (sizes["img"] + sizes["txt"])
+
+
+def _restore(delta: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    return first + delta.to(first.dtype)
+
+
+def _snapshot(flat: FlatModel, epoch: int, skip: tuple[str, ...] = ()) -> Theta:
+    return {
+        f"{group}_{epoch:03d}": value.cpu()
+        for group, value in flat.flatten().items()
+        if group not in skip and value.numel()
+    }
+
+
+def _theta(snapshots: Theta, epoch: int, flat: FlatModel) -> Theta:
+    now = flat.flatten()
+    return {
+        group: snapshots.get(f"{group}_{epoch:03d}", now[group]).to(now[group]) for group in GROUPS
+    }
+
+
+def _momenta(optimiser: torch.optim.Optimizer) -> Theta:
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    found: dict[str, Any] = {
+        f"momentum_{i}": optimiser.state[p].get("momentum_buffer") for i, p in enumerate(parameters)
+    }
+    return {name: value for name, value in found.items() if value is not None}

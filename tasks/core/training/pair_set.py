@@ -1,0 +1,144 @@
+"""The set that students train on: a coreset or a distilled set, as a record and as batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SOFT_LOSSES = ("ence", "bce", "wbce")
+
+
+HARD_LOSSES = ("info_nce", "info_nce_without_positive")
+
+
+LOSSES = (*HARD_LOSSES, *SOFT_LOSSES)
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Learnable soft similarity of LoRS: S = diag(diagonal) + (alpha / r) left @ right.T (METHOD
+    6).
+
+    Attributes:
+        diagonal: (M,).  left, right: (M, r).  alpha: scale.
+    """
+
+    diagonal: Tensor
+    left: Tensor
+    right: Tensor
+    alpha: float
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """M image-text pairs that a student is trained on: a coreset or a distilled set.
+
+    Attributes:
+        images: (M, C, H, W) float32 in the normalised space of (`mean`, `std`).
+        text_embeds: (M, D) float32 caption embeddings.
+        mean, std: per-channel normalisation of `images`, for pictures and for other encoders.
+        similarity: learned soft similarity, or None for the identity.
+        step_sizes: learned step sizes {"img": float, "txt": float}, or None.
+        loss: one of `LOSSES`, with which a student is to be trained (`similarity.set_loss`); the
+            soft ones need a similarity.
+        provenance: JSON-serialisable facts: method, dataset, source row indices, seeds, warm-up
+            model.
+    """
+
+    images: Tensor
+    text_embeds: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    similarity: Similarity | None = None
+    step_sizes: dict[str, float] | None = None
+    loss: str = "info_nce"
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (
+            self.images.ndim != 4
+            or self.text_embeds.ndim != 2
+            or len(self.images) != len(self.text_embeds)
+        ):
+            raise ValueError(
+                "a PairSet needs images (M, C, H, W) and text_embeds (M, D) of the same M; "
+                "received "
+                f"{tuple(self.images.shape)} and {tuple(self.text_embeds.shape)}"
+            )
+        self._check_loss()
+        self._check_values()
+
+    def _check_loss(self) -> None:
+        soft = self.similarity
+        if self.loss not in LOSSES or (self.loss in SOFT_LOSSES and soft is None):
+            received = f"{self.loss!r} {'without' if soft is None else 'with'} a similarity"
+            raise ValueError(
+                f"PairSet.loss: received {received}; allowed are {', '.join(HARD_LOSSES)}, and "
+                f"with a similarity {', '.join(SOFT_LOSSES)}; "
+                "change `loss` of the method that makes the set"
+            )
+        if soft is not None and {len(soft.diagonal), len(soft.left), len(soft.right)} != {
+            len(self.images)
+        }:
+            rows = f"{len(soft.diagonal)}, {len(soft.left)} and {len(soft.right)} rows"
+            raise ValueError(
+                f"PairSet.similarity: received {rows} for {len(self.images)} pairs; it needs one "
+                "a pair"
+            )
+
+    def _check_values(self) -> None:
+        tensors = {"images": self.images, "text_embeds": self.text_embeds}
+        if self.similarity is not None:
+            tensors |= {
+                f"similarity.{part}": getattr(self.similarity, part)
+                for part in ("diagonal", "left", "right")
+            }
+        for name, value in tensors.items():
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(
+                    f"PairSet.{name} has non-finite values; a set with NaN or infinity is never "
+                    "saved or trained on"
+                )
+        if not all(0.0 < size < float("inf") for size in (self.step_sizes or {}).values()):
+            raise ValueError(
+                f"PairSet.step_sizes: received {self.step_sizes}; allowed are positive finite "
+                "numbers; lower lr_step_size of the method "
+                "that makes the set"
+            )
+
+    @property
+    def num_pairs(self) -> int:
+        return int(self.images.shape[0])
+
+    def with_provenance(self, provenance: dict[str, Any]) -> PairSet:
+        """Return the same set with these facts about where it comes from."""
+        return replace(self, provenance=provenance)
+
+
+class SetPairs:
+    """The pairs of a coreset or a distilled set; `images` may be replaced by the frozen encoder's
+    features of them.
+    """
+
+    def __init__(
+        self, pairs: PairSet, *, device: torch.device, features: Tensor | None = None
+    ) -> None:
+        images = (
+            features
+            if features is not None
+            else pairs.images.contiguous(memory_format=torch.channels_last)
+        )
+        self.images, self.texts = images.to(device), pairs.text_embeds.to(device)
+
+    @property
+    def num_pairs(self) -> int:
+        return len(self.images)
+
+    def take(
+        self, rows: Tensor, captions: torch.Generator, pictures: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        rows = rows.to(self.images.device, non_blocking=True)
+        return self.images[rows], self.texts[rows]

@@ -1,0 +1,55 @@
+"""The real pairs of a split as batches for training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tasks.core.foundations.records import Split
+from tasks.core.networks.encoders import ImageEncoder, normalise, take_rows
+from tasks.core.training.augment import AugmentSection, augment
+
+
+class SplitPairs:
+    """All images of a split, each with a caption drawn anew at every visit (METHOD 3: no false
+    negatives of one image).
+
+    Args:
+        split: with `features` when the encoder is frozen; those are used then, and images are not
+            read.
+        encoder: gives the normalisation.
+        section: augmentation of images.
+        caption_idx: (N,) fixes one caption per image instead.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        encoder: ImageEncoder,
+        section: AugmentSection,
+        *,
+        device: torch.device,
+        caption_idx: Tensor | None = None,
+    ) -> None:
+        self.split, self.encoder, self.section, self.device = split, encoder, section, device
+        self.caption_idx = caption_idx
+        self._counts = torch.bincount(split.caption_image_idx, minlength=split.num_images)
+        self._firsts = self._counts.cumsum(0) - self._counts
+
+    @property
+    def num_pairs(self) -> int:
+        return self.split.num_images
+
+    def take(
+        self, rows: Tensor, captions: torch.Generator, pictures: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        if self.caption_idx is None:
+            draws = torch.rand(len(rows), generator=captions, dtype=torch.float64)
+            chosen = self._firsts[rows] + (draws * self._counts[rows]).long()
+        else:
+            chosen = self.caption_idx[rows]
+        texts = self.split.text_embeds[chosen].to(self.device, non_blocking=True)
+        if self.split.features is not None:
+            return self.split.features[rows].to(self.device, non_blocking=True), texts
+        raw = augment(take_rows(self.split.images, rows, self.device), self.section, pictures)
+        return normalise(raw, self.encoder.mean, self.encoder.std), texts

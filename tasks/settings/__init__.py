@@ -1,0 +1,1 @@
+"""The only reader of params.yaml: typed sections, overrides and variants."""

@@ -1,0 +1,329 @@
+"""The only reader of params.yaml: typed sections of the chosen profile, `--set` overrides, and
+errors that say where.
+
+`load()` gives a `Params`; each stage takes from it the sections that its entry in `tasks/stages.py`
+names.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks import stages
+from tasks.core.evaluation.students import EvaluateSection
+from tasks.core.networks.dual_encoder import ModelSection
+from tasks.core.training.experts import ExpertSection
+from tasks.settings import variants
+from tasks.settings.overrides import TOP, override
+from tasks.settings.validation import (
+    General,
+    Plugin,
+    PrepareSection,
+    ReportSection,
+    Student,
+    check_model,
+    distillers_of,
+    keys_of,
+    methods_of,
+    plugin_of,
+    section_of,
+    students_of,
+)
+from tasks.settings.variants import Preset, Variant
+
+PARAMS = Path("params.yaml")
+VARIANT = "variant"
+
+
+@dataclass(frozen=True)
+class Params:
+    """Everything a run is told, valid.
+
+    Attributes:
+        variant: the cell of a preset that these are of, None for the profile itself.
+        student: the further student whose encoder and model these are, see `as_student`.
+    """
+
+    profile: str
+    general: General
+    dataset: Plugin
+    prepare_data: PrepareSection
+    text_encoder: Plugin
+    image_encoder: Plugin
+    model: ModelSection
+    train_experts: ExpertSection
+    coresets: dict[str, Plugin]
+    distillers: dict[str, Plugin]
+    evaluate: EvaluateSection
+    students: dict[str, Student]
+    report: ReportSection
+    variant: Variant | None = None
+    student: str | None = None
+
+    @property
+    def seed(self) -> int:
+        return self.general.seed
+
+    @property
+    def model_name(self) -> str:
+        """Name of encoder and trainable set in folders and tables, for example
+        `mobilenetv2_100-heads`; a further student's own.
+        """
+        encoder = self.image_encoder.module.label(self.image_encoder.config)
+        return self.student or f"{encoder}-{self.model.trainable}"
+
+    @property
+    def dataset_name(self) -> str:
+        """Name of the dataset in tables: that of the profile, without the ending of one that
+        differs in its setting alone.
+        """
+        return self.profile.removesuffix("_full").removesuffix("_small")
+
+    @property
+    def input_size(self) -> int | None:
+        """Pixels of a side that images are resized to for the encoder; None takes them as
+        prepared.
+        """
+        return None if self.student is None else self.students[self.student].input_size
+
+    def as_student(self, name: str) -> Params:
+        """Return these parameters with the encoder and the model of a further student in place of
+        the distilled ones.
+        """
+        chosen = self.students[name]
+        return replace(self, image_encoder=chosen.image_encoder, model=chosen.model, student=name)
+
+    def space(self, stage: str, set_name: str | None = None) -> str:
+        """Return the name of the folder that holds the artifacts of a stage: the profile's, or
+        `<profile>+<variant>`.
+
+        A variant shares with its profile whatever no changed section had a part in.
+
+        Args:
+            set_name: for evaluate, the set that is scored: a change of distillation leaves coresets
+                and full data as they are.
+        """
+        without: tuple[str, ...] = ()
+        if set_name is not None:
+            method = set_name.rpartition("-")[0]
+            sources = {"select_coresets": self.coresets, "distill": self.distillers}
+            without = tuple(name for name, methods in sources.items() if method not in methods)
+        if self.variant is None:
+            return self.profile
+        sections = stages.sections_of(stage, without=without) | (
+            {variants.STUDENTS} if self.student else frozenset()
+        )
+        return (
+            f"{self.profile}+{self.variant.label(sections)}"
+            if sections.intersection(self.variant.changed)
+            else self.profile
+        )
+
+    @property
+    def digest(self) -> str:
+        """Digest of everything, for the report and tracking; of a variant only what it is called
+        and sets.
+        """
+        named = (
+            [self.variant.preset, self.variant.cell, self.variant.settings]
+            if self.variant
+            else None
+        )
+        return hashlib.sha256(
+            json.dumps(
+                {**asdict(replace(self, variant=None)), "variant": named}, sort_keys=True
+            ).encode()
+        ).hexdigest()
+
+    @property
+    def sets(self) -> list[tuple[str, int]]:
+        """(method, pairs) of every small set, coresets first."""
+        return [
+            (method, size)
+            for method in (*self.coresets, *self.distillers)
+            for size in self.general.budgets
+        ]
+
+
+def load(
+    overrides: Sequence[str] = (), *, variant: str | None = None, path: Path = PARAMS
+) -> Params:
+    """Read params.yaml, apply `section.key=value` overrides (relative to the profile, or from the
+    top) and validate.
+
+    Args:
+        variant: a cell of a preset, `<preset>/<cell>`, applied after the overrides.
+            `variant=<preset>/<cell>` among the overrides is the same, so that every flow takes it.
+
+    Raises:
+        ValueError: an unknown key, name or type, a value out of range, or sections that contradict
+            each other.
+        FileNotFoundError: no params.yaml in the working directory.
+    """
+    tree, named = _overridden(overrides, path)
+    return parse(tree, str(path), variant or named)
+
+
+def presets(overrides: Sequence[str] = (), *, path: Path = PARAMS) -> dict[str, Preset]:
+    """Return the presets of the profile that params.yaml or the overrides choose."""
+    tree = _overridden(overrides, path)[0]
+    _profile_of(tree, str(path))
+    return variants.presets_of(tree)
+
+
+def load_cells(
+    preset: str, overrides: Sequence[str] = (), *, path: Path = PARAMS
+) -> dict[str, Params]:
+    """Return the valid parameters of every cell of a preset.
+
+    Raises:
+        ValueError: no such preset, or a cell that is not valid; see `load`.
+    """
+    tree, named = _overridden(overrides, path)
+    if named is not None:
+        raise ValueError(
+            f"the preset {preset!r} sets the variant of each of its cells; received "
+            f"{VARIANT}={named} as well; leave it out"
+        )
+    _profile_of(tree, str(path))
+    found = variants.find(variants.presets_of(tree), preset)
+    return {cell: parse(copy.deepcopy(tree), str(path), f"{preset}/{cell}") for cell in found.cells}
+
+
+def _overridden(overrides: Sequence[str], path: Path) -> tuple[dict[str, Any], str | None]:
+    tree, variant = read_tree(path), None
+    for setting in overrides:
+        key, _, value = setting.partition("=")
+        if key == VARIANT:
+            if not value:
+                raise ValueError(
+                    f"--set takes {VARIANT}=preset/cell, received {setting!r}; `python -m "
+                    "flows.preset --list` names them"
+                )
+            variant = value
+        else:
+            override(tree, setting)
+    return tree, variant
+
+
+def read_tree(path: Path = PARAMS) -> dict[str, Any]:
+    """Return the raw tree of params.yaml."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not in {Path.cwd()}; run from the top folder of the repository"
+        )
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} must hold sections, received {type(tree).__name__}")
+    return tree
+
+
+def parse(tree: dict[str, Any], where: str = "params.yaml", variant: str | None = None) -> Params:
+    """Validate a raw tree, changed in place to a variant of it; see `load`."""
+    top = _profile_of(tree, where)
+    name, body = top["profile"], top["profiles"][top["profile"]]
+    chosen = variants.apply(tree, variant) if variant else None
+    root = f"{where}: profiles.{name}"
+    methods = keys_of(top["methods"], ("coresets", "distillers"), f"{where}: methods")
+    dataset, prepare = plugin_of(
+        "datasets", body["prepare_data"], "dataset", f"{root}.prepare_data"
+    )
+    text, rest = plugin_of(
+        "text_encoders", body["embed_captions"], "text_encoder", f"{root}.embed_captions"
+    )
+    keys_of(rest, (), f"{root}.embed_captions")
+    image, rest = plugin_of("image_encoders", body["model"], "image_encoder", f"{root}.model")
+    model = section_of(ModelSection, rest, f"{root}.model")
+    evaluate, students = students_of(body["evaluate"], model, f"{root}.evaluate")
+    params = Params(
+        profile=name,
+        general=section_of(General, {"seed": body["seed"], "budgets": body["budgets"]}, root),
+        dataset=dataset,
+        prepare_data=section_of(PrepareSection, prepare, f"{root}.prepare_data"),
+        text_encoder=text,
+        image_encoder=image,
+        model=model,
+        train_experts=section_of(ExpertSection, body["train_experts"], f"{root}.train_experts"),
+        coresets=methods_of(
+            "coresets", methods["coresets"], body["select_coresets"], f"{root}.select_coresets"
+        ),
+        distillers=distillers_of(methods["distillers"], body["distill"], f"{root}.distill"),
+        evaluate=section_of(EvaluateSection, evaluate, f"{root}.evaluate"),
+        students=students,
+        report=section_of(ReportSection, body["report"], f"{root}.report"),
+        variant=chosen,
+    )
+    _cross_check(params, root)
+    return params
+
+
+_SECTIONS = (
+    "seed",
+    "budgets",
+    "prepare_data",
+    "embed_captions",
+    "model",
+    "train_experts",
+    "select_coresets",
+    "distill",
+    "evaluate",
+    "report",
+    "presets",
+)
+
+
+def _profile_of(tree: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the tree when it has its sections, and the chosen profile its own."""
+    top = keys_of(tree, TOP, where)
+    names = sorted(top["profiles"])
+    if top["profile"] not in names:
+        raise ValueError(
+            f"{where}: unknown profile {top['profile']!r}; available: {', '.join(names)}; change "
+            "`profile`"
+        )
+    keys_of(top["profiles"][top["profile"]], _SECTIONS, f"{where}: profiles.{top['profile']}")
+    return top
+
+
+def _cross_check(params: Params, root: str) -> None:
+    """Refuse sections that contradict each other before anything is computed."""
+    model, budgets = params.model, params.general.budgets
+    if not budgets or list(budgets) != sorted(set(budgets)):
+        raise ValueError(
+            f"{root}.budgets: received {budgets}; allowed are different sizes in ascending order"
+        )
+    check_model(model, f"{root}.model")
+    if params.model_name in params.students:
+        raise ValueError(
+            f"{root}.evaluate.cross_architecture: received {params.model_name!r}, the name of "
+            "`model` itself; choose another"
+        )
+    if model.is_encoder_frozen and not params.train_experts.augment.is_off:
+        raise ValueError(
+            f"{root}.train_experts.augment: the image encoder is frozen ({model.trainable}), so "
+            "its features are computed once "
+            "without augmentation; set crop_scale 1.0, flip false, randaugment_ops 0"
+        )
+    if "random" not in params.coresets:
+        raise ValueError("methods.coresets: random selection is in every table; add `random`")
+    for name, plugin in params.distillers.items():
+        check = getattr(plugin.module, "check", None)
+        if check is not None:
+            check(
+                plugin.config,
+                params.train_experts.num_epochs,
+                budgets,
+                trainable=model.trainable,
+                where=f"{root}.distill.options.{name}",
+            )

@@ -1,0 +1,216 @@
+"""Raw sections of params.yaml -> typed values: unknown keys, wrong types and values out of range
+are refused with their place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from tasks.core.distillation.matching_config import MatchingConfig
+from tasks.core.evaluation.transfer import StudentSection
+from tasks.core.foundations import plugins
+from tasks.core.foundations.section import Range, Section
+from tasks.core.networks.dual_encoder import ModelSection
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A chosen plugin: its kind (`datasets`, ...), name and typed options."""
+
+    kind: str
+    name: str
+    config: Any
+
+    @property
+    def module(self) -> Any:
+        """The plugin's module."""
+        return plugins.load(self.kind, self.name)
+
+    @property
+    def module_name(self) -> str:
+        """The dotted name of the plugin's module, for code digests."""
+        return plugins.module_name(self.kind, self.name)
+
+    def as_params(self) -> dict[str, Any]:
+        """Name and options as plain values, for cache keys and tracking."""
+        return {"name": self.name, "options": asdict(self.config)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSection(Section):
+    """`prepare_data`: `image_size` px of the stored squares; `max_pixels` that a raw image may
+    have.
+    """
+
+    image_size: Annotated[int, Range(ge=8, le=1024, unit="px")]
+    max_pixels: Annotated[int, Range(ge=64, unit="px")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class General(Section):
+    """Of a whole profile: the seed of everything, and the sizes of coresets and distilled sets in
+    pairs.
+    """
+
+    seed: Annotated[int, Range(ge=0)]
+    budgets: tuple[Annotated[int, Range(ge=2, unit="pairs")], ...]
+
+
+@dataclass(frozen=True)
+class Student:
+    """A further student of `evaluate.cross_architecture`; `input_size` None takes images as
+    prepared.
+    """
+
+    image_encoder: Plugin
+    model: ModelSection
+    input_size: int | None
+
+
+def keys_of(value: Any, allowed: Sequence[str], where: str) -> dict[str, Any]:
+    """Return a mapping that has exactly the allowed keys."""
+    if not isinstance(value, dict) or set(value) != set(allowed):
+        received = ", ".join(sorted(map(str, value))) if isinstance(value, dict) else repr(value)
+        raise ValueError(
+            f"{where}: received the keys {received or 'none'}; allowed and needed: "
+            f"{', '.join(sorted(allowed)) or 'none'}"
+        )
+    return value
+
+
+def section_of(kind: Any, value: Any, where: str) -> Any:
+    """Validate plain values against a section class; JSON mode, so that lists may fill tuples, and
+    nothing else is cast.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        errors = error.errors()
+        # Of the forms that a field may have (a name, or a mapping), the one that fits deepest tells
+        # what is wrong.
+        first = max(
+            (found for found in errors if found["loc"][:1] == errors[0]["loc"][:1]),
+            key=lambda found: len(found["loc"]),
+        )
+        place = ".".join([where, *(str(part) for part in first["loc"])])
+        raise ValueError(
+            f"{place}: received {first['input']!r}: {first['msg']}; change it there or with --set"
+        ) from error
+
+
+def plugin_of(kind: str, section: Any, key: str, where: str) -> tuple[Plugin, dict[str, Any]]:
+    """Return the plugin that `key` of a section names, with its options, and what else the section
+    holds.
+    """
+    if not isinstance(section, dict) or key not in section or "options" not in section:
+        raise ValueError(f"{where}: received {section!r}; it needs `{key}` (a name) and `options`")
+    rest = {name: value for name, value in section.items() if name not in (key, "options")}
+    return _typed(kind, section[key], section["options"], where), rest
+
+
+def _typed(kind: str, name: Any, options: Any, where: str) -> Plugin:
+    module = plugins.load(kind, name, where=where)
+    return Plugin(
+        kind,
+        name,
+        section_of(module.Config, options if options is not None else {}, f"{where}.options"),
+    )
+
+
+def students_of(
+    section: Any, main: ModelSection, where: str
+) -> tuple[dict[str, Any], dict[str, Student]]:
+    """Split `evaluate` into its own section and its further students (`cross_architecture`)."""
+    if not isinstance(section, dict) or not isinstance(section.get("cross_architecture"), dict):
+        raise ValueError(
+            f"{where}: received {section!r}; it needs `cross_architecture`, a mapping of further "
+            "students, {} for none"
+        )
+    students = {}
+    for name, value in section["cross_architecture"].items():
+        place = f"{where}.cross_architecture.{name}"
+        if not re.fullmatch(r"(?!seed_|gallery$)[A-Za-z0-9][A-Za-z0-9._-]*", str(name)):
+            raise ValueError(
+                f"{place}: received the name {name!r}; allowed are letters, digits, `.`, `_`, "
+                "`-`, not `gallery` or `seed_*`"
+            )
+        image, rest = plugin_of("image_encoders", value, "image_encoder", place)
+        own = section_of(StudentSection, rest, place)
+        model = replace(main, trainable=own.trainable, lora=own.lora, embed_dim=own.embed_dim)
+        check_model(model, place)
+        students[str(name)] = Student(image, model, own.input_size)
+    return {key: value for key, value in section.items() if key != "cross_architecture"}, students
+
+
+def distillers_of(chosen: Any, section: Any, where: str) -> dict[str, Plugin]:
+    """The distillation methods: `matching` holds what all trajectory-matching methods share, a
+    method's own options overlay it.
+    """
+    section = keys_of(section, ("matching", "options"), where)
+    shared = keys_of(
+        section["matching"], [field.name for field in fields(MatchingConfig)], f"{where}.matching"
+    )
+    options = section["options"]
+    if isinstance(options, dict):
+        options = {name: _overlay(name, shared, own, where) for name, own in options.items()}
+    return methods_of("distillers", chosen, {"options": options}, where)
+
+
+def _overlay(name: str, shared: dict[str, Any], own: Any, where: str) -> Any:
+    is_matching = issubclass(plugins.load("distillers", name, where=where).Config, MatchingConfig)
+    return {**shared, **own} if is_matching and isinstance(own, dict) else own
+
+
+def methods_of(kind: str, chosen: Any, section: Any, where: str) -> dict[str, Plugin]:
+    options = keys_of(section, ("options",), where)["options"]
+    if (
+        not isinstance(chosen, list)
+        or not isinstance(options, dict)
+        or len(set(map(str, chosen))) != len(chosen)
+    ):
+        raise ValueError(
+            f"{where}: methods.{kind} must be a list of different names and `options` a mapping; "
+            f"received {chosen!r}, {options!r}"
+        )
+    typed = {
+        name: _typed(kind, name, value, f"{where} ({name})") for name, value in options.items()
+    }
+    for name in chosen:
+        plugins.load(kind, name, where=f"methods.{kind} of params.yaml")
+        if name not in typed:
+            raise ValueError(
+                f"{where}.options: no entry for the method {name!r} of methods.{kind}; received "
+                f"{', '.join(typed) or 'none'}"
+            )
+    return {name: typed[name] for name in chosen}
+
+
+def check_model(model: ModelSection, where: str) -> None:
+    examples = {
+        "heads": ("embed_dim", "512"),
+        "lora": ("lora", "{rank: 4, alpha: 4.0, targets: [attn.qkv, attn.proj, fc1, fc2]}"),
+    }
+    for trainable, (key, example) in examples.items():
+        value = getattr(model, key)
+        if (model.trainable == trainable) != (value is not None):
+            raise ValueError(
+                f"{where}.{key}: received {value} with trainable {model.trainable!r}; "
+                f"`{trainable}` needs {example} or such, others null"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSection(Section):
+    """What the report shows beside the tables.
+
+    Attributes:
+        gallery_pairs: pairs of each distilled set in its gallery.
+    """
+
+    gallery_pairs: Annotated[int, Range(ge=1, le=200, unit="pairs")]

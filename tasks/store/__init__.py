@@ -1,0 +1,1 @@
+"""Artifacts: folders with a manifest, found again by their key."""

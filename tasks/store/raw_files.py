@@ -1,0 +1,59 @@
+"""Digests of raw files by content, each read once: `data/.digests.json` remembers them by place,
+size and time of change.
+
+By content, so that a copy of the raw data on another machine, with other times, means the artifacts
+that `dvc pull` brought. The file is a note of this machine; without it the raw files are read
+again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.stages import DATA
+from tasks.store import artifacts
+
+NOTE = DATA / ".digests.json"
+
+
+class RawFiles:
+    """Gives the sha256 of a file; use it inside `remembered()`."""
+
+    def __init__(self, known: dict[str, list[object]]) -> None:
+        self.known, self.is_changed = known, False
+
+    def __call__(self, path: Path) -> str:
+        """Return the sha256 of the content.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        status, place = path.stat(), str(path.resolve())
+        stamp = [status.st_size, status.st_mtime_ns]
+        entry = self.known.get(place)
+        if entry is None or entry[:2] != stamp:
+            entry = self.known[place] = [*stamp, artifacts.file_digest(path)]
+            self.is_changed = True
+        return str(entry[2])
+
+
+@contextlib.contextmanager
+def remembered() -> Iterator[RawFiles]:
+    """Read the note, and write it when something new was read; a damaged note is as good as
+    none.
+    """
+    try:
+        known = json.loads(NOTE.read_text())
+    except (OSError, ValueError):
+        known = {}
+    files = RawFiles(known if isinstance(known, dict) else {})
+    yield files
+    if files.is_changed:
+        NOTE.parent.mkdir(parents=True, exist_ok=True)
+        partial = NOTE.with_name(f"{NOTE.name}.{os.getpid()}")
+        partial.write_text(json.dumps(files.known))
+        partial.replace(NOTE)

@@ -1,0 +1,432 @@
+"""Options of the outer loop: averages, skipped iterations, start epochs, memory; a resumed run
+heals as an uninterrupted one.
+"""
+
+import dataclasses
+
+import pytest
+import torch
+
+from tasks.core.distillation.buffer import Buffer
+from tasks.core.distillation.distillers.bi_trajectory import Config, distill
+from tasks.core.distillation.matching_config import GrowthSection, check_matching
+from tasks.core.distillation.objective import Objective
+from tasks.core.distillation.outer_iterations import _drop
+from tasks.core.distillation.run import run
+from tasks.core.distillation.segments import draw_segment, draw_start
+from tasks.core.foundations.seeding import make_generator
+from tasks.core.training.experts import save_snapshots
+from tasks.core.training.losses import info_nce
+from tests.core.hypergradient.small_problem import CPU, MATCHING, make_problem
+
+CONFIG = Config(**MATCHING, include_positive=True)
+
+
+def _run(problem, **changes):
+    return distill(problem, dataclasses.replace(CONFIG, **changes), 6, tau=0.07)
+
+
+def test_the_average_weighs_iterations_by_their_age_and_leaves_out_the_start(tmp_path):
+    problem = make_problem(tmp_path, "heads")
+    sets = [_run(problem, iterations=count).pairs for count in (1, 2, 3)]
+    averaged = _run(problem, iterations=3, ema_decay=0.4).pairs
+    weights = torch.tensor([0.16, 0.4, 1.0]) / 1.56
+    for name in ("images", "text_embeds"):
+        expected = sum(
+            weight * getattr(pairs, name) for weight, pairs in zip(weights, sets, strict=True)
+        )
+        assert torch.allclose(getattr(averaged, name), expected, atol=1e-5)
+    logs = torch.tensor([pairs.step_sizes["img"] for pairs in sets]).log()
+    assert averaged.step_sizes["img"] == pytest.approx(
+        float((weights * logs).sum().exp()), rel=1e-5
+    )
+
+
+def test_outer_steps_fall_along_half_a_cosine(tmp_path):
+    """With a still gradient SGD moves by lr * factor; here the first two of four iterations,
+    factors 1 and (1 + cos 45) / 2.
+    """
+    assert [
+        round(dataclasses.replace(CONFIG, iterations=4, lr_decay="cosine").outer_decay(index), 4)
+        for index in (0, 1, 2, 4)
+    ] == [
+        1.0,
+        0.8536,
+        0.5,
+        0.0,
+    ]
+    problem = make_problem(tmp_path, "heads")
+    sgd = {"optimiser": "sgd", "momentum": 0.0, "lr_img": 5.0}
+    first = _run(problem, iterations=1, **sgd)
+    plain = _run(problem, iterations=2, **sgd).pairs.images - first.pairs.images
+    decayed = (
+        _run(problem, iterations=2, lr_decay="cosine", **sgd).pairs.images - first.pairs.images
+    )
+    assert torch.allclose(decayed, 0.5 * plain, rtol=1e-4, atol=1e-7)
+
+
+def test_iterations_above_the_limit_change_nothing_and_are_counted(tmp_path):
+    problem = make_problem(tmp_path, "heads")
+    nothing = _run(problem, iterations=3, skip_above=1e-6, ema_decay=0.5)
+    assert torch.equal(nothing.pairs.images, nothing.start.images) and torch.equal(
+        nothing.pairs.text_embeds, nothing.start.texts
+    )
+    assert [row["num_skipped"] for row in nothing.history] == [1.0, 2.0, 3.0]
+    losses = sorted(row["loss"] for row in _run(problem).history)
+    limit = losses[len(losses) // 2]
+    some = _run(problem, skip_above=limit).history
+    assert some[-1]["num_skipped"] == sum(row["loss"] > limit for row in some) > 0
+    assert "num_skipped" not in _run(problem, iterations=1).history[0]
+
+
+def test_the_range_of_start_epochs_grows():
+    growth = GrowthSection(min_start_epoch=2, iterations=8)
+    config = dataclasses.replace(CONFIG, max_start_epoch=4, start_epoch_growth=growth)
+    assert [config.start_epochs(iteration) for iteration in (0, 3, 4, 7, 8, 99)] == [
+        2,
+        2,
+        3,
+        3,
+        4,
+        4,
+    ]
+    assert dataclasses.replace(config, start_epoch_growth=None).start_epochs(0) == 4
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_start_epochs_are_drawn_from_the_range_as_far_as_it_has_grown(tmp_path, is_shared):
+    buffer = make_problem(tmp_path, "heads").buffer
+    growth = GrowthSection(min_start_epoch=1, iterations=8)
+    config = dataclasses.replace(
+        CONFIG, max_start_epoch=3, start_epoch_growth=growth, are_start_epochs_shared=is_shared
+    )
+
+    def drawn(iteration):
+        epochs = [
+            draw_start(buffer, config, iteration, make_generator(0, index))[1]
+            for index in range(60)
+        ]
+        return [{epoch[group] for epoch in epochs} for group in ("img", "txt")]
+
+    assert [drawn(iteration) for iteration in (0, 3, 4, 7, 8)] == [
+        [found, found] for found in ({0}, {0}, {0, 1}, {0, 1}, {0, 1, 2})
+    ]
+
+
+def test_image_and_text_start_at_epochs_of_their_own_if_asked(tmp_path):
+    buffer = make_problem(tmp_path).buffer
+    alone = dataclasses.replace(CONFIG, are_start_epochs_shared=False)
+    shared = [draw_start(buffer, CONFIG, 0, make_generator(0, index))[1] for index in range(20)]
+    independent = [draw_start(buffer, alone, 0, make_generator(0, index)) for index in range(20)]
+    assert all(epochs["img"] == epochs["txt"] for epochs in shared)
+    assert {(epochs["img"], epochs["txt"]) for _, epochs in independent} == {
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    }
+    index = next(i for i, (_, epochs) in enumerate(independent) if epochs == {"img": 0, "txt": 1})
+    expert, goal = independent[index][0], draw_segment(buffer, alone, 0, make_generator(0, index))
+    assert torch.equal(goal.start["img"], buffer.snapshot(expert, 0)["img"])
+    assert torch.equal(goal.start["txt"], buffer.snapshot(expert, 1)["txt"])
+    reached = {"img": buffer.snapshot(expert, 1)["img"], "txt": buffer.snapshot(expert, 2)["txt"]}
+    assert float(goal.loss(reached)) == 0.0 and goal.terms(goal.start) == pytest.approx(
+        {"loss_img": 1.0, "loss_txt": 1.0}
+    )
+
+
+@pytest.mark.parametrize("trainable", ["full", "heads"])
+def test_micro_batches_and_parameters_on_the_host_change_no_number(tmp_path, trainable):
+    problem = make_problem(tmp_path, trainable)
+    change = {"iterations": 2, "optimiser": "sgd", "engine": "double_backward"}
+    whole, parts = (
+        _run(problem, **change, micro_batch=size, is_theta_on_host=size is not None).pairs
+        for size in (None, 3)
+    )
+    assert torch.allclose(whole.images, parts.images, atol=1e-6) and torch.allclose(
+        whole.text_embeds, parts.text_embeds, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("trainable", ["full", "heads"])
+def test_an_update_averages_the_gradients_of_its_goals(tmp_path, trainable):
+    """One step of SGD with two goals moves the set by the mean of the steps with each; the batch is
+    the whole set, without dropout.
+    """
+    problem = make_problem(tmp_path, trainable)
+    config = dataclasses.replace(
+        CONFIG,
+        iterations=1,
+        optimiser="sgd",
+        mini_batch_size=6,
+        is_dropout_on=False,
+        engine="double_backward",
+    )
+
+    def moved(*segments):
+        goals = iter(
+            [
+                draw_segment(problem.buffer, config, 0, make_generator(0, index))
+                for index in segments
+            ]
+        )
+        objective = Objective(
+            lambda img, txt, rows: info_nce(img, txt), goal=lambda iteration, draw: next(goals)
+        )
+        found = run(
+            problem, dataclasses.replace(config, goals_per_iteration=len(segments)), 6, objective
+        )
+        return (
+            found.pairs.images - found.start.images,
+            found.pairs.text_embeds - found.start.texts,
+            found.history[0],
+        )
+
+    first, second, both = moved(0), moved(1), moved(0, 1)
+    for one, other, mean in zip(first[:2], second[:2], both[:2], strict=True):
+        assert not torch.allclose(one, other, rtol=0.01)
+        assert torch.allclose(mean, (one + other) / 2, rtol=1e-3, atol=1e-6)
+    for name in ("loss", "loss_img", "loss_txt"):
+        assert both[2][name] == pytest.approx((first[2][name] + second[2][name]) / 2, rel=1e-5)
+
+
+def test_features_of_images_that_stay_are_computed_once(tmp_path):
+    """`optimise: text`: the texts are those of a run that encodes the images in every iteration,
+    whatever it draws.
+    """
+    problem = make_problem(tmp_path, "heads")
+    config = dataclasses.replace(CONFIG, optimise="text", optimiser="sgd", iterations=3)
+    calls = []
+    handle = problem.encoder.module.register_forward_hook(
+        lambda module, inputs, found: calls.append(len(inputs[0]))
+    )
+    texts = _run(
+        problem,
+        **{field: getattr(config, field) for field in ("optimise", "optimiser", "iterations")},
+    ).pairs.text_embeds
+    handle.remove()
+    assert sum(calls) == 6
+    both = distill(
+        problem, dataclasses.replace(config, optimise="both", lr_img=1e-30), 6, tau=0.07
+    ).pairs.text_embeds
+    assert torch.allclose(texts, both, atol=1e-6) and not torch.equal(
+        texts, _run(problem, iterations=1).start.texts
+    )
+
+
+def test_views_are_drawn_by_every_student_step_and_need_a_frozen_encoder(tmp_path):
+    problem = make_problem(tmp_path, "heads")
+    change = {"optimise": "text", "optimiser": "sgd", "iterations": 2}
+    calls = []
+    handle = problem.encoder.module.register_forward_hook(
+        lambda module, inputs, found: calls.append(len(inputs[0]))
+    )
+    views = _run(problem, **change, num_views=3)
+    handle.remove()
+    assert sum(calls) == 3 * 6 and torch.equal(views.pairs.images, views.start.images)
+    assert torch.equal(
+        views.pairs.text_embeds, _run(problem, **change, num_views=3).pairs.text_embeds
+    )
+    assert not torch.allclose(
+        views.pairs.text_embeds, _run(problem, **change).pairs.text_embeds, atol=1e-6
+    )
+    with pytest.raises(
+        ValueError, match=r"x\.num_views: received 3 with trainable 'full'; allowed is 1, or"
+    ):
+        check_matching(
+            dataclasses.replace(CONFIG, num_views=3, optimise="text"),
+            3,
+            (6,),
+            trainable="full",
+            where="x",
+        )
+
+
+def test_images_that_are_optimised_get_new_views_in_every_iteration(tmp_path):
+    problem = make_problem(tmp_path, "heads")
+    calls = []
+    handle = problem.encoder.module.register_forward_hook(
+        lambda module, inputs, found: calls.append(inputs[0].detach().clone())
+    )
+    views = _run(problem, iterations=2, num_views=2, micro_batch=6)
+    handle.remove()
+    crops = calls[1], calls[5]  # of each iteration: images and crops, forward and back
+    assert (
+        len(calls) == 8 and torch.equal(calls[1], calls[3]) and not torch.allclose(*crops, atol=0.1)
+    )
+    again, plain = (
+        _run(problem, iterations=2, num_views=2, micro_batch=6),
+        _run(problem, iterations=2),
+    )
+    assert torch.equal(views.pairs.images, again.pairs.images)
+    assert not torch.allclose(views.pairs.images, plain.pairs.images, atol=1e-4)
+
+
+def test_a_view_that_equals_its_image_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "tasks.core.distillation.views.crop_and_flip", lambda images, *args, **how: images
+    )
+    problem = make_problem(tmp_path, "heads")
+    one, three = (
+        _run(
+            problem, optimise="text", optimiser="sgd", iterations=2, num_views=count
+        ).pairs.text_embeds
+        for count in (1, 3)
+    )
+    assert torch.allclose(one, three, atol=1e-7)
+
+
+@pytest.mark.parametrize("trainable", ["full", "heads"])
+def test_every_engine_drops_the_same_features(tmp_path, trainable):
+    problem = make_problem(tmp_path, trainable)
+    change = {"iterations": 1, "optimiser": "sgd", "feature_dropout": 0.5}
+    engines = ("unroll", "double_backward", "forward_over_reverse")
+    found = [_run(problem, **change, engine=engine) for engine in engines]
+    for other in found[1:]:
+        assert torch.allclose(other.pairs.images, found[0].pairs.images, atol=1e-6)
+        assert torch.allclose(other.pairs.text_embeds, found[0].pairs.text_embeds, atol=1e-6)
+    assert not torch.equal(
+        _run(problem, iterations=1, optimiser="sgd").pairs.text_embeds, found[0].pairs.text_embeds
+    )
+
+
+def test_dropout_keeps_the_mean_and_zeroes_its_share():
+    features = torch.rand(200, 500, generator=torch.Generator().manual_seed(0)) + 0.5
+    dropped = _drop(features, 0.3, torch.Generator().manual_seed(1))
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.3, abs=0.01)
+    assert float(dropped.mean()) == pytest.approx(float(features.mean()), rel=0.01)
+    kept = dropped != 0
+    assert torch.allclose(dropped[kept], features[kept] / 0.7)
+
+
+def test_goals_of_one_iteration_draw_batches_and_dropout_of_their_own(tmp_path):
+    """The same segment twice: the second goal must not repeat the first one's batches and masks."""
+    problem = make_problem(tmp_path, "heads")
+    segment = draw_segment(problem.buffer, CONFIG, 0, make_generator(0))
+    objective = Objective(
+        lambda img, txt, rows: info_nce(img, txt), goal=lambda iteration, draw: segment
+    )
+    for change in ({"is_dropout_on": False}, {"mini_batch_size": 6}):
+        config = dataclasses.replace(CONFIG, iterations=1, **change)
+        one, two = (
+            run(
+                problem, dataclasses.replace(config, goals_per_iteration=count), 6, objective
+            ).history[0]
+            for count in (1, 2)
+        )
+        assert one["loss"] != pytest.approx(two["loss"], rel=1e-6)
+    alone = [
+        run(problem, dataclasses.replace(CONFIG, iterations=1), 6, objective).history[0]
+        for _ in range(2)
+    ]
+    assert alone[0] == alone[1]
+
+
+class Killed(Exception):
+    pass
+
+
+class Faulty:
+    """The goal of bi-trajectory matching, whose loss is NaN once, in iteration 5; or that is killed
+    there.
+    """
+
+    def __init__(self, problem, config, is_killed):
+        self.problem, self.config, self.is_killed, self.is_done = problem, config, is_killed, False
+
+    def __call__(self, iteration, draw):
+        goal = draw_segment(self.problem.buffer, self.config, iteration, draw)
+        if iteration != 5 or self.is_done:
+            return goal
+        self.is_done = True
+        if self.is_killed:
+            raise Killed
+        return dataclasses.replace(goal, loss=lambda theta: goal.loss(theta) * float("nan"))
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_a_non_finite_iteration_right_after_a_resume_heals_as_without_the_interruption(
+    tmp_path, optimiser
+):
+    problem = make_problem(tmp_path, "heads")
+    config = dataclasses.replace(CONFIG, optimiser=optimiser, iterations=8, ema_decay=0.5)
+
+    def distil(is_killed=False, checkpoint=None):
+        objective = Objective(
+            lambda img, txt, rows: info_nce(img, txt), goal=Faulty(problem, config, is_killed)
+        )
+        return run(problem, config, 6, objective, checkpoint=checkpoint)
+
+    expected = distil()
+    with pytest.raises(Killed):
+        distil(is_killed=True, checkpoint=tmp_path / "c.safetensors")
+    got = distil(checkpoint=tmp_path / "c.safetensors")
+    assert torch.equal(got.pairs.images, expected.pairs.images) and torch.equal(
+        got.pairs.text_embeds, expected.pairs.text_embeds
+    )
+    assert (
+        got.history == expected.history
+        and len(got.history) == 8
+        and got.pairs.step_sizes == expected.pairs.step_sizes
+    )
+
+
+def test_merged_branches_go_on_where_the_texts_of_the_experts_stand_still(tmp_path):
+    problem = make_problem(tmp_path, "heads")
+    texts = problem.buffer.snapshot(0, 0)["txt"]
+    still = {
+        f"{g}_{e:03d}": texts.clone() if g == "txt" else problem.buffer.snapshot(0, e)["img"]
+        for g in ("img", "txt")
+        for e in range(3)
+    }
+    save_snapshots(tmp_path, still, storage="float32", start={})
+    found = _run(
+        dataclasses.replace(problem, buffer=Buffer([tmp_path], {}, device=CPU)),
+        iterations=3,
+        merge_branches=True,
+    )
+    assert len(found.history) == 3 and all(
+        row["loss_txt"] == 0.0 < row["loss_img"] for row in found.history
+    )
+
+
+def test_options_that_contradict_each_other_are_refused():
+    growth = GrowthSection(min_start_epoch=3, iterations=8)
+    with pytest.raises(
+        ValueError,
+        match=r"here\.start_epoch_growth: received min_start_epoch 3; allowed is 1 to "
+        r"max_start_epoch 2",
+    ):
+        check_matching(
+            dataclasses.replace(CONFIG, start_epoch_growth=growth),
+            3,
+            (6,),
+            trainable="full",
+            where="here",
+        )
+    cut = dataclasses.replace(CONFIG, engine="tesla", micro_batch=8)
+    with pytest.raises(
+        ValueError, match=r"here: the engine 'tesla' does not cut a step.*received micro_batch 8"
+    ):
+        check_matching(cut, 3, (6,), trainable="full", where="here")
+    check_matching(cut, 3, (6,), trainable="heads", where="here")
+    with pytest.raises(
+        ValueError,
+        match=r"here\.is_theta_on_host: received true with the engine 'unroll'.*allowed is "
+        r"false, or another",
+    ):
+        check_matching(
+            dataclasses.replace(CONFIG, is_theta_on_host=True, engine="unroll"),
+            3,
+            (6,),
+            trainable="heads",
+            where="here",
+        )
+    with pytest.raises(ValueError, match=r"here\.mini_batch_size: received \{5: 3\} for 6 pairs"):
+        check_matching(
+            dataclasses.replace(CONFIG, mini_batch_size={5: 3}),
+            3,
+            (6,),
+            trainable="full",
+            where="here",
+        )

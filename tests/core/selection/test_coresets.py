@@ -1,0 +1,58 @@
+"""Every coreset method keeps to the contract, and forgetting counts a hand-made history right."""
+
+import pytest
+import torch
+
+from tasks.core.foundations import plugins
+from tasks.core.foundations.seeding import make_generator
+from tasks.core.selection.coresets import forgetting
+from tasks.core.selection.pool import Pool, count_forgetting
+
+
+def _pool():
+    def draw(name):
+        return torch.nn.functional.normalize(
+            torch.randn(19, 4, generator=make_generator(0, name)), dim=1
+        )
+
+    return Pool(
+        torch.arange(19) * 3,
+        draw("image"),
+        draw("text"),
+        {"counts": torch.tensor([3.0, torch.inf, 0.0, 1.0, 0.0] + [2.0] * 14)},
+    )
+
+
+@pytest.mark.parametrize("name", plugins.available("coresets"))
+def test_a_method_returns_different_pairs_with_their_captions(name):
+    module = plugins.load("coresets", name)
+    config = module.Config(num_epochs=3) if name == "forgetting" else module.Config()
+    found = module.select(config, _pool(), 7, make_generator(1))
+    assert len(set(found.image_idx.tolist())) == 7
+    assert torch.equal(found.caption_idx, found.image_idx * 3)
+    again = module.select(config, _pool(), 7, make_generator(1))
+    assert torch.equal(found.image_idx, again.image_idx)
+
+
+def test_forgetting_counts_a_hand_made_history():
+    history = torch.tensor(
+        [[1, 0, 0, 1], [0, 0, 1, 1], [1, 0, 1, 1], [0, 0, 0, 1]], dtype=torch.bool
+    )
+    assert count_forgetting(history).tolist() == [2.0, torch.inf, 1.0, 0.0]
+
+
+def test_forgetting_keeps_the_lowest_counts():
+    found = forgetting.select(forgetting.Config(num_epochs=3), _pool(), 3, make_generator(1))
+    assert sorted(found.image_idx.tolist()) == [2, 3, 4]
+
+
+def test_a_pair_is_correct_when_both_directions_retrieve_it_in_its_batch():
+    img = torch.eye(3)
+    txt = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.1, 0.0], [0.0, 0.0, 1.0]])
+
+    def train(num_epochs, on_batch):
+        on_batch(torch.tensor([4, 2, 0]), img, img)
+        on_batch(torch.tensor([4, 2, 0]), img, txt)
+
+    counts = forgetting.prepare(forgetting.Config(num_epochs=2), 5, train)["counts"]
+    assert counts.tolist() == [0.0, torch.inf, 1.0, torch.inf, 0.0]

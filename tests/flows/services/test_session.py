@@ -1,0 +1,68 @@
+"""A session's owner is told by what does not move: not by a time of day, which changes when the
+clock is set.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from flows.services.session import Owner
+from tests.workspace import ROOT, environment
+
+
+def test_an_owner_stays_alive_when_the_clock_is_set(monkeypatch):
+    me = Owner.of(os.getpid())
+    real = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: real(process) + 3600.0)
+    assert me.is_alive
+    assert Owner.of(os.getpid()) == me
+
+
+def test_an_owner_ends_with_its_process_even_as_a_zombie():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    owner = Owner.of(child.pid)
+    assert owner.is_alive
+    child.kill()
+    limit = time.monotonic() + 5
+    while owner.is_alive and time.monotonic() < limit:  # nobody has waited for it yet
+        time.sleep(0.01)
+    assert not owner.is_alive
+    child.wait()
+    assert not owner.is_alive
+
+
+def test_another_process_with_the_same_id_is_not_the_owner():
+    me = Owner.of(os.getpid())
+    assert not Owner(me.pid, "1_00000000").is_alive
+
+
+def test_there_is_no_owner_without_a_process():
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    with pytest.raises(psutil.NoSuchProcess):
+        Owner.of(child.pid)
+
+
+@pytest.mark.services
+def test_a_server_that_cannot_start_says_why(tmp_path):
+    """One of its libraries is broken: the message ends with what Python said, not with a minute of
+    waiting.
+    """
+    (tmp_path / "uvicorn.py").write_text("raise ImportError('greenlet is not installed')\n")
+    env = {**environment(), "PYTHONPATH": str(tmp_path), "PREFECT_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", "from flows import session; session.wait(session.begin())"]
+    started = time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and time.monotonic() - started < 60
+    assert re.search(
+        r"Prefect server .*its last words were: ImportError: greenlet is not installed;",
+        done.stderr,
+    )
+    assert str(tmp_path / "home" / "sessions") in done.stderr

@@ -1,0 +1,105 @@
+"""DVC and the flows serve each other; push and pull carry the artifacts; metrics, plots and
+experiments say something.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tests.flows.test_flows import left_behind
+from tests.workspace import Workspace, make_workspace, standing
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Workspace:
+    """A workspace in which `dvc repro` has run once and was committed to git."""
+    workspace = make_workspace(tmp_path_factory.mktemp("dvc") / "copy")
+    workspace.run("dvc", "repro", seconds=240)
+    assert left_behind(workspace) == []
+    git = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org")
+    workspace.run("git", "add", ".")
+    workspace.run(*git, "commit", "--quiet", "-m", "made")
+    return workspace
+
+
+def test_one_server_serves_all_stages_and_the_parent_run_is_shared(made):
+    from mlflow.tracking import MlflowClient
+
+    assert len(list((made.folder / ".prefect/sessions").glob("*-*.log"))) == 1
+    client = MlflowClient(f"sqlite:///{made.folder}/.mlflow/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
+    assert sum(run.data.tags.get("level") == "pipeline" for run in runs) == 1
+
+
+def test_nothing_changed_is_a_no_op_that_starts_no_server(made):
+    servers = list((made.folder / ".prefect/sessions").iterdir())
+    assert "up to date" in made.run("dvc", "repro").stdout
+    assert list((made.folder / ".prefect/sessions").iterdir()) == servers
+
+
+def test_pipeline_and_dvc_take_what_the_other_made(made):
+    made.set("distill.matching.iterations=3")
+    done = made.flow("pipeline")
+    assert "pipeline: 4 made" in done.stdout  # the set, its student, its gallery and the report
+    before = made.digests()
+    done = made.run("dvc", "repro", seconds=240, PREFECT_HOME=standing())
+    assert "distill: 0 made" in done.stdout
+    assert "report: 0 made" in done.stdout
+    assert "Stage 'prepare_data' didn't change" in done.stdout
+    assert made.digests() == before
+
+
+def test_artifacts_come_back_from_the_remote(made):
+    made.run("dvc", "push")
+    before = made.digests()
+    shutil.rmtree(made.folder / "data")
+    shutil.rmtree(made.folder / ".dvc/cache")
+    made.run("dvc", "pull")
+    assert made.digests() == before
+
+
+def test_metrics_plots_and_experiments_show_the_recall(made):
+    assert "mean_recall" in made.run("dvc", "metrics", "show").stdout
+    made.run("dvc", "metrics", "diff")
+    shown = made.run("dvc", "plots", "show", "--json").stdout
+    for name in ("recall.csv", "learning_curves.csv", "distillation.csv"):
+        assert name in shown
+    assert "mean_recall" in made.run("dvc", "exp", "show", "--csv").stdout
+
+
+def test_an_experiment_overrides_one_value_and_runs_what_it_touches(made):
+    done = made.run(
+        "dvc",
+        "exp",
+        "run",
+        "-n",
+        "short",
+        "-S",
+        "profiles.toy.distill.matching.iterations=1",
+        seconds=240,
+        PREFECT_HOME=standing(),
+    )
+    assert "Running stage 'distill@bi_trajectory'" in done.stdout
+    assert "Running stage 'train_experts'" not in done.stdout
+    assert "short" in made.run("dvc", "exp", "show", "--csv").stdout
+
+
+def test_a_repro_that_is_killed_goes_on_with_the_same_command(made):
+    """kill -9 of dvc and all that it started, in the middle of distillation: no lock stays, and the
+    second run ends what was begun.
+    """
+    made.set("distill.matching.iterations=60", "distill.matching.checkpoint_every=2")
+
+    def is_distilling():
+        return any(made.folder.glob("data/.work/*/.checkpoint.safetensors"))
+
+    assert made.kill_when(is_distilling, "dvc", "repro")
+    assert is_distilling()
+    done = made.run("dvc", "repro", seconds=240, PREFECT_HOME=standing())
+    assert "distill: 1 made" in done.stdout
+    assert not is_distilling() and left_behind(made) == []
+    assert "up to date" in made.run("dvc", "status").stdout
