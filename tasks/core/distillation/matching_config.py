@@ -100,7 +100,7 @@ class MatchingConfig(Section):
             student step draws one for each pair; more than 1 needs a frozen encoder, which encodes
             every view: once where the images stay as they are (`optimise: text`), otherwise new
             ones in every iteration. For encoders yet unseen.
-        engine: gradient engine of `matching.py`, or `auto`, see `engine_choice.py`.
+        engine: gradient engine of `trajectory.py`, or `auto`, see `engine_choice.py`.
         micro_batch: images per pass through the encoder, to bound memory, with the same result;
             null: the whole mini-batch.
         is_theta_on_host: keep the student's T parameter vectors in the memory of the host.

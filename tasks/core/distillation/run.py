@@ -2,7 +2,7 @@
 
 Per iteration: draw a goal (a segment of an expert, unless the method says otherwise), train a
 student for `syn_steps` on the synthetic pairs, and move images, texts, further tensors and step
-sizes along the exact gradient of the terminal loss (`matching.py`). Every draw is named by (seed,
+sizes along the exact gradient of the terminal loss (`trajectory.py`). Every draw is named by (seed,
 iteration), so a checkpoint needs only tensors, optimiser state and the iteration. Methods in
 `distillers/` make an `Objective` and call `run`.
 """

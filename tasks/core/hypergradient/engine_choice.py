@@ -41,14 +41,14 @@ class Facts:
 
 
 def choose_engine(*, is_encoder_frozen: bool, facts: Facts | None = None) -> Engine:
-    """Return the name of an engine of `matching.py`; see `explain_engine`. Without facts it is what
-    a usual network gets.
+    """Return the name of an engine of `trajectory.py`; see `explain_engine`. Without facts it is
+    what a usual network gets.
     """
     return explain_engine(is_encoder_frozen=is_encoder_frozen, facts=facts)[0]
 
 
 def explain_engine(*, is_encoder_frozen: bool, facts: Facts | None = None) -> tuple[Engine, str]:
-    """Return the name of an engine of `matching.py`, and why.
+    """Return the name of an engine of `trajectory.py`, and why.
 
     Measured on one CPU thread with torch's own products, 8 steps, batch 32 (the MobileNets 16), 64
     px, float32: processor time and peak memory over those of `unroll`, and the error of the

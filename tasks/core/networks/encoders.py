@@ -37,9 +37,9 @@ class ImageEncoder:
 
 def ready(module: nn.Module) -> nn.Module:
     """Return a network in the one form in which all that follows computes with it, changed in
-    place: eval mode, channels-last, patches as matrix products (`patches.py`), gates with second
-    derivatives (`activations.py`), biases of attention from the parameters of each call
-    (`attention_biases.py`). Every image-encoder plugin ends with it.
+    place: eval mode, channels-last, patches as matrix products (`standard_forms.py`), gates with
+    second derivatives (the same file), biases of attention from the parameters of each call (the
+    same file). Every image-encoder plugin ends with it.
     """
     use_patch_products(module)
     use_differentiable_activations(module)
