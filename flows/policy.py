@@ -2,8 +2,8 @@
 
 The concurrency limit `gpu` counts cards: each running task tagged `gpu` holds a slot. It exists
 where a server is shared by several processes (workers, `make ui`). Taking a slot costs about a
-second, so the tag is left out on a private server, where there is nobody to share with, and for
-what is made already. See infra/adr/0002.
+second. So the tag is left out on a private server, where nobody shares, and for what is made
+already. See infra/adr/0002.
 """
 
 from __future__ import annotations

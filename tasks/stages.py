@@ -1,5 +1,6 @@
-"""The stage table: what each stage reads, where it writes, the modules whose code its key covers,
-with everything of `tasks.core` that they import, and the libraries that it imports late.
+"""The stage table: what each stage reads, where it writes, and the code that its key covers.
+
+The code of a stage is its modules with everything of `tasks.core` that they import.
 """
 
 from __future__ import annotations

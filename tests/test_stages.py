@@ -13,7 +13,8 @@ pytestmark = pytest.mark.services
 # tested here.
 PLAIN = """
 import sys
-from tasks import distill, embed_captions, params, prepare_data, train_experts
+from tasks import distill, embed_captions, prepare_data, train_experts
+from tasks.settings import params
 p = params.load(sys.argv[2:])
 prepared = prepare_data.prepare_data.fn(p)
 embeddings = embed_captions.embed_captions.fn(p, prepared)

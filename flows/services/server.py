@@ -1,9 +1,9 @@
 """A Prefect server that lives as long as its owner: `python -m flows.services.server PID CREATED
 STATE`, started by flows/services/session.py.
 
-It writes its address to STATE before it imports Prefect, serves on a free port of 127.0.0.1, and
-stops when the owner and every process that attached to the session are gone, however they ended.
-Nothing has to be cleaned up after kill -9.
+It writes its address to STATE before it imports Prefect, and serves on a free port of 127.0.0.1. It
+stops when the owner and every attached process are gone, however they ended. Nothing has to be
+cleaned up after kill -9.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ measurements on a miniature.
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -300,15 +301,16 @@ def scoring(params: Params, data: Dataset, each: Each) -> Scoring:
             for count in (images, texts)
         )
         owners = torch.arange(texts) * images // texts
-        scored = seconds_of(lambda score=score, parts=(img, txt, owners): score(*parts))  # type: ignore[misc]
+        parts = (img, txt, owners)
+        scored = seconds_of(functools.partial(score, *parts))
         seconds.append(images * each.image + texts * each.caption + scored)
     return Scoring(seconds[0], seconds[1], params.evaluate.protocol)
 
 
 def repeated(run: Callable[[int], tuple[Ref, Usage]], count: int) -> tuple[Ref, Usage]:
-    """Return the artifact and the usage of work that repeats `count` times, from doing it once
-    (twice, the first time pays for what a process pays once) and a few times. The few are scaled
-    up, and so is whatever disturbs them: of two looks at each the lesser counts, unless the work is
+    """Return the artifact and the usage of work that repeats `count` times. It is done once and a
+    few times, twice each: the first time pays for what a process pays once. The few are scaled up,
+    and so is whatever disturbs them: of two looks at each the lesser counts, unless the work is
     long. Work so long that it cannot be repeated is multiplied.
     """
     ref, first = run(1)

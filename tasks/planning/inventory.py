@@ -114,17 +114,7 @@ def take_stock(params: Params) -> Inventory:
     )
     start = ask("train_experts", "start", "start", train_experts.build_start, given)
     given += [embeddings, start]
-    experts = [
-        ask(
-            "train_experts",
-            f"expert_{index:03d}",
-            "expert" if index else "first expert",
-            train_experts.train_expert,
-            given,
-            index,
-        )
-        for index in range(params.train_experts.num_experts)
-    ]
+    experts = _ask_experts(stock, params, given)
     grid = [(method, size) for method in params.coresets for size in params.general.budgets]
     sets = {
         f"{method}-{size}": ask(
@@ -159,7 +149,7 @@ def take_stock(params: Params) -> Inventory:
             "evaluate",
             f"{student} start",
             "start",
-            train_experts.build_start,
+            evaluate.build_student_start,
             [other, prepared],
             student=student,
         )
@@ -183,6 +173,21 @@ def take_stock(params: Params) -> Inventory:
     ]
     ask("report", "report", "report", report.write_report, last)
     return stock
+
+
+def _ask_experts(stock: Inventory, params: Params, given: list[Any]) -> list[Ref | None]:
+    """Ask for every expert; the first one takes longer when coresets need more epochs of it."""
+    return [
+        stock.ask(
+            "train_experts",
+            f"expert_{index:03d}",
+            "expert" if index else "first expert",
+            train_experts.train_expert,
+            given,
+            index,
+        )
+        for index in range(params.train_experts.num_experts)
+    ]
 
 
 def _ask_students(

@@ -1,9 +1,9 @@
 """Scores to summary: mean and standard deviation over seeds, ratio to random, recovery of full data
 (METHOD 8).
 
-All recalls are percentages 0..100. `recovery` is a fraction of full data's mean recall,
-`over_random` a ratio to the mean recall of random selection of the same size, both under the same
-student and protocol.
+All recalls are percentages 0..100. `recovery` is a fraction of the mean recall of full data.
+`over_random` is a ratio to the mean recall of random selection of the same size. Both are taken
+under the same student and protocol.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
     does not matter.
 
     Raises:
-        ValueError: a column is missing, there are no rows, a recall is not in 0..100, a protocol is
-            unknown, a student is listed twice, or random selection is missing for a size.
+        ValueError: a column is missing or there are no rows; a recall is not in 0..100 or a
+            protocol is unknown; a student is listed twice; random selection is missing for a size.
     """
     missing = [name for name in COLUMNS if name not in scores.columns]
     if missing or scores.empty:

@@ -15,7 +15,7 @@ from tasks.stages import STAGES
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json
-from tasks import caching
+from tasks.store import caching
 from tasks.stages import STAGES
 print(json.dumps({name: caching.code_digest(stage.code) for name, stage in STAGES.items()}))
 """

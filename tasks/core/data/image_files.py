@@ -79,7 +79,7 @@ def attach_images(
 ) -> Iterator[ImageCaptions]:
     """Find the picture of every annotation, then yield the examples in the order of `annotations`.
 
-    A name belongs to a file when they are equal or when one ends with the other at a `/`, so that
+    A name belongs to a file when they are equal, or when one ends with the other at a `/`. So
     `train2014/a.jpg` is found as `images/train2014/a.jpg` in a folder and as `a.jpg` in a tar.
 
     Args:

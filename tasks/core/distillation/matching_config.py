@@ -83,9 +83,9 @@ class MatchingConfig(Section):
         lr_step_size: outer step size of log beta.
         lr_decay: `none`, or `cosine`: all outer step sizes fall to zero along half a cosine over
             the iterations.
-        ema_decay: what is stored is the average of images, texts, further tensors and log beta over
-            the iterations, with weights that fall by this factor an iteration into the past; 0
-            stores the last ones.
+        ema_decay: the stored set is an average over the iterations of images, texts, further
+            tensors and log beta. Weights fall by this factor an iteration into the past; 0 stores
+            the last ones.
         skip_above: iterations with a larger terminal loss change nothing and are counted in the
             history; null skips none.
         step_size_img, step_size_txt: initial beta of the two groups.
@@ -100,7 +100,7 @@ class MatchingConfig(Section):
             student step draws one for each pair; more than 1 needs a frozen encoder, which encodes
             every view: once where the images stay as they are (`optimise: text`), otherwise new
             ones in every iteration. For encoders yet unseen.
-        engine: gradient engine of `matching.py`, or `auto`, see `engine_choice.py`.
+        engine: gradient engine of `trajectory.py`, or `auto`, see `engine_choice.py`.
         micro_batch: images per pass through the encoder, to bound memory, with the same result;
             null: the whole mini-batch.
         is_theta_on_host: keep the student's T parameter vectors in the memory of the host.

@@ -1,9 +1,9 @@
 """Stage 2 (METHOD 4): the outer loop of trajectory matching, for any objective.
 
-Per iteration: draw a goal (a segment of an expert, unless the method says otherwise), train a
-student for `syn_steps` on the synthetic pairs, and move images, texts, further tensors and step
-sizes along the exact gradient of the terminal loss (`matching.py`). Every draw is named by (seed,
-iteration), so a checkpoint needs only tensors, optimiser state and the iteration. Methods in
+An iteration draws a goal: a segment of an expert, unless the method says otherwise. It trains a
+student for `syn_steps` on the synthetic pairs. Then it moves images, texts, further tensors and
+step sizes along the exact gradient of the terminal loss (`trajectory.py`). Every draw is named by
+(seed, iteration), so a checkpoint needs only tensors, optimiser state and the iteration. Methods in
 `distillers/` make an `Objective` and call `run`.
 """
 

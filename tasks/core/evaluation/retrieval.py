@@ -1,10 +1,11 @@
 """Recall@K in both directions with ragged captions and exact ties (METHOD 8).
 
 A rank is the number of strictly greater scores, found by counting: no ranking is ever sorted.
-Matrix products round differently in every block and on every machine, so a float32 product only
-decides pairs that are further apart than its proven error, a float64 product the few others, and
-`pair_scores` what is then left: ties. Equal embeddings therefore tie exactly, and the result does
-not depend on chunk size, threads or device. `tasks/search.py` finds the same ranks with FAISS.
+Matrix products round differently in every block and on every machine. So a float32 product only
+decides pairs that are further apart than its proven error. A float64 product decides the few
+others, and `pair_scores` what is then left: ties. Equal embeddings therefore tie exactly, and the
+result does not depend on chunk size, threads or device. `tasks/search.py` finds the same ranks with
+FAISS.
 """
 
 from __future__ import annotations
@@ -227,9 +228,8 @@ def add_near(question: Question, ranks: Ranks, query_idx: Tensor, key_idx: Tenso
 def tie_report(ranks: tuple[Ranks, Ranks], ks: tuple[int, ...]) -> TieReport:
     """Return Recall@K in percent from the (i2t, t2i) ranks.
 
-    With g greater keys and p positives among m tied ones, s = K - g places are left for the tied
-    ones, and a random order misses with probability C(m - p, s) / C(m, s) = prod_{i<s} (m - p - i)
-    / (m - i).
+    With g greater keys and p positives among m tied ones, s = K - g places are left. A random order
+    misses with probability C(m-p, s) / C(m, s) = prod_{i<s} (m-p-i) / (m-i).
     """
     hits: dict[str, list[Tensor]] = {
         f"{direction}_r{k}": [
@@ -285,10 +285,10 @@ def score_margin(queries: Tensor, keys: Tensor, dtype: torch.dtype = torch.float
     """Return a bound on |inner product in `dtype`, in any order of summation, - pair_scores| over
     all pairs.
 
-    gamma_d |x| |y| with gamma_d = d u / (1 - d u), u = 2^-24 in float32 (Higham, Accuracy and
-    Stability of Numerical Algorithms, 3.1); 32 u more for pair_scores and for rounding inputs and
-    bounds, and d times the smallest normal number for underflow. Where PyTorch may round float32
-    factors to TF32 or bfloat16, the bound grows by 2^-7 |x| |y|.
+    The bound is gamma_d |x| |y|, gamma_d = d u / (1 - d u), u = 2^-24 in float32. Source: Higham,
+    Accuracy and Stability of Numerical Algorithms, 3.1. Added are 32 u more for pair_scores and for
+    rounding inputs and bounds, and d times the smallest normal number for underflow. Where PyTorch
+    may round float32 factors to TF32 or bfloat16, the bound grows by 2^-7 |x| |y|.
 
     Raises:
         ValueError: norms so large that a float32 score could overflow.

@@ -108,9 +108,9 @@ def train_student(
 
     Args:
         step_sizes: learned step sizes of a distilled set, {"img", "txt"}; None uses the recipe's.
-        protocol: `strict` chooses the epoch on validation and scores test once, `last` takes the
-            last epoch, `upstream_best` takes the best of 11 test scores (as LoRS and others print;
-            for comparison only).
+        protocol: `strict` chooses the epoch on validation and scores test once; `last` takes the
+            last epoch; `upstream_best` takes the best of 11 test scores, as LoRS and others print,
+            for comparison only.
         score: Recall@K of (image embeddings, text embeddings, caption_image_idx).
         loss_fn: see `train_epoch`; `similarity.set_loss` of a stored set.  progress: called with
             (epochs done, epochs in all).

@@ -45,12 +45,11 @@ _FARTHEST = 20.0  # a later length may be that many times shorter or longer than
 class StepLength:
     """The length |eps w| of the products of one reverse sweep.
 
-    A network decides at which distance its gradient stops to be linear, and how far that is in
-    units of |theta| differs by two orders of magnitude between networks. So the gradient's own
-    change is what is held: the product at step t + 1 tells the curvature |H w| / |w|, and the
-    length at step t is the one at which the gradient would change by a fixed part of itself. The
-    first product has no predecessor; its length is a fixed part of |theta|. No synchronisation with
-    the device.
+    How far a gradient stays linear, in units of |theta|, differs between networks by two orders of
+    magnitude. So the change of the gradient is held instead. The product at step t + 1 tells the
+    curvature |H w| / |w|. The length at step t is the one at which the gradient would change by a
+    fixed part of itself. The first product has no predecessor; its length is a fixed part of
+    |theta|. No synchronisation with the device.
 
     Args:
         engine: `central_difference` or `forward_difference`.

@@ -2,10 +2,9 @@
 ReLU networks too.
 
 The gradient of a network with ReLUs jumps wherever a unit crosses its kink. A step of eps crosses
-about eps * units of them, each jump is divided by eps, and the difference measures jumps instead of
-curvature (MobileNetV2, float32: 10 to 1000 times the gradient, for every eps). The second
-derivative that automatic differentiation gives is that of the piece at hand, so the pieces of theta
-are recorded once, and theta + eps w is evaluated with the same ones.
+about eps * units of them, and each jump is divided by eps. The difference then measures jumps
+instead of curvature. Automatic differentiation gives the second derivative of the piece at hand. So
+the pieces of theta are recorded once, and theta + eps w is evaluated with the same ones.
 
 Covered are the functions of `pieces.py`; `maximum`, `max` along a dimension, shrinkage, selu and
 max pooling in one or three dimensions are not. `engine_probe.py` notices where one of these makes

@@ -2,9 +2,9 @@
 images.
 
 The contrastive loss couples the pairs of a batch, so averaging the gradients of its parts would be
-wrong. With l(theta, x) = head(theta, f) and f_m = encode(theta, x_m), the head (projections,
-dropout, loss) sees all features at once and only the encoder is cut (GradCache, arXiv 2101.06983;
-here carried on to second order):
+wrong. Let l(theta, x) = head(theta, f) and f_m = encode(theta, x_m). The head (projections,
+dropout, loss) sees all features at once, and only the encoder is cut. This is GradCache (arXiv
+2101.06983), carried on to second order:
 
 * gradient: f without a graph; c = d head/d f; then the gradient of <encode(theta, x_m), c_m> per
   part.

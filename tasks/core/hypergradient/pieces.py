@@ -1,9 +1,9 @@
 """Functions of torch with kinks, each by its pieces: which piece an element is in, and what the
 piece computes. See `kinks.py`.
 
-On a break itself an element belongs to the piece whose derivative torch takes there: among the
-millions of units of a network one lies on it now and then, and a gradient that differs in it from
-the one of the forward sweep is divided by eps.
+On a break itself an element belongs to the piece whose derivative torch takes there. Among the
+millions of units of a network one lies on it now and then. There the gradient must equal that of
+the forward sweep, because any difference is divided by eps.
 """
 
 from __future__ import annotations

@@ -40,7 +40,10 @@ class ForwardOverReverse:
     def push(self, function: Scalar, at: Tensors, along: Tensors) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             moved = {name: at[name] for name in along}
-            value, change = torch.func.jvp(lambda m: function({**at, **m}), (moved,), (along,))  # type: ignore[misc] # as below
+            # Without aux it returns two, which its annotation does not say.
+            value, change = torch.func.jvp(  # type: ignore[misc]
+                lambda m: function({**at, **m}), (moved,), (along,)
+            )
         return value, change
 
     def change(
@@ -56,7 +59,9 @@ class ForwardOverReverse:
             return found
 
         moved = {name: at[name] for name in along}
-        grads, changes = torch.func.jvp(gradients, (moved,), (along,))  # type: ignore[misc] # without aux it returns two
+        grads, changes = torch.func.jvp(  # type: ignore[misc]
+            gradients, (moved,), (along,)
+        )
         return {name: grads[name] for name in along}, {name: changes[name] for name in wanted}
 
 

@@ -2,7 +2,7 @@
 METHOD 5.
 
 `WholeBatch` differentiates the batch at once, `MicroBatches` (micro_batches.py) in parts with the
-same result. Both serve the engines of `matching.py`.
+same result. Both serve the engines of `trajectory.py`.
 """
 
 from __future__ import annotations

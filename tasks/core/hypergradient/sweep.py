@@ -1,10 +1,11 @@
 """What a student step leaves behind in the forward sweep, and what the reverse sweep makes of it
 (METHOD 5).
 
-Kept per step: theta_t; for `forward_difference` also g_t and the gradient of the rows; for
-`central_difference` g_0 (no step comes before the first one, so nothing there asks for a change of
-g, and two passes save the gradient of theta); for both differences the kinks of the network, as
-long as they are smaller than theta (otherwise one evaluation without a graph finds them again).
+Every step keeps theta_t. `forward_difference` also keeps g_t and the gradient of the rows.
+`central_difference` keeps g_0: no step comes before the first one, so nothing there asks for a
+change of g. Two passes then save the gradient of theta. Both differences keep the kinks of the
+network while these are smaller than theta. Otherwise one evaluation without a graph finds them
+again.
 """
 
 from __future__ import annotations

@@ -1,12 +1,19 @@
 """The gradient of a terminal loss with respect to the synthetic pairs that a student was trained
 on, in constant memory.
 
-METHOD 5. T student steps theta_{t+1} = theta_t - beta * v_t, with v_t = g_t + momentum * v_{t-1}
-(SGD with momentum; 0 in the paper) and g_t = grad_theta l(theta_t; rows of batch t), end in
-L(theta_T). The reverse sweep keeps one step's graph alive and needs, per step, the second-order
-products h = d/d(theta, rows) <g_t, w_t>, w_t = beta * lambda_{t+1} + momentum * w_{t+1}: as g_t
-enters all later v, w_t gathers all later lambda. dL/d(log beta) = -sum <g_t, w_t>. The engines
-differ in how they get h:
+METHOD 5. A student takes T steps of SGD with momentum (0 in the paper) and ends in L(theta_T):
+
+    g_t = grad_theta l(theta_t; rows of batch t)
+    v_t = g_t + momentum * v_{t-1}
+    theta_{t+1} = theta_t - beta * v_t
+
+The reverse sweep keeps one step's graph alive. Per step it needs the second-order products h:
+
+    w_t = beta * lambda_{t+1} + momentum * w_{t+1}
+    h = d/d(theta, rows) <g_t, w_t>
+    dL/d(log beta) = -sum <g_t, w_t>
+
+As g_t enters all later v, w_t gathers all later lambda. The engines differ in how they get h:
 
 * `unroll`: plain autograd through all steps; exact, memory grows with T. The oracle of the tests.
 * `double_backward`: reverse over reverse; exact.
@@ -18,10 +25,9 @@ differ in how they get h:
 * `tesla`: drops lambda -= h_theta (arXiv 2211.10586); a biased gradient, kept for comparison.
 
 The exact engines run attention with the math kernel: the fused ones have no second derivative. The
-differences switch TF32 off. What of an encoder is frozen and lies before its first trained
-parameter (patch embedding of a ViT with adapters) records no graph where the images are constants:
-nothing there is differentiated. Which engine is best where: `engine_choice.py`. Batches are
-drawn in `student_step.py`.
+differences switch TF32 off. Layers before the first trained parameter record no graph when the
+images are constants. An example is the patch embedding of a ViT with adapters. Which engine is best
+where: `engine_choice.py`. Batches are drawn in `student_step.py`.
 """
 
 from __future__ import annotations

@@ -36,10 +36,11 @@ class ImageEncoder:
 
 
 def ready(module: nn.Module) -> nn.Module:
-    """Return a network in the one form in which all that follows computes with it, changed in
-    place: eval mode, channels-last, patches as matrix products (`patches.py`), gates with second
-    derivatives (`activations.py`), biases of attention from the parameters of each call
-    (`attention_biases.py`). Every image-encoder plugin ends with it.
+    """Bring a network to its standard form, in place, and return it.
+
+    The network is in eval mode and channels-last. Patches are matrix products, gates have second
+    derivatives, and attention gathers its biases in each call (`standard_forms.py`). Every plugin
+    of an image encoder ends with this.
     """
     use_patch_products(module)
     use_differentiable_activations(module)

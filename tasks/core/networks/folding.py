@@ -1,8 +1,8 @@
 """Folds BatchNorm into the convolution before it: the same function of the input in fewer passes
 over memory.
 
-For a frozen network in eval mode, BN(conv(x)) = gamma / sqrt(var + eps) * (conv(x) - mean) + beta
-is a convolution with weight * s and bias * s + beta - mean * s, s = gamma / sqrt(var + eps).
+In eval mode BN(conv(x)) = s * (conv(x) - mean) + beta with s = gamma / sqrt(var + eps). That is a
+convolution with weight * s and bias * s + beta - mean * s.
 `frozen_features.prepare_frozen` uses it.
 """
 
@@ -36,7 +36,7 @@ def fold_batch_norm(module: nn.Module, example: Tensor) -> int:
 
     Pairs are found by running `example` through. The activation inside timm's BatchNormAct2d stays,
     as a module of its own. Left alone are: a convolution or BatchNorm that is called more than
-    once, BatchNorm in training mode or without running statistics, and convolutions that do not use
+    once; BatchNorm in training mode or without running statistics; convolutions that do not use
     their weight as it is (weight standardisation, parametrisations).
 
     Args:

@@ -3,7 +3,7 @@ differentiates.
 
 `Theta` = {"img": (P_img,), "txt": (P_txt,)} holds the trainable parameters of METHOD's two groups:
 those whose name starts with `text_` are the text group, all others the image group. Read
-`matching.py` next.
+`trajectory.py` next.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ The paper puts them into Vision Transformers. A 1 x 1 convolution is the same pr
 pixel, so they fit networks like MobileNetV2 too (`conv_pw`, `conv_pwl`, `conv_head`). peft places
 the layers; the start is ours: A from the model's seed, B = 0, so that the adapted encoder begins as
 the given one. Differentiating such a network twice needs the math kernel of attention, which
-`matching.py` chooses.
+`trajectory.py` chooses.
 """
 
 from __future__ import annotations

@@ -4,11 +4,8 @@ computed.
 * `tf32`: float32 products and convolutions on CUDA may use TF32 (10 bits of mantissa), those of
   logits and terminal loss too.
 * `bfloat16`: encoder and projections run under torch.autocast; parameters, lambda, updates, logits
-  and loss stay float32. Measured against float32 (tests/benchmarks/precision_table.py, 8 steps):
-  the images' gradient by `double_backward` is off by 20 % (NF-net, cosine 0.981) and 12 % (ViT,
-  0.996), by frozen encoders' pull-back 1 to 2 %; a MobileNetV2 trained as a whole has a cosine of
-  0.1 and should not use it. Differences divide the rounding by eps: errors of 16 (NF-net) and 11
-  (ViT) times the gradient, hence refused.
+  and loss stay float32. Its errors are in tests/benchmarks/README.md; a MobileNetV2 trained as a
+  whole should not use it. Differences divide the rounding by eps, and are refused.
 * `is_compiled`: torch.compile of the image encoder, for first derivatives alone: torch 2.15 has no
   second ones through compiled code ("torch.compile with aot_autograd does not currently support
   double backward"; forward_over_reverse falls back to plain code after the first iteration without

@@ -24,8 +24,8 @@ CAPTIONS = {
     "dtype": "float32",
 }
 BUILD = """
-from tasks.core.image_encoders import timm, torchvision
-from tasks.core.text_encoders import transformers
+from tasks.core.networks.image_encoders import timm, torchvision
+from tasks.core.networks.text_encoders import transformers
 own = {"weights": "hub", "mean": None, "std": None}
 pooled = {"pooling": "cls", "is_normalised": False, "max_tokens": 16}
 bert = {"weights": "hub", "batch_size": 3, "dtype": "float32", **pooled}

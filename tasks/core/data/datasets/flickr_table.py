@@ -46,8 +46,8 @@ class Config(Section):
         path: the dataset folder.
         table: the caption table inside it; `.csv` has `|` columns, any other ending is the token
             format.
-        splits: one Karpathy json, or three text files with the image names (one a line, `.jpg` may
-            be left out) of train, val and test, in this order.
+        splits: one Karpathy json, or three text files of image names: train, val and test, in this
+            order. A text file has one name a line, and `.jpg` may be left out.
         images: names or globs of the folders and tars inside it that hold the pictures.
     """
 

@@ -4,10 +4,10 @@ Face hub are stored.
 The picture column is binary, a struct `{bytes, path}`, or text: a path relative to the dataset
 folder, which also serves where `bytes` is null. A caption column holds a list of texts or one text;
 several columns are joined (`caption_0`, `caption_1`, ...). Text columns are read first, row group
-by row group; pictures are streamed when they are prepared (`table_pictures.py`), so that memory
-holds the captions and a page of pictures, whatever the size of files and row groups. A page is
-about 1 MB where the writer allows it; pyarrow's closes one every 1,024 rows (`write_batch_size`) or
-at the end of a row group.
+by row group. Pictures are streamed when they are prepared (`table_pictures.py`). Memory then holds
+the captions and a page of pictures, whatever the size of files and row groups. A page is about 1 MB
+where the writer allows it; pyarrow's closes one every 1,024 rows (`write_batch_size`) or at the end
+of a row group.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ class Config(Section):
         path: the dataset folder.
         train, val, test: names or globs of the tables inside it that hold rows of each split.
         rows: `images`, each row another image with all its captions, or `captions`: rows of the
-            same name (without a column of names, of the same path) are one image, where the first
-            of them is, with the captions of all; its picture is that of the first.
+            same name are one image, with the captions of all. It stands where the first of them is.
+            Without a column of names, rows of the same path are one image; its picture is that of
+            the first.
         image: the column of pictures.
         captions: the columns of captions, at least one.
         name: the text column of image names, each once in the dataset (with `rows: captions` in one

@@ -1,7 +1,7 @@
 """Toy scenes: shapes on plain backgrounds with captions in words, rendered from a seed.
 
 For demonstrations and tests that need no download. Scenes, drawing and wording are in
-`toy_scenes.py`, `toy_drawing.py` and `toy_captions.py`. No scene is there twice, in one split or in
+`toy/scenes.py`, `toy/drawing.py` and `toy/captions.py`. No scene is there twice, in one split or in
 two. Cost: about 1.5 ms an image.
 """
 

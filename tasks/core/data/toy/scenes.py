@@ -1,6 +1,6 @@
 """The structured scenes of the toy dataset: one to three objects, how they lie, and the background.
 
-`toy_drawing.py` draws a scene, `toy_captions.py` puts it into words, `datasets/toy.py` is the
+`toy/drawing.py` draws a scene, `toy/captions.py` puts it into words, `datasets/toy.py` is the
 dataset.
 """
 

@@ -2,9 +2,9 @@
 Distillation, NeurIPS 2025).
 
 Both encoders are frozen and both projections matched, so that the two branches are alike (`heads`).
-In every student step the pairs of the mini-batch are mixed before the projections: f' = mu f + (1 -
-mu) f[perm], with one mu ~ Beta(1, 1) and one permutation for image features and text embeddings,
-which keeps the embeddings of one modality apart. On top: the soft similarity of LoRS and one of its
+Every student step mixes the pairs of its mini-batch before the projections: f' = mu f + (1 - mu)
+f[perm], with mu ~ Beta(1, 1). Image features and text embeddings share mu and the permutation. This
+keeps the embeddings of one modality apart. On top: the soft similarity of LoRS and one of its
 losses (the paper's is wBCE), which stay those of the unmixed pairs. Evaluation mixes nothing. Cost:
 that of LoRS.
 """
