@@ -87,7 +87,7 @@ def parser(name: str) -> argparse.ArgumentParser:
             help="a size of the grid; repeatable",
         )
     if name == PRESET:
-        line.add_argument("preset", nargs="?", help="a table of `presets` in params.yaml")
+        line.add_argument("preset", nargs="?", help="a table of `presets` in presets.yaml")
         line.add_argument(
             "--list", action="store_true", help="name the presets and their cells, and run nothing"
         )

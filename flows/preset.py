@@ -49,7 +49,7 @@ def preset(
     """Distil and score every cell of a preset and write its table.
 
     Args:
-        preset: its name in `presets` of params.yaml.
+        preset: its name in `presets` of presets.yaml.
         settings, accept_code: see `prepare_data`; the settings of a cell come after these.
         force: compute coresets, distilled sets and scores again.
     """

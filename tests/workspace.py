@@ -24,6 +24,7 @@ from tasks.settings.overrides import override
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("dvc.yaml", "prefect.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
+SETTINGS = ("params.yaml", "presets.yaml")
 TINY = (
     "budgets=[4]",
     "prepare_data.image_size=32",
@@ -118,11 +119,14 @@ class Workspace:
         return self.run("python", "-m", f"flows.{name}", *options, **how)  # type: ignore[arg-type]
 
     def set(self, *settings: str) -> None:
-        """Write overrides into the copy's params.yaml."""
+        """Write overrides into the copy's params.yaml and presets.yaml."""
         tree = params.read_tree(self.folder / "params.yaml")
         for setting in settings:
             override(tree, setting)
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+        own = {name: body.pop("presets") for name, body in tree["profiles"].items()}
+        held = {"presets": tree.pop("presets"), "profiles": own}
+        for name, content in (("params.yaml", tree), ("presets.yaml", held)):
+            (self.folder / name).write_text(yaml.safe_dump(content, sort_keys=False))
 
     def digests(self) -> dict[str, str]:
         """Return the text of every manifest's files by artifact folder."""
@@ -172,7 +176,8 @@ def make_workspace(folder: Path, settings: tuple[str, ...] = TINY) -> Workspace:
         shutil.copytree(
             ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
         )
-    shutil.copy(ROOT / "params.yaml", folder)
+    for name in SETTINGS:
+        shutil.copy(ROOT / name, folder)
     for name in COPIED:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(exist_ok=True)

@@ -1,1 +1,1 @@
-"""The only reader of params.yaml: typed sections, overrides and variants."""
+"""The only reader of params.yaml and presets.yaml: typed sections, overrides and variants."""

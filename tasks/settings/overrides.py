@@ -1,4 +1,6 @@
-"""`--set section.key=value`: one override of the raw tree of params.yaml, in place."""
+"""`--set section.key=value`: one override of the raw tree of params.yaml and presets.yaml, in
+place.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The only reader of params.yaml: typed sections of the chosen profile, `--set` overrides, and
-errors that say where.
+"""The only reader of params.yaml and presets.yaml: typed sections of the chosen profile, `--set`
+overrides, and errors that say where.
 
 `load()` gives a `Params`; each stage takes from it the sections that its entry in `tasks/stages.py`
 names.
@@ -40,6 +40,8 @@ from tasks.settings.validation import (
 from tasks.settings.variants import Preset, Variant
 
 PARAMS = Path("params.yaml")
+PRESETS = "presets.yaml"
+SHARED = "shared"
 VARIANT = "variant"
 
 
@@ -166,14 +168,16 @@ def load(
     Raises:
         ValueError: an unknown key, name or type, a value out of range, or sections that contradict
             each other.
-        FileNotFoundError: no params.yaml in the working directory.
+        FileNotFoundError: no params.yaml in the working directory, or no presets.yaml beside it.
     """
     tree, named = _overridden(overrides, path)
     return parse(tree, str(path), variant or named)
 
 
 def presets(overrides: Sequence[str] = (), *, path: Path = PARAMS) -> dict[str, Preset]:
-    """Return the presets of the profile that params.yaml or the overrides choose."""
+    """Return the presets in presets.yaml of the profile that params.yaml or the overrides
+    choose.
+    """
     tree = _overridden(overrides, path)[0]
     _profile_of(tree, str(path))
     return variants.presets_of(tree)
@@ -215,7 +219,16 @@ def _overridden(overrides: Sequence[str], path: Path) -> tuple[dict[str, Any], s
 
 
 def read_tree(path: Path = PARAMS) -> dict[str, Any]:
-    """Return the raw tree of params.yaml."""
+    """Return the raw tree of params.yaml without its shared blocks, which YAML has merged into the
+    profiles, joined with presets.yaml beside it.
+    """
+    tree = _read(path)
+    tree.pop(SHARED, None)
+    held = path.with_name(PRESETS)
+    return variants.join(tree, _read(held), str(held))
+
+
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is not in {Path.cwd()}; run from the top folder of the repository"

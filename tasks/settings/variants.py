@@ -1,4 +1,4 @@
-"""Presets of params.yaml: tables of the paper as named cells, each a variant of the profile by a
+"""Presets of presets.yaml: tables of the paper as named cells, each a variant of the profile by a
 few settings.
 
 A cell is {section.key: value}. What it does not change it shares with the profile itself:
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.settings.overrides import assign
+from tasks.settings.validation import keys_of
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 TITLE, EVERY, CELLS = "title", "every", "cells"
@@ -64,6 +65,33 @@ class Preset:
     cells: dict[str, dict[str, Any]]
 
 
+def join(tree: dict[str, Any], held: dict[str, Any], where: str) -> dict[str, Any]:
+    """Put the presets of presets.yaml into the raw tree of params.yaml, in place, and return it:
+    tables at the top, and in each profile the cells that it replaces.
+
+    Raises:
+        ValueError: presets.yaml is not {presets, profiles}, names a profile that params.yaml does
+            not have, or params.yaml holds presets too.
+    """
+    keys_of(held, ("presets", "profiles"), where)
+    own, profiles = _mapping(held["profiles"], f"{where}: profiles"), tree.get("profiles")
+    if not isinstance(profiles, dict):  # refused where sections are read
+        return tree
+    unknown = sorted(set(own) - set(profiles))
+    if unknown:
+        raise ValueError(
+            f"{where}: profiles: received {', '.join(unknown)}; allowed are the profiles of "
+            f"params.yaml: {', '.join(profiles)}"
+        )
+    bodies = {name: body for name, body in profiles.items() if isinstance(body, dict)}
+    if any("presets" in body for body in (tree, *bodies.values())):
+        raise ValueError(f"params.yaml: received `presets`; it is no key there; move it to {where}")
+    tree["presets"] = held["presets"]
+    for name, body in bodies.items():
+        body["presets"] = own.get(name, {})
+    return tree
+
+
 def presets_of(tree: dict[str, Any]) -> dict[str, Preset]:
     """Return the presets of the chosen profile, which may replace the cells of any of them by its
     own.
@@ -80,7 +108,7 @@ def presets_of(tree: dict[str, Any]) -> dict[str, Preset]:
         raise ValueError(
             f"profiles.{tree['profile']}.presets: received {', '.join(unknown)}; allowed are "
             "presets that `presets` at the top has: "
-            f"{', '.join(tree['presets'])}; change it there"
+            f"{', '.join(tree['presets'])}; change presets.yaml"
         )
     return {
         name: _preset(name, body, own.get(name))
@@ -100,7 +128,7 @@ def apply(tree: dict[str, Any], name: str) -> Variant:
     if cell not in cells:
         raise ValueError(
             f"preset {preset!r}: received the cell {cell!r}; allowed: {', '.join(cells)}; change "
-            "`presets` of params.yaml"
+            "`presets` of presets.yaml"
         )
     profile = tree["profiles"][tree["profile"]]
     before = copy.deepcopy(profile)
@@ -125,7 +153,7 @@ def find(presets: dict[str, Preset], name: str) -> Preset:
     if name not in presets:
         raise ValueError(
             f"unknown preset {name!r}; available: {', '.join(presets)}; see `presets` of "
-            "params.yaml"
+            "presets.yaml"
         )
     return presets[name]
 
@@ -158,7 +186,7 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or "profile" in value:
         raise ValueError(
             f"{where}: received {value!r}; allowed is a mapping without `profile`, {{}} for "
-            "none; change it in params.yaml"
+            "none; change it in presets.yaml"
         )
     return value
 

@@ -42,21 +42,6 @@ def test_every_cell_of_every_preset_is_valid_and_has_random_selection_and_a_know
                 assert known[plugin.name](plugin.config.name)
 
 
-def test_values_outside_presets_are_no_aliases_which_dvc_exp_run_would_change_together():
-    tree = params.read_tree(ROOT / "params.yaml")
-    seen: dict[int, str] = {}
-
-    def walk(node, path):
-        if isinstance(node, dict | list) and node and path[2:3] != ["presets"]:
-            assert id(node) not in seen, f"{'.'.join(path)} is {seen[id(node)]}"
-            seen[id(node)] = ".".join(path)
-            for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-                walk(value, [*path, str(key)])
-
-    walk(tree["profiles"], ["profiles"])
-    assert "profiles.flickr8k_small.model.options" in seen.values()
-
-
 def test_a_cell_named_after_a_network_has_that_network():
     for profile in PROFILES:
         cells = params.load_cells("vision_encoders", [f"profile={profile}"])

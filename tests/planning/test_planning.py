@@ -25,7 +25,7 @@ from tasks.settings import params
 from tasks.settings.params import Params
 from tasks.store import caching
 from tasks.train_experts import build_start, train_expert
-from tests.workspace import ROOT, TINY
+from tests.workspace import ROOT, SETTINGS, TINY
 
 STAGES = (
     "prepare_data",
@@ -218,7 +218,8 @@ def test_long_work_is_looked_at_once():
 
 def test_missing_raw_data_is_one_message(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    for name in SETTINGS:
+        shutil.copy(ROOT / name, tmp_path)
     with pytest.raises(SystemExit) as ended:
         command.main(["--profile", "flickr8k"])
     assert ended.value.code == 2
@@ -226,7 +227,8 @@ def test_missing_raw_data_is_one_message(tmp_path, monkeypatch, capsys):
 
 
 def test_the_plan_is_a_table_or_json(tiny, tmp_path, monkeypatch, capsys):
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    for name in SETTINGS:
+        shutil.copy(ROOT / name, tmp_path)
     stock = take_stock(tiny)
     found = planning.Plan(
         "toy",
