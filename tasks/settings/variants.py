@@ -85,7 +85,7 @@ def join(tree: dict[str, Any], held: dict[str, Any], where: str) -> dict[str, An
         )
     bodies = {name: body for name, body in profiles.items() if isinstance(body, dict)}
     if any("presets" in body for body in (tree, *bodies.values())):
-        raise ValueError(f"params.yaml: received `presets`; it is no key there; move it to {where}")
+        raise ValueError(f"params.yaml: received `presets`; move it to {where}")
     tree["presets"] = held["presets"]
     for name, body in bodies.items():
         body["presets"] = own.get(name, {})
