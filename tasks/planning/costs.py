@@ -61,10 +61,6 @@ class Dataset:
     def total_images(self) -> int:
         return sum(self.num_images.values())
 
-    @property
-    def total_captions(self) -> int:
-        return sum(self.num_captions.values())
-
 
 @dataclass(frozen=True)
 class Each:

@@ -15,8 +15,6 @@ from PIL import Image, ImageOps
 # Only decoders of pixel formats: PIL would start Ghostscript for an EPS file. JPEG includes the MPO
 # of some cameras.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-# PIL warns above this and refuses above twice this: the largest sensible value of `max_pixels`.
-MAX_PIXELS = 89_478_485
 
 
 def open_image(data: bytes, source: str) -> Image.Image:

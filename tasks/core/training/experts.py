@@ -187,21 +187,6 @@ def save_snapshots(
     }
 
 
-def stored_bytes(
-    sizes: dict[str, int], num_epochs: int, *, storage: Storage, is_start_shared: bool
-) -> int:
-    """Return the bytes of the tensors of one stored expert.
-
-    Args:
-        sizes: trainable parameters of each group, {"img": P_img, "txt": P_txt}.
-        num_epochs: epochs whose snapshots are stored beside that of the start.
-        is_start_shared: epoch 0 of the image group is not in the file.
-    """
-    later = 2 if storage == "bfloat16_delta" else 4
-    firsts = sizes["txt"] + (0 if is_start_shared else sizes["img"])
-    return 4 * firsts + later * num_epochs * (sizes["img"] + sizes["txt"])
-
-
 def _restore(delta: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     return first + delta.to(first.dtype)
 

@@ -46,6 +46,6 @@ def load_pairs(folder: Path) -> PairSet:
         std=tuple(facts["std"]),
         similarity=soft,
         step_sizes=facts["step_sizes"],
-        loss=facts.get("loss", "info_nce"),  # sets of before the losses had names
+        loss=facts["loss"],
         provenance=facts["provenance"],
     )

@@ -2,8 +2,6 @@
 gives the loss of a set.
 """
 
-import json
-
 import pytest
 import torch
 from torch.nn import functional
@@ -64,7 +62,7 @@ def test_a_set_without_similarity_is_trained_with_info_nce(loss, include_positiv
         )
 
 
-def test_the_loss_and_the_similarity_survive_the_disk_and_old_files_mean_info_nce(tmp_path):
+def test_the_loss_and_the_similarity_survive_the_disk(tmp_path):
     pairs = _pairs("wbce", _soft())
     save_pairs(tmp_path, pairs)
     again = load_pairs(tmp_path)
@@ -73,10 +71,6 @@ def test_the_loss_and_the_similarity_survive_the_disk_and_old_files_mean_info_nc
         and again.similarity is not None
         and torch.equal(again.similarity.left, pairs.similarity.left)
     )
-    facts = json.loads((tmp_path / "pairs.json").read_text())
-    del facts["loss"]
-    (tmp_path / "pairs.json").write_text(json.dumps(facts))
-    assert load_pairs(tmp_path).loss == "info_nce"
 
 
 def test_a_soft_loss_without_similarity_and_unknown_losses_are_refused():
