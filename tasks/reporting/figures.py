@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from tasks.core.evaluation.statistics import mean
 from tasks.reporting.charts import Chart, Series, Style, line_chart
 from tasks.reporting.tables import FULL, RANDOM
 
@@ -103,7 +104,8 @@ def average_curves(curves: pd.DataFrame) -> pd.DataFrame:
     are left out.
     """
     measured = curves.dropna(subset=["val_mean_recall"])
-    return measured.groupby(["set", "epoch"], sort=True, as_index=False)["val_mean_recall"].mean()
+    by_epoch = measured.groupby(["set", "epoch"], sort=True, as_index=False)
+    return by_epoch["val_mean_recall"].agg(mean)
 
 
 def learning_curves(
