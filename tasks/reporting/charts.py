@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 WIDTH, HEIGHT = 400.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 42.0, 14.0, 26.0, 38.0
 LETTER_WIDTH, LABEL_STEP = 7.8, 15.0
+# A span below this share of the values is their rounding. Above it, ticks of six digits differ.
+FLAT = 1e-4
+# Smaller spans count as none, larger values as not finite: their quotients leave the doubles.
+SMALLEST, LARGEST = 1e-150, 1e150
+EMPTY = "No finite value to draw"
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class Series:
 
     Attributes:
         points: (x, y), ascending in x.
-        spread: half length of each point's error bar in y units, or () for none; NaN draws none.
+        spread: half length of each point's error bar in y units, or () for none. NaN is an unknown
+            length and draws none.
         is_level: draw one horizontal line across the chart at the last y (full data as a
             reference).
     """
@@ -81,6 +87,9 @@ class Line:
 class Chart:
     """A line chart ready to draw. `summary` says in words what the picture shows, from the same
     numbers.
+
+    Attributes:
+        num_left_out: values that are not finite.
     """
 
     title: str
@@ -92,11 +101,22 @@ class Chart:
     lines: tuple[Line, ...]
     right: float
     has_labels: bool
+    num_left_out: int = 0
     width: float = WIDTH
     height: float = HEIGHT
     left: float = LEFT
     top: float = TOP
     bottom: float = HEIGHT - BOTTOM
+
+    @property
+    def message(self) -> str:
+        """What stands in place of the lines, "" where there are lines."""
+        return "" if self.lines else EMPTY
+
+    @property
+    def note(self) -> str:
+        """How many values the chart leaves out, "" for none."""
+        return f"{self.num_left_out} not finite, left out" if self.num_left_out else ""
 
 
 def line_chart(
@@ -109,44 +129,61 @@ def line_chart(
     x_values: Iterable[float] = (),
     is_log_x: bool = False,
     has_labels: bool = False,
+    num_left_out: int = 0,
 ) -> Chart:
-    """Return the chart of `series`.
+    """Return the chart of `series`. It leaves out values that are not finite and counts them.
+
+    Where no finite value remains the chart has no line, no tick, and a `message`.
 
     Args:
         x_values: ticks on x; none means round numbers.
-        is_log_x: logarithmic x (all x > 0).
+        is_log_x: logarithmic x; x <= 0 counts as not finite.
         has_labels: write each name at the right end of its line instead of leaving names to a
             legend.
-
-    Raises:
-        ValueError: there is no finite point to draw.
+        num_left_out: values that the caller has left out already.
     """
-    curves = [one for one in series if not one.is_level]
-    xs = [x for one in (curves or series) for x, _ in one.points]
-    lows = [y - gap for one in series for (_, y), gap in zip(one.points, _gaps(one), strict=True)]
-    highs = [y + gap for one in series for (_, y), gap in zip(one.points, _gaps(one), strict=True)]
-    if not xs or not all(map(math.isfinite, (*xs, *lows, *highs))):
-        raise ValueError(
-            f"the chart {title!r} needs finite points; received "
-            f"{[one.points for one in series]}; check the input of the report"
-        )
-    longest = max(len(one.name) for one in series)
+    kept = [_finite(one, is_log_x) for one in series]
+    num_left_out += sum(count for _, count in kept)
+    drawable = [one for one, _ in kept if one.points]
+    longest = max((len(one.name) for one in drawable), default=0)
     right = WIDTH - (min(RIGHT + LETTER_WIDTH * longest, WIDTH / 2) if has_labels else RIGHT)
-    y_values = round_ticks(min(lows), max(highs))
+    summary = " ".join([summary, *_exceptions(num_left_out, is_empty=not drawable)])
+    if not drawable:
+        return Chart(title, summary, x_label, y_label, (), (), (), right, has_labels, num_left_out)
+    curves = [one for one in drawable if not one.is_level] or drawable
+    xs = [x for one in curves for x, _ in one.points]
+    ends = [
+        y + sign * gap
+        for one in drawable
+        for (_, y), gap in zip(one.points, _gaps(one), strict=True)
+        for sign in (-1, 1)
+    ]
+    y_values = round_ticks(min(ends), max(ends))
     y_low, y_high = y_values[0], y_values[-1]
-    x_ticks = list(x_values) or round_ticks(min(xs), max(xs), is_inside=True)
     x_low, x_high = _x_range(min(xs), max(xs), is_log_x)
 
-    def place_x(value: float) -> float:
+    def scale_x(value: float) -> float:
         value = math.log(value) if is_log_x else value
-        return round(LEFT + (right - LEFT) * (value - x_low) / (x_high - x_low), 2)
+        return (value - x_low) / (x_high - x_low)
+
+    def place_x(value: float) -> float:
+        return round(LEFT + (right - LEFT) * scale_x(value), 2)
 
     def place_y(value: float) -> float:
         return round(
             HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (value - y_low) / (y_high - y_low), 2
         )
 
-    drawn = [_draw(one, place_x, place_y, right) for one in series]
+    x_ticks = list(x_values) or _x_ticks(min(xs), max(xs))
+    # A size whose every value is left out has a tick beyond the axis.
+    x_ticks = [
+        value
+        for value in x_ticks
+        if _is_drawable(value)
+        and (value > 0 or not is_log_x)
+        and -1e-9 <= scale_x(value) <= 1 + 1e-9
+    ]
+    drawn = [_draw(one, place_x, place_y, right) for one in drawable]
     return Chart(
         title,
         summary,
@@ -157,14 +194,18 @@ def line_chart(
         tuple(_spread_labels(drawn) if has_labels else drawn),
         right,
         has_labels,
+        num_left_out,
     )
 
 
 def round_ticks(low: float, high: float, *, count: int = 5, is_inside: bool = False) -> list[float]:
     """Return about `count` round numbers (steps of 1, 2 or 5 times a power of ten) that enclose
     low..high, or lie inside it.
+
+    A range that is flat (`FLAT`, `SMALLEST`) gets the ticks of one as wide as its values are large.
     """
-    span = (high - low) or abs(high) or 1.0
+    span = _span(low, high) or max(abs(low), abs(high))
+    span = span if span >= SMALLEST else 1.0
     raw = span / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(
@@ -178,14 +219,57 @@ def round_ticks(low: float, high: float, *, count: int = 5, is_inside: bool = Fa
     return [float(f"{index * step:.10g}") for index in range(first, last + 1)]
 
 
+def _span(low: float, high: float) -> float:
+    """Return high - low, 0 where that is the rounding of equal values."""
+    span = high - low
+    return span if span >= max(FLAT * max(abs(low), abs(high)), SMALLEST) else 0.0
+
+
+def _is_drawable(value: float) -> bool:
+    return math.isfinite(value) and abs(value) <= LARGEST
+
+
+def _finite(series: Series, is_log_x: bool) -> tuple[Series, int]:
+    """Return the series without what cannot be drawn, and how many values that were.
+
+    A bar without a drawable end goes alone; its point stays.
+    """
+    spread = series.spread or (math.nan,) * len(series.points)
+    points, gaps, num_left_out = [], [], 0
+    for (x, y), gap in zip(series.points, spread, strict=True):
+        if not (_is_drawable(x) and _is_drawable(y) and (x > 0 or not is_log_x)):
+            num_left_out += 1
+            continue
+        if not math.isnan(gap) and not _is_drawable(abs(y) + abs(gap)):
+            num_left_out += 1
+            gap = math.nan
+        points.append((x, y))
+        gaps.append(gap)
+    kept = replace(series, points=tuple(points), spread=tuple(gaps) if series.spread else ())
+    return kept, num_left_out
+
+
+def _exceptions(num_left_out: int, *, is_empty: bool) -> list[str]:
+    """Return the sentences that `summary` ends with where not every value is drawn."""
+    values = "value is" if num_left_out == 1 else "values are"
+    left_out = [f"Left out: {num_left_out} {values} not finite."] if num_left_out else []
+    return [*left_out, *([f"{EMPTY}."] if is_empty else [])]
+
+
 def _gaps(series: Series) -> list[float]:
     return [0.0 if math.isnan(gap) else gap for gap in series.spread] or [0.0] * len(series.points)
+
+
+def _x_ticks(low: float, high: float) -> list[float]:
+    """Return round numbers inside low..high, or its one value."""
+    return round_ticks(low, high, is_inside=True) if _span(low, high) else [low]
 
 
 def _x_range(low: float, high: float, is_log: bool) -> tuple[float, float]:
     if is_log:
         low, high = math.log(low), math.log(high)
-    room = (high - low) * 0.04 or 0.5
+    # Of a single large value, half a unit would be lost in rounding.
+    room = (high - low) * 0.04 or 0.5 * max(1.0, abs(low))
     return (low - room, high + room) if is_log or low == high else (low, high)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from tasks.core.evaluation.statistics import mean
 from tasks.reporting.charts import Chart, Series, Style, line_chart
 from tasks.reporting.tables import FULL, RANDOM
 
@@ -19,6 +20,7 @@ SELECTED = ("#b45309", "#6d28d9", "#0f766e", "#7c2d12")
 MARKERS = ("square", "diamond", "triangle")
 DASHES = ("5 3", "2 2.5", "8 3 2 3", "1 3")
 MAX_POINTS = 150
+NO_VALUE = "no finite value"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def recall_by_size(shown: pd.DataFrame, styles: dict[str, Style]) -> Chart:
             )
         )
     parts = [
-        f"{one.name}: " + ", ".join(f"{y:.1f} at {x:g} pairs" for x, y in one.points)
+        f"{one.name}: "
+        + (", ".join(f"{y:.1f} at {x:g} pairs" for x, y in _finite(one)) or NO_VALUE)
         for one in series
     ]
     sizes = sorted({float(size) for size in shown.loc[shown["method"] != FULL, "num_pairs"]})
@@ -101,7 +104,8 @@ def average_curves(curves: pd.DataFrame) -> pd.DataFrame:
     are left out.
     """
     measured = curves.dropna(subset=["val_mean_recall"])
-    return measured.groupby(["set", "epoch"], sort=True, as_index=False)["val_mean_recall"].mean()
+    by_epoch = measured.groupby(["set", "epoch"], sort=True, as_index=False)
+    return by_epoch["val_mean_recall"].agg(mean)
 
 
 def learning_curves(
@@ -132,10 +136,7 @@ def learning_curves(
                 )
             )
         methods |= set() if is_full else {one.name for one in series}
-        parts = [
-            f"{one.name} ends at {one.points[-1][1]:.1f} (best {max(y for _, y in one.points):.1f})"
-            for one in series
-        ]
+        parts = [f"{one.name} {_course(one)}" for one in series]
         charts.append(
             line_chart(
                 series,
@@ -186,22 +187,25 @@ def _history_panels(
         rows = rows.sort_values("iteration")
         size = -(-len(rows) // MAX_POINTS)
         largest = max(largest, size)
-        thin = rows[["iteration", *columns.values()]].groupby(np.arange(len(rows)) // size).mean()
+        values = rows[list(columns.values())].astype(float)
+        finite = values.where(np.isfinite(values))
+        # A mean passes over missing values, so that they are counted here.
+        num_left_out = int(finite.isna().to_numpy().sum())
+        thin = finite.groupby(np.arange(len(rows)) // size).mean()
         thin["iteration"] = rows["iteration"].to_numpy()[::size]
         series = [
             Series(
                 label,
                 tuple(
-                    zip(thin["iteration"].astype(float), thin[column].astype(float), strict=True)
+                    (float(x), float(y))
+                    for x, y in zip(thin["iteration"], thin[column], strict=True)
+                    if not np.isnan(y)
                 ),
                 styles[label],
             )
             for label, column in columns.items()
         ]
-        parts = [
-            f"{label} from {rows[column].iloc[0]:.3g} to {rows[column].iloc[-1]:.3g}"
-            for label, column in columns.items()
-        ]
+        parts = [f"{label} {_ends(finite[column])}" for label, column in columns.items()]
         charts.append(
             line_chart(
                 series,
@@ -211,11 +215,28 @@ def _history_panels(
                 + ".",
                 x_label="iteration",
                 y_label=y_label,
+                num_left_out=num_left_out,
             )
         )
     return Panels(
         tuple(charts), tuple(Legend(label, style) for label, style in styles.items()), largest
     )
+
+
+def _finite(series: Series) -> list[tuple[float, float]]:
+    return [point for point in series.points if np.isfinite(point).all()]
+
+
+def _course(series: Series) -> str:
+    """Return the last and the best value of a learning curve in words."""
+    values = [y for _, y in _finite(series)]
+    return f"ends at {values[-1]:.1f} (best {max(values):.1f})" if values else f"has {NO_VALUE}"
+
+
+def _ends(values: pd.Series) -> str:
+    """Return the first and the last known value in words."""
+    known = values.dropna()
+    return f"from {known.iloc[0]:.3g} to {known.iloc[-1]:.3g}" if len(known) else f"has {NO_VALUE}"
 
 
 def _legend(methods: set[str], styles: dict[str, Style]) -> tuple[Legend, ...]:

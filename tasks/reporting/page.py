@@ -77,6 +77,8 @@ def render(
     student, protocol = str(shown["student"].iloc[0]), str(shown["protocol"].iloc[0])
     sets = [str(name) for name in shown["set"]]
     gaps = gap(published, dataset, shown, distilled)
+    # Bars share one scale; where every method scores zero they have no length.
+    largest = max((row.ratio for row in gaps), default=0.0) or 1.0
     context = {
         "dataset": dataset,
         "headline": headline(shown, distilled),
@@ -94,7 +96,7 @@ def render(
         if published is None
         else beside_published(published, dataset, shown, distilled),
         "gaps": gaps,
-        "largest_ratio": max((row.ratio for row in gaps), default=1.0),
+        "largest_ratio": largest,
         "learning": figures.learning_curves(curves, shown, styles) if len(curves) else None,
         "losses": figures.distillation_curves(histories) if len(histories) else None,
         "steps": figures.step_size_curves(histories) if len(histories) else None,

@@ -132,8 +132,8 @@ def gap(
     context = [
         _published_row(published, row, dataset) for row in published[is_context].to_dict("records")
     ]
-    known = [row for row in theirs if not math.isnan(row.ratio)]
-    return ours + known + [row for row in context if row not in known]
+    known = [row for row in [*theirs, *context] if not math.isnan(row.ratio)]
+    return ours + list(dict.fromkeys(known))
 
 
 def budget_of(method: str, num_pairs: int) -> str:

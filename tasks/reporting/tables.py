@@ -14,6 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from tasks.core.evaluation.statistics import describe
+
 RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10")
 METRICS = (*RECALLS, "mean_recall")
 DERIVED = ("recovery", "over_random", "gain_over_random")
@@ -93,7 +95,10 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
     for values, group in scores.groupby(list(KEYS), sort=True):
         row: dict[str, Any] = {**dict(zip(KEYS, values, strict=True)), "n": len(group)}
         for name in METRICS:
-            row[name], row[f"{name}_std"] = group[name].mean(), group[name].std(ddof=1)
+            found = describe(group[name])
+            # A frame of numbers says unknown with NaN, which every table leaves out.
+            deviation = math.nan if found.deviation is None else found.deviation
+            row[name], row[f"{name}_std"] = found.mean, deviation
         rows.append(row)
     summary = pd.DataFrame(rows)
     for name in DERIVED:

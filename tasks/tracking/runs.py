@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from tasks.core.evaluation.statistics import describe, mean
 from tasks.settings.params import Params
 from tasks.store import artifacts, caching
 from tasks.store.artifacts import Ref
@@ -216,18 +217,18 @@ def _log_history(tracker: tracking.Tracker, child: str, distilled: Ref) -> None:
 
 
 def _statistics(refs: list[Ref]) -> dict[str, float]:
-    """Mean and (population) standard deviation over students of what `score.json` holds."""
-    import numpy as np
+    """Mean and standard deviation over students of what `score.json` holds.
 
+    One student has no deviation: its key is left out.
+    """
     scores = [json.loads((ref.folder / "score.json").read_text()) for ref in refs]
-    columns = {key: np.array([score[key] for score in scores]) for key in SCORED}
-    means = {f"test/{key}": float(column.mean()) for key, column in columns.items()}
-    spreads = {f"test/{key}_std": float(column.std()) for key, column in columns.items()}
-    return {
-        **means,
-        **spreads,
-        "evaluate/chosen_epoch": float(np.mean([score["chosen_epoch"] for score in scores])),
+    found = {key: describe(score[key] for score in scores) for key in SCORED}
+    means = {f"test/{key}": one.mean for key, one in found.items()}
+    spreads = {
+        f"test/{key}_std": one.deviation for key, one in found.items() if one.deviation is not None
     }
+    chosen = mean(score["chosen_epoch"] for score in scores)
+    return {**means, **spreads, "evaluate/chosen_epoch": chosen}
 
 
 def _curve(refs: list[Ref]) -> list[tuple[int, dict[str, float]]]:
@@ -235,7 +236,7 @@ def _curve(refs: list[Ref]) -> list[tuple[int, dict[str, float]]]:
     import pandas as pd
 
     frame = pd.concat([pd.read_parquet(ref.folder / "curve.parquet") for ref in refs])
-    averaged = frame.groupby("epoch")[["val_mean_recall", "loss"]].mean()
+    averaged = frame.groupby("epoch")[["val_mean_recall", "loss"]].agg(mean)
     columns: list[Any] = averaged.reset_index().to_dict("records")
     return [
         (int(row["epoch"]), {"val/mean_recall": row["val_mean_recall"], "train/loss": row["loss"]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import xml.etree.ElementTree as ElementTree
 
 import pandas as pd
 import pytest
@@ -12,19 +13,21 @@ import pytest
 from tasks.reporting import figures
 from tasks.reporting.charts import (
     BOTTOM,
+    EMPTY,
     HEIGHT,
     LABEL_STEP,
     LEFT,
     RIGHT,
     TOP,
     WIDTH,
+    Chart,
     Series,
     Style,
     line_chart,
     round_ticks,
 )
-from tasks.reporting.page import TEMPLATES
-from tasks.reporting.tables import check_scores, primary, summarise
+from tasks.reporting.page import TEMPLATES, environment
+from tasks.reporting.tables import FULL, check_scores, primary, summarise
 
 STYLE = Style("#000000")
 WORDS = {"title": "t", "summary": "s", "x_label": "x", "y_label": "y"}
@@ -92,11 +95,6 @@ def test_a_single_point_or_a_flat_line_still_has_an_axis():
         chart = line_chart([Series("a", points, STYLE)], **WORDS)
         assert len(chart.y_ticks) >= 2
         assert all(math.isfinite(value) for mark in chart.lines[0].marks for value in mark)
-
-
-def test_points_that_are_not_finite_are_refused():
-    with pytest.raises(ValueError, match="needs finite points"):
-        line_chart([Series("a", ((0.0, math.nan),), STYLE)], **WORDS)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +169,171 @@ def test_a_warm_start_has_a_panel_of_its_own():
         True,
         True,
     ]
+
+
+NAN, INF = math.nan, math.inf
+# Values of one series, and how many of them no chart can draw.
+KINDS = {
+    "plain": ([1.0, 3.0, 2.0], 0),
+    "constant": ([4.2, 4.2, 4.2], 0),
+    "zero": ([0.0, 0.0, 0.0], 0),
+    "constant up to rounding": ([12.5, 12.5 + 2e-15, 12.5], 0),
+    "tiny": ([5e-324, 0.0, 1e-300], 0),
+    "huge": ([1e149, -1e149, 1e140], 0),
+    "single point": ([2.0], 0),
+    "single zero": ([0.0], 0),
+    "empty": ([], 0),
+    "one gap": ([1.0, NAN, 3.0], 1),
+    "infinite end": ([1.0, 2.0, INF], 1),
+    "one finite": ([NAN, 2.0, -INF], 2),
+    "none finite": ([NAN, INF, -INF], 3),
+    "beyond doubles": ([1.7e308, -1.7e308, 1.0], 2),
+}
+
+
+def simple_charts(values: list[float], **options) -> list[Chart]:
+    points = tuple((float(x), y) for x, y in enumerate(values, 1))
+    return [line_chart([Series("a", points, STYLE)], **WORDS, **options)]
+
+
+def spread_charts(values: list[float]) -> list[Chart]:
+    points = tuple((float(x), y) for x, y in enumerate(values, 1))
+    spread = tuple(abs(y) for _, y in points)
+    # A bar of infinite length goes with its point and is not counted apart.
+    return [line_chart([Series("a", points, STYLE, spread)], **WORDS)]
+
+
+def across_charts(values: list[float]) -> list[Chart]:
+    points = tuple((x, 1.0) for x in values)
+    return [line_chart([Series("a", points, STYLE)], **WORDS)]
+
+
+def level_charts(values: list[float]) -> list[Chart]:
+    points = tuple((float(x), y) for x, y in enumerate(values, 1))
+    return [line_chart([Series("a", points, STYLE, is_level=True)], **WORDS)]
+
+
+def recall_charts(values: list[float]) -> list[Chart]:
+    shown = pd.DataFrame(
+        {
+            "method": "random",
+            "set": [f"random-{size}" for size in range(1, len(values) + 1)],
+            "num_pairs": range(1, len(values) + 1),
+            "mean_recall": pd.Series(values, dtype="float64"),
+            "mean_recall_std": NAN,
+        }
+    )
+    return [figures.recall_by_size(shown, figures.method_styles(shown, frozenset()))]
+
+
+def full_data_charts(values: list[float]) -> list[Chart]:
+    sizes = range(1, len(values) + 1)
+    values = pd.Series(values, dtype="float64")
+    shown = pd.DataFrame(
+        {"method": FULL, "set": FULL, "num_pairs": sizes, "mean_recall": values}
+    ).assign(mean_recall_std=NAN)
+    return [figures.recall_by_size(shown, figures.method_styles(shown, frozenset()))]
+
+
+def learning_charts(values: list[float]) -> list[Chart]:
+    shown = pd.DataFrame({"method": ["random"], "set": ["random-3"], "num_pairs": [3]})
+    averaged = pd.DataFrame({"epoch": range(len(values)), "val_mean_recall": values}).astype(float)
+    averaged.insert(0, "set", "random-3")
+    panels = figures.learning_curves(averaged, shown, figures.method_styles(shown, frozenset()))
+    return list(panels.charts)
+
+
+def history_charts(values: list[float], make=figures.distillation_curves) -> list[Chart]:
+    columns = ("loss", "loss_img", "loss_txt", "step_size_img", "step_size_txt")
+    history = pd.DataFrame({"iteration": range(len(values))}).assign(
+        set="a-3", **{name: pd.Series(values, dtype="float64") for name in columns}
+    )
+    return list(make(history).charts)
+
+
+def step_size_charts(values: list[float]) -> list[Chart]:
+    return history_charts(values, figures.step_size_curves)
+
+
+# The number of lines that show the same values.
+MAKERS = {
+    simple_charts: 1,
+    spread_charts: 1,
+    across_charts: 1,
+    level_charts: 1,
+    recall_charts: 1,
+    full_data_charts: 1,
+    learning_charts: 1,
+    history_charts: 3,
+    step_size_charts: 2,
+}
+
+
+def draw(chart: Chart) -> ElementTree.Element:
+    """The chart as the page draws it, parsed."""
+    template = '{% import "chart.svg.j2" as svg with context %}{{ svg.draw(chart, "a") }}'
+    return ElementTree.fromstring(environment().from_string(template).render(chart=chart))
+
+
+def check_drawing(chart: Chart) -> None:
+    svg = draw(chart)
+    for element in svg.iter():
+        for name, value in element.attrib.items():
+            assert not re.search(r"\b(nan|inf)\b", value), (element.tag, name, value)
+    for line in chart.lines:
+        corners = [*line.marks, *((x, y) for x, *ends in line.bars for y in ends)]
+        for x, y in corners:
+            assert LEFT - 0.01 <= x <= chart.right + 0.01 and TOP - 0.01 <= y <= chart.bottom + 0.01
+    for ticks in (chart.x_ticks, chart.y_ticks):
+        assert len({tick.text for tick in ticks}) == len(ticks)
+        assert all(math.isfinite(tick.at) for tick in ticks)
+    assert all(LEFT - 0.01 <= tick.at <= chart.right + 0.01 for tick in chart.x_ticks)
+    texts = {element.text for element in svg.iter()}
+    assert (EMPTY in texts) == (not chart.lines)
+    assert (f"{chart.num_left_out} not finite, left out" in texts) == (chart.num_left_out > 0)
+    assert not re.search(r"\b(nan|inf)\b", chart.summary)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+def test_every_chart_draws_every_kind_of_series(make, kind):
+    values, num_left_out = KINDS[kind]
+    charts = make(list(values))
+    assert len(charts) == 1 or not values
+    for chart in charts:
+        check_drawing(chart)
+        assert bool(chart.lines) == (len(values) > num_left_out)
+        assert (f"{EMPTY}." in chart.summary) == (not chart.lines)
+        assert chart.num_left_out == MAKERS[make] * num_left_out
+        if chart.num_left_out:
+            assert f"Left out: {chart.num_left_out} value" in chart.summary
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_logarithmic_chart_draws_every_kind_of_series(kind):
+    values, num_left_out = KINDS[kind]
+    (chart,) = simple_charts(values, is_log_x=True, x_values=(0, 1, 2, 3), has_labels=True)
+    check_drawing(chart)
+    assert chart.num_left_out == num_left_out
+    points = tuple((value, 1.0) for value in values)
+    check_drawing(line_chart([Series("a", points, STYLE)], is_log_x=True, **WORDS))
+
+
+def test_a_bar_of_infinite_length_is_left_out_and_its_point_stays():
+    chart = line_chart([Series("a", ((0.0, 1.0), (1.0, 2.0)), STYLE, (INF, 0.5))], **WORDS)
+    check_drawing(chart)
+    assert (chart.num_left_out, len(chart.lines[0].marks), len(chart.lines[0].bars)) == (1, 2, 1)
+
+
+def test_a_chart_of_no_series_says_so():
+    check_drawing(line_chart([], **WORDS))
+
+
+def test_no_curve_and_no_history_make_no_panel():
+    shown = pd.DataFrame({"method": ["random"], "set": ["random-3"], "num_pairs": [3]})
+    styles = figures.method_styles(shown, frozenset())
+    averaged = pd.DataFrame({"set": [], "epoch": [], "val_mean_recall": []})
+    assert figures.learning_curves(averaged, shown, styles).charts == ()
 
 
 def luminance(colour: str) -> float:

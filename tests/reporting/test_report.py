@@ -349,6 +349,21 @@ def test_a_run_with_one_size_one_student_and_nothing_distilled_has_a_page(tmp_pa
         assert sentence in page
 
 
+@pytest.mark.parametrize("value", [0.0, 12.5, float("nan"), float("inf")])
+def test_students_that_score_the_same_everywhere_have_a_page(
+    tmp_path, scores, curves, histories, facts, value
+):
+    flat = histories.assign(**{name: value for name in histories if name.startswith("loss")})
+    names = [*RECALLS, "mean_recall"]
+    made = scores["method"] == "bi_trajectory"
+    none = scores.assign(**{name: scores[name].where(~made, 0.0) for name in names})
+    build_report(
+        none, curves.assign(val_mean_recall=value), flat, [], facts, tmp_path, published=None
+    )
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"\b(nan|inf)\b", page)
+
+
 def test_models_are_listed_by_role_or_as_plain_names(tmp_path, scores, curves, histories, facts):
     for name, models in (("roles", {"image_encoder": "tiny<1>"}), ("names", ["tiny<1>"])):
         build_report(

@@ -2,10 +2,12 @@
 recorded, each set once.
 """
 
+import json
 import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -85,6 +87,33 @@ def test_a_set_whose_logging_was_killed_is_logged_by_the_next_run_and_then_never
     started = time.monotonic()
     measures.log_distilled(chosen, "fifth", prepared, distilled)
     assert time.monotonic() - started < 0.3
+
+
+def _scored(folder: Path, values: list[float]) -> list[Ref]:
+    """Score artifacts of one set, a student for each of `values`."""
+    refs = []
+    for seed, value in enumerate(values):
+        own = folder / f"seed_{seed}"
+        own.mkdir(parents=True)
+        score = {key: value + place for place, key in enumerate(measures.SCORED)}
+        (own / "score.json").write_text(json.dumps({**score, "chosen_epoch": 10 * seed}))
+        refs.append(Ref(str(own), str(seed) * 64))
+    return refs
+
+
+def test_several_students_have_the_deviation_of_the_report(tmp_path):
+    values = [10.0, 12.0, 17.0]
+    found = measures._statistics(_scored(tmp_path, values))
+    for place, key in enumerate(measures.SCORED):
+        assert found[f"test/{key}"] == pytest.approx(13.0 + place)
+        assert found[f"test/{key}_std"] == pytest.approx(np.std(values, ddof=1))
+    assert found["evaluate/chosen_epoch"] == 10.0
+
+
+def test_one_student_has_no_deviation(tmp_path):
+    found = measures._statistics(_scored(tmp_path, [10.0]))
+    assert found["test/mean_recall"] == 10.0
+    assert not [key for key in found if key.endswith("_std")]
 
 
 def _killed(*_):

@@ -1,0 +1,88 @@
+"""Mean, standard deviation and confidence interval of what several students scored.
+
+Report, preset tables and MLflow take their numbers from here, so that they agree. It lies in core
+so that the cache keys of all of them cover it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """A sample in numbers. One value has no spread: what it leaves unknown is None, never 0.
+
+    Attributes:
+        n: number of values.
+        deviation: standard deviation with divisor n - 1.
+        interval: ends of the confidence interval of the mean (`CONFIDENCE`, Student t).
+    """
+
+    n: int
+    mean: float
+    deviation: float | None
+    interval: tuple[float, float] | None
+
+
+def describe(values: Iterable[float]) -> Statistics:
+    """Return the statistics of `values`.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    sample = [float(value) for value in values]
+    n = len(sample)
+    if not n:
+        raise ValueError(
+            "statistics need a value; received none; allowed is at least one; check which students "
+            "were scored"
+        )
+    # Equal values have that value as their mean: the quotient alone may round beyond them.
+    mean = min(max(sum(sample) / n, min(sample)), max(sample))
+    if n == 1:
+        return Statistics(n, mean, None, None)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in sample) / (n - 1))
+    half = student_t(n - 1) * deviation / math.sqrt(n)
+    return Statistics(n, mean, deviation, (mean - half, mean + half))
+
+
+def mean(values: Iterable[float]) -> float:
+    """Return the mean of `describe`, for columns that show no spread."""
+    return describe(values).mean
+
+
+@functools.cache
+def student_t(freedom: int) -> float:
+    """Return the quantile of Student's t that encloses `CONFIDENCE` on both sides of zero.
+
+    Args:
+        freedom: degrees of freedom, at least 1.
+    """
+    low, high = 0.0, math.pi / 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        if _enclosed(middle, freedom) < CONFIDENCE:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(freedom) * math.tan(high)
+
+
+def _enclosed(angle: float, freedom: int) -> float:
+    """Return the probability that |t| < sqrt(freedom) tan(angle).
+
+    For whole degrees of freedom it is a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4).
+    """
+    sine, cosine = math.sin(angle), math.cos(angle)
+    is_odd = freedom % 2 == 1
+    term, total = (cosine, 0.0) if is_odd else (1.0, 0.0)
+    for power in range(1 if is_odd else 0, freedom - 1, 2):
+        total += term
+        term *= cosine**2 * (power + 1) / (power + 2)
+    return 2 / math.pi * (angle + sine * total) if is_odd else sine * total
