@@ -49,7 +49,7 @@ TINY = (
 )
 SERVE = """
 import shutil, sys
-from flows import session, warm
+from flows.services import session, warm
 owner = session.Owner.of(int(sys.argv[1]))
 state = session.sessions() / f"{owner.name}.json"
 session.start_server(owner, state)
