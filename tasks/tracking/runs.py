@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe, mean
 from tasks.settings.params import Params
 from tasks.store import artifacts, caching
@@ -22,7 +23,6 @@ from tasks.store.artifacts import Ref
 from tasks.tracking import client as tracking
 
 DISTILLED, SCORES, STUDENTS = "distilled_digest", "scores_digest", "students_digest"
-SCORED = ("mean_recall", "i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10")
 
 
 def log_distilled(params: Params, invocation: str, prepared: Ref, distilled: Ref) -> None:
@@ -222,7 +222,7 @@ def _statistics(refs: list[Ref]) -> dict[str, float]:
     One student has no deviation: its key is left out.
     """
     scores = [json.loads((ref.folder / "score.json").read_text()) for ref in refs]
-    found = {key: describe(score[key] for score in scores) for key in SCORED}
+    found = {key: describe(score[key] for score in scores) for key in metrics.NAMES}
     means = {f"test/{key}": one.mean for key, one in found.items()}
     spreads = {
         f"test/{key}_std": one.deviation for key, one in found.items() if one.deviation is not None
