@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 from flows.services.session import Owner
+from tasks.core.foundations.file_names import METRICS, PAGE
 from tasks.settings import params
 from tasks.stages import DATA, REPORTS
+from tasks.store.artifacts import MANIFEST
 
 GONE_SECONDS = 15
 
@@ -30,7 +32,7 @@ def main() -> None:
         )
     computing = computed_since(started)
     print(
-        f"\nreport   {REPORTS / 'index.html'}\nmetrics  {REPORTS / 'metrics.json'}, or `dvc "
+        f"\nreport   {REPORTS / PAGE}\nmetrics  {REPORTS / METRICS}, or `dvc "
         "metrics show`\n"
         f"UIs      `make ui`: Prefect http://127.0.0.1:4200, MLflow http://127.0.0.1:5000\n"
         f"profile  {params.read_tree()['profile']}, {seconds:.0f} s"
@@ -49,7 +51,7 @@ def computed_since(started: float) -> float:
     """Return the seconds that artifacts made after `started` (of the clock) took, from their
     manifests.
     """
-    manifests = [*DATA.glob("**/manifest.json"), REPORTS / "manifest.json"]
+    manifests = [*DATA.glob(f"**/{MANIFEST}"), REPORTS / MANIFEST]
     fresh = [
         path
         for path in manifests

@@ -12,6 +12,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks import stages
+from tasks.core.foundations.file_names import HISTORY, INITIAL
 from tasks.device import choose_device, describe
 from tasks.progress import reporter
 from tasks.settings.params import Params
@@ -19,7 +20,6 @@ from tasks.store import caching
 from tasks.store.artifacts import Key, Ref
 
 STAGE = stages.STAGES["distill"]
-HISTORY, INITIAL = "history.parquet", "initial.safetensors"
 
 
 @task(

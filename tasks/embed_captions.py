@@ -43,7 +43,8 @@ def embed_captions(
         import pandas as pd
         import torch
 
-        from tasks.core.data.storage import CAPTIONS, EMBEDDINGS
+        from tasks.core.data.storage import EMBEDDINGS
+        from tasks.core.foundations.file_names import CAPTIONS
         from tasks.core.foundations.tensor_files import save_tensors
 
         captions = pd.read_parquet(prepared.folder / CAPTIONS)["text"].tolist()

@@ -13,6 +13,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks import stages
+from tasks.core.foundations.file_names import CURVE, GALLERY, SCORE, SHEET
 from tasks.device import choose_device, describe
 from tasks.progress import reporter
 from tasks.settings.params import Params
@@ -21,7 +22,6 @@ from tasks.store import caching
 from tasks.store.artifacts import Key, Ref
 
 STAGE = stages.STAGES["evaluate"]
-SCORE, CURVE, GALLERY, SHEET = "score.json", "curve.parquet", "gallery.json", "gallery.png"
 FULL = "full"
 
 

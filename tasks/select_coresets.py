@@ -18,6 +18,7 @@ from tasks.store import caching
 from tasks.store.artifacts import Key, Ref
 
 STAGE = stages.STAGES["select_coresets"]
+SHARED = "shared.safetensors"
 
 
 @task(
@@ -105,9 +106,7 @@ def _shared(
     def build(work: Path) -> dict[str, Any]:
         from tasks.core.foundations.tensor_files import save_tensors
 
-        save_tensors(
-            work / "shared.safetensors", _prepare(params, plugin, prepared, embeddings, start)
-        )
+        save_tensors(work / SHARED, _prepare(params, plugin, prepared, embeddings, start))
         return {}
 
     folder = stages.folder(STAGE.name, params.space(STAGE.name), f"{plugin.name}-shared")
@@ -191,7 +190,7 @@ def _select(
         caption_idx=caption_idx,
         image_features=image_features,
         text_features=text_features[caption_idx],
-        shared=load_tensors(shared.folder / "shared.safetensors") if shared else {},
+        shared=load_tensors(shared.folder / SHARED) if shared else {},
     )
     chosen = plugin.module.select(
         plugin.config,

@@ -48,7 +48,8 @@ def obtain_start(
     key = Key("train_experts", what, inputs, caching.code_digest(code))
 
     def build(work: Path) -> dict[str, Any]:
-        from tasks.core.data.storage import FEATURES, IMAGES
+        from tasks.core.data.storage import FEATURES
+        from tasks.core.foundations.file_names import IMAGES
         from tasks.core.foundations.tensor_files import map_tensor, save_tensors
         from tasks.core.networks.encoders import encode_images
         from tasks.models import ENCODER

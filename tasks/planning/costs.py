@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from tasks import evaluate, models
-from tasks.core.data.preparation import IMAGES
 from tasks.core.data.preparation import prepare as write_prepared
 from tasks.core.data.storage import EMBEDDINGS
 from tasks.core.evaluation.retrieval import recall
+from tasks.core.foundations.file_names import IMAGES
 from tasks.core.foundations.records import SPLITS, ImageCaptions, Split
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.foundations.tensor_files import map_tensor, tensor_names

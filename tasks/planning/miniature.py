@@ -27,7 +27,8 @@ from PIL import Image
 
 from tasks import train_experts
 from tasks.core.data.preparation import check_examples, prepare
-from tasks.core.data.storage import CAPTIONS, EMBEDDINGS, IMAGES
+from tasks.core.data.storage import EMBEDDINGS
+from tasks.core.foundations.file_names import CAPTIONS, IMAGES, NAMES
 from tasks.core.foundations.records import ImageCaptions
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.foundations.tensor_files import map_tensor, save_tensors
@@ -194,7 +195,7 @@ def rows_of(params: Params, prepared: Ref | None) -> list[ImageCaptions]:
         return check_examples(params.dataset.module.examples(params.dataset.config))
     import pandas as pd
 
-    names = pd.read_parquet(prepared.folder / "images.parquet")
+    names = pd.read_parquet(prepared.folder / NAMES)
     captions = pd.read_parquet(prepared.folder / CAPTIONS).groupby("image_idx")["text"].agg(tuple)
     images = map_tensor(prepared.folder / IMAGES, "images")
     return [

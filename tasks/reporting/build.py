@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from tasks.core.foundations.file_names import METRICS, PAGE
 from tasks.reporting.figures import average_curves
 from tasks.reporting.gallery import Gallery
 from tasks.reporting.page import check_facts, render
@@ -81,8 +82,8 @@ def build_report(
 
     for folder in ("tables", "plots"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    (out / "index.html").write_text(page, encoding="utf-8", newline="\n")
-    (out / "metrics.json").write_text(metrics + "\n", encoding="utf-8", newline="\n")
+    (out / PAGE).write_text(page, encoding="utf-8", newline="\n")
+    (out / METRICS).write_text(metrics + "\n", encoding="utf-8", newline="\n")
     _write_csv(checked, out / "tables" / "scores.csv")
     _write_csv(summary, out / "tables" / "summary.csv")
     if summary["student"].nunique() > 1:

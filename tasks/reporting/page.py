@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from tasks.core.evaluation.metrics import DIRECTIONS, LISTED
 from tasks.reporting import figures
 from tasks.reporting.gallery import Gallery, fit_galleries
 from tasks.reporting.headline import headline
@@ -123,6 +124,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {"metrics": LISTED, "directions": DIRECTIONS}
     environment.filters["number"] = _number
     environment.filters["duration"] = _duration
     environment.tests["known"] = lambda value: not math.isnan(value)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from tasks.core.evaluation.metrics import LISTED
 from tasks.reporting.page import environment
 from tasks.reporting.published import FOLDER, same_budget
 from tasks.reporting.recall_table import beside, groups_by_size
@@ -33,15 +34,7 @@ from tasks.reporting.tables import (
 
 VALUES = ("n", *(part for name in METRICS for part in (name, f"{name}_std")), *DERIVED)
 COLUMNS = ("cell", "method", "num_pairs", "student", "protocol", "source", *VALUES)
-HEADINGS = {
-    "i2t_r1": "TR R@1",
-    "i2t_r5": "TR R@5",
-    "i2t_r10": "TR R@10",
-    "t2i_r1": "IR R@1",
-    "t2i_r5": "IR R@5",
-    "t2i_r10": "IR R@10",
-    "mean_recall": "mean recall",
-}
+LABELS = tuple(metric.label for metric in LISTED)
 
 
 @dataclass(frozen=True)
@@ -170,7 +163,7 @@ def _csv(table: PresetTable) -> str:
 
 def _markdown(table: PresetTable) -> str:
     lines = [f"# {table.title}", "", _caption(table), ""]
-    headings = ["method", "pairs", *HEADINGS.values(), "over random", "of full data", "students"]
+    headings = ["method", "pairs", *LABELS, "over random", "of full data", "students"]
     lines += _ours(headings, table.ours)
     for student, rows in table.others.items():
         lines += ["", _other_caption(student), "", *_ours(headings, rows)]
@@ -180,7 +173,7 @@ def _markdown(table: PresetTable) -> str:
             "Published numbers of the same setting; the protocol is that of the source.",
             "",
         ]
-        headings = ["method", "pairs", *HEADINGS.values(), "over random", "source", "protocol"]
+        headings = ["method", "pairs", *LABELS, "over random", "source", "protocol"]
         lines += _lines(headings, map(_cited_cells, _records(table.published)))
     return (
         "\n".join([*lines, "", *(f"* {name}: {text}" for name, text in table.facts.items())]) + "\n"
@@ -234,7 +227,7 @@ def _lines(headings: list[str], rows: Any) -> list[str]:
 
 
 def _our_cells(row: dict[Any, Any]) -> list[str]:
-    values = [_number(row[name], row[f"{name}_std"]) for name in HEADINGS]
+    values = [_number(row[one.name], row[f"{one.name}_std"], one.decimals) for one in LISTED]
     ratio = "" if math.isnan(row["over_random"]) else f"{row['over_random']:.2f}x"
     recovery = "" if math.isnan(row["recovery"]) else f"{100 * row['recovery']:.0f} %"
     return [str(row["label"]), str(row["num_pairs"]), *values, ratio, recovery, str(row["n"])]
@@ -242,7 +235,7 @@ def _our_cells(row: dict[Any, Any]) -> list[str]:
 
 def _cited_cells(row: dict[Any, Any]) -> list[str]:
     ratio = "" if math.isnan(row["over_random"]) else f"{row['over_random']:.2f}x"
-    values = [_number(row[name], math.nan) for name in HEADINGS]
+    values = [_number(row[one.name], math.nan, one.decimals) for one in LISTED]
     return [
         str(row["method"]),
         str(row["budget"]),
@@ -253,7 +246,8 @@ def _cited_cells(row: dict[Any, Any]) -> list[str]:
     ]
 
 
-def _number(value: float, std: float) -> str:
+def _number(value: float, std: float, decimals: int) -> str:
     if math.isnan(value):
         return ""
-    return f"{value:.1f}" if math.isnan(std) else f"{value:.1f} +- {std:.1f}"
+    spread = "" if math.isnan(std) else f" +- {std:.{decimals}f}"
+    return f"{value:.{decimals}f}{spread}"

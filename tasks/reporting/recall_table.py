@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from tasks.core.evaluation.metrics import BY_NAME, Metric
 from tasks.reporting.published import budget_of, same_budget
 from tasks.reporting.tables import FULL, METRICS
 
@@ -38,6 +39,10 @@ class Row:
     is_distilled: bool = False
     source: str = ""
     protocol: str = ""
+
+    def of(self, metric: Metric) -> Cell:
+        """Return the cell of a metric."""
+        return self.cells[METRICS.index(metric.name)]
 
 
 @dataclass(frozen=True)
@@ -184,11 +189,9 @@ def _published(row: dict[str, Any]) -> Row:
 
 
 def _displayed(name: str, values: pd.Series) -> pd.Series:
-    """Return values as the page prints them (percentages to one decimal, ratios to two), so that a
+    """Return values as the page prints them (recalls to their decimals, ratios to two), so that a
     printed tie is marked as one.
     """
-    return (
-        (values * 100).round(1)
-        if name == "recovery"
-        else values.round(2 if name == "over_random" else 1)
-    )
+    if name == "recovery":
+        return (values * 100).round(1)
+    return values.round(2 if name == "over_random" else BY_NAME[name].decimals)

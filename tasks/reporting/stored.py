@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from tasks.core.foundations.file_names import CURVE, GALLERY, HISTORY, INITIAL, SCORE
 from tasks.core.foundations.tensor_files import load_tensors
 from tasks.core.training.pair_files import load_pairs
 from tasks.reporting.gallery import Gallery, GalleryRow, to_pictures
+from tasks.store.artifacts import MANIFEST
 
 
 def load_gallery(decoded: Path, pairs: Path, num_rows: int) -> Gallery:
@@ -20,9 +22,9 @@ def load_gallery(decoded: Path, pairs: Path, num_rows: int) -> Gallery:
         decoded: folder with `gallery.json` of the evaluate stage.
         pairs: distilled artifact, with the set and its `initial.safetensors`.
     """
-    content = json.loads((decoded / "gallery.json").read_text())
+    content = json.loads((decoded / GALLERY).read_text())
     stored = load_pairs(pairs)
-    initial = load_tensors(pairs / "initial.safetensors")["images"]
+    initial = load_tensors(pairs / INITIAL)["images"]
     befores, afters = (
         to_pictures(images[:num_rows], stored.mean, stored.std)
         for images in (initial, stored.images)
@@ -42,11 +44,11 @@ def load_scores(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     rows, curves = [], []
     for folder in folders:
-        seconds = json.loads((folder / "manifest.json").read_text())["facts"]["seconds"]
-        score = json.loads((folder / "score.json").read_text())
+        seconds = json.loads((folder / MANIFEST).read_text())["facts"]["seconds"]
+        score = json.loads((folder / SCORE).read_text())
         rows.append({**score, "seconds": seconds})
         curves.append(
-            pd.read_parquet(folder / "curve.parquet").assign(
+            pd.read_parquet(folder / CURVE).assign(
                 student=score["student"], protocol=score["protocol"]
             )
         )
@@ -57,7 +59,5 @@ def load_histories(folders: Iterable[Path]) -> pd.DataFrame:
     """Return the histories of distilled artifacts, one row per iteration, with the name of the
     set.
     """
-    frames = [
-        pd.read_parquet(folder / "history.parquet").assign(set=folder.name) for folder in folders
-    ]
+    frames = [pd.read_parquet(folder / HISTORY).assign(set=folder.name) for folder in folders]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

@@ -14,10 +14,12 @@ from typing import Any
 
 import pandas as pd
 
+from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe
 
-RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10")
-METRICS = (*RECALLS, "mean_recall")
+METRICS = metrics.NAMES
+# `mean_recall` is the mean of these.
+RECALLS = tuple(metric.name for metric in metrics.LISTED if metric.direction)
 DERIVED = ("recovery", "over_random", "gain_over_random")
 FULL, RANDOM = "full", "random"
 PROTOCOLS = {
@@ -199,7 +201,7 @@ def nested_metrics(summary: pd.DataFrame, shown: pd.DataFrame) -> dict[str, dict
     """Return {set: {metric: value}} of the `shown` rows for `dvc metrics`; below, others: {student:
     {protocol: {metric: value}}}.
     """
-    metrics: dict[str, dict[str, Any]] = {}
+    nested: dict[str, dict[str, Any]] = {}
     names = ["n", *(part for name in METRICS for part in (name, f"{name}_std")), *DERIVED]
     for row in shown.to_dict("records"):
         entry = {name: _rounded(row[name]) for name in names}
@@ -214,8 +216,8 @@ def nested_metrics(summary: pd.DataFrame, shown: pd.DataFrame) -> dict[str, dict
             entry.setdefault("others", {}).setdefault(str(other["student"]), {})[
                 str(other["protocol"])
             ] = values
-        metrics[str(row["set"])] = entry
-    return metrics
+        nested[str(row["set"])] = entry
+    return nested
 
 
 def _check_random(scores: pd.DataFrame) -> None:

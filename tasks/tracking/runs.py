@@ -15,14 +15,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe, mean
+from tasks.core.foundations.file_names import CURVE, GALLERY, HISTORY, SCORE, SHEET
 from tasks.settings.params import Params
 from tasks.store import artifacts, caching
 from tasks.store.artifacts import Ref
 from tasks.tracking import client as tracking
 
 DISTILLED, SCORES, STUDENTS = "distilled_digest", "scores_digest", "students_digest"
-SCORED = ("mean_recall", "i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10")
 
 
 def log_distilled(params: Params, invocation: str, prepared: Ref, distilled: Ref) -> None:
@@ -108,7 +109,7 @@ def _log_sets(
             tracker.log_inputs(child, name, distilled[name].digest, distilled[name].path)
         if name in galleries:
             _log_history(tracker, child, distilled[name])
-            for file in ("gallery.png", "gallery.json"):
+            for file in (SHEET, GALLERY):
                 tracker.log_file(child, galleries[name].folder / file)
         tracker.log_history(child, [(0, values), *_curve(refs)])
         tracker.mark(child, STUDENTS, shown)
@@ -207,7 +208,7 @@ def _log_history(tracker: tracking.Tracker, child: str, distilled: Ref) -> None:
 
     if tracker.is_marked(child, DISTILLED, distilled.digest):
         return
-    history = pd.read_parquet(distilled.folder / "history.parquet").to_dict("records")
+    history = pd.read_parquet(distilled.folder / HISTORY).to_dict("records")
     rows = [
         (int(row.pop("iteration")), {f"distill/{key}": float(value) for key, value in row.items()})
         for row in history
@@ -221,8 +222,8 @@ def _statistics(refs: list[Ref]) -> dict[str, float]:
 
     One student has no deviation: its key is left out.
     """
-    scores = [json.loads((ref.folder / "score.json").read_text()) for ref in refs]
-    found = {key: describe(score[key] for score in scores) for key in SCORED}
+    scores = [json.loads((ref.folder / SCORE).read_text()) for ref in refs]
+    found = {key: describe(score[key] for score in scores) for key in metrics.NAMES}
     means = {f"test/{key}": one.mean for key, one in found.items()}
     spreads = {
         f"test/{key}_std": one.deviation for key, one in found.items() if one.deviation is not None
@@ -235,7 +236,7 @@ def _curve(refs: list[Ref]) -> list[tuple[int, dict[str, float]]]:
     """Validation recall and training loss by epoch, mean over students."""
     import pandas as pd
 
-    frame = pd.concat([pd.read_parquet(ref.folder / "curve.parquet") for ref in refs])
+    frame = pd.concat([pd.read_parquet(ref.folder / CURVE) for ref in refs])
     averaged = frame.groupby("epoch")[["val_mean_recall", "loss"]].agg(mean)
     columns: list[Any] = averaged.reset_index().to_dict("records")
     return [

@@ -94,10 +94,11 @@ def test_a_run_is_compared_in_mlflow_by_nested_runs_with_curves_inputs_and_galle
     assert len(client.get_metric_history(cell.info.run_id, "distill/loss")) == 2
     assert {
         "test/mean_recall",
-        "test/mean_recall_std",
         "val/mean_recall",
         "distill/step_size_img",
     } <= set(cell.data.metrics)
+    # One student has no deviation.
+    assert "test/mean_recall_std" not in cell.data.metrics
     assert len(cell.data.metrics) <= 40
     assert len(cell.inputs.dataset_inputs) == 2
     assert {file.path for file in client.list_artifacts(cell.info.run_id)} == {

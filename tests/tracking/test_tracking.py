@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tasks.core.evaluation.metrics import NAMES
 from tasks.settings import params
 from tasks.store import caching
 from tasks.store.artifacts import Key, Ref
@@ -95,7 +96,7 @@ def _scored(folder: Path, values: list[float]) -> list[Ref]:
     for seed, value in enumerate(values):
         own = folder / f"seed_{seed}"
         own.mkdir(parents=True)
-        score = {key: value + place for place, key in enumerate(measures.SCORED)}
+        score = {key: value + place for place, key in enumerate(NAMES)}
         (own / "score.json").write_text(json.dumps({**score, "chosen_epoch": 10 * seed}))
         refs.append(Ref(str(own), str(seed) * 64))
     return refs
@@ -104,7 +105,7 @@ def _scored(folder: Path, values: list[float]) -> list[Ref]:
 def test_several_students_have_the_deviation_of_the_report(tmp_path):
     values = [10.0, 12.0, 17.0]
     found = measures._statistics(_scored(tmp_path, values))
-    for place, key in enumerate(measures.SCORED):
+    for place, key in enumerate(NAMES):
         assert found[f"test/{key}"] == pytest.approx(13.0 + place)
         assert found[f"test/{key}_std"] == pytest.approx(np.std(values, ddof=1))
     assert found["evaluate/chosen_epoch"] == 10.0
@@ -112,7 +113,7 @@ def test_several_students_have_the_deviation_of_the_report(tmp_path):
 
 def test_one_student_has_no_deviation(tmp_path):
     found = measures._statistics(_scored(tmp_path, [10.0]))
-    assert found["test/mean_recall"] == 10.0
+    assert found[f"test/{NAMES[0]}"] == 10.0
     assert not [key for key in found if key.endswith("_std")]
 
 

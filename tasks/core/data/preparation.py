@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 from tasks.core.data.annotations import check_captions, check_name, check_split
 from tasks.core.data.image_files import StoredImage
 from tasks.core.data.images import decode
+from tasks.core.foundations.file_names import CAPTIONS, IMAGES, NAMES
 from tasks.core.foundations.records import SPLITS, ImageCaptions
 
-IMAGES, NAMES, CAPTIONS = "images.safetensors", "images.parquet", "captions.parquet"
 # Two threads: JPEG decoding and resampling leave the interpreter lock. The window bounds the
 # pictures held at once.
 _NUM_THREADS, _WINDOW = 2, 16

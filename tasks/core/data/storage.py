@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from tasks.core.foundations.file_names import CAPTIONS, IMAGES, NAMES
 from tasks.core.foundations.records import Split
 from tasks.core.foundations.tensor_files import map_tensor
 
-IMAGES, CAPTIONS, EMBEDDINGS = "images.safetensors", "captions.parquet", "embeddings.safetensors"
-FEATURES = "features.safetensors"
+EMBEDDINGS, FEATURES = "embeddings.safetensors", "features.safetensors"
 
 
 def load_split(prepared: Path, embeddings: Path, split: str, features: Path | None = None) -> Split:
@@ -28,7 +28,7 @@ def load_split(prepared: Path, embeddings: Path, split: str, features: Path | No
         split: `train`, `val` or `test`.
         features: folder with `features.safetensors` (N, F) of a frozen image encoder, or None.
     """
-    images = pd.read_parquet(prepared / "images.parquet")
+    images = pd.read_parquet(prepared / NAMES)
     captions = pd.read_parquet(prepared / CAPTIONS)
     rows = (images["split"] == split).to_numpy().nonzero()[0]
     if len(rows) == 0:

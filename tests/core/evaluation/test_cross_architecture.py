@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tasks.core.data.storage import FEATURES, IMAGES
+from tasks.core.data.storage import FEATURES
 from tasks.core.evaluation.transfer import at_size, transfer
+from tasks.core.foundations.file_names import IMAGES
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.foundations.tensor_files import load_tensors, map_tensor
 from tasks.core.networks.encoders import ImageEncoder, encode_images, normalise
