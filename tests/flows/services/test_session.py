@@ -57,7 +57,11 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
     """
     (tmp_path / "uvicorn.py").write_text("raise ImportError('greenlet is not installed')\n")
     env = {**environment(), "PYTHONPATH": str(tmp_path), "PREFECT_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-c", "from flows import session; session.wait(session.begin())"]
+    command = [
+        sys.executable,
+        "-c",
+        "from flows.services import session; session.wait(session.begin())",
+    ]
     started = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 1 and time.monotonic() - started < 60
