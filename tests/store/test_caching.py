@@ -15,10 +15,50 @@ from tasks.stages import STAGES
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json
-from tasks import caching
 from tasks.stages import STAGES
+from tasks.store import caching
 print(json.dumps({name: caching.code_digest(stage.code) for name, stage in STAGES.items()}))
 """
+# The keys themselves: the stage tasks make them, and nothing is built.
+KEYS = """
+import json
+from tasks import distill, train_experts
+from tasks.settings import params
+from tasks.store import caching
+from tasks.store.artifacts import Ref
+found = {}
+ref = Ref("", "")
+caching.obtain = lambda folder, key, *more, **how: found.setdefault(str(folder), key.digest) and ref
+methods = "methods.distillers=[bi_trajectory, lors, meta_model]"
+chosen = params.load(["profile=toy", methods])
+train_experts.build_start.fn(chosen, ref)
+train_experts.train_expert.fn(chosen, ref, ref, ref, 0)
+for method in chosen.distillers:
+    distill.distill.fn(chosen, ref, ref, ref, [ref], method, chosen.general.budgets[0])
+print(json.dumps(found))
+"""
+FIELD = "\n    more: int = 0\n"
+EDITS = {
+    "a field of the report": (
+        "tasks/settings/validation.py",
+        '    gallery_pairs: Annotated[int, Range(ge=1, le=200, unit="pairs")]\n',
+        FIELD,
+    ),
+    "a field of the recipes": (
+        "tasks/core/evaluation/students.py",
+        "    num_validations: Count\n",
+        FIELD,
+    ),
+    "a soft loss": ("tasks/core/training/pair_set.py", '"bce", "wbce")', ' + ("third",)'),
+    "the share of memory": (
+        "tasks/core/distillation/buffer.py",
+        "_available_host_bytes() // 4",
+        " * 2",
+    ),
+    "the resize of students": ("tasks/core/evaluation/transfer.py", "antialias=True", " and False"),
+    "the batch of opened pairs": ("tasks/student_models.py", "BATCH_SIZE = 64", " * 2"),
+    "a field of Similarity": ("tasks/core/training/pair_set.py", "    alpha: float\n", FIELD),
+}
 
 
 @pytest.fixture
@@ -29,11 +69,21 @@ def copy(tmp_path):
     return tmp_path
 
 
-def _digests(folder):
+@pytest.fixture(scope="module")
+def keys():
+    """Keys of the toy's experts and distilled sets, by folder, made by the code as it is."""
+    return _printed(ROOT, KEYS)
+
+
+def _printed(folder, script):
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=folder, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True
     )
     return json.loads(done.stdout)
+
+
+def _digests(folder):
+    return _printed(folder, SCRIPT)
 
 
 def _changed(folder, file, old, new):
@@ -82,3 +132,29 @@ def test_decoding_concerns_preparation_alone(copy):
     assert _changed(
         copy, "tasks/core/data/preparation.py", "def prepare(", "X = 1\n\n\ndef prepare("
     ) == {"prepare_data"}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_no_expert_is_trained_again_for_what_it_does_not_use(copy, keys, edit):
+    file, text, more = EDITS[edit]
+    shutil.copy(ROOT / "params.yaml", copy)
+    path = copy / file
+    assert path.read_text().count(text) == 1
+    path.write_text(path.read_text().replace(text, text + more))
+    if edit == "a soft loss":
+        losses = copy / "tasks/core/training/soft_losses.py"
+        branch = '    if name == "bce":\n        return terms.mean()\n'
+        assert branch in losses.read_text()
+        losses.write_text(
+            losses.read_text().replace(branch, branch + branch.replace("bce", "third"))
+        )
+    after = _printed(copy, KEYS)
+    changed = {Path(place).parts[1] for place in keys if after[place] != keys[place]}
+    assert "experts" not in changed and after.keys() == keys.keys()
+    is_beside_distillation = edit in ("a field of the report", "a field of the recipes")
+    assert not (is_beside_distillation and changed), changed
+    # So that no edit is invisible to all keys
+    is_below_distillation = file.startswith(
+        ("tasks/core/distillation", "tasks/core/training/pair_set")
+    )
+    assert not is_below_distillation or changed == {"distilled"}
