@@ -194,7 +194,11 @@ def test_karpathy_names_file_and_field_of_a_bad_entry(tmp_path, entry, message):
         ("d.json", b'{"images": {}}', r"d\.json\.images: received dict"),
         ("d.json", b'{"images": "\xff"}', r"d\.json: byte 12 is not UTF-8"),
         ("d.json.gz", b"not gzip", r"d\.json\.gz: cannot be read"),
-        ("d.json.gz", gzip.compress(b'{"images": []}', mtime=0)[:-9], r"d\.json\.gz: cannot be read"),
+        (
+            "d.json.gz",
+            gzip.compress(b'{"images": []}', mtime=0)[:-9],
+            r"d\.json\.gz: cannot be read",
+        ),
     ],
 )
 def test_malformed_json_names_file_and_position(tmp_path, name, data, message):
