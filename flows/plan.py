@@ -73,8 +73,19 @@ def show(plan: Any, *, is_json: bool) -> None:
                 ]
             )
         )
-    for note in (*plan.notes, ON_TOP):
+    for note in (*_reasons(plan), *plan.notes, ON_TOP):
         print(f"* {note}")
+
+
+def _reasons(plan: Any) -> list[str]:
+    """Return why artifacts that are there would be made again."""
+    from tasks.store import reasons
+
+    return [
+        f"{entry.cell.stage}: {entry.cell.name} would be made, because {entry.cell.because}"
+        for entry in plan.entries
+        if entry.cell.because not in (None, reasons.ABSENT)
+    ]
 
 
 def _print(settings: Sequence[str], is_json: bool) -> None:

@@ -31,6 +31,7 @@ class Cell:
         kind: what it costs is that of all cells of this kind: `first expert`, `expert`, `lors-100`,
             `student lors-100`.
         student: the further student that trains, or None.
+        because: why it would be made, where that is known.
     """
 
     stage: str
@@ -38,6 +39,7 @@ class Cell:
     kind: str
     is_cached: bool
     student: str | None = None
+    because: str | None = None
 
 
 @dataclass
@@ -73,12 +75,13 @@ class Inventory:
         None when it would have to be made, or when one of `needs` is None: then what it is made
         from will be new.
         """
-        found = None
+        found, because = None, None
         if None not in needs:
             try:
                 with caching.looking():
                     found = task.fn(*needs, *more)
             except caching.NotMade as missing:
+                because = missing.reason
                 self._note_shared(stage, missing.folder.name)
             except FileNotFoundError:
                 # Raw data or weights are not there and nothing stands in; who makes the artifact
@@ -86,7 +89,7 @@ class Inventory:
                 found = None
         elif stage == "select_coresets":
             self._note_shared(stage, f"{name.rpartition('-')[0]}-shared")
-        self.cells.append(Cell(stage, name, kind, found is not None, student))
+        self.cells.append(Cell(stage, name, kind, found is not None, student, because))
         return found
 
     def _note_shared(self, stage: str, name: str) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,12 @@ class Key:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of `manifest.json`."""
+    """The content of `manifest.json`.
+
+    Attributes:
+        modules: the digest of each module behind `code`; older manifests have none.
+        because: why this artifact replaced another one, None for the first in its place.
+    """
 
     key: str
     stage: str
@@ -68,6 +73,8 @@ class Manifest:
     facts: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     accepted_code: str | None = None
+    modules: dict[str, str] = field(default_factory=dict)
+    because: str | None = None
 
     @property
     def digest(self) -> str:
@@ -136,7 +143,13 @@ def lock(folder: Path, data: Path = DATA) -> FileLock:
 
 
 def write(
-    folder: Path, key: Key, build: Callable[[Path], dict[str, Any]], facts: dict[str, Any]
+    folder: Path,
+    key: Key,
+    build: Callable[[Path], dict[str, Any]],
+    facts: dict[str, Any],
+    *,
+    modules: dict[str, str] | None = None,
+    because: str | None = None,
 ) -> Manifest:
     """Build an artifact in its work folder and rename it to `folder`, replacing an older one.
 
@@ -169,18 +182,24 @@ def write(
         code=key.code,
         files={name: file_digest(path) for name, path in files.items()},
         facts={**facts, **more},
+        modules=modules or {},
+        because=because,
     )
     _write_manifest(work, manifest)
     _replace(work, folder)
     return manifest
 
 
-def accept_code(folder: Path, manifest: Manifest, key: Key) -> Manifest:
+def accept_code(folder: Path, manifest: Manifest, key: Key, modules: dict[str, str]) -> Manifest:
     """Record that an artifact made by other code is accepted as it is, under the key of today's
     code.
     """
-    accepted = Manifest(
-        **{**asdict(manifest), "key": key.digest, "code": key.code, "accepted_code": manifest.code}
+    accepted = replace(
+        manifest,
+        key=key.digest,
+        code=key.code,
+        modules=modules,
+        accepted_code=manifest.code,
     )
     _write_manifest(folder, accepted)
     return accepted

@@ -4,13 +4,10 @@ artifact verifies.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import contextvars
 import functools
 import importlib.metadata
-import importlib.util
-import json
 import logging
 import platform
 import subprocess
@@ -21,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.stages import STAGES
-from tasks.store import artifacts
+from tasks.store import artifacts, reasons
 from tasks.store.artifacts import Key, Ref
+from tasks.store.code_digests import code_digest, modules_of
+
+__all__ = ["Absent", "NotMade", "code_digest", "digest_files", "obtain"]
 
 LOGGER = logging.getLogger("vl_distillery")
 _IS_LOOKING: contextvars.ContextVar[bool] = contextvars.ContextVar("is_looking", default=False)
@@ -31,11 +31,15 @@ _VERSIONED = ("torch", "timm", "transformers", "numpy", "pillow", "faiss-cpu", "
 
 
 class NotMade(Exception):
-    """Inside `looking()`: the artifact in `folder` was asked for, and would have to be built."""
+    """Inside `looking()`: the artifact in `folder` was asked for, and would have to be built.
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(f"{folder} is not there for these parameters, inputs and code")
-        self.folder = folder
+    Attributes:
+        reason: why, as in the log; `reasons.ABSENT` when nothing is there.
+    """
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(f"{folder} would be made, because {reason}")
+        self.folder, self.reason = folder, reason
 
 
 @contextlib.contextmanager
@@ -92,39 +96,53 @@ def obtain(
         force = force and folder not in (_FORCED.get() or ())
         if missing is not None:
             return _stand_in(folder, key, missing, force=force, accept_code=accept_code)
-        manifest = None
+        manifest, reason = None, reasons.ABSENT
         try:
             manifest = artifacts.verify(folder)
         except artifacts.DamagedArtifact as damage:
-            if not is_looking:
-                LOGGER.warning("rebuilding %s: %s", folder, damage)
-        if manifest and not force:
-            if manifest.key == key.digest:
-                return Ref(str(folder), manifest.digest, is_cached=True)
-            is_code_only = not set(_difference(manifest, key)) - {"code"}
-            if accept_code and is_code_only:
-                manifest = artifacts.accept_code(folder, manifest, key)
-                LOGGER.warning(
-                    "accepted %s as made by other code (%s)", folder, manifest.accepted_code
-                )
-                return Ref(str(folder), manifest.digest, is_cached=True)
-            if not is_looking:
-                LOGGER.info(
-                    "rebuilding %s: changed %s",
-                    folder,
-                    " and ".join(_difference(manifest, key)) or "format",
-                )
+            reason = f"damaged: {damage}"
+        if manifest:
+            if kept := None if force else _kept(folder, manifest, key, accept_code=accept_code):
+                return kept
+            reason = reasons.FORCED if force else reasons.changed(manifest, key)
         if is_looking:
-            raise NotMade(folder)
+            raise NotMade(folder, reason)
+        because = None if reason == reasons.ABSENT else reason
+        if because:
+            LOGGER.log(
+                logging.INFO if manifest else logging.WARNING, "rebuilding %s: %s", folder, because
+            )
         facts = _facts()
         STAGES[key.stage].import_libraries()
         started = time.monotonic()
         manifest = artifacts.write(
-            folder, key, lambda work: {**build(work), "seconds": time.monotonic() - started}, facts
+            folder,
+            key,
+            lambda work: {**build(work), "seconds": time.monotonic() - started},
+            facts,
+            modules=modules_of(key.code),
+            because=because,
         )
         if (forced := _FORCED.get()) is not None:
             forced.add(folder)
         return Ref(str(folder), manifest.digest)
+
+
+def _kept(folder: Path, manifest: artifacts.Manifest, key: Key, *, accept_code: bool) -> Ref | None:
+    """Return the verified artifact when it is that of `key`, or differs in code that is
+    accepted.
+    """
+    if manifest.key == key.digest:
+        return Ref(str(folder), manifest.digest, is_cached=True)
+    if not accept_code or set(reasons.changed_parts(manifest, key)) - {"code"}:
+        return None
+    _accept(folder, manifest, key)
+    return Ref(str(folder), manifest.digest, is_cached=True)
+
+
+def _accept(folder: Path, manifest: artifacts.Manifest, key: Key) -> None:
+    accepted = artifacts.accept_code(folder, manifest, key, modules_of(key.code))
+    LOGGER.warning("accepted %s as made by other code (%s)", folder, accepted.accepted_code)
 
 
 class Absent(FileNotFoundError):
@@ -165,7 +183,9 @@ def _stand_in(
     known = artifacts.Manifest(
         **{**asdict(manifest), "inputs": {name: manifest.inputs.get(name) for name in key.inputs}}
     )
-    changed = [part for part in _difference(known, key) if not (accept_code and part == "code")]
+    changed = [
+        part for part in reasons.changed_parts(known, key) if not (accept_code and part == "code")
+    ]
     if changed:
         raise FileNotFoundError(
             f"{missing}; {folder} cannot stand in: other {' and '.join(changed)}"
@@ -187,81 +207,8 @@ def _stand_in(
         missing,
     )
     if manifest.code != key.code:
-        manifest = artifacts.accept_code(folder, manifest, replace(key, inputs=manifest.inputs))
-        LOGGER.warning("accepted %s as made by other code (%s)", folder, manifest.accepted_code)
+        _accept(folder, manifest, replace(key, inputs=manifest.inputs))
     return Ref(str(folder), manifest.digest, is_cached=True)
-
-
-def code_digest(modules: Iterable[str]) -> str:
-    """Return the digest of the static import closure of `modules` inside `tasks.core`, and of the
-    modules themselves.
-
-    Comments, docstrings and layout do not count: the digest is over the syntax trees.
-    """
-    closure: set[str] = set()
-    pending = list(modules)
-    while pending:
-        name = pending.pop()
-        if name not in closure:
-            closure.add(name)
-            pending.extend(_imports(name))
-    return artifacts.canonical_digest({name: _tree_digest(name) for name in closure})
-
-
-@functools.cache
-def _source(module: str) -> ast.Module:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ValueError(
-            f"no source for module {module!r}, whose code is part of a cache key; see "
-            "tasks/stages.py"
-        )
-    return ast.parse(Path(spec.origin).read_text())
-
-
-@functools.cache
-def _tree_digest(module: str) -> str:
-    tree = _source(module)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        is_documented = isinstance(
-            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        )
-        if (
-            is_documented
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            body[0] = ast.Pass()
-    return artifacts.canonical_digest(ast.dump(tree))
-
-
-@functools.cache
-def _imports(module: str) -> tuple[str, ...]:
-    found = []
-    for node in ast.walk(_source(module)):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return tuple(name for name in found if name.startswith("tasks.core.") and _is_module(name))
-
-
-@functools.cache
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
-
-
-def _difference(manifest: artifacts.Manifest, key: Key) -> list[str]:
-    """Names of the parts that differ; compared as JSON, since a manifest knows no tuples and no
-    integer keys.
-    """
-    now = json.loads(json.dumps({"params": key.params, "inputs": key.inputs, "code": key.code}))
-    return [part for part, value in now.items() if getattr(manifest, part) != value]
 
 
 @functools.cache

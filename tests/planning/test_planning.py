@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -250,3 +251,9 @@ def test_the_plan_is_a_table_or_json(tiny, tmp_path, monkeypatch, capsys):
     assert "3 of 3" in table and "3.0 MB" in table
     command.show(found, is_json=True)
     assert len(json.loads(capsys.readouterr().out)["cells"]) == len(stock.cells)
+    changed = [replace(cell, because="changed lr 1 -> 2") for cell in stock.cells[:1]]
+    command.show(
+        replace(found, entries=[planning.Entry(cell, costs.Usage(2.0)) for cell in changed]),
+        is_json=False,
+    )
+    assert "prepared would be made, because changed lr 1 -> 2" in capsys.readouterr().out
