@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tasks.core.foundations.names import hint
+
 
 def cells(
     kind: str,
@@ -23,8 +25,8 @@ def cells(
     names, sizes = list(methods), list(budgets)
     if method is not None and method not in names:
         raise ValueError(
-            f"--method: received {method!r}; allowed: {', '.join(names) or 'none'}; change "
-            f"methods.{kind} of params.yaml"
+            f"--method: received {method!r}{hint(method, names)}; allowed: "
+            f"{', '.join(names) or 'none'}; change methods.{kind} of params.yaml"
         )
     if num_pairs is not None and num_pairs not in sizes:
         raise ValueError(

@@ -1,14 +1,27 @@
 """`--set section.key=value`: one override of the raw tree of params.yaml and presets.yaml, in
 place.
+
+A value is taken as typed: a number, true, false, null, or else text with every sign that it has.
+Lists, mappings and text in quotes are read as YAML without anchors, aliases, tags and comments.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
 
+from tasks.core.foundations.names import hint
+
 TOP = ("profile", "methods", "presets", "profiles")
+WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
+# Python reads at most 4,300 digits
+INTEGER = re.compile(r"[-+]?[0-9]{1,1000}")
+FLOAT = re.compile(
+    r"[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf)|\.nan"
+)
+QUOTED = ("[", "{", "'", '"')
 
 
 def override(tree: dict[str, Any], setting: str) -> None:
@@ -18,12 +31,68 @@ def override(tree: dict[str, Any], setting: str) -> None:
     per-budget mappings are numbers (`lr_img.100=50.0`).
 
     Raises:
-        ValueError: no `=`, or a key that params.yaml does not have.
+        ValueError: no `=`, a value that cannot be read, or a key that params.yaml does not have.
     """
     path, found, text = setting.partition("=")
     if not found or not path:
         raise ValueError(f"--set takes section.key=value, received {setting!r}")
-    assign(tree, path, yaml.safe_load(text), f"--set {setting!r}")
+    where = f"--set {setting!r}"
+    assign(tree, path, text if path == "profile" else value_of(text, where), where)
+
+
+def value_of(text: str, where: str) -> Any:
+    """Return the value that `text` stands for; see above.
+
+    Raises:
+        ValueError: a list, mapping or quoted text that is not closed, is followed by more, or holds
+            signs with a meaning of their own in YAML.
+    """
+    if not text.lstrip().startswith(QUOTED):
+        return _plain(text)
+    text = text.strip()
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node.end_mark.index < len(text):
+            raise yaml.YAMLError(f"nothing may follow, received {text[node.end_mark.index :]!r}")
+        return loader.construct_document(node)
+    except (yaml.YAMLError, RecursionError) as error:
+        why = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise ValueError(
+            f"{where}: the value cannot be read ({why}); allowed are text, numbers, "
+            "[lists, of, them] and {mappings: of them}; put quotes around text inside that holds "
+            "signs such as * & ! @ # [ ] { } : or a tab"
+        ) from error
+
+
+def _plain(text: str) -> Any:
+    word = text.strip()
+    if word.lower() in WORDS:
+        return WORDS[word.lower()]
+    if INTEGER.fullmatch(word):
+        return int(word)
+    if FLOAT.fullmatch(word):
+        return float(word.replace(".inf", "inf").replace(".nan", "nan"))
+    return text
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that gives plain values only: no dates, no other forms of numbers, nothing by name."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012, as in the class above
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse anchors, aliases and tags: a few of them can make a value without end."""
+        event = self.peek_event()
+        if getattr(event, "anchor", None) or getattr(event, "tag", None):
+            raise yaml.YAMLError("* & and ! have a meaning of their own in YAML")
+        return super().compose_node(parent, index)
+
+
+_Loader.add_constructor(
+    "tag:yaml.org,2002:str",
+    lambda loader, node: node.value if node.style else _plain(node.value),
+)
 
 
 def assign(tree: dict[str, Any], path: str, value: Any, where: str) -> None:
@@ -39,8 +108,8 @@ def assign(tree: dict[str, Any], path: str, value: Any, where: str) -> None:
         if part not in keys:
             known = ", ".join(keys) if isinstance(node, dict) else "nothing below a value"
             raise ValueError(
-                f"{where}: unknown key {part!r} in {'.'.join(parts[:depth]) or 'the top'}; "
-                f"allowed: {known}"
+                f"{where}: unknown key {part!r}{hint(part, keys)} in "
+                f"{'.'.join(parts[:depth]) or 'the top'}; allowed: {known}"
             )
         if depth == len(parts) - 1:
             node[keys[part]] = value

@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tasks import stages
 from tasks.core.evaluation.students import EvaluateSection
+from tasks.core.foundations.names import check_name, hint
 from tasks.core.networks.dual_encoder import ModelSection
 from tasks.core.training.experts import ExpertSection
 from tasks.settings import variants
+from tasks.settings.files import PARAMS, PRESETS, read
 from tasks.settings.overrides import TOP, override
 from tasks.settings.validation import (
     General,
@@ -39,8 +39,6 @@ from tasks.settings.validation import (
 )
 from tasks.settings.variants import Preset, Variant
 
-PARAMS = Path("params.yaml")
-PRESETS = "presets.yaml"
 SHARED = "shared"
 VARIANT = "variant"
 
@@ -222,24 +220,10 @@ def read_tree(path: Path = PARAMS) -> dict[str, Any]:
     """Return the raw tree of params.yaml without its shared blocks, which YAML has merged into the
     profiles, joined with presets.yaml beside it.
     """
-    tree = _read(path)
+    tree = read(path)
     tree.pop(SHARED, None)
     held = path.with_name(PRESETS)
-    return variants.join(tree, _read(held), str(held))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not in {Path.cwd()}; run from the top folder of the repository"
-        )
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path} must hold sections, received {type(tree).__name__}")
-    return tree
+    return variants.join(tree, read(held), str(held))
 
 
 def parse(tree: dict[str, Any], where: str = "params.yaml", variant: str | None = None) -> Params:
@@ -257,6 +241,8 @@ def parse(tree: dict[str, Any], where: str = "params.yaml", variant: str | None 
     )
     keys_of(rest, (), f"{root}.embed_captions")
     image, rest = plugin_of("image_encoders", body["model"], "image_encoder", f"{root}.model")
+    for plugin, section in ((text, "embed_captions"), (image, "model")):
+        check_name(plugin.module.label(plugin.config), "encoder", f"{root}.{section}.options.name")
     model = section_of(ModelSection, rest, f"{root}.model")
     evaluate, students = students_of(body["evaluate"], model, f"{root}.evaluate")
     params = Params(
@@ -299,11 +285,17 @@ _SECTIONS = (
 def _profile_of(tree: dict[str, Any], where: str) -> dict[str, Any]:
     """Return the tree when it has its sections, and the chosen profile its own."""
     top = keys_of(tree, TOP, where)
-    names = sorted(top["profiles"])
-    if top["profile"] not in names:
+    if not isinstance(top["profiles"], dict):
         raise ValueError(
-            f"{where}: unknown profile {top['profile']!r}; available: {', '.join(names)}; change "
-            "`profile`"
+            f"{where}: profiles: received {top['profiles']!r}; allowed is a mapping of profiles"
+        )
+    for profile in top["profiles"]:
+        check_name(profile, "profile", f"{where}: profiles")
+    chosen, names = top["profile"], sorted(top["profiles"])
+    if chosen not in names:
+        raise ValueError(
+            f"{where}: unknown profile {chosen!r}{hint(chosen, names)}; available: "
+            f"{', '.join(names)}; change `profile`"
         )
     keys_of(top["profiles"][top["profile"]], _SECTIONS, f"{where}: profiles.{top['profile']}")
     return top

@@ -5,7 +5,6 @@ are refused with their place.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from tasks.core.distillation.matching_config import MatchingConfig
 from tasks.core.evaluation.transfer import StudentSection
 from tasks.core.foundations import plugins
+from tasks.core.foundations.names import check_name
 from tasks.core.foundations.section import Range, Section
 from tasks.core.networks.dual_encoder import ModelSection
 
@@ -89,7 +89,14 @@ def section_of(kind: Any, value: Any, where: str) -> Any:
     nothing else is cast.
     """
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+        plain = json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{where}: received {value!r}: {error}; allowed are text, numbers, lists and "
+            "mappings; put a date in quotes"
+        ) from error
+    try:
+        return TypeAdapter(kind).validate_json(plain, strict=True)
     except ValidationError as error:
         errors = error.errors()
         # Of the forms that a field may have (a name, or a mapping), the one that fits deepest tells
@@ -135,16 +142,17 @@ def students_of(
     students = {}
     for name, value in section["cross_architecture"].items():
         place = f"{where}.cross_architecture.{name}"
-        if not re.fullmatch(r"(?!seed_|gallery$)[A-Za-z0-9][A-Za-z0-9._-]*", str(name)):
+        check_name(name, "student", place)
+        if name == "gallery" or name.startswith("seed_"):
             raise ValueError(
-                f"{place}: received the name {name!r}; allowed are letters, digits, `.`, `_`, "
-                "`-`, not `gallery` or `seed_*`"
+                f"{place}: received the student {name!r}; `gallery` and `seed_*` are folders "
+                "beside those of students; choose another name"
             )
         image, rest = plugin_of("image_encoders", value, "image_encoder", place)
         own = section_of(StudentSection, rest, place)
         model = replace(main, trainable=own.trainable, lora=own.lora, embed_dim=own.embed_dim)
         check_model(model, place)
-        students[str(name)] = Student(image, model, own.input_size)
+        students[name] = Student(image, model, own.input_size)
     return {key: value for key, value in section.items() if key != "cross_architecture"}, students
 
 

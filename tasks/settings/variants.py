@@ -15,6 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from tasks.core.foundations.names import hint
 from tasks.settings.overrides import assign
 from tasks.settings.validation import keys_of
 
@@ -127,8 +128,8 @@ def apply(tree: dict[str, Any], name: str) -> Variant:
     cells = find(presets, preset).cells
     if cell not in cells:
         raise ValueError(
-            f"preset {preset!r}: received the cell {cell!r}; allowed: {', '.join(cells)}; change "
-            "`presets` of presets.yaml"
+            f"preset {preset!r}: received the cell {cell!r}{hint(cell, cells)}; allowed: "
+            f"{', '.join(cells)}; change `presets` of presets.yaml"
         )
     profile = tree["profiles"][tree["profile"]]
     before = copy.deepcopy(profile)
@@ -152,8 +153,8 @@ def find(presets: dict[str, Preset], name: str) -> Preset:
     """
     if name not in presets:
         raise ValueError(
-            f"unknown preset {name!r}; available: {', '.join(presets)}; see `presets` of "
-            "presets.yaml"
+            f"unknown preset {name!r}{hint(name, presets)}; available: {', '.join(presets)}; see "
+            "`presets` of presets.yaml"
         )
     return presets[name]
 

@@ -9,6 +9,8 @@ import importlib
 import pkgutil
 from types import ModuleType
 
+from tasks.core.foundations.names import hint
+
 # The room in which the plugins of a kind live, beside the code that calls them.
 ROOMS = {
     "datasets": "data",
@@ -45,7 +47,8 @@ def load(kind: str, name: str, *, where: str = "params.yaml") -> ModuleType:
     if name not in names:
         label = kind.removesuffix("s").replace("_", " ")
         raise ValueError(
-            f"unknown {label} {name!r}; available: {', '.join(names)}; change it in {where}"
+            f"unknown {label} {name!r}{hint(name, names)}; available: {', '.join(names)}; "
+            f"change it in {where}"
         )
     return importlib.import_module(module_name(kind, name))
 

@@ -1,0 +1,33 @@
+"""Names that a user gives: which may become a folder, and which was meant by a typo."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
+
+
+def check_name(name: object, what: str, where: str) -> None:
+    """Refuse a name that is unfit for a folder, as one that leads out of `data/`.
+
+    Args:
+        what: the kind of thing it names, for the message.
+        where: where a user changes it.
+
+    Raises:
+        ValueError: other signs than letters, digits, `_`, `-` and `.`, a `.` at the start, or more
+            than 100 of them.
+    """
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ValueError(
+            f"{where}: received the {what} {name!r}; allowed are at most 100 letters, digits, "
+            "`_`, `-` and `.`, the first no `.`, since it names a folder; change it there"
+        )
+
+
+def hint(name: object, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'toy'?)` for a name that is near a known one, else nothing."""
+    near = get_close_matches(str(name), list(known), 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
