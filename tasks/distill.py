@@ -110,14 +110,16 @@ def _distill(
             new_model(params, encoder, text_dim, "fresh", number)
         ).flatten(),
     )
-    report = reporter(f"{method}-{num_pairs}")
+    report = reporter(f"distill {method}-{num_pairs}")
     found = plugin.module.distill(
         problem,
         plugin.config,
         num_pairs,
         tau=params.model.tau,
         checkpoint=work / NAME,
-        log=lambda row, iteration: report(iteration + 1, plugin.config.total_iterations),
+        log=lambda row, iteration: report(
+            iteration + 1, plugin.config.total_iterations, loss=row["loss"]
+        ),
     )
     provenance = {
         "method": method,

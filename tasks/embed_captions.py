@@ -52,7 +52,7 @@ def embed_captions(
             plugin.config,
             captions,
             device=choose_device(),
-            progress=reporter(f"embed {params.profile}"),
+            progress=reporter(f"embed_captions {params.profile}"),
         )
         bad = (~torch.isfinite(embeds).all(1)).nonzero()[:, 0]
         if len(bad):

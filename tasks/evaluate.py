@@ -171,7 +171,7 @@ def _train(
         tau=params.model.tau,
         seed=derive_seed(params.seed, "student", seed_idx),
         loss_fn=loss_fn,
-        progress=reporter(f"{set_name} seed {seed_idx}"),
+        progress=reporter(f"evaluate {set_name} seed {seed_idx}"),
     )
     score = {
         "set": set_name,

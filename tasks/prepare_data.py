@@ -43,7 +43,7 @@ def prepare_data(params: Params, *, force: bool = False, accept_code: bool = Fal
             work,
             image_size=section.image_size,
             max_pixels=section.max_pixels,
-            progress=reporter(f"prepare {params.profile}"),
+            progress=reporter(f"prepare_data {params.profile}"),
         )
 
     folder = stages.folder(STAGE.name, params.space(STAGE.name))

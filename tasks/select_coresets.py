@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks import stages
 from tasks.device import choose_device
+from tasks.progress import reporter
 from tasks.settings.params import Params, Plugin
 from tasks.store import caching
 from tasks.store.artifacts import Key, Ref
@@ -138,6 +139,7 @@ def _prepare(
             momentum=section.momentum,
         )
         seed = derive_seed(params.seed, plugin.name)
+        report = reporter(f"select_coresets {plugin.name}, training")
         for epoch in range(num_epochs):
             train_epoch(
                 model,
@@ -149,6 +151,7 @@ def _prepare(
                 epoch=epoch,
                 on_batch=on_batch,
             )
+            report(epoch + 1, num_epochs)
 
     found: dict[str, Any] = plugin.module.prepare(plugin.config, train.num_images, run)
     return found
@@ -176,7 +179,7 @@ def _select(
     from tasks.core.training.pair_set import PairSet
     from tasks.models import load_encoder, new_model, open_split
 
-    device = choose_device()
+    device, report = choose_device(), reporter(f"select_coresets {plugin.name}-{num_pairs}")
     encoder = load_encoder(params, start, device)
     train = open_split(params, prepared, embeddings, start, "train")
     check_budget(num_pairs, train.num_images)
@@ -185,6 +188,7 @@ def _select(
     buffer = Buffer([warm.folder], flat.flatten(), device=flat.device)
     flat.load(buffer.snapshot(0, params.train_experts.coreset_epochs))
     image_features, text_features = embed_split(model, train, encoder, device=device)
+    report(1, 2)
     caption_idx = _caption_idx(params, train)
     pool = Pool(
         caption_idx=caption_idx,
@@ -198,6 +202,7 @@ def _select(
         num_pairs,
         make_generator(params.seed, "coreset", plugin.name, num_pairs),
     )
+    report(2, 2)
     save_pairs(
         work,
         PairSet(

@@ -64,7 +64,10 @@ def obtain_start(
             images = map_tensor(prepared.folder / IMAGES, "images")
             sized = resize(encoder) if resize else encoder
             features = encode_images(
-                sized, images, device=choose_device(), progress=reporter(f"encode {params.profile}")
+                sized,
+                images,
+                device=choose_device(),
+                progress=reporter(f"train_experts features of {params.profile}"),
             )
             save_tensors(work / FEATURES, {"features": features})
         return {

@@ -105,7 +105,7 @@ def _train(
         is_start_shared=is_start_shared,
         index=index,
         checkpoint=work / NAME,
-        progress=reporter(f"expert {index}"),
+        progress=reporter(f"train_experts expert {index}"),
     )
     facts = save_snapshots(work, snapshots, storage=section.storage, start=shared)
     LOGGER.info(

@@ -102,7 +102,7 @@ def train_student(
     tau: float,
     seed: int,
     loss_fn: Loss | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[..., None] | None = None,
 ) -> Outcome:
     """Train `model` in place on `pairs` and score it.
 
@@ -112,8 +112,9 @@ def train_student(
             last epoch; `upstream_best` takes the best of 11 test scores, as LoRS and others print,
             for comparison only.
         score: Recall@K of (image embeddings, text embeddings, caption_image_idx).
-        loss_fn: see `train_epoch`; `similarity.set_loss` of a stored set.  progress: called with
-            (epochs done, epochs in all).
+        loss_fn: see `train_epoch`; `similarity.set_loss` of a stored set.
+        progress: called with (epochs done, epochs in all, loss=loss of the epoch, and
+            val_mean_recall=recall in percent, once an epoch was scored).
     """
     rates = step_sizes or {"img": recipe.lr_img, "txt": recipe.lr_txt}
     groups = parameter_groups(model, rates["img"], rates["txt"])
@@ -160,7 +161,8 @@ def train_student(
         if epoch + 1 in scored:
             judge(epoch + 1, loss)
         if progress:
-            progress(epoch + 1, recipe.num_epochs)
+            latest = {"val_mean_recall": curve[-1]["val_mean_recall"]} if curve else {}
+            progress(epoch + 1, recipe.num_epochs, loss=loss, **latest)
     assert best is not None
     flat.load(best[3])
     tested = score(*embed_split(model, test, encoder, device=flat.device), test.caption_image_idx)

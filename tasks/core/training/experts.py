@@ -79,7 +79,7 @@ def train_expert(
     is_start_shared: bool,
     index: int,
     checkpoint: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[..., None] | None = None,
 ) -> tuple[Theta, list[float]]:
     """Train in place and return the snapshots {"img_000": (P_img,), ...} on the CPU, and the epoch
     losses.
@@ -91,7 +91,7 @@ def train_expert(
         is_start_shared: leave `img_000` out, because the start artifact holds the same encoder for
             all experts.
         checkpoint: file to resume from and to write after every epoch.
-        progress: called with (epochs done, epochs in all).
+        progress: called with (epochs done, epochs in all, loss=loss of the epoch).
     """
     flat = FlatModel(model)
     optimiser = torch.optim.SGD(
@@ -145,7 +145,7 @@ def train_expert(
             )
         snapshots.update(now if epoch + 1 in epochs else {})
         if progress:
-            progress(epoch + 1, epochs[-1])
+            progress(epoch + 1, epochs[-1], loss=losses[-1])
     return snapshots, losses
 
 

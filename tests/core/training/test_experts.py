@@ -27,7 +27,7 @@ class Killed(Exception):
 
 
 def _train(checkpoint=None, stop_after=None, index=0, **changes):
-    def progress(done, total):
+    def progress(done, total, *, loss):
         if done == stop_after:
             raise Killed
 
