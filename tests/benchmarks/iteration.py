@@ -11,8 +11,9 @@ import torch
 
 from tasks.core.distillation.segments import Segment
 from tasks.core.foundations.seeding import make_generator
+from tasks.core.hypergradient.engines import ENGINES
 from tasks.core.hypergradient.student_step import draw_batches
-from tasks.core.hypergradient.trajectory import ENGINES, Gradient, trajectory_gradient
+from tasks.core.hypergradient.trajectory import Gradient, trajectory_gradient
 from tasks.core.networks.dual_encoder import build_dual_encoder
 from tasks.core.networks.frozen_features import FrozenFeatures
 from tasks.core.networks.functional import FlatModel
@@ -42,7 +43,7 @@ class Way:
     """How the gradient of an iteration is computed.
 
     Attributes:
-        engine: of `matching.ENGINES`.
+        engine: of `engines.ENGINES`.
         is_compiled: the image encoder is; first derivatives alone.
         is_theta_on_host: parameter vectors in pinned host memory.
     """

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tasks.core.distillation.matching_config import MatchingConfig
-from tasks.core.hypergradient.engine_choice import MAX_ERROR, Engine, Facts, explain_engine
+from tasks.core.hypergradient.engine_choice import MAX_ERROR, Facts, explain_engine
+from tasks.core.hypergradient.engines import DIFFERENCES
 from tasks.core.hypergradient.second_order import leaves
-from tasks.core.hypergradient.sweep import DIFFERENCES
 from tasks.core.hypergradient.trajectory import Rows, trajectory_gradient
 from tasks.core.networks.functional import FlatModel, Theta
 from tasks.core.training.losses import info_nce
@@ -36,7 +36,7 @@ def engine_of_network(
     batch_size: int,
     *,
     is_encoder_frozen: bool,
-) -> Engine:
+) -> str:
     """Return the engine with which a network is matched, and log what `auto` stands for. Only
     trained, plain encoders are probed.
 

@@ -8,9 +8,9 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from tasks.core.foundations.section import Range, Section
+from tasks.core.foundations.section import Choice, Range, Section
 from tasks.core.hypergradient.engine_choice import choose_engine
-from tasks.core.hypergradient.sweep import DIFFERENCES
+from tasks.core.hypergradient.engines import DIFFERENCES, ENGINES, check_memory
 from tasks.core.networks.precision import Precision
 
 PerBudget = float | dict[int, float]
@@ -100,7 +100,7 @@ class MatchingConfig(Section):
             student step draws one for each pair; more than 1 needs a frozen encoder, which encodes
             every view: once where the images stay as they are (`optimise: text`), otherwise new
             ones in every iteration. For encoders yet unseen.
-        engine: gradient engine of `trajectory.py`, or `auto`, see `engine_choice.py`.
+        engine: gradient engine of `engines.py`, or `auto`, see `engine_choice.py`.
         micro_batch: images per pass through the encoder, to bound memory, with the same result;
             null: the whole mini-batch.
         is_theta_on_host: keep the student's T parameter vectors in the memory of the host.
@@ -137,15 +137,7 @@ class MatchingConfig(Section):
     is_dropout_on: bool
     num_views: Annotated[int, Range(ge=1, le=64)]
     feature_dropout: Annotated[float, Range(ge=0.0, lt=1.0)]
-    engine: Literal[
-        "auto",
-        "unroll",
-        "double_backward",
-        "forward_over_reverse",
-        "central_difference",
-        "forward_difference",
-        "tesla",
-    ]
+    engine: Annotated[str, Choice("auto", *ENGINES)]
     micro_batch: Annotated[int, Range(ge=1, unit="images")] | None
     is_theta_on_host: bool
     precision: Precision
@@ -257,52 +249,38 @@ def check_options(
     """Raise ValueError when a budget has no step size, or options contradict each other; see
     `check_matching`.
     """
-    if config.is_theta_on_host and config.engine == "unroll":
-        raise ValueError(
-            f"{where}.is_theta_on_host: received true with the engine 'unroll', which keeps the "
-            "graphs of all steps on the device; allowed "
-            f"is false, or another engine; change {where}.is_theta_on_host or {where}.engine"
-        )
     is_encoder_trained = trainable in ("full", "lora")
-    if (
-        config.micro_batch is not None
-        and is_encoder_trained
-        and config.engine in ("unroll", "tesla")
-    ):
-        raise ValueError(
-            f"{where}: the engine {config.engine!r} does not cut a step into micro-batches; "
-            f"received micro_batch {config.micro_batch}; "
-            "set micro_batch: null or another engine"
-        )
+    engine = config.engine_for(is_encoder_frozen=not is_encoder_trained)
+    check_memory(
+        engine,
+        # A frozen encoder runs before the steps, in parts of any size
+        micro_batch=config.micro_batch if is_encoder_trained else None,
+        is_theta_on_host=config.is_theta_on_host,
+        where=where,
+    )
     if config.num_views > 1 and is_encoder_trained:
         raise ValueError(
             f"{where}.num_views: received {config.num_views} with trainable {trainable!r}; "
             "allowed is 1, or more with a frozen encoder "
             f"(heads, text_head); change {where}.num_views or model.trainable"
         )
-    _check_precision(config, is_encoder_trained=is_encoder_trained, where=where)
+    _check_precision(config, engine, is_encoder_trained=is_encoder_trained, where=where)
     for num_pairs in budgets:
         for name in ("lr_img", "lr_txt", "mini_batch_size"):
             for_budget(getattr(config, name), num_pairs, f"{where}.{name}")
 
 
-def _check_precision(config: MatchingConfig, *, is_encoder_trained: bool, where: str) -> None:
-    engine = config.engine_for(is_encoder_frozen=not is_encoder_trained)
-    if config.precision != "float32" and engine in DIFFERENCES:
+def _check_precision(
+    config: MatchingConfig, engine: str, *, is_encoder_trained: bool, where: str
+) -> None:
+    reason = ENGINES[engine].refused_precisions.get(config.precision)
+    if reason is not None:
         raise ValueError(
             f"{where}.precision: received {config.precision!r} with the engine {engine!r} "
-            f"(`engine: {config.engine}`), whose differences "
-            "of rounded numbers are noise; allowed is float32, or an exact engine; change "
-            f"{where}.precision or {where}.engine"
+            f"(`engine: {config.engine}`), {reason}; change {where}.precision or {where}.engine"
         )
-    if config.precision == "bfloat16" and engine == "forward_over_reverse":
-        raise ValueError(
-            f"{where}.precision: received 'bfloat16' with the engine 'forward_over_reverse', "
-            "whose forward derivatives torch does not form "
-            "of bfloat16 and float32 together; allowed is double_backward, also exact; change "
-            f"{where}.engine or {where}.precision"
-        )
-    if config.is_compiled and is_encoder_trained and engine not in DIFFERENCES:
+    is_differentiated_twice = is_encoder_trained and ENGINES[engine].needs_second_derivatives
+    if config.is_compiled and is_differentiated_twice:
         raise ValueError(
             f"{where}.is_compiled: received true with the engine {engine!r}, which needs second "
             "derivatives that compiled code does not "

@@ -56,6 +56,25 @@ class Range:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The names that a text may be, for use as `Annotated[str, Choice(*TABLE)]`.
+
+    A `Literal` says the same of names that are written out. This one takes them from a table.
+    """
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str) -> None:
+        object.__setattr__(self, "names", names)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Let pydantic allow these names and no other (called only where pydantic is installed)."""
+        from pydantic_core import core_schema
+
+        return core_schema.literal_schema(list(self.names))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """Base class of parameter sections and plugin `Config`s: subclass with `@dataclass(frozen=True,
@@ -66,6 +85,4 @@ class Section:
 
 
 Count = Annotated[int, Range(ge=1)]
-
-
 Rate = Annotated[float, Range(gt=0.0, le=100.0, unit="(step size)")]

@@ -1,5 +1,10 @@
-"""Second-order products by finite differences of the gradient (METHOD 5): no second derivative of
-any operation is needed.
+"""A student's steps whose second-order products are finite differences of the gradient (METHOD 5):
+no second derivative of any operation is needed.
+
+Every step keeps theta_t. One-sided differences also keep g_t and the gradient of the rows. Central
+ones keep g_0: no step comes before the first one, so nothing there asks for a change of g. Two
+passes then save the gradient of theta. Both keep the kinks of the network while these are smaller
+than theta. Otherwise one evaluation without a graph finds them again.
 
 How far to go along w, |eps w|, decides the error: truncation grows with it, O(eps^2) or O(eps),
 rounding falls, O(1 / eps). The best length follows the curvature of the network at hand
@@ -9,6 +14,7 @@ pieces of theta: see `kinks.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +23,12 @@ from torch import Tensor
 from tasks.core.hypergradient.kinks import Kinks
 from tasks.core.hypergradient.second_order import Tensors
 from tasks.core.hypergradient.student_step import Batch, Product, Rows, StudentStep
+from tasks.core.hypergradient.sweep import put_away, take_back
 from tasks.core.networks.functional import GROUPS, Theta
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _Length:
     """Where to go at the first product, |eps w| / |theta|, and how much the gradient shall change
     afterwards, |dg| / |g|.
     """
@@ -30,15 +37,27 @@ class _Rule:
     change: float
 
 
+@dataclass(frozen=True)
+class Rules:
+    """One kind of quotient.
+
+    Attributes:
+        is_one_sided: [grad(theta + eps w) - grad(theta)] / eps, one gradient and an error O(eps);
+            else [grad(theta + eps w) - grad(theta - eps w)] / (2 eps), two and O(eps^2).
+        lengths: by the dtype of theta; others take those of float32.
+    """
+
+    is_one_sided: bool
+    lengths: Mapping[torch.dtype, _Length]
+
+
 # Measured against `unroll` over 4 to 8 steps in float32, as relative errors of the gradients of
 # images and texts: at these changes NF-net, ViT, ResNet and MobileNetV2 are off by 2e-3 to 6e-3
 # one-sided and 2e-4 to 5e-4 central, within a factor of two of each network's best. Their best |eps
 # w| / |theta| would lie between 2e-6 and 5e-5 one-sided, 2e-5 and 1e-4 central; first products are
 # off by up to 1e-2 and 3e-3. float64 follows from the orders of the errors.
-_RULES = {
-    "central_difference": {torch.float32: _Rule(5e-5, 4e-3), torch.float64: _Rule(5e-8, 5e-6)},
-    "forward_difference": {torch.float32: _Rule(1e-5, 7e-4), torch.float64: _Rule(5e-10, 3e-8)},
-}
+CENTRAL = Rules(False, {torch.float32: _Length(5e-5, 4e-3), torch.float64: _Length(5e-8, 5e-6)})
+ONE_SIDED = Rules(True, {torch.float32: _Length(1e-5, 7e-4), torch.float64: _Length(5e-10, 3e-8)})
 _FARTHEST = 20.0  # a later length may be that many times shorter or longer than the first rule's
 
 
@@ -52,108 +71,115 @@ class StepLength:
     |theta|. No synchronisation with the device.
 
     Args:
-        engine: `central_difference` or `forward_difference`.
+        rules: `CENTRAL` or `ONE_SIDED`.
     """
 
-    def __init__(self, engine: str) -> None:
-        self._rules = _RULES[engine]
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
         self._length: Tensor | None = None
 
     def eps(self, theta: Theta, w: Theta) -> Tensor:
         """Return eps for the direction `w`, a scalar."""
-        norm_w, first = _norm(w), self._rule(theta).first * _or_one(_norm(theta))
-        length = (
-            first
-            if self._length is None
-            else self._length.clamp(first / _FARTHEST, first * _FARTHEST)
-        )
-        return length / _or_one(norm_w)
+        first = self._rule(theta).first * _or_one(_norm(theta))
+        length = first
+        if self._length is not None:
+            length = self._length.clamp(first / _FARTHEST, first * _FARTHEST)
+        return length / _or_one(_norm(w))
 
     def learn(self, product: Product, w: Theta) -> None:
         """Take the length of the next product from this one, which has the change of the gradient
         in theta.
         """
-        change = self._rule(product.grad).change
-        self._length = (
-            change * _norm(product.grad) * _or_one(_norm(w)) / _or_one(_norm(product.theta))
-        )
+        change = self._rule(product.grad).change * _norm(product.grad)
+        self._length = change * _or_one(_norm(w)) / _or_one(_norm(product.h_theta))
 
-    def _rule(self, theta: Theta) -> _Rule:
-        return self._rules.get(theta["txt"].dtype, self._rules[torch.float32])
+    def _rule(self, theta: Theta) -> _Length:
+        lengths = self._rules.lengths
+        return lengths.get(theta["txt"].dtype, lengths[torch.float32])
 
 
-def central_difference(
-    student: StudentStep,
-    theta: Theta,
-    batch: Batch,
-    w: Theta,
-    eps: Tensor,
-    kinks: Kinks,
-    known: Theta | None,
-    *,
-    with_theta: bool,
-) -> Product:
-    """Return the product by [grad(theta + eps w) - grad(theta - eps w)] / (2 eps): two gradients,
-    error O(eps^2).
+@dataclass(frozen=True)
+class _Kept:
+    """What one step leaves behind; `grad` and `rows` (gradients at theta) where they are needed."""
+
+    theta: Theta
+    grad: Theta | None
+    rows: Rows
+    kinks: Kinks | None
+
+
+class DifferenceSteps:
+    """The `Steps` of the difference engines.
 
     Args:
-        eps: a scalar, of `StepLength`.
-        kinks: the pieces of theta.
-        known: grad(theta); None: the mean of both sides, which it is to O(eps^2), so that no third
-            pass is needed.
-        with_theta: as of `StudentStep.product`; without it both gradients are those of the rows
-            alone, and `known` is needed.
+        student: one step.
+        is_theta_on_host: keep all but the kinks in pinned host memory.
+        rules: `CENTRAL` or `ONE_SIDED`.
     """
-    with kinks.imposed():
-        grad_plus, rows_plus = student.gradient(
-            _moved(theta, eps, w), batch, with_theta=with_theta, with_rows=True
-        )
-    with kinks.imposed():
-        grad_minus, rows_minus = student.gradient(
-            _moved(theta, -eps, w), batch, with_theta=with_theta, with_rows=True
-        )
-    return Product(
-        grad={group: (grad_plus[group] + grad_minus[group]) / 2 for group in GROUPS}
-        if known is None
-        else known,
-        theta=_slope(grad_plus, grad_minus, 2 * eps),
-        rows=_slope(rows_plus, rows_minus, 2 * eps),
-    )
 
+    def __init__(self, student: StudentStep, is_theta_on_host: bool, *, rules: Rules) -> None:
+        self._student, self._is_on_host = student, is_theta_on_host
+        self._is_one_sided, self._length = rules.is_one_sided, StepLength(rules)
+        self._stack: list[_Kept] = []
+        self._are_kinks_kept = True
+        # The empty record of a network that turned out to have no kink
+        self._smooth: Kinks | None = None
 
-def forward_difference(
-    student: StudentStep,
-    theta: Theta,
-    batch: Batch,
-    w: Theta,
-    eps: Tensor,
-    kinks: Kinks,
-    known: tuple[Theta, Rows],
-    *,
-    with_theta: bool,
-) -> Product:
-    """Return the product by [grad(theta + eps w) - grad(theta)] / eps: one gradient, error O(eps).
+    def forward(self, theta: Theta, batch: Batch) -> Theta:
+        kinks = self._smooth or (Kinks() if self._are_kinks_kept else None)
+        if kinks is None or kinks is self._smooth:
+            grad, rows = self._student.gradient(theta, batch, with_rows=self._is_one_sided)
+        else:
+            with kinks.recorded():
+                grad, rows = self._student.gradient(theta, batch, with_rows=self._is_one_sided)
+            if kinks.num_bytes == 0:
+                self._smooth = kinks
+            elif kinks.num_bytes > sum(value.nbytes for value in theta.values()):
+                kinks, self._are_kinks_kept = None, False
+        is_grad_kept = self._is_one_sided or not self._stack
+        kept_grad = self._put_away(grad) if is_grad_kept else None
+        self._stack.append(_Kept(self._put_away(theta), kept_grad, self._put_away(rows), kinks))
+        return grad
 
-    Args:
-        eps: a scalar, of `StepLength`.
-        kinks: the pieces of theta.
-        known: grad(theta) with respect to theta and rows, from the forward sweep.
-        with_theta: as of `StudentStep.product`; without it the gradient is that of the rows alone.
-    """
-    grad, row_grads = known
-    with kinks.imposed():
-        grad_plus, rows_plus = student.gradient(
-            _moved(theta, eps, w), batch, with_theta=with_theta, with_rows=True
-        )
-    return Product(
-        grad=grad,
-        theta=_slope(grad_plus, grad, eps),
-        rows=_slope(rows_plus, row_grads, eps),
-    )
+    def backward(self, batch: Batch, w: Theta) -> Product:
+        kept = self._stack.pop()
+        with_theta = bool(self._stack)
+        theta = take_back(kept.theta, w)
+        eps = self._length.eps(theta, w)
+        kinks = kept.kinks or self._kinks_at(theta, batch)
+        grad = None if kept.grad is None else take_back(kept.grad, w)
+        there, rows_there = self._moved(theta, eps, w, batch, kinks, with_theta=with_theta)
+        if self._is_one_sided:
+            assert grad is not None, "one-sided differences keep the gradient of every step"
+            distance, here, rows_here = eps, grad, take_back(kept.rows, w)
+        else:
+            distance = 2 * eps
+            here, rows_here = self._moved(theta, -eps, w, batch, kinks, with_theta=with_theta)
+        if grad is None:
+            # The mean of both sides is grad(theta) to O(eps^2), so that no third pass is needed.
+            grad = {group: (there[group] + here[group]) / 2 for group in GROUPS}
+        h_theta, h_rows = _slope(there, here, distance), _slope(rows_there, rows_here, distance)
+        product = Product(grad, h_theta, h_rows)
+        if with_theta:
+            self._length.learn(product, w)
+        return product
 
+    def _moved(
+        self, theta: Theta, eps: Tensor, w: Theta, batch: Batch, kinks: Kinks, *, with_theta: bool
+    ) -> tuple[Theta, Rows]:
+        """Return the gradients at theta + eps w in the pieces of theta."""
+        moved = {group: torch.addcmul(theta[group], w[group], eps) for group in GROUPS}
+        with kinks.imposed():
+            return self._student.gradient(moved, batch, with_theta=with_theta, with_rows=True)
 
-def _moved(theta: Theta, eps: Tensor, w: Theta) -> Theta:
-    return {group: torch.addcmul(theta[group], w[group], eps) for group in GROUPS}
+    def _kinks_at(self, theta: Theta, batch: Batch) -> Kinks:
+        kinks = Kinks()
+        with kinks.recorded():
+            self._student.trace(theta, batch)
+        return kinks
+
+    def _put_away(self, tensors: Tensors) -> Tensors:
+        return put_away(tensors, is_on_host=self._is_on_host)
 
 
 def _slope(there: Tensors, here: Tensors, distance: Tensor) -> Tensors:

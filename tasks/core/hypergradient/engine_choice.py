@@ -5,16 +5,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-Engine = Literal[
-    "unroll",
-    "double_backward",
-    "forward_over_reverse",
-    "central_difference",
-    "forward_difference",
-    "tesla",
-]
 
 # Largest error of differences in the probe that is taken for theirs. Of 39 timm networks with
 # random weights at 64 px, 38 are off by 9e-5 to 0.17 there (few pairs, no length learnt yet) and
@@ -40,15 +30,15 @@ class Facts:
     memory_bytes: int | None = None
 
 
-def choose_engine(*, is_encoder_frozen: bool, facts: Facts | None = None) -> Engine:
-    """Return the name of an engine of `trajectory.py`; see `explain_engine`. Without facts it is
+def choose_engine(*, is_encoder_frozen: bool, facts: Facts | None = None) -> str:
+    """Return the name of an engine of `engines.py`; see `explain_engine`. Without facts it is
     what a usual network gets.
     """
     return explain_engine(is_encoder_frozen=is_encoder_frozen, facts=facts)[0]
 
 
-def explain_engine(*, is_encoder_frozen: bool, facts: Facts | None = None) -> tuple[Engine, str]:
-    """Return the name of an engine of `trajectory.py`, and why.
+def explain_engine(*, is_encoder_frozen: bool, facts: Facts | None = None) -> tuple[str, str]:
+    """Return the name of an engine of `engines.py`, and why.
 
     The rules follow from measurements (tests/benchmarks/README.md, "engines by network"):
 

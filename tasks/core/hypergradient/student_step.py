@@ -44,8 +44,8 @@ class Product:
     """g = grad_theta l at one step, and h = d<g, w>/d(theta, rows)."""
 
     grad: Theta
-    theta: Theta
-    rows: Rows
+    h_theta: Theta
+    h_rows: Rows
 
 
 class StudentStep(Protocol):
@@ -62,7 +62,7 @@ class StudentStep(Protocol):
     def product(
         self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool
     ) -> Product:
-        """Return the exact product along w; its `theta` (the change, not `grad`) is empty without
+        """Return the exact product along w; its `h_theta` is empty without
         `with_theta`.
         """
 

@@ -1,135 +1,161 @@
-"""What a student step leaves behind in the forward sweep, and what the reverse sweep makes of it
-(METHOD 5).
+"""The reverse sweep over a student's steps (METHOD 5), for any way to differentiate one step twice.
 
-Every step keeps theta_t. `forward_difference` also keeps g_t and the gradient of the rows.
-`central_difference` keeps g_0: no step comes before the first one, so nothing there asks for a
-change of g. Two passes then save the gradient of theta. Both differences keep the kinks of the
-network while these are smaller than theta. Otherwise one evaluation without a graph finds them
-again.
+Read the equations in `trajectory.py` first. What keeps the steps and gives their products h is a
+`Steps`: `exact_steps.py` and `differences.py` have one each. `engines.py` names them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from tasks.core.hypergradient.differences import StepLength, central_difference, forward_difference
-from tasks.core.hypergradient.kinks import Kinks
-from tasks.core.hypergradient.second_order import DoubleBackward, ForwardOverReverse, Tensors
+from tasks.core.hypergradient.second_order import Tensors, leaves
 from tasks.core.hypergradient.student_step import Batch, Product, Rows, StudentStep
-from tasks.core.networks.functional import Theta
+from tasks.core.networks.functional import GROUPS, Theta
 
-DIFFERENCES = ("central_difference", "forward_difference")
+Terminal = Callable[[Theta], Tensor]
 
 
 @dataclass(frozen=True)
-class _Kept:
-    theta: Theta
-    grad: Theta | None
-    rows: Rows
-    kinks: Kinks | None
+class Gradient:
+    """Value and gradient of the terminal loss.
 
-
-class Sweep:
-    """The steps of one student, put on a stack by `forward` and taken from it by `backward`.
-
-    Args:
-        student: the step.
-        engine: how `backward` gets its products, any of `matching.ENGINES` but `unroll`.
-        is_theta_on_host: keep all of it but kinks in pinned host memory; nothing changes where they
-            are on the CPU already.
+    Attributes:
+        loss: L(theta_T).
+        inputs: dL/d(input), shaped like each input; rows that no batch used are zero.
+        log_step_sizes: dL/d(log beta) of each group, scalars.
+        theta: theta_T, detached.
     """
 
-    def __init__(self, student: StudentStep, engine: str, is_theta_on_host: bool) -> None:
-        self._student, self._engine, self._is_on_host = student, engine, is_theta_on_host
-        self._stack: list[_Kept] = []
-        self._are_kinks_kept = engine in DIFFERENCES
-        self._length = StepLength(engine) if engine in DIFFERENCES else None
-        # The empty record of a network that turned out to have no kink
-        self._smooth: Kinks | None = None
+    loss: float
+    inputs: Rows
+    log_step_sizes: dict[str, Tensor]
+    theta: Theta
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The student's T steps: start, rows, batches, log step sizes and momentum; see
+    `trajectory_gradient`.
+    """
+
+    theta0: Theta
+    inputs: Rows
+    constants: Rows
+    batches: list[Tensor]
+    logs: dict[str, Tensor]
+    momentum: float
+
+    def batch(self, step: int, inputs: Rows | None = None) -> Batch:
+        """Return the rows of a step, those of `inputs` in place of the trajectory's if given."""
+        place = self.batches[step]
+        rows = self.inputs if inputs is None else inputs
+        return Batch(step, _take(rows, place), _take(self.constants, place))
+
+
+class Steps(Protocol):
+    """The steps of one student: a stack that `forward` puts on and `backward` takes from."""
 
     def forward(self, theta: Theta, batch: Batch) -> Theta:
-        """Return g = grad_theta l(theta) and remember the step."""
-        is_forward = self._engine == "forward_difference"
-        kinks = self._smooth or (Kinks() if self._are_kinks_kept else None)
-        if kinks is None or kinks is self._smooth:
-            grad, rows = self._student.gradient(theta, batch, with_rows=is_forward)
-        else:
-            with kinks.recorded():
-                grad, rows = self._student.gradient(theta, batch, with_rows=is_forward)
-            if kinks.num_bytes == 0:
-                self._smooth = kinks
-            elif kinks.num_bytes > sum(value.nbytes for value in theta.values()):
-                kinks, self._are_kinks_kept = None, False
-        is_grad_kept = is_forward or (self._engine == "central_difference" and not self._stack)
-        self._stack.append(
-            _Kept(
-                self._put_away(theta),
-                self._put_away(grad) if is_grad_kept else None,
-                self._put_away(rows),
-                kinks,
-            )
-        )
-        return grad
+        """Return g = grad_theta l(theta) and keep what `backward` needs of the step."""
 
     def backward(self, batch: Batch, w: Theta) -> Product:
-        """Return the product along w for the last step that is on the stack, and take it off; the
-        first step's has no `theta`.
+        """Return the product along w of the step that was kept last, and forget the step.
+
+        The first step's product has no `h_theta`: no step comes before it that would ask for one.
         """
-        kept = self._stack.pop()
-        with_theta = bool(self._stack)
-        theta = _take_back(kept.theta, w)
-        if self._length is not None:
-            product = self._difference(
-                kept, theta, batch, w, self._length.eps(theta, w), with_theta=with_theta
-            )
-            if with_theta:
-                self._length.learn(product, w)
-            return product
-        if self._engine == "forward_over_reverse":
-            return self._student.product(
-                theta, batch, w, ForwardOverReverse(), with_theta=with_theta
-            )
-        return self._student.product(
-            theta, batch, w, DoubleBackward(), with_theta=with_theta and self._engine != "tesla"
-        )
-
-    def _difference(
-        self, kept: _Kept, theta: Theta, batch: Batch, w: Theta, eps: Tensor, *, with_theta: bool
-    ) -> Product:
-        kinks = kept.kinks
-        if kinks is None:
-            kinks = Kinks()
-            with kinks.recorded():
-                self._student.trace(theta, batch)
-        grad = None if kept.grad is None else _take_back(kept.grad, w)
-        if self._engine == "central_difference":
-            return central_difference(
-                self._student, theta, batch, w, eps, kinks, grad, with_theta=with_theta
-            )
-        assert grad is not None
-        known = (grad, _take_back(kept.rows, w))
-        return forward_difference(
-            self._student, theta, batch, w, eps, kinks, known, with_theta=with_theta
-        )
-
-    def _put_away(self, tensors: Tensors) -> Tensors:
-        """Copies in pinned host memory, queued without waiting; on the CPU, or if not asked for,
-        the same tensors.
-        """
-        if not self._is_on_host or all(value.device.type == "cpu" for value in tensors.values()):
-            return tensors
-        host = {
-            name: torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
-            for name, value in tensors.items()
-        }
-        return {name: host[name].copy_(value, non_blocking=True) for name, value in tensors.items()}
 
 
-def _take_back(tensors: Tensors, like: Theta) -> Tensors:
+def reverse_sweep(
+    student: StudentStep,
+    trajectory: Trajectory,
+    terminal: Terminal,
+    is_theta_on_host: bool,
+    *,
+    make_steps: Callable[[StudentStep, bool], Steps],
+) -> Gradient:
+    """Train the student, then sweep back over its steps with one step's graph alive (METHOD 5).
+
+    Args:
+        student: one step.
+        is_theta_on_host: see `put_away`.
+        make_steps: makes the empty stack out of `student` and `is_theta_on_host`.
+    """
+    step_sizes = {group: trajectory.logs[group].detach().exp() for group in GROUPS}
+    steps = make_steps(student, is_theta_on_host)
+    num_steps = len(trajectory.batches)
+    theta, velocity = trajectory.theta0, still(trajectory.theta0)
+    for step in range(num_steps):
+        grad = steps.forward(theta, trajectory.batch(step))
+        velocity = add_past(grad, velocity, trajectory.momentum)
+        theta = {group: theta[group] - step_sizes[group] * velocity[group] for group in GROUPS}
+    last = leaves(theta)
+    value = terminal(last)
+    adjoint = torch.autograd.grad(value, list(last.values()), materialize_grads=True)
+    scaled = {group: step_sizes[group] * part for group, part in zip(GROUPS, adjoint, strict=True)}
+
+    input_grads = {name: torch.zeros_like(tensor) for name, tensor in trajectory.inputs.items()}
+    log_grads = {group: torch.zeros_like(step_sizes[group]) for group in GROUPS}
+    w = still(theta)
+    for step in reversed(range(num_steps)):
+        w = add_past(scaled, w, trajectory.momentum)
+        product = steps.backward(trajectory.batch(step), w)
+        for group in GROUPS:
+            # d(beta)/d(log beta) = beta, hence w where METHOD 5 has lambda. `scaled` holds beta *
+            # lambda; without momentum w is the same tensor, and has been read when it changes.
+            log_grads[group] = log_grads[group] - torch.dot(w[group], product.grad[group])
+            if group in product.h_theta:  # not with `tesla`, and not at the first step
+                scaled[group].addcmul_(product.h_theta[group], step_sizes[group], value=-1)
+        for name, h_row in product.h_rows.items():
+            input_grads[name].index_add_(0, trajectory.batches[step], h_row, alpha=-1)
+    end = {group: last[group].detach() for group in GROUPS}
+    return Gradient(float(value.detach()), input_grads, log_grads, end)
+
+
+def still(theta: Theta) -> Theta:
+    """Return zeros shaped like theta."""
+    return {group: torch.zeros_like(value) for group, value in theta.items()}
+
+
+def add_past(now: Theta, past: Theta, momentum: float) -> Theta:
+    """Return now + momentum * past; without momentum `now` as it is."""
+    return {group: now[group] + momentum * past[group] for group in GROUPS} if momentum else now
+
+
+def put_away(tensors: Tensors, *, is_on_host: bool) -> Tensors:
+    """Return copies in pinned host memory, queued without waiting for the device.
+
+    On the CPU, or without `is_on_host`, these are the same tensors.
+    """
+    if not is_on_host or all(value.device.type == "cpu" for value in tensors.values()):
+        return tensors
+    host = {}
+    for name, value in tensors.items():
+        host[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+        host[name].copy_(value, non_blocking=True)
+    return host
+
+
+def take_back(tensors: Tensors, like: Theta) -> Tensors:
+    """Return what `put_away` kept, on the device of `like`."""
     # Queued behind the copy that put the tensor away, on the same stream.
-    return {
-        name: value.to(like["txt"].device, non_blocking=True) for name, value in tensors.items()
-    }
+    device = like["txt"].device
+    return {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
+
+
+def _take(inputs: Rows, place: Tensor) -> Rows:
+    """Return the rows of every input at `place`; images in the channels-last layout, which takes
+    one copy where they have it already.
+    """
+    rows = {}
+    for name, tensor in inputs.items():
+        if tensor.ndim == 4:
+            taken = tensor.permute(0, 2, 3, 1)[place].contiguous()
+            rows[name] = taken.permute(0, 3, 1, 2)
+        else:
+            rows[name] = tensor[place]
+    return rows

@@ -302,8 +302,8 @@ def test_options_that_contradict_each_other_are_refused():
     check_matching(cut, 3, (6,), trainable="heads", where="here")
     with pytest.raises(
         ValueError,
-        match=r"here\.is_theta_on_host: received true with the engine 'unroll'.*allowed is "
-        r"false, or another",
+        match=r"here: the engine 'unroll' keeps the graphs.*received is_theta_on_host true.*"
+        r"allowed are double_backward, .*change `engine` or set `is_theta_on_host: false`",
     ):
         check_matching(
             dataclasses.replace(CONFIG, is_theta_on_host=True, engine="unroll"),

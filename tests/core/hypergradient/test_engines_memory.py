@@ -11,8 +11,9 @@ from torch.utils._pytree import tree_leaves
 
 from tasks.core.distillation.segments import Segment
 from tasks.core.foundations.seeding import make_generator
+from tasks.core.hypergradient.engines import ENGINES
 from tasks.core.hypergradient.student_step import draw_batches
-from tasks.core.hypergradient.trajectory import ENGINES, trajectory_gradient
+from tasks.core.hypergradient.trajectory import trajectory_gradient
 from tasks.core.networks.functional import FlatModel
 from tasks.core.training.losses import info_nce
 from tests.core.hypergradient.small_problem import TEXT_DIM, make_encoder, make_model

@@ -157,8 +157,8 @@ def test_parameters_on_the_host_are_refused_where_all_graphs_stay_on_the_device(
     theta, inputs, batches, logs, terminal = _problem()
     with pytest.raises(
         ValueError,
-        match=r"'unroll' keeps the graphs.*received is_theta_on_host true.*allowed are "
-        r"double_backward, ",
+        match=r"trajectory_gradient: the engine 'unroll' keeps the graphs.*received "
+        r"is_theta_on_host true.*allowed are double_backward, ",
     ):
         trajectory_gradient(
             _loss, theta, inputs, batches, logs, terminal, engine="unroll", is_theta_on_host=True

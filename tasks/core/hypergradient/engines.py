@@ -1,0 +1,109 @@
+"""The gradient engines: one table of what each needs, what it can do, and what computes it.
+
+The choices of `engine` in params.yaml, the checks of the options and the dispatch come from here. A
+further engine is a file of its own and an entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from tasks.core.hypergradient.differences import CENTRAL, ONE_SIDED, DifferenceSteps
+from tasks.core.hypergradient.exact_steps import ExactSteps
+from tasks.core.hypergradient.second_order import DoubleBackward, ForwardOverReverse
+from tasks.core.hypergradient.student_step import StudentStep
+from tasks.core.hypergradient.sweep import Gradient, Terminal, Trajectory, reverse_sweep
+from tasks.core.hypergradient.unroll import unroll
+from tasks.core.networks.precision import Precision
+
+_NOISE = "whose differences of rounded numbers are noise; allowed is float32, or an exact engine"
+_MIXED = (
+    "whose forward derivatives torch does not form of bfloat16 and float32 together; allowed is "
+    "double_backward, also exact"
+)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to get the gradient of a trajectory.
+
+    Attributes:
+        name: as params.yaml has it.
+        gradient: computes it from the student's step, the trajectory, the terminal loss, and
+            whether parameter vectors lie on the host.
+        needs_second_derivatives: of every operation of the network. Attention then runs the math
+            kernel, and a trained encoder cannot be compiled.
+        cuts_steps: a step may run in micro-batches.
+        keeps_theta_on_host: parameter vectors may lie in the memory of the host.
+        refused_precisions: precisions of matrix products that it cannot work with, each with the
+            reason and what is allowed.
+    """
+
+    name: str
+    gradient: Callable[[StudentStep, Trajectory, Terminal, bool], Gradient]
+    needs_second_derivatives: bool = True
+    cuts_steps: bool = True
+    keeps_theta_on_host: bool = True
+    refused_precisions: Mapping[Precision, str] = field(default_factory=dict)
+
+
+_LISTED = (
+    Engine("unroll", unroll, cuts_steps=False, keeps_theta_on_host=False),
+    Engine(
+        "double_backward",
+        partial(reverse_sweep, make_steps=partial(ExactSteps, how=DoubleBackward())),
+    ),
+    Engine(
+        "forward_over_reverse",
+        partial(reverse_sweep, make_steps=partial(ExactSteps, how=ForwardOverReverse())),
+        refused_precisions={"bfloat16": _MIXED},
+    ),
+    Engine(
+        "central_difference",
+        partial(reverse_sweep, make_steps=partial(DifferenceSteps, rules=CENTRAL)),
+        needs_second_derivatives=False,
+        refused_precisions={"tf32": _NOISE, "bfloat16": _NOISE},
+    ),
+    Engine(
+        "forward_difference",
+        partial(reverse_sweep, make_steps=partial(DifferenceSteps, rules=ONE_SIDED)),
+        needs_second_derivatives=False,
+        refused_precisions={"tf32": _NOISE, "bfloat16": _NOISE},
+    ),
+    Engine(
+        "tesla",
+        partial(
+            reverse_sweep, make_steps=partial(ExactSteps, how=DoubleBackward(), is_biased=True)
+        ),
+        cuts_steps=False,
+    ),
+)
+ENGINES = {engine.name: engine for engine in _LISTED}
+DIFFERENCES = tuple(engine.name for engine in _LISTED if not engine.needs_second_derivatives)
+
+
+def check_memory(name: str, *, micro_batch: int | None, is_theta_on_host: bool, where: str) -> None:
+    """Raise ValueError when an engine cannot save memory as it is asked to.
+
+    Args:
+        name: of the engine.
+        micro_batch, is_theta_on_host: see `trajectory_gradient`.
+        where: place of the options, for the message.
+    """
+    engine = ENGINES[name]
+    if is_theta_on_host and not engine.keeps_theta_on_host:
+        allowed = ", ".join(other.name for other in _LISTED if other.keeps_theta_on_host)
+        raise ValueError(
+            f"{where}: the engine {name!r} keeps the graphs of all steps on the device; received "
+            f"is_theta_on_host true, which would change nothing; allowed are {allowed}; change "
+            "`engine` or set `is_theta_on_host: false`"
+        )
+    if micro_batch is not None and not engine.cuts_steps:
+        allowed = ", ".join(other.name for other in _LISTED if other.cuts_steps)
+        raise ValueError(
+            f"{where}: the engine {name!r} does not cut a step into micro-batches; received "
+            f"micro_batch {micro_batch}; allowed are {allowed}; change `engine` or set "
+            "`micro_batch: null`"
+        )
