@@ -14,7 +14,8 @@ from flows.services.session import Owner
 from tasks.core.foundations.file_names import METRICS, PAGE
 from tasks.settings import params
 from tasks.stages import DATA, REPORTS
-from tasks.store.artifacts import MANIFEST
+from tasks.store import manifests
+from tasks.store.manifests import MANIFEST
 
 GONE_SECONDS = 15
 
@@ -51,13 +52,13 @@ def computed_since(started: float) -> float:
     """Return the seconds that artifacts made after `started` (of the clock) took, from their
     manifests.
     """
-    manifests = [*DATA.glob(f"**/{MANIFEST}"), REPORTS / MANIFEST]
+    paths = [*DATA.glob(f"**/{MANIFEST}"), REPORTS / MANIFEST]
     fresh = [
         path
-        for path in manifests
+        for path in paths
         if ".work" not in path.parts and path.is_file() and path.stat().st_mtime >= started
     ]
-    return sum(float(json.loads(path.read_text())["facts"]["seconds"]) for path in fresh)
+    return sum(manifests.read(path.parent, "seconds").facts["seconds"] for path in fresh)
 
 
 def _wait_for_the_end() -> None:

@@ -4,7 +4,6 @@ Parquet.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks import stages
 from tasks.progress import reporter
 from tasks.settings.params import Params, Plugin
-from tasks.store import artifacts, caching, raw_files
+from tasks.store import caching, manifests, raw_files
 from tasks.store.artifacts import Key, Ref
 
 STAGE = stages.STAGES["prepare_data"]
@@ -65,7 +64,7 @@ def _raw_digest(plugin: Plugin) -> tuple[dict[str, str], FileNotFoundError | Non
 
 def _check_budgets(params: Params, prepared: Ref) -> None:
     """Refuse budgets larger than the training split before anything is trained."""
-    facts = json.loads((prepared.folder / artifacts.MANIFEST).read_text())["facts"]
+    facts = manifests.read(prepared.folder, "num_images").facts
     largest, num_train = params.general.budgets[-1], facts["num_images"]["train"]
     if largest > num_train:
         raise ValueError(

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks import stages
 from tasks.settings.params import Params
-from tasks.store import artifacts
+from tasks.store import artifacts, manifests
 from tasks.store.artifacts import Ref
 
 PRESETS = stages.REPORTS / "presets"
@@ -79,9 +78,8 @@ def _setting(params: Params) -> tuple[object, ...]:
 def _facts(cells: Mapping[str, Params], scores: Mapping[str, list[Ref]]) -> dict[str, str]:
     """Where the numbers are from, as text."""
     refs = {ref.path: ref for of_cell in scores.values() for ref in of_cell}
-    made = [
-        json.loads((ref.folder / artifacts.MANIFEST).read_text())["facts"] for ref in refs.values()
-    ]
+    needed = ("git", "device", "versions", "seconds")
+    made = [manifests.read(ref.folder, *needed).facts for ref in refs.values()]
     git = [facts["git"] for facts in made]
     commits = sorted(
         {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks import stages
 from tasks.settings.params import Params
-from tasks.store import artifacts, caching
+from tasks.store import artifacts, caching, manifests
 from tasks.store.artifacts import Key, Ref
 
 STAGE = stages.STAGES["report"]
@@ -69,13 +68,11 @@ def write_report(
 
 
 def _facts(params: Params, refs: list[Ref]) -> dict[str, Any]:
-    manifests = [json.loads((ref.folder / artifacts.MANIFEST).read_text()) for ref in refs]
+    found = [manifests.read(ref.folder, "seconds", "device", "versions") for ref in refs]
     seconds: dict[str, float] = {}
-    for manifest in manifests:
-        seconds[manifest["stage"]] = (
-            seconds.get(manifest["stage"], 0.0) + manifest["facts"]["seconds"]
-        )
-    devices = {manifest["facts"]["device"] for manifest in manifests}
+    for manifest in found:
+        seconds[manifest.stage] = seconds.get(manifest.stage, 0.0) + manifest.facts["seconds"]
+    devices = {manifest.facts["device"] for manifest in found}
     git = caching.git_state()
     return {
         "profile": params.profile,
@@ -86,7 +83,7 @@ def _facts(params: Params, refs: list[Ref]) -> dict[str, Any]:
         "is_dirty": bool(git["is_dirty"]),
         "parameters_hash": params.digest,
         "machine": ", ".join(sorted(devices)),
-        "versions": manifests[-1]["facts"]["versions"],
+        "versions": found[-1].facts["versions"],
         "seconds": seconds,
         "student": params.model_name,
         "dataset": params.dataset_name,

@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import functools
 import gc
-import json
 import platform
 import threading
 import time
@@ -34,7 +33,7 @@ from tasks.core.foundations.seeding import make_generator
 from tasks.core.foundations.tensor_files import map_tensor, save_tensors
 from tasks.planning.calibration import free_seconds
 from tasks.settings.params import Params, Plugin
-from tasks.store import artifacts
+from tasks.store import artifacts, manifests
 from tasks.store.artifacts import Ref
 
 CALM = 1e-3  # learning rates and step sizes: random networks must not leave the finite numbers
@@ -157,7 +156,7 @@ class World:
             ref = task.fn(*given, force=True)
             share = (free_seconds() - free) / (time.perf_counter() - started)
             folder = ref.folder.resolve()
-        seconds = json.loads((folder / artifacts.MANIFEST).read_text())["facts"]["seconds"] * share
+        seconds = manifests.read(folder, "seconds").facts["seconds"] * share
         disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         return Ref(str(folder), ref.digest), Usage(seconds, peak.host_bytes, peak.gpu_bytes, disk)
 

@@ -12,7 +12,7 @@ from tasks.core.foundations.file_names import CURVE, GALLERY, HISTORY, INITIAL, 
 from tasks.core.foundations.tensor_files import load_tensors
 from tasks.core.training.pair_files import load_pairs
 from tasks.reporting.gallery import Gallery, GalleryRow, to_pictures
-from tasks.store.artifacts import MANIFEST
+from tasks.store import manifests
 
 
 def load_gallery(decoded: Path, pairs: Path, num_rows: int) -> Gallery:
@@ -44,7 +44,7 @@ def load_scores(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     rows, curves = [], []
     for folder in folders:
-        seconds = json.loads((folder / MANIFEST).read_text())["facts"]["seconds"]
+        seconds = manifests.read(folder, "seconds").facts["seconds"]
         score = json.loads((folder / SCORE).read_text())
         rows.append({**score, "seconds": seconds})
         curves.append(

@@ -8,20 +8,25 @@ killed in the middle finds its checkpoint there when it starts again.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock
 
 from tasks.stages import DATA
-
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
+from tasks.store import manifests
+from tasks.store.manifests import (
+    FORMAT_VERSION,
+    MANIFEST,
+    DamagedArtifact,
+    Facts,
+    Manifest,
+    canonical_digest,
+)
 
 
 @dataclass(frozen=True)
@@ -55,46 +60,6 @@ class Key:
         return canonical_digest(asdict(self))
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """The content of `manifest.json`.
-
-    Attributes:
-        modules: the digest of each module behind `code`; older manifests have none.
-        because: why this artifact replaced another one, None for the first in its place.
-    """
-
-    key: str
-    stage: str
-    params: dict[str, Any]
-    inputs: dict[str, str]
-    code: str
-    files: dict[str, str]
-    facts: dict[str, Any] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
-    accepted_code: str | None = None
-    modules: dict[str, str] = field(default_factory=dict)
-    because: str | None = None
-
-    @property
-    def digest(self) -> str:
-        """Digest of the content: the files and what they were made from is enough; times are left
-        out.
-        """
-        return canonical_digest(self.files)
-
-
-class DamagedArtifact(ValueError):
-    """An artifact folder is there but its manifest does not verify."""
-
-
-def canonical_digest(value: Any) -> str:
-    """Return the sha256 of `value` as sorted, compact JSON."""
-    return hashlib.sha256(
-        json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-    ).hexdigest()
-
-
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file, read in blocks."""
     with path.open("rb") as handle:
@@ -110,16 +75,7 @@ def verify(folder: Path) -> Manifest | None:
     """
     if not folder.exists() or all(item.is_dir() for item in folder.iterdir()):
         return None
-    path = folder / MANIFEST
-    try:
-        manifest = Manifest(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise DamagedArtifact(f"{folder}: {MANIFEST} is missing or unreadable ({error})") from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise DamagedArtifact(
-            f"{folder}: format version {manifest.format_version}, this program reads "
-            f"{FORMAT_VERSION}"
-        )
+    manifest = manifests.read(folder)
     for name, digest in manifest.files.items():
         if not (folder / name).is_file():
             raise DamagedArtifact(f"{folder}: file {name} is missing")
@@ -181,11 +137,11 @@ def write(
         inputs=key.inputs,
         code=key.code,
         files={name: file_digest(path) for name, path in files.items()},
-        facts={**facts, **more},
+        facts=cast(Facts, {**facts, **more}),
         modules=modules or {},
         because=because,
     )
-    _write_manifest(work, manifest)
+    manifests.write(work, manifest)
     _replace(work, folder)
     return manifest
 
@@ -200,16 +156,10 @@ def accept_code(folder: Path, manifest: Manifest, key: Key, modules: dict[str, s
         code=key.code,
         modules=modules,
         accepted_code=manifest.code,
+        format_version=FORMAT_VERSION,
     )
-    _write_manifest(folder, accepted)
+    manifests.write(folder, accepted)
     return accepted
-
-
-def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    temporary = folder / f".{MANIFEST}"
-    temporary.write_text(json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
-    _fsync(temporary)
-    os.replace(temporary, folder / MANIFEST)
 
 
 def _replace(work: Path, folder: Path) -> None:
@@ -230,8 +180,8 @@ def _move_foreign(old: Path, folder: Path) -> None:
     beside the report.
     """
     try:
-        named = {Path(name).parts[0] for name in json.loads((old / MANIFEST).read_text())["files"]}
-    except (OSError, ValueError, KeyError):
+        named = {Path(name).parts[0] for name in manifests.read(old).files}
+    except DamagedArtifact:
         named = set()
     for item in list(old.iterdir()):
         if item.is_dir() and item.name not in named and not (folder / item.name).exists():

@@ -19,7 +19,7 @@ from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe, mean
 from tasks.core.foundations.file_names import CURVE, GALLERY, HISTORY, SCORE, SHEET
 from tasks.settings.params import Params
-from tasks.store import artifacts, caching
+from tasks.store import artifacts, caching, manifests
 from tasks.store.artifacts import Ref
 from tasks.tracking import client as tracking
 
@@ -166,7 +166,7 @@ def _child(
     name = name or made.folder.name
     method, _, size = name.rpartition("-")
     plugin = params.distillers.get(method) or params.coresets.get(method)
-    git = json.loads((made.folder / artifacts.MANIFEST).read_text())["facts"]["git"]
+    git = manifests.read(made.folder, "git").facts["git"]
     tags = {
         "method": method or name,
         "profile": params.profile,

@@ -1,11 +1,16 @@
 """Checkpoints inside a long computation: tensors and a small JSON state in one safetensors file,
 replaced atomically.
+
+The header holds the sha256 of all other bytes of the file. A damaged checkpoint is never resumed
+from: the one before it is used, or none.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +20,70 @@ from torch import Tensor
 from tasks.core.foundations.tensor_files import load_tensors, save_tensors
 
 NAME = ".checkpoint.safetensors"
+_DIGEST = "sha256"
+_MARK = f'"{_DIGEST}":"'.encode()  # state is a string inside JSON: its own quotes are escaped
+_LENGTH = 64  # characters of a digest
+_BLOCK = 2**20
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write a checkpoint; a kill at any moment leaves the old or the new one, never a half."""
+    """Write a checkpoint, and keep the one before it beside it; a kill at any moment leaves a whole
+    one.
+    """
     temporary = path.with_name(path.name + ".new")
     save_tensors(
         temporary,
         {name: value.detach().cpu() for name, value in tensors.items()},
-        {"state": json.dumps(state)},
+        {"state": json.dumps(state), _DIGEST: "0" * _LENGTH},
     )
-    with temporary.open("rb") as handle:
+    with temporary.open("r+b") as handle:
+        place, _, digest = _read_digests(temporary)
+        handle.seek(place)
+        handle.write(digest)
+        handle.flush()
         os.fsync(handle.fileno())
+    if path.exists():
+        os.replace(path, _before(path))
     os.replace(temporary, path)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return (tensors on the CPU, state) of `save_checkpoint`, or None when there is no
-    checkpoint.
+    """Return (tensors on the CPU, state) of the last whole `save_checkpoint`, or None when there is
+    none.
+
+    A damaged file is named in a warning and renamed to `<name>.damaged`.
     """
-    if not path.is_file():
-        return None
-    with safe_open(str(path), "pt") as handle:
-        state = json.loads(handle.metadata()["state"])
-    return load_tensors(path), state
+    for file in (path, _before(path)):
+        if not file.is_file():
+            continue
+        _, stored, digest = _read_digests(file)
+        if stored == digest:
+            with safe_open(str(file), "pt") as handle:
+                state = json.loads(handle.metadata()["state"])
+            return load_tensors(file), state
+        aside = file.with_name(file.name + ".damaged")
+        os.replace(file, aside)
+        warnings.warn(
+            f"checkpoint {file} does not match its sha256; it is left as {aside.name}, and the "
+            "computation goes on from the checkpoint before it, or from its start",
+            stacklevel=2,
+        )
+    return None
+
+
+def _before(path: Path) -> Path:
+    return path.with_name(path.name + ".before")
+
+
+def _read_digests(path: Path) -> tuple[int, bytes, bytes]:
+    """Return where in the file its digest stands, the digest there, and that of all other bytes."""
+    with path.open("rb") as handle:
+        size = 8 + int.from_bytes(handle.read(8), "little")
+        handle.seek(0)
+        header = handle.read(min(size, path.stat().st_size))
+        # A header without the mark is damaged: what stands at this place is no digest then
+        place = header.find(_MARK) + len(_MARK)
+        found = hashlib.sha256(header[:place] + header[place + _LENGTH :])
+        while block := handle.read(_BLOCK):
+            found.update(block)
+    return place, header[place : place + _LENGTH], found.hexdigest().encode()
