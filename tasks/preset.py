@@ -45,9 +45,7 @@ def write_table(
     for cell, chosen in cells.items():
         frame, _ = load_scores(ref.folder for ref in scores[cell])
         frame["folder"] = [str(ref.folder.parent) for ref in scores[cell]]
-        distilled = frozenset(
-            f"{method}-{size}" for method in chosen.distillers for size in chosen.general.budgets
-        )
+        distilled = frozenset(str(name) for name in chosen.sets if name.method in chosen.distillers)
         same = _setting(chosen) == _setting(reference[cell])
         found[cell] = CellScores(
             frame, chosen.model_name, chosen.evaluate.protocol, distilled, same

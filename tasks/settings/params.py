@@ -23,6 +23,7 @@ from tasks.core.networks.dual_encoder import ModelSection
 from tasks.core.training.experts import ExpertSection
 from tasks.settings import variants
 from tasks.settings.overrides import TOP, override
+from tasks.settings.sets import SetName
 from tasks.settings.validation import (
     General,
     Plugin,
@@ -103,7 +104,7 @@ class Params:
         chosen = self.students[name]
         return replace(self, image_encoder=chosen.image_encoder, model=chosen.model, student=name)
 
-    def space(self, stage: str, set_name: str | None = None) -> str:
+    def space(self, stage: str, set_name: SetName | None = None) -> str:
         """Return the name of the folder that holds the artifacts of a stage: the profile's, or
         `<profile>+<variant>`.
 
@@ -115,9 +116,10 @@ class Params:
         """
         without: tuple[str, ...] = ()
         if set_name is not None:
-            method = set_name.rpartition("-")[0]
             sources = {"select_coresets": self.coresets, "distill": self.distillers}
-            without = tuple(name for name, methods in sources.items() if method not in methods)
+            without = tuple(
+                name for name, methods in sources.items() if set_name.method not in methods
+            )
         if self.variant is None:
             return self.profile
         sections = stages.sections_of(stage, without=without) | (
@@ -146,10 +148,10 @@ class Params:
         ).hexdigest()
 
     @property
-    def sets(self) -> list[tuple[str, int]]:
-        """(method, pairs) of every small set, coresets first."""
+    def sets(self) -> list[SetName]:
+        """Names of all small sets, coresets first."""
         return [
-            (method, size)
+            SetName(method, size)
             for method in (*self.coresets, *self.distillers)
             for size in self.general.budgets
         ]

@@ -19,6 +19,7 @@ from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe, mean
 from tasks.core.foundations.file_names import CURVE, GALLERY, HISTORY, SCORE, SHEET
 from tasks.settings.params import Params
+from tasks.settings.sets import SetName
 from tasks.store import artifacts, caching
 from tasks.store.artifacts import Ref
 from tasks.tracking import client as tracking
@@ -164,11 +165,11 @@ def _child(
         name: of the set, by default that of the artifact's folder.
     """
     name = name or made.folder.name
-    method, _, size = name.rpartition("-")
-    plugin = params.distillers.get(method) or params.coresets.get(method)
+    which = SetName.parse(name)
+    plugin = params.distillers.get(which.method) or params.coresets.get(which.method)
     git = json.loads((made.folder / artifacts.MANIFEST).read_text())["facts"]["git"]
     tags = {
-        "method": method or name,
+        "method": which.method,
         "profile": params.profile,
         "student": params.model_name,
         "git_commit": str(git["commit"]),
@@ -181,8 +182,8 @@ def _child(
     )
     recipe = params.evaluate.small if plugin else params.evaluate.full
     known = {
-        "method": method or name,
-        "num_pairs": size if plugin else "all",
+        "method": which.method,
+        "num_pairs": which.num_pairs or "all",
         "model": params.model_name,
         "seed": params.seed,
     }
