@@ -166,7 +166,11 @@ def of_report(work: Reporting, shown: Mapping[str, Sequence[Ref]]) -> Key:
     files = [*REPORTING.glob("templates/*.j2"), *REPORTING.glob("published_numbers/*.csv")]
     for path in sorted(files):
         inputs[str(path.relative_to(REPORTING.parent))] = artifacts.file_digest(path)
-    what = {"profile": work.profile, "gallery_pairs": work.gallery_pairs}
+    what = {
+        "profile": work.profile,
+        "dataset": work.dataset,
+        "gallery_pairs": work.gallery_pairs,
+    }
     modules = (f"tasks.reporting.{path.stem}" for path in sorted(REPORTING.glob("*.py")))
     return _key("report", what, inputs, *modules)
 

@@ -52,7 +52,7 @@ def write_table(
         )
     any_cell = next(iter(cells.values()))
     table = build_table(
-        preset, title, any_cell.dataset_name, found, load_published(), _facts(cells, scores)
+        preset, title, any_cell.report.dataset, found, load_published(), _facts(cells, scores)
     )
     return write(table, PRESETS / any_cell.profile)
 

@@ -84,13 +84,6 @@ class Params:
         return self.student or f"{encoder}-{self.model.trainable}"
 
     @property
-    def dataset_name(self) -> str:
-        """Name of the dataset in tables: that of the profile, without the ending of one that
-        differs in its setting alone.
-        """
-        return self.profile.removesuffix("_full").removesuffix("_small")
-
-    @property
     def input_size(self) -> int | None:
         """Pixels of a side that images are resized to for the encoder; None takes them as
         prepared.

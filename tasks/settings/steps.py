@@ -127,6 +127,7 @@ class Reporting:
     """What `report` is told.
 
     Attributes:
+        dataset: its name in titles and beside published numbers.
         models: names of the image encoder with its trainable set, and of the text encoder.
         parameters_hash: digest of all parameters of the profile.
     """
@@ -214,7 +215,7 @@ def reporting(params: Params) -> Reporting:
     text = params.text_encoder
     return Reporting(
         params.profile,
-        params.dataset_name,
+        params.report.dataset,
         (params.model_name, text.module.label(text.config)),
         params.evaluate.protocol,
         params.evaluate.num_eval,
