@@ -8,13 +8,13 @@ from dataclasses import replace
 from prefect import flow
 
 from flows import cli, policy
-from flows.grid import cells
+from flows.grid import sets
 from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from flows.services import session
 from flows.train_experts import train_experts
 from tasks import distill as step
-from tasks.settings import params
+from tasks.settings import params, steps
 from tasks.tracking import runs as measures
 
 
@@ -37,14 +37,12 @@ def distill(
     refs = refs or train_experts.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
     make = policy.OnGpu(step.distill)
-    given = (chosen, refs.prepared, refs.embeddings, refs.start, refs.experts)
-    assert refs.prepared
-    made = {}
-    for name, size in cells(
-        "distillers", chosen.distillers, chosen.general.budgets, method, num_pairs
-    ):
-        made[f"{name}-{size}"] = make(*given, name, size, force=force, accept_code=accept_code)
-        measures.log_distilled(chosen, session.invocation(), refs.prepared, made[f"{name}-{size}"])
+    inputs, made = refs.inputs, {}
+    for name in sets("distillers", chosen.distillers, chosen.general.budgets, method, num_pairs):
+        work = steps.distillation(chosen, name)
+        ref = make(work, inputs, refs.experts, force=force, accept_code=accept_code)
+        measures.log_distilled(chosen, session.invocation(), inputs.prepared, ref)
+        made[str(name)] = ref
     return replace(refs, distilled={**refs.distilled, **made})
 
 

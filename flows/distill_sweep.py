@@ -1,4 +1,4 @@
-"""distill-sweep: a grid of distill + evaluate cells; several workers share a grid by methods or
+"""distill-sweep: a grid of distilled and scored sets; several workers share a grid by methods or
 sizes.
 """
 
@@ -12,12 +12,13 @@ from prefect import flow
 from flows import cli
 from flows.distill import distill
 from flows.evaluate import evaluate
-from flows.grid import cells
+from flows.grid import sets
 from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from flows.select_coresets import select_coresets
 from flows.train_experts import train_experts
 from tasks.settings import params
+from tasks.settings.sets import SetName
 from tasks.store import caching
 from tasks.store.artifacts import Ref
 
@@ -32,7 +33,7 @@ def distill_sweep(
     methods: Sequence[str] | None = None,
     budgets: Sequence[int] | None = None,
 ) -> Refs:
-    """Distil and score every cell of methods x budgets, one after the other, each beside random
+    """Distil and score every set of methods x budgets, one after the other, each beside random
     selection of its size.
 
     Args:
@@ -45,25 +46,25 @@ def distill_sweep(
     """
     chosen = params.load(settings)
     names, sizes = methods or list(chosen.distillers), budgets or list(chosen.general.budgets)
-    grid = [(name, size) for name in names for size in sizes]
-    for name, size in grid:
-        cells("distillers", chosen.distillers, chosen.general.budgets, name, size)
+    grid = [SetName(name, size) for name in names for size in sizes]
+    for one in grid:
+        sets("distillers", chosen.distillers, chosen.general.budgets, one.method, one.num_pairs)
     trained = train_experts.fn(settings, accept_code=accept_code)
     selected = select_coresets.fn(settings, force, accept_code, trained, RANDOM).coresets
     made, scores = trained, dict[str, Ref]()
-    with caching.forcing_once():  # cells share the students of the full data
-        for name, size in grid:
-            beside = {f"{RANDOM}-{size}": selected[f"{RANDOM}-{size}"]}
-            cell = distill(
-                settings, force, accept_code, replace(trained, coresets=beside), name, size
-            )
-            cell = evaluate(settings, force, accept_code, cell)
-            scores = {**{ref.path: ref for ref in cell.scores}, **scores}
+    with caching.forcing_once():  # sets share the students of the full data
+        for one in grid:
+            random = str(replace(one, method=RANDOM))
+            beside = {random: selected[random]}
+            refs = replace(trained, coresets=beside)
+            refs = distill(settings, force, accept_code, refs, one.method, one.num_pairs)
+            refs = evaluate(settings, force, accept_code, refs)
+            scores = {**{ref.path: ref for ref in refs.scores}, **scores}
             made = replace(
-                cell,
+                refs,
                 coresets={**made.coresets, **beside},
-                distilled={**made.distilled, **cell.distilled},
-                galleries=[*made.galleries, *cell.galleries],
+                distilled={**made.distilled, **refs.distilled},
+                galleries=[*made.galleries, *refs.galleries],
             )
     return replace(made, scores=list(scores.values()))
 

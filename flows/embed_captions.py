@@ -12,7 +12,7 @@ from flows.policy import ONE_AT_A_TIME
 from flows.prepare_data import prepare_data
 from flows.refs import Refs
 from tasks import embed_captions as step
-from tasks.settings import params
+from tasks.settings import params, steps
 
 
 @flow(name="embed_captions", persist_result=False, task_runner=ONE_AT_A_TIME)
@@ -31,10 +31,9 @@ def embed_captions(
     """
     refs = refs or prepare_data.fn(settings, accept_code=accept_code)
     make = policy.OnGpu(step.embed_captions)
-    return replace(
-        refs,
-        embeddings=make(params.load(settings), refs.prepared, force=force, accept_code=accept_code),
-    )
+    work = steps.embedding(params.load(settings))
+    embeddings = make(work, refs.prepared, force=force, accept_code=accept_code)
+    return replace(refs, embeddings=embeddings)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from flows.refs import Refs
 from flows.select_coresets import select_coresets
 from flows.services import session
 from tasks import evaluate as step
-from tasks.settings import params
+from tasks.settings import params, steps
+from tasks.settings.sets import FULL, SetName
 from tasks.store.artifacts import Ref
 from tasks.tracking import runs as measures
 
@@ -44,15 +45,15 @@ def evaluate(
         policy.retried(step.make_gallery),
     )
     how = {"force": force, "accept_code": accept_code}
-    given = (chosen, refs.prepared, refs.embeddings)
-    galleries = {
-        name: make_gallery(*given, pairs, name, **how) for name, pairs in refs.distilled.items()
-    }
+    galleries = {}
+    for name, pairs in refs.distilled.items():
+        work = steps.showing(chosen, SetName.parse(name))
+        galleries[name] = make_gallery(work, refs.prepared, refs.embeddings, pairs, **how)
     scores = _score(chosen, refs, refs.start, galleries, how)
     starts = {}
     for name in chosen.students:
         student = chosen.as_student(name)
-        starts[name] = build_start(student, refs.prepared, **how)
+        starts[name] = build_start(steps.start(student), refs.prepared, **how)
         scores += _score(student, refs, starts[name], {}, how)
     return replace(refs, student_starts=starts, scores=scores, galleries=list(galleries.values()))
 
@@ -66,18 +67,14 @@ def _score(
 ) -> list[Ref]:
     """Train and score one kind of student on every set and on the full data."""
     train_student = policy.OnGpu(step.train_student)
-    sets = {**refs.coresets, **refs.distilled, step.FULL: None}
-    given = (student, refs.prepared, refs.embeddings, start)
-    found = {
-        name: [
-            train_student(*given, pairs, name, seed, **how)
-            for seed in range(student.evaluate.num_eval)
-        ]
-        for name, pairs in sets.items()
-    }
-    assert refs.prepared
+    sets = {**refs.coresets, **refs.distilled, FULL: None}
+    inputs, found = replace(refs, start=start).inputs, {}
+    for name, pairs in sets.items():
+        work = steps.evaluation(student, SetName.parse(name))
+        seeds = range(student.evaluate.num_eval)
+        found[name] = [train_student(work, inputs, pairs, seed, **how) for seed in seeds]
     measures.log_scores(
-        student, session.invocation(), refs.prepared, found, refs.distilled, galleries
+        student, session.invocation(), inputs.prepared, found, refs.distilled, galleries
     )
     return [score for of_set in found.values() for score in of_set]
 

@@ -1,20 +1,21 @@
-"""Which cells of method x size a flow computes."""
+"""Which sets, method x size, a flow computes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from tasks.core.foundations.names import hint
+from tasks.settings.sets import SetName
 
 
-def cells(
+def sets(
     kind: str,
     methods: Iterable[str],
     budgets: Iterable[int],
     method: str | None,
     num_pairs: int | None = None,
-) -> list[tuple[str, int]]:
-    """Return (method, size) of all cells, or of those of one method or size.
+) -> list[SetName]:
+    """Return the names of all sets, or of those of one method or size.
 
     Args:
         kind: `coresets` or `distillers`, for messages.
@@ -33,5 +34,6 @@ def cells(
             f"num_pairs: received {num_pairs}; allowed: {', '.join(map(str, sizes))}; change "
             "`budgets` of the profile"
         )
+    wanted = names if method is None else [method]
     chosen = sizes if num_pairs is None else [num_pairs]
-    return [(name, size) for name in (names if method is None else [method]) for size in chosen]
+    return [SetName(name, size) for name in wanted for size in chosen]

@@ -10,7 +10,7 @@ from flows import cli, policy
 from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from tasks import prepare_data as step
-from tasks.settings import params
+from tasks.settings import params, steps
 
 
 @flow(name="prepare_data", persist_result=False, task_runner=ONE_AT_A_TIME)
@@ -25,7 +25,11 @@ def prepare_data(
         accept_code: keep an artifact whose code alone has changed.
     """
     make = policy.retried(step.prepare_data)
-    return Refs(prepared=make(params.load(settings), force=force, accept_code=accept_code))
+    return Refs(
+        prepared=make(
+            steps.preparation(params.load(settings)), force=force, accept_code=accept_code
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tasks.keys import Inputs
 from tasks.store.artifacts import Ref
 
 
@@ -30,6 +31,12 @@ class Refs:
     scores: list[Ref] = field(default_factory=list)
     galleries: list[Ref] = field(default_factory=list)
     report: Ref | None = None
+
+    @property
+    def inputs(self) -> Inputs:
+        """What a network of the distilled kind is trained on and begins with."""
+        assert self.prepared and self.embeddings and self.start
+        return Inputs(self.prepared, self.embeddings, self.start)
 
     def all(self) -> list[Ref]:
         """Every reference, in the order of the stages."""

@@ -12,7 +12,7 @@ from flows.evaluate import evaluate
 from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from tasks import report as step
-from tasks.settings import params
+from tasks.settings import params, steps
 
 
 @flow(name="report", persist_result=False, task_runner=ONE_AT_A_TIME)
@@ -30,7 +30,11 @@ def report(
     refs = refs or evaluate.fn(settings, accept_code=accept_code)
     how = {"force": force, "accept_code": accept_code}
     page = step.write_report(
-        params.load(settings), refs.scores, refs.galleries, list(refs.distilled.values()), **how
+        steps.reporting(params.load(settings)),
+        refs.scores,
+        refs.galleries,
+        list(refs.distilled.values()),
+        **how,
     )
     return replace(refs, report=page)
 

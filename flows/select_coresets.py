@@ -8,12 +8,12 @@ from dataclasses import replace
 from prefect import flow
 
 from flows import cli, policy
-from flows.grid import cells
+from flows.grid import sets
 from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from flows.train_experts import train_experts
 from tasks import select_coresets as step
-from tasks.settings import params
+from tasks.settings import params, steps
 from tasks.store import caching
 
 
@@ -34,13 +34,14 @@ def select_coresets(
     refs = refs or train_experts.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
     select = policy.OnGpu(step.select_coreset)
-    given = (chosen, refs.prepared, refs.embeddings, refs.start, refs.experts[0])
-    grid = cells("coresets", chosen.coresets, chosen.general.budgets, method)
+    grid = sets("coresets", chosen.coresets, chosen.general.budgets, method)
+    made = {}
     with caching.forcing_once():  # a method's sizes share what it computes for all of them
-        made = {
-            f"{name}-{size}": select(*given, name, size, force=force, accept_code=accept_code)
-            for name, size in grid
-        }
+        for name in grid:
+            work = steps.selection(chosen, name)
+            made[str(name)] = select(
+                work, refs.inputs, refs.experts[0], force=force, accept_code=accept_code
+            )
     return replace(refs, coresets={**refs.coresets, **made})
 
 

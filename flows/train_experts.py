@@ -12,7 +12,7 @@ from flows.embed_captions import embed_captions
 from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
 from tasks import train_experts as step
-from tasks.settings import params
+from tasks.settings import params, steps
 
 
 @flow(name="train_experts", persist_result=False, task_runner=ONE_AT_A_TIME)
@@ -32,15 +32,12 @@ def train_experts(
     refs = refs or embed_captions.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
     build_start, train_expert = policy.OnGpu(step.build_start), policy.OnGpu(step.train_expert)
-    start = build_start(chosen, refs.prepared, force=force, accept_code=accept_code)
+    start = build_start(steps.start(chosen), refs.prepared, force=force, accept_code=accept_code)
     wanted = list(range(chosen.train_experts.num_experts) if indices is None else indices)
-    experts = train_expert.map(
-        (chosen, refs.prepared, refs.embeddings, start),
-        wanted,
-        force=force,
-        accept_code=accept_code,
-    )
-    return replace(refs, start=start, experts=experts)
+    refs = replace(refs, start=start)
+    given = (steps.training(chosen), refs.inputs)
+    experts = train_expert.map(given, wanted, force=force, accept_code=accept_code)
+    return replace(refs, experts=experts)
 
 
 if __name__ == "__main__":

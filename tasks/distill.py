@@ -4,35 +4,27 @@ per method and size.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import stages
+from tasks import keys
 from tasks.core.foundations.file_names import HISTORY, INITIAL
 from tasks.device import choose_device, describe
+from tasks.keys import Inputs
 from tasks.progress import reporter
-from tasks.settings.params import Params
+from tasks.settings.steps import Distillation
 from tasks.store import caching
-from tasks.store.artifacts import Key, Ref
-
-STAGE = stages.STAGES["distill"]
+from tasks.store.artifacts import Ref
 
 
-@task(
-    cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="{method}-{num_pairs}"
-)
+@task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="{work.set_name}")
 def distill(
-    params: Params,
-    prepared: Ref,
-    embeddings: Ref,
-    start: Ref,
+    work: Distillation,
+    inputs: Inputs,
     experts: list[Ref],
-    method: str,
-    num_pairs: int,
     *,
     force: bool = False,
     accept_code: bool = False,
@@ -40,49 +32,16 @@ def distill(
     """Return `data/distilled/<profile>/<method>/<method>-<num_pairs>`: a PairSet, its initial
     pairs, and the history.
     """
-    plugin = params.distillers[method]
-    options = plugin.as_params()
-    options["options"].pop("checkpoint_every", None)  # how often is not what
-    key = Key(
-        STAGE.name,
-        {
-            "method": options,
-            "num_pairs": num_pairs,
-            "seed": params.seed,
-            "model": asdict(params.model),
-        },
-        {
-            "prepared": prepared.digest,
-            "embeddings": embeddings.digest,
-            "start": start.digest,
-            **{f"expert_{index:03d}": ref.digest for index, ref in enumerate(experts)},
-        },
-        caching.code_digest([*STAGE.code, plugin.module_name, params.image_encoder.module_name]),
-    )
-    folder = stages.folder(
-        STAGE.name, params.space(STAGE.name), method, f"{method}-{num_pairs}"
-    )  # one folder a method: DVC output of its matrix stage
     return caching.obtain(
-        folder,
-        key,
-        lambda work: _distill(
-            params, prepared, embeddings, start, experts, method, num_pairs, work
-        ),
+        work.folder,
+        keys.of_distilled(work, inputs, experts),
+        lambda place: _distill(work, inputs, experts, place),
         force=force,
         accept_code=accept_code,
     )
 
 
-def _distill(
-    params: Params,
-    prepared: Ref,
-    embeddings: Ref,
-    start: Ref,
-    experts: list[Ref],
-    method: str,
-    num_pairs: int,
-    work: Path,
-) -> dict[str, Any]:
+def _distill(work: Distillation, inputs: Inputs, experts: list[Ref], place: Path) -> dict[str, Any]:
     import pandas as pd
 
     from tasks.core.distillation.buffer import Buffer
@@ -92,48 +51,46 @@ def _distill(
     from tasks.core.foundations.tensor_files import save_tensors
     from tasks.core.networks.functional import FlatModel
     from tasks.core.training.pair_files import save_pairs
-    from tasks.models import is_encoder_frozen, load_encoder, new_model, open_split
+    from tasks.models import load_encoder, new_model, open_split
 
-    plugin, device = params.distillers[method], choose_device()
-    encoder = load_encoder(params, start, device)
-    train = open_split(params, prepared, embeddings, start, "train")
+    network, config, num_pairs = work.network, work.method.config, work.set_name.num_pairs
+    assert num_pairs
+    encoder = load_encoder(network, inputs.start, choose_device())
+    train = open_split(network, inputs, "train")
     text_dim = train.text_embeds.shape[1]
-    flat = FlatModel(new_model(params, encoder, text_dim, "expert", 0))
+    flat = FlatModel(new_model(network, encoder, text_dim, "expert", 0))
     problem = Problem(
         flat=flat,
         encoder=encoder,
         train=train,
         buffer=Buffer([ref.folder for ref in experts], flat.flatten(), device=flat.device),
-        is_encoder_frozen=is_encoder_frozen(params),
-        seed=derive_seed(params.seed, "distill", num_pairs),
+        is_encoder_frozen=network.model.is_encoder_frozen,
+        seed=derive_seed(network.seed, "distill", num_pairs),
         fresh_start=lambda number: FlatModel(
-            new_model(params, encoder, text_dim, "fresh", number)
+            new_model(network, encoder, text_dim, "fresh", number)
         ).flatten(),
     )
-    report = reporter(f"distill {method}-{num_pairs}")
-    found = plugin.module.distill(
+    report = reporter(f"distill {work.set_name}")
+    found = work.method.module.distill(
         problem,
-        plugin.config,
+        config,
         num_pairs,
-        tau=params.model.tau,
-        checkpoint=work / NAME,
-        log=lambda row, iteration: report(
-            iteration + 1, plugin.config.total_iterations, loss=row["loss"]
-        ),
+        tau=network.model.tau,
+        checkpoint=place / NAME,
+        log=lambda row, iteration: report(iteration + 1, config.total_iterations, loss=row["loss"]),
     )
     provenance = {
-        "method": method,
-        "profile": params.profile,
+        "method": work.method.name,
+        "profile": network.profile,
         "image_idx": found.start.image_idx.tolist(),
         "caption_idx": found.start.caption_idx.tolist(),
     }
-    save_pairs(work, found.pairs.with_provenance(provenance))
-    save_tensors(work / INITIAL, {"images": found.start.images, "text_embeds": found.start.texts})
-    pd.DataFrame(found.history).rename_axis("iteration").reset_index().to_parquet(
-        work / HISTORY, index=False
-    )
+    save_pairs(place, found.pairs.with_provenance(provenance))
+    save_tensors(place / INITIAL, {"images": found.start.images, "text_embeds": found.start.texts})
+    history = pd.DataFrame(found.history).rename_axis("iteration").reset_index()
+    history.to_parquet(place / HISTORY, index=False)
     return {
-        "method": method,
+        "method": work.method.name,
         "num_pairs": num_pairs,
         "final_loss": found.history[-1]["loss"],
         "device": describe(),

@@ -10,36 +10,25 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import stages
+from tasks import keys
 from tasks.device import choose_device
 from tasks.progress import reporter
-from tasks.settings.params import Params
+from tasks.settings.steps import Embedding
 from tasks.store import caching
-from tasks.store.artifacts import Key, Ref
-
-STAGE = stages.STAGES["embed_captions"]
+from tasks.store.artifacts import Ref
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def embed_captions(
-    params: Params, prepared: Ref, *, force: bool = False, accept_code: bool = False
+    work: Embedding, prepared: Ref, *, force: bool = False, accept_code: bool = False
 ) -> Ref:
     """Return `data/caption_embeddings/<profile>/<text encoder>`, built unless a valid one is
     there.
     """
-    plugin = params.text_encoder
-    weights, missing = caching.digest_files(lambda: plugin.module.weight_files(plugin.config))
-    options = plugin.as_params()
-    if weights or missing:
-        options["options"].pop("weights")  # the content counts, not the place
-    key = Key(
-        STAGE.name,
-        options,
-        {"prepared": prepared.digest, **weights},
-        caching.code_digest([*STAGE.code, plugin.module_name]),
-    )
+    key, missing = keys.of_embeddings(work, prepared)
+    plugin = work.text_encoder
 
-    def build(work: Path) -> dict[str, Any]:
+    def build(place: Path) -> dict[str, Any]:
         import pandas as pd
         import torch
 
@@ -52,7 +41,7 @@ def embed_captions(
             plugin.config,
             captions,
             device=choose_device(),
-            progress=reporter(f"embed_captions {params.profile}"),
+            progress=reporter(f"embed_captions by {work.folder.name}"),
         )
         bad = (~torch.isfinite(embeds).all(1)).nonzero()[:, 0]
         if len(bad):
@@ -61,14 +50,9 @@ def embed_captions(
                 f"first {captions[int(bad[0])]!r}; "
                 "all must be finite; change embed_captions.options (weights or dtype)"
             )
-        save_tensors(work / EMBEDDINGS, {"embeddings": embeds})
+        save_tensors(place / EMBEDDINGS, {"embeddings": embeds})
         return {"num_captions": len(embeds), "dim": embeds.shape[1]}
 
     return caching.obtain(
-        stages.folder(STAGE.name, params.space(STAGE.name), plugin.module.label(plugin.config)),
-        key,
-        build,
-        force=force,
-        accept_code=accept_code,
-        missing=missing,
+        work.folder, key, build, force=force, accept_code=accept_code, missing=missing
     )

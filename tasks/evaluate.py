@@ -5,51 +5,40 @@ texts for its gallery.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import stages
+from tasks import keys, stages
 from tasks.core.foundations.file_names import CURVE, GALLERY, SCORE, SHEET
 from tasks.device import choose_device, describe
+from tasks.keys import Inputs
 from tasks.progress import reporter
-from tasks.settings.params import Params
+from tasks.settings.steps import Evaluation, Showing, Start
 from tasks.starts import obtain_start
 from tasks.store import caching
-from tasks.store.artifacts import Key, Ref
-
-STAGE = stages.STAGES["evaluate"]
-FULL = "full"
+from tasks.store.artifacts import Ref
 
 
 @task(
     cache_policy=NO_CACHE,
     persist_result=False,
     tags=["gpu"],
-    task_run_name="start-{params.student}",
+    task_run_name="start-{work.network.name}",
 )
 def build_student_start(
-    params: Params, prepared: Ref, *, force: bool = False, accept_code: bool = False
+    work: Start, prepared: Ref, *, force: bool = False, accept_code: bool = False
 ) -> Ref:
-    """Return `data/scores/<profile>/start/<student>`: the encoder of a further student.
-
-    Args:
-        params: `params.as_student(name)`.
-    """
+    """Return `data/scores/<profile>/start/<student>`: the encoder of a further student."""
     from tasks.core.evaluation.transfer import at_size
 
-    folder = stages.folder(
-        STAGE.name, params.space(STAGE.name, "start"), "start", params.model_name
-    )
     return obtain_start(
-        params,
+        work,
         prepared,
-        folder,
-        code=[*STAGE.code, params.image_encoder.module_name],
-        resize=lambda encoder: at_size(encoder, params.input_size),
+        code=stages.STAGES["evaluate"].code,
+        resize=lambda encoder: at_size(encoder, work.network.input_size),
         force=force,
         accept_code=accept_code,
     )
@@ -59,15 +48,12 @@ def build_student_start(
     cache_policy=NO_CACHE,
     persist_result=False,
     tags=["gpu"],
-    task_run_name="{set_name}-{params.model_name}-seed{seed_idx}",
+    task_run_name="{work.set_name}-{work.network.name}-seed{seed_idx}",
 )
 def train_student(
-    params: Params,
-    prepared: Ref,
-    embeddings: Ref,
-    start: Ref,
+    work: Evaluation,
+    inputs: Inputs,
     pairs: Ref | None,
-    set_name: str,
     seed_idx: int,
     *,
     force: bool = False,
@@ -77,55 +63,20 @@ def train_student(
     `.../<set>/<student>/seed_<k>` of a further one.
 
     Args:
-        params: of the distilled encoder's student, or `params.as_student(name)`.
-        start: of the same student.
+        inputs: with the start of the same network.
         pairs: a coreset or distilled artifact; None trains on the full data.
-        set_name: `<method>-<num_pairs>`, or `full`.
     """
-    section = params.evaluate
-    inputs = {"prepared": prepared.digest, "embeddings": embeddings.digest, "start": start.digest}
-    if pairs is not None:
-        inputs["pairs"] = pairs.digest
-    recipe = asdict(section.full if pairs is None else section.small)
-    augment = asdict(params.train_experts.augment) if pairs is None else None
-    further = {"student": params.student, "input_size": params.input_size} if params.student else {}
-    key = Key(
-        STAGE.name,
-        {
-            "recipe": recipe,
-            "augment": augment,
-            "protocol": section.protocol,
-            "model": asdict(params.model),
-            **further,
-            "seed": params.seed,
-            "seed_idx": seed_idx,
-        },
-        inputs,
-        caching.code_digest([*STAGE.code, params.image_encoder.module_name]),
+    return caching.obtain(
+        work.folder / f"seed_{seed_idx}",
+        keys.of_score(work, inputs, pairs, seed_idx),
+        lambda place: _train(work, inputs, pairs, seed_idx, place),
+        force=force,
+        accept_code=accept_code,
     )
-
-    def build(work: Path) -> dict[str, Any]:
-        return _train(params, prepared, embeddings, start, pairs, set_name, seed_idx, work)
-
-    folder = stages.folder(
-        STAGE.name,
-        params.space(STAGE.name, set_name),
-        set_name,
-        *filter(None, [params.student]),
-        f"seed_{seed_idx}",
-    )
-    return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
 
 
 def _train(
-    params: Params,
-    prepared: Ref,
-    embeddings: Ref,
-    start: Ref,
-    pairs: Ref | None,
-    set_name: str,
-    seed_idx: int,
-    work: Path,
+    work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx: int, place: Path
 ) -> dict[str, Any]:
     import pandas as pd
 
@@ -138,28 +89,20 @@ def _train(
     from tasks.search import recall_by_search
     from tasks.student_models import load_student_encoder, open_pairs
 
-    device, section = choose_device(), params.evaluate
-    encoder = load_student_encoder(params, start, device)
-    train, val, test = (
-        open_split(params, prepared, embeddings, start, split) for split in ("train", "val", "test")
-    )
+    device, section, network = choose_device(), work.section, work.network
+    tau = network.model.tau
+    encoder = load_student_encoder(network, inputs.start, device)
+    train, val, test = (open_split(network, inputs, split) for split in ("train", "val", "test"))
     source: SetPairs | SplitPairs
-    step_sizes, loss_fn = None, None
+    step_sizes, loss_fn, recipe = None, None, section.full
     if pairs is None:
-        source, recipe = (
-            SplitPairs(train, encoder, params.train_experts.augment, device=device),
-            section.full,
-        )
+        source = SplitPairs(train, encoder, work.augment, device=device)
     else:
-        stored, features = open_pairs(params, start, pairs, device)
+        stored, features = open_pairs(network, inputs.start, pairs, device)
         source = SetPairs(stored, device=device, features=features)
-        step_sizes, loss_fn, recipe = (
-            stored.step_sizes,
-            set_loss(stored, params.model.tau),
-            section.small,
-        )
+        step_sizes, loss_fn, recipe = stored.step_sizes, set_loss(stored, tau), section.small
     outcome = train_student(
-        new_model(params, encoder, train.text_embeds.shape[1], "student", seed_idx),
+        new_model(network, encoder, train.text_embeds.shape[1], "student", seed_idx),
         source,
         recipe,
         step_sizes=step_sizes,
@@ -168,37 +111,35 @@ def _train(
         val=val,
         test=test,
         score=recall_by_search,
-        tau=params.model.tau,
-        seed=derive_seed(params.seed, "student", seed_idx),
+        tau=tau,
+        seed=derive_seed(network.seed, "student", seed_idx),
         loss_fn=loss_fn,
-        progress=reporter(f"evaluate {set_name} seed {seed_idx}"),
+        progress=reporter(f"evaluate {work.set_name} seed {seed_idx}"),
     )
     score = {
-        "set": set_name,
-        "method": set_name.rpartition("-")[0] or set_name,
+        "set": str(work.set_name),
+        "method": work.set_name.method,
         # The budget: a set may hold a pair fewer, which paid for its similarity.
-        "num_pairs": source.num_pairs if pairs is None else int(set_name.rpartition("-")[2]),
-        "student": params.model_name,
+        "num_pairs": work.set_name.num_pairs or source.num_pairs,
+        "student": network.name,
         "seed": seed_idx,
         "protocol": section.protocol,
         "chosen_epoch": outcome.chosen_epoch,
         "val_mean_recall": outcome.val["mean_recall"],
         **outcome.test,
     }
-    (work / SCORE).write_text(json.dumps(score, indent=1, sort_keys=True) + "\n")
-    pd.DataFrame(outcome.curve).assign(set=set_name, seed=seed_idx).to_parquet(
-        work / CURVE, index=False
-    )
+    (place / SCORE).write_text(json.dumps(score, indent=1, sort_keys=True) + "\n")
+    curve = pd.DataFrame(outcome.curve).assign(set=str(work.set_name), seed=seed_idx)
+    curve.to_parquet(place / CURVE, index=False)
     return {"device": describe()}
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="gallery-{set_name}")
+@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="gallery-{work.set_name}")
 def make_gallery(
-    params: Params,
+    work: Showing,
     prepared: Ref,
     embeddings: Ref,
     pairs: Ref,
-    set_name: str,
     *,
     force: bool = False,
     accept_code: bool = False,
@@ -206,22 +147,17 @@ def make_gallery(
     """Return `data/scores/<profile>/<set>/gallery`: nearest sentences of a distilled set's texts,
     and a contact sheet.
     """
-    key = Key(
-        STAGE.name,
-        {"gallery_pairs": params.report.gallery_pairs},
-        {"prepared": prepared.digest, "embeddings": embeddings.digest, "pairs": pairs.digest},
-        caching.code_digest([*STAGE.code, "tasks.reporting.gallery", "tasks.reporting.stored"]),
+    return caching.obtain(
+        work.folder,
+        keys.of_gallery(work, prepared, embeddings, pairs),
+        lambda place: _decode(work, prepared, embeddings, pairs, place),
+        force=force,
+        accept_code=accept_code,
     )
-
-    def build(work: Path) -> dict[str, Any]:
-        return _decode(params, prepared, embeddings, pairs, set_name, work)
-
-    folder = stages.folder(STAGE.name, params.space(STAGE.name, set_name), set_name, "gallery")
-    return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
 
 
 def _decode(
-    params: Params, prepared: Ref, embeddings: Ref, pairs: Ref, set_name: str, work: Path
+    work: Showing, prepared: Ref, embeddings: Ref, pairs: Ref, place: Path
 ) -> dict[str, Any]:
     from tasks.core.data.storage import load_split
     from tasks.core.training.pair_files import load_pairs
@@ -241,6 +177,7 @@ def _decode(
         }
         for row, caption in enumerate(stored.provenance["caption_idx"])
     ]
-    (work / GALLERY).write_text(json.dumps({"set": set_name, "rows": rows}, indent=1) + "\n")
-    write_contact_sheet(load_gallery(work, pairs.folder, params.report.gallery_pairs), work / SHEET)
+    content = {"set": str(work.set_name), "rows": rows}
+    (place / GALLERY).write_text(json.dumps(content, indent=1) + "\n")
+    write_contact_sheet(load_gallery(place, pairs.folder, work.gallery_pairs), place / SHEET)
     return {"num_pairs": len(rows)}

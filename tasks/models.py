@@ -19,7 +19,9 @@ from tasks.core.foundations.seeding import derive_seed
 from tasks.core.foundations.tensor_files import load_tensors
 from tasks.core.networks.dual_encoder import DualEncoder, build_dual_encoder
 from tasks.core.networks.encoders import ImageEncoder
-from tasks.settings.params import Params, Plugin
+from tasks.keys import Inputs
+from tasks.settings.steps import Network
+from tasks.settings.validation import Plugin
 from tasks.store.artifacts import Ref
 
 ENCODER = "encoder.safetensors"
@@ -34,18 +36,13 @@ class Place:
     plugin: Plugin | None = field(default=None, compare=False)
 
 
-def is_encoder_frozen(params: Params) -> bool:
-    """Whether image features are computed once (`heads`, `text_head`)."""
-    return params.model.is_encoder_frozen
-
-
-def load_encoder(params: Params, start: Ref, device: torch.device) -> ImageEncoder:
+def load_encoder(network: Network, start: Ref, device: torch.device) -> ImageEncoder:
     """Return the shared image encoder on `device`; the pretrained file is not needed any more.
 
     It is the same module at every call: `new_model` copies it where it is trained, and nobody else
     may change it.
     """
-    return load_encoder_of(Place(start.digest, start.folder, params.image_encoder), device)
+    return load_encoder_of(Place(start.digest, start.folder, network.image_encoder), device)
 
 
 @functools.lru_cache(maxsize=2)
@@ -60,35 +57,33 @@ def load_encoder_of(start: Place, device: torch.device) -> ImageEncoder:
 
 
 def new_model(
-    params: Params, encoder: ImageEncoder, text_dim: int, *names: str | int
+    network: Network, encoder: ImageEncoder, text_dim: int, *names: str | int
 ) -> DualEncoder:
-    """Return a dual encoder with fresh projections, seeded by the profile's seed and `names`;
+    """Return a dual encoder with fresh projections, seeded by the profile's seed and `names`.
+
     `encoder` is copied where it is trained.
     """
+    section = network.model
     model = build_dual_encoder(
         encoder.module,
         out_dim=encoder.out_dim,
         text_dim=text_dim,
-        trainable=params.model.trainable,
-        embed_dim=params.model.embed_dim,
-        dropout=params.model.dropout,
-        seed=derive_seed(params.seed, *names),
-        lora=params.model.lora,
+        trainable=section.trainable,
+        embed_dim=section.embed_dim,
+        dropout=section.dropout,
+        seed=derive_seed(network.seed, *names),
+        lora=section.lora,
     )
     return model.to(next(encoder.module.parameters()).device)
 
 
-def open_split(params: Params, prepared: Ref, embeddings: Ref, start: Ref, split: str) -> Split:
-    """Return a split; with the frozen encoder's features when there are any. Nobody may change its
-    tensors.
-    """
-    features = Place(start.digest, start.folder) if is_encoder_frozen(params) else None
-    return _open_split(
-        Place(prepared.digest, prepared.folder),
-        Place(embeddings.digest, embeddings.folder),
-        split,
-        features,
+def open_split(network: Network, inputs: Inputs, split: str) -> Split:
+    """Return a split, with the features of a frozen encoder. Nobody may change its tensors."""
+    prepared, embeddings, start = (
+        Place(ref.digest, ref.folder) for ref in (inputs.prepared, inputs.embeddings, inputs.start)
     )
+    features = start if network.model.is_encoder_frozen else None
+    return _open_split(prepared, embeddings, split, features)
 
 
 @functools.lru_cache(maxsize=6)

@@ -4,71 +4,49 @@ Parquet.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import stages
+from tasks import keys
 from tasks.progress import reporter
-from tasks.settings.params import Params, Plugin
-from tasks.store import caching, manifests, raw_files
-from tasks.store.artifacts import Key, Ref
-
-STAGE = stages.STAGES["prepare_data"]
+from tasks.settings.steps import Preparation
+from tasks.store import caching, manifests
+from tasks.store.artifacts import Ref
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def prepare_data(params: Params, *, force: bool = False, accept_code: bool = False) -> Ref:
+def prepare_data(work: Preparation, *, force: bool = False, accept_code: bool = False) -> Ref:
     """Return `data/prepared/<profile>`, built unless a valid one is there."""
     from tasks.core.data.preparation import prepare
 
-    plugin = params.dataset
-    raw, missing = _raw_digest(plugin)
-    options = {name: value for name, value in asdict(plugin.config).items() if name != "path"}
-    key = Key(
-        STAGE.name,
-        {"dataset": plugin.name, "options": options, **asdict(params.prepare_data)},
-        raw,
-        caching.code_digest([*STAGE.code, plugin.module_name]),
-    )
+    key, missing = keys.of_prepared(work)
 
-    def build(work: Path) -> dict[str, Any]:
-        section = params.prepare_data
+    def build(place: Path) -> dict[str, Any]:
         return prepare(
-            plugin.module.examples(plugin.config),
-            work,
-            image_size=section.image_size,
-            max_pixels=section.max_pixels,
-            progress=reporter(f"prepare_data {params.profile}"),
+            work.dataset.module.examples(work.dataset.config),
+            place,
+            image_size=work.section.image_size,
+            max_pixels=work.section.max_pixels,
+            progress=reporter(f"prepare_data {work.folder.name}"),
         )
 
-    folder = stages.folder(STAGE.name, params.space(STAGE.name))
-    ref = caching.obtain(folder, key, build, force=force, accept_code=accept_code, missing=missing)
-    _check_budgets(params, ref)
+    ref = caching.obtain(
+        work.folder, key, build, force=force, accept_code=accept_code, missing=missing
+    )
+    _check_budgets(work, ref)
     return ref
 
 
-def _raw_digest(plugin: Plugin) -> tuple[dict[str, str], FileNotFoundError | None]:
-    """Return the digest of the raw data; or nothing and what is missing, on a machine that has the
-    prepared dataset alone.
-    """
-    try:
-        with raw_files.remembered() as digest_of:
-            return {"raw": plugin.module.raw_digest(plugin.config, digest_of)}, None
-    except FileNotFoundError as error:
-        return {}, error
-
-
-def _check_budgets(params: Params, prepared: Ref) -> None:
+def _check_budgets(work: Preparation, prepared: Ref) -> None:
     """Refuse budgets larger than the training split before anything is trained."""
     facts = manifests.read(prepared.folder, "num_images").facts
-    largest, num_train = params.general.budgets[-1], facts["num_images"]["train"]
+    largest, num_train = work.budgets[-1], facts["num_images"]["train"]
     if largest > num_train:
         raise ValueError(
-            f"budgets: received {largest} pairs, but the training split of {params.profile} has "
-            f"{num_train} images; allowed is at most "
-            f"that; change profiles.{params.profile}.budgets in params.yaml"
+            f"budgets: received {largest} pairs, but the training split of {work.folder.name} has "
+            f"{num_train} images; allowed is at most that; change `budgets` of the profile in "
+            "params.yaml"
         )

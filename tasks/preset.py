@@ -44,16 +44,14 @@ def write_table(
     for cell, chosen in cells.items():
         frame, _ = load_scores(ref.folder for ref in scores[cell])
         frame["folder"] = [str(ref.folder.parent) for ref in scores[cell]]
-        distilled = frozenset(
-            f"{method}-{size}" for method in chosen.distillers for size in chosen.general.budgets
-        )
+        distilled = frozenset(str(name) for name in chosen.sets if name.method in chosen.distillers)
         same = _setting(chosen) == _setting(reference[cell])
         found[cell] = CellScores(
             frame, chosen.model_name, chosen.evaluate.protocol, distilled, same
         )
     any_cell = next(iter(cells.values()))
     table = build_table(
-        preset, title, any_cell.dataset_name, found, load_published(), _facts(cells, scores)
+        preset, title, any_cell.report.dataset, found, load_published(), _facts(cells, scores)
     )
     return write(table, PRESETS / any_cell.profile)
 

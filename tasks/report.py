@@ -8,18 +8,15 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import stages
-from tasks.settings.params import Params
-from tasks.store import artifacts, caching, manifests
-from tasks.store.artifacts import Key, Ref
-
-STAGE = stages.STAGES["report"]
-_HERE = Path(__file__).parent
+from tasks import keys, stages
+from tasks.settings.steps import Reporting
+from tasks.store import caching, manifests
+from tasks.store.artifacts import Ref
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def write_report(
-    params: Params,
+    work: Reporting,
     scores: list[Ref],
     galleries: list[Ref],
     distilled: list[Ref],
@@ -32,19 +29,9 @@ def write_report(
     Args:
         galleries: in the order of `distilled`.
     """
-    groups = {"scores": scores, "galleries": galleries, "distilled": distilled}
-    inputs = {f"{name}/{ref.path}": ref.digest for name, refs in groups.items() for ref in refs}
-    inputs.update(
-        {str(path.relative_to(_HERE)): artifacts.file_digest(path) for path in _data_files()}
-    )
-    key = Key(
-        STAGE.name,
-        {"profile": params.profile, "gallery_pairs": params.report.gallery_pairs},
-        inputs,
-        caching.code_digest(_code()),
-    )
+    shown = {"scores": scores, "galleries": galleries, "distilled": distilled}
 
-    def build(work: Path) -> dict[str, Any]:
+    def build(place: Path) -> dict[str, Any]:
         from tasks.reporting.build import build_report
         from tasks.reporting.published import load_published
         from tasks.reporting.stored import load_gallery, load_histories, load_scores
@@ -55,53 +42,38 @@ def write_report(
             curves,
             load_histories(ref.folder for ref in distilled),
             [
-                load_gallery(gallery.folder, pairs.folder, params.report.gallery_pairs)
+                load_gallery(gallery.folder, pairs.folder, work.gallery_pairs)
                 for gallery, pairs in zip(galleries, distilled, strict=True)
             ],
-            _facts(params, [*scores, *distilled]),
-            work,
+            _facts(work, [*scores, *distilled]),
+            place,
             published=load_published(),
         )
         return {}
 
+    key = keys.of_report(work, shown)
     return caching.obtain(stages.REPORTS, key, build, force=force, accept_code=accept_code)
 
 
-def _facts(params: Params, refs: list[Ref]) -> dict[str, Any]:
-    found = [manifests.read(ref.folder, "seconds", "device", "versions") for ref in refs]
-    seconds: dict[str, float] = {}
-    for manifest in found:
-        seconds[manifest.stage] = seconds.get(manifest.stage, 0.0) + manifest.facts["seconds"]
-    devices = {manifest.facts["device"] for manifest in found}
+def _facts(work: Reporting, refs: list[Ref]) -> dict[str, Any]:
+    seconds, devices = dict[str, float](), set[str]()
+    for ref in refs:
+        manifest = manifests.read(ref.folder, "seconds", "device", "versions")
+        stage, facts = manifest.stage, manifest.facts
+        seconds[stage] = seconds.get(stage, 0.0) + facts["seconds"]
+        devices.add(facts["device"])
     git = caching.git_state()
     return {
-        "profile": params.profile,
-        "protocol": params.evaluate.protocol,
-        "models": [params.model_name, params.text_encoder.module.label(params.text_encoder.config)],
-        "num_seeds": params.evaluate.num_eval,
+        "profile": work.profile,
+        "protocol": work.protocol,
+        "models": work.models,
+        "num_seeds": work.num_seeds,
         "commit": git["commit"] or "unknown",
         "is_dirty": bool(git["is_dirty"]),
-        "parameters_hash": params.digest,
+        "parameters_hash": work.parameters_hash,
         "machine": ", ".join(sorted(devices)),
-        "versions": found[-1].facts["versions"],
+        "versions": facts["versions"],
         "seconds": seconds,
-        "student": params.model_name,
-        "dataset": params.dataset_name,
+        "student": work.models[0],
+        "dataset": work.dataset,
     }
-
-
-def _code() -> list[str]:
-    return [
-        *STAGE.code,
-        *(f"tasks.reporting.{path.stem}" for path in sorted((_HERE / "reporting").glob("*.py"))),
-    ]
-
-
-def _data_files() -> list[Path]:
-    """Templates and published numbers: what the page shows beside the results."""
-    return sorted(
-        [
-            *(_HERE / "reporting" / "templates").glob("*.j2"),
-            *(_HERE / "reporting" / "published_numbers").glob("*.csv"),
-        ]
-    )

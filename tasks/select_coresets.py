@@ -4,38 +4,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import stages
+from tasks import keys
 from tasks.device import choose_device
+from tasks.keys import Inputs
 from tasks.progress import reporter
-from tasks.settings.params import Params, Plugin
+from tasks.settings.steps import Network, Selection
 from tasks.store import caching
-from tasks.store.artifacts import Key, Ref
+from tasks.store.artifacts import Ref
 
-STAGE = stages.STAGES["select_coresets"]
 SHARED = "shared.safetensors"
 
 
-@task(
-    cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="{method}-{num_pairs}"
-)
+@task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="{work.set_name}")
 def select_coreset(
-    params: Params,
-    prepared: Ref,
-    embeddings: Ref,
-    start: Ref,
-    warm: Ref,
-    method: str,
-    num_pairs: int,
-    *,
-    force: bool = False,
-    accept_code: bool = False,
+    work: Selection, inputs: Inputs, warm: Ref, *, force: bool = False, accept_code: bool = False
 ) -> Ref:
     """Return `data/coresets/<profile>/<method>-<num_pairs>`, a PairSet of real pairs.
 
@@ -43,80 +31,30 @@ def select_coreset(
         warm: the expert in whose space pairs are selected, after `train_experts.coreset_epochs`
             epochs (expert_000).
     """
-    plugin = params.coresets[method]
-    inputs = {
-        "prepared": prepared.digest,
-        "embeddings": embeddings.digest,
-        "start": start.digest,
-        "warm": warm.digest,
-    }
-    shared = _shared(
-        params, plugin, prepared, embeddings, start, inputs, force=force, accept_code=accept_code
-    )
-    if shared:
-        inputs = {**inputs, "shared": shared.digest}
-    epochs = params.train_experts.coreset_epochs
-    key = Key(
-        STAGE.name,
-        {
-            "method": plugin.as_params(),
-            "num_pairs": num_pairs,
-            "seed": params.seed,
-            "model": asdict(params.model),
-            "coreset_epochs": epochs,
-        },
-        inputs,
-        caching.code_digest([*STAGE.code, plugin.module_name, params.image_encoder.module_name]),
+    how: Any = {"force": force, "accept_code": accept_code}
+    shared = _shared(work, inputs, how) if hasattr(work.method.module, "prepare") else None
+    return caching.obtain(
+        work.folder,
+        keys.of_coreset(work, inputs, warm, shared),
+        lambda place: _select(work, inputs, warm, shared, place),
+        **how,
     )
 
-    def build(work: Path) -> dict[str, Any]:
-        return _select(params, plugin, prepared, embeddings, start, warm, shared, num_pairs, work)
 
-    folder = stages.folder(STAGE.name, params.space(STAGE.name), f"{method}-{num_pairs}")
-    return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
+def _shared(work: Selection, inputs: Inputs, how: Any) -> Ref:
+    """What a method computes once for all budgets (forgetting counts), an artifact of its own."""
 
-
-def _shared(
-    params: Params,
-    plugin: Plugin,
-    prepared: Ref,
-    embeddings: Ref,
-    start: Ref,
-    inputs: dict[str, str],
-    *,
-    force: bool,
-    accept_code: bool,
-) -> Ref | None:
-    """What a method computes once for all budgets (forgetting counts), an artifact of its own; None
-    without such a part.
-    """
-    if not hasattr(plugin.module, "prepare"):
-        return None
-    key = Key(
-        STAGE.name,
-        {
-            "shared": plugin.as_params(),
-            "seed": params.seed,
-            "model": asdict(params.model),
-            "train_experts": _recipe(params),
-        },
-        {name: digest for name, digest in inputs.items() if name != "warm"},
-        caching.code_digest([*STAGE.code, plugin.module_name, params.image_encoder.module_name]),
-    )
-
-    def build(work: Path) -> dict[str, Any]:
+    def build(place: Path) -> dict[str, Any]:
         from tasks.core.foundations.tensor_files import save_tensors
 
-        save_tensors(work / SHARED, _prepare(params, plugin, prepared, embeddings, start))
+        save_tensors(place / SHARED, _prepare(work, inputs))
         return {}
 
-    folder = stages.folder(STAGE.name, params.space(STAGE.name), f"{plugin.name}-shared")
-    return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
+    folder = work.folder.with_name(f"{work.method.name}-shared")
+    return caching.obtain(folder, keys.of_shared(work, inputs), build, **how)
 
 
-def _prepare(
-    params: Params, plugin: Plugin, prepared: Ref, embeddings: Ref, start: Ref
-) -> dict[str, Any]:
+def _prepare(work: Selection, inputs: Inputs) -> dict[str, Any]:
     import torch
 
     from tasks.core.foundations.seeding import derive_seed
@@ -124,49 +62,40 @@ def _prepare(
     from tasks.core.training.split_pairs import SplitPairs
     from tasks.models import load_encoder, new_model, open_split
 
-    device, section = choose_device(), params.train_experts
-    encoder = load_encoder(params, start, device)
-    train = open_split(params, prepared, embeddings, start, "train")
-    pairs = SplitPairs(
-        train, encoder, section.augment, device=device, caption_idx=_caption_idx(params, train)
-    )
+    device, section, network, method = choose_device(), work.experts, work.network, work.method
+    encoder = load_encoder(network, inputs.start, device)
+    train = open_split(network, inputs, "train")
+    caption_idx = _caption_idx(network, train)
+    pairs = SplitPairs(train, encoder, section.augment, device=device, caption_idx=caption_idx)
 
     def run(num_epochs: int, on_batch: Any) -> None:
-        model = new_model(params, encoder, train.text_embeds.shape[1], plugin.name)
+        model = new_model(network, encoder, train.text_embeds.shape[1], method.name)
         optimiser = torch.optim.SGD(
             parameter_groups(model, section.lr_img, section.lr_txt),
             lr=section.lr_txt,
             momentum=section.momentum,
         )
-        seed = derive_seed(params.seed, plugin.name)
-        report = reporter(f"select_coresets {plugin.name}, training")
+        seed = derive_seed(network.seed, method.name)
+        report = reporter(f"select_coresets {method.name}, training")
         for epoch in range(num_epochs):
             train_epoch(
                 model,
                 pairs,
                 optimiser,
                 batch_size=section.batch_size,
-                tau=params.model.tau,
+                tau=network.model.tau,
                 seed=seed,
                 epoch=epoch,
                 on_batch=on_batch,
             )
             report(epoch + 1, num_epochs)
 
-    found: dict[str, Any] = plugin.module.prepare(plugin.config, train.num_images, run)
+    found: dict[str, Any] = method.module.prepare(method.config, train.num_images, run)
     return found
 
 
 def _select(
-    params: Params,
-    plugin: Plugin,
-    prepared: Ref,
-    embeddings: Ref,
-    start: Ref,
-    warm: Ref,
-    shared: Ref | None,
-    num_pairs: int,
-    work: Path,
+    work: Selection, inputs: Inputs, warm: Ref, shared: Ref | None, place: Path
 ) -> dict[str, Any]:
     from tasks.core.distillation.buffer import Buffer
     from tasks.core.foundations.seeding import make_generator
@@ -179,71 +108,53 @@ def _select(
     from tasks.core.training.pair_set import PairSet
     from tasks.models import load_encoder, new_model, open_split
 
-    device, report = choose_device(), reporter(f"select_coresets {plugin.name}-{num_pairs}")
-    encoder = load_encoder(params, start, device)
-    train = open_split(params, prepared, embeddings, start, "train")
+    device, network, method = choose_device(), work.network, work.method
+    report = reporter(f"select_coresets {work.set_name}")
+    num_pairs, epochs = work.set_name.num_pairs, work.experts.coreset_epochs
+    assert num_pairs
+    encoder = load_encoder(network, inputs.start, device)
+    train = open_split(network, inputs, "train")
     check_budget(num_pairs, train.num_images)
-    model = new_model(params, encoder, train.text_embeds.shape[1], "expert", 0)
+    model = new_model(network, encoder, train.text_embeds.shape[1], "expert", 0)
     flat = FlatModel(model)
     buffer = Buffer([warm.folder], flat.flatten(), device=flat.device)
-    flat.load(buffer.snapshot(0, params.train_experts.coreset_epochs))
+    flat.load(buffer.snapshot(0, epochs))
     image_features, text_features = embed_split(model, train, encoder, device=device)
     report(1, 2)
-    caption_idx = _caption_idx(params, train)
+    caption_idx = _caption_idx(network, train)
     pool = Pool(
         caption_idx=caption_idx,
         image_features=image_features,
         text_features=text_features[caption_idx],
         shared=load_tensors(shared.folder / SHARED) if shared else {},
     )
-    chosen = plugin.module.select(
-        plugin.config,
-        pool,
-        num_pairs,
-        make_generator(params.seed, "coreset", plugin.name, num_pairs),
+    draw = make_generator(network.seed, "coreset", method.name, num_pairs)
+    chosen = method.module.select(method.config, pool, num_pairs, draw)
+    images = normalise(take_rows(train.images, chosen.image_idx), encoder.mean, encoder.std)
+    pairs = PairSet(
+        images=images.contiguous(),
+        text_embeds=train.text_embeds[chosen.caption_idx],
+        mean=encoder.mean,
+        std=encoder.std,
+        provenance={
+            "method": method.name,
+            "profile": network.profile,
+            "image_idx": chosen.image_idx.tolist(),
+            "caption_idx": chosen.caption_idx.tolist(),
+            "features": f"{network.name}, expert 0 after {epochs} epochs",
+        },
     )
     report(2, 2)
-    save_pairs(
-        work,
-        PairSet(
-            images=normalise(
-                take_rows(train.images, chosen.image_idx), encoder.mean, encoder.std
-            ).contiguous(),
-            text_embeds=train.text_embeds[chosen.caption_idx],
-            mean=encoder.mean,
-            std=encoder.std,
-            provenance={
-                "method": plugin.name,
-                "profile": params.profile,
-                "image_idx": chosen.image_idx.tolist(),
-                "caption_idx": chosen.caption_idx.tolist(),
-                "features": f"{params.model_name}, expert 0 after "
-                f"{params.train_experts.coreset_epochs} epochs",
-            },
-        ),
-    )
-    return {"method": plugin.name, "num_pairs": num_pairs}
+    save_pairs(place, pairs)
+    return {"method": method.name, "num_pairs": num_pairs}
 
 
-def _recipe(params: Params) -> dict[str, Any]:
-    """What of the experts' section training for a method's shared part uses."""
-    section = asdict(params.train_experts)
-    return {
-        name: value
-        for name, value in section.items()
-        if name not in ("num_experts", "num_epochs", "coreset_epochs", "storage")
-    }
-
-
-def _caption_idx(params: Params, train: Any) -> Any:
+def _caption_idx(network: Network, train: Any) -> Any:
     """One caption per image, the same for all methods that select."""
     import torch
 
     from tasks.core.foundations.seeding import make_generator
     from tasks.core.selection.pool import sample_captions
 
-    return sample_captions(
-        torch.arange(train.num_images),
-        train.caption_image_idx,
-        make_generator(params.seed, "coreset_captions"),
-    )
+    draw = make_generator(network.seed, "coreset_captions")
+    return sample_captions(torch.arange(train.num_images), train.caption_image_idx, draw)

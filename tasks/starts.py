@@ -10,69 +10,64 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks import keys
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.device import choose_device
 from tasks.progress import reporter
-from tasks.settings.params import Params
+from tasks.settings.steps import Start
 from tasks.store import caching
-from tasks.store.artifacts import Key, Ref
+from tasks.store.artifacts import Ref
 
 
 def obtain_start(
-    params: Params,
+    work: Start,
     prepared: Ref,
-    folder: Path,
     *,
     code: Sequence[str],
     resize: Callable[[ImageEncoder], ImageEncoder] | None = None,
     force: bool = False,
     accept_code: bool = False,
 ) -> Ref:
-    """Return the start artifact in `folder`, built unless a valid one is there.
+    """Return the start artifact, built unless a valid one is there.
 
     Args:
-        code: modules that belong to the key beside those of the stage.
+        code: modules of the stage, which belong to the key.
         resize: puts a resize in front of the encoder before features are computed. A further
             student that takes images of another size needs it.
     """
-    plugin = params.image_encoder
-    weights, missing = caching.digest_files(lambda: plugin.module.weight_files(plugin.config))
-    options = plugin.as_params()
-    if weights or missing:
-        options["options"].pop("weights")  # the content counts, not the place
-    is_frozen = params.model.is_encoder_frozen
-    what = {**options, "seed": params.seed, "is_frozen": is_frozen}
-    if params.student:
-        what["input_size"] = params.input_size
-    inputs = {**weights, **({"prepared": prepared.digest} if is_frozen else {})}
-    key = Key("train_experts", what, inputs, caching.code_digest(code))
+    network = work.network
+    key, missing = keys.of_start(network, prepared, code)
 
-    def build(work: Path) -> dict[str, Any]:
+    def build(place: Path) -> dict[str, Any]:
         from tasks.core.data.storage import FEATURES
         from tasks.core.foundations.file_names import IMAGES
         from tasks.core.foundations.tensor_files import map_tensor, save_tensors
         from tasks.core.networks.encoders import encode_images
         from tasks.models import ENCODER
 
-        encoder = plugin.module.build(plugin.config, seed=params.seed)
-        save_tensors(work / ENCODER, encoder.module.state_dict())
+        plugin = network.image_encoder
+        encoder = plugin.module.build(plugin.config, seed=network.seed)
+        save_tensors(place / ENCODER, encoder.module.state_dict())
         # Everything that follows is keyed by this artifact's digest: what the network does with its
         # weights belongs to it.
-        facts = {**options, "mean": encoder.mean, "std": encoder.std}
-        (work / "encoder.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
-        if is_frozen:
+        facts = {
+            "name": plugin.name,
+            "options": key.params["options"],
+            "mean": encoder.mean,
+            "std": encoder.std,
+        }
+        (place / "encoder.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+        if network.model.is_encoder_frozen:
             images = map_tensor(prepared.folder / IMAGES, "images")
             sized = resize(encoder) if resize else encoder
-            features = encode_images(
-                sized,
-                images,
-                device=choose_device(),
-                progress=reporter(f"train_experts features of {params.profile}"),
-            )
-            save_tensors(work / FEATURES, {"features": features})
+            progress = reporter(f"train_experts features by {network.name}")
+            features = encode_images(sized, images, device=choose_device(), progress=progress)
+            save_tensors(place / FEATURES, {"features": features})
         return {
             "out_dim": encoder.out_dim,
             "num_parameters": sum(p.numel() for p in encoder.module.parameters()),
         }
 
-    return caching.obtain(folder, key, build, force=force, accept_code=accept_code, missing=missing)
+    return caching.obtain(
+        work.folder, key, build, force=force, accept_code=accept_code, missing=missing
+    )

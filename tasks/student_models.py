@@ -13,32 +13,30 @@ from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.precision import products
 from tasks.core.training.pair_files import load_pairs
 from tasks.core.training.pair_set import PairSet
-from tasks.models import Place, is_encoder_frozen, load_encoder, load_encoder_of
-from tasks.settings.params import Params
+from tasks.models import Place, load_encoder, load_encoder_of
+from tasks.settings.steps import Network
 from tasks.store.artifacts import Ref
 
 BATCH_SIZE = 64  # images that the frozen encoder sees at once
 
 
-def load_student_encoder(params: Params, start: Ref, device: torch.device) -> ImageEncoder:
+def load_student_encoder(network: Network, start: Ref, device: torch.device) -> ImageEncoder:
     """Return the encoder of the student, behind a resize when it takes images of another size."""
-    return at_size(load_encoder(params, start, device), params.input_size)
+    return at_size(load_encoder(network, start, device), network.input_size)
 
 
 def open_pairs(
-    params: Params, start: Ref, pairs: Ref, device: torch.device
+    network: Network, start: Ref, pairs: Ref, device: torch.device
 ) -> tuple[PairSet, torch.Tensor | None]:
-    """Return a stored set as the student of `params` sees it, and its features.
+    """Return a stored set as the student with `network` sees it, and its features.
 
     Features (M, F) lie on `device`; they are None when the encoder is trained. Nobody may change
     either. A further student sees the set as `transfer` brings it.
     """
     stored = Place(pairs.digest, pairs.folder)
-    encoder = Place(start.digest, start.folder, params.image_encoder)
-    is_transferred = params.student is not None
-    return _open_pairs(
-        stored, encoder, device, is_encoder_frozen(params), is_transferred, params.input_size
-    )
+    encoder = Place(start.digest, start.folder, network.image_encoder)
+    is_frozen = network.model.is_encoder_frozen
+    return _open_pairs(stored, encoder, device, is_frozen, network.is_further, network.input_size)
 
 
 @functools.lru_cache(maxsize=1)

@@ -13,7 +13,9 @@ from tasks import distill, embed_captions, evaluate, prepare_data, select_corese
 from tasks.core.foundations.tensor_files import load_tensors, tensor_names
 from tasks.core.training.experts import SNAPSHOTS
 from tasks.core.training.pair_files import load_pairs
-from tasks.settings import params
+from tasks.keys import Inputs
+from tasks.settings import params, steps
+from tasks.settings.sets import FULL, SetName
 from tasks.store import artifacts
 from tests.workspace import TINY, make_workspace
 
@@ -25,18 +27,21 @@ def workspace(tmp_path):
 
 
 def _given(chosen):
-    prepared = prepare_data.prepare_data.fn(chosen)
-    embeddings = embed_captions.embed_captions.fn(chosen, prepared)
-    return chosen, prepared, embeddings, train_experts.build_start.fn(chosen, prepared)
+    prepared = prepare_data.prepare_data.fn(steps.preparation(chosen))
+    embeddings = embed_captions.embed_captions.fn(steps.embedding(chosen), prepared)
+    start = train_experts.build_start.fn(steps.start(chosen), prepared)
+    return Inputs(prepared, embeddings, start)
 
 
 def _make(*settings):
     """Both experts, the sets of herding and of bi-trajectory matching."""
     chosen = params.load(settings)
-    given = _given(chosen)
-    experts = [train_experts.train_expert.fn(*given, index) for index in range(2)]
-    herding = select_coresets.select_coreset.fn(*given, experts[0], "herding", 4)
-    return experts, herding, distill.distill.fn(*given, experts, "bi_trajectory", 4)
+    given, training = _given(chosen), steps.training(chosen)
+    experts = [train_experts.train_expert.fn(training, given, index) for index in range(2)]
+    selection = steps.selection(chosen, SetName("herding", 4))
+    herding = select_coresets.select_coreset.fn(selection, given, experts[0])
+    distillation = steps.distillation(chosen, SetName("bi_trajectory", 4))
+    return experts, herding, distill.distill.fn(distillation, given, experts)
 
 
 def _epochs(ref):
@@ -94,8 +99,8 @@ def test_text_head_trains_the_text_projection_alone_through_all_stages(workspace
     )
     given = _given(chosen)
     scores = {
-        name: evaluate.train_student.fn(*given, ref, name, 0)
-        for name, ref in (("bi_trajectory-4", distilled), ("full", None))
+        name: evaluate.train_student.fn(steps.evaluation(chosen, name), given, ref, 0)
+        for name, ref in ((SetName("bi_trajectory", 4), distilled), (SetName(FULL), None))
     }
     for ref in scores.values():
         found = json.loads((ref.folder / evaluate.SCORE).read_text())

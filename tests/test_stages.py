@@ -14,16 +14,19 @@ pytestmark = pytest.mark.services
 PLAIN = """
 import sys
 from tasks import distill, embed_captions, prepare_data, train_experts
-from tasks.settings import params
+from tasks.keys import Inputs
+from tasks.settings import params, steps
+from tasks.settings.sets import SetName
 p = params.load(sys.argv[2:])
-prepared = prepare_data.prepare_data.fn(p)
-embeddings = embed_captions.embed_captions.fn(p, prepared)
-start = train_experts.build_start.fn(p, prepared)
-given = (p, prepared, embeddings, start)
+prepared = prepare_data.prepare_data.fn(steps.preparation(p))
+embeddings = embed_captions.embed_captions.fn(steps.embedding(p), prepared)
+start = train_experts.build_start.fn(steps.start(p), prepared)
+inputs = Inputs(prepared, embeddings, start)
 numbers = range(p.train_experts.num_experts)
-experts = [train_experts.train_expert.fn(*given, number) for number in numbers]
+experts = [train_experts.train_expert.fn(steps.training(p), inputs, number) for number in numbers]
 if sys.argv[1] == "distill":
-    distill.distill.fn(*given, experts, "bi_trajectory", p.general.budgets[0])
+    work = steps.distillation(p, SetName("bi_trajectory", p.general.budgets[0]))
+    distill.distill.fn(work, inputs, experts)
 """
 LONG = (
     "distill.options.bi_trajectory.iterations=40",

@@ -32,7 +32,9 @@ from tasks.planning import miniature
 from tasks.planning.calibration import first_images, onward, pick, seconds_of, spread, timed
 from tasks.planning.miniature import Usage, World
 from tasks.search import recall_by_search
+from tasks.settings import steps
 from tasks.settings.params import Params, Plugin
+from tasks.settings.sets import SetName
 from tasks.store.artifacts import Ref
 
 FLOAT_BYTES = 4
@@ -171,10 +173,10 @@ def start(params: Params, data: Dataset, world: World, base: Ref, once: Usage) -
         base: the start artifact in `world`, which is wide.
         once: of that in the tiny world.
     """
-    if not models.is_encoder_frozen(params):
+    if not params.model.is_encoder_frozen:
         return once
     device = choose_device()
-    encoder = models.load_encoder(params, base, device)
+    encoder = models.load_encoder(steps.network(params), base, device)
     images = _open(params, world, base).images
     each = seconds_of(lambda: encode_images(encoder, images, device=device)) / len(images)
     extra = data.total_images * encoder.out_dim * FLOAT_BYTES
@@ -194,11 +196,11 @@ def step(
     `world` has, at most four.
     """
     device, base = choose_device(), start or world.start
-    encoder = models.load_encoder(params, base, device)
+    encoder = models.load_encoder(steps.network(params), base, device)
     train = _open(params, world, base)
     count = max(1, min(MEASURED_BATCHES, train.num_images // batch_size))
     train = first_images(train, count * batch_size)
-    model = models.new_model(params, encoder, train.text_embeds.shape[1], "plan")
+    model = models.new_model(steps.network(params), encoder, train.text_embeds.shape[1], "plan")
     pairs = SplitPairs(train, encoder, params.train_experts.augment, device=device)
     groups = parameter_groups(model, miniature.CALM, miniature.CALM)
     optimiser = torch.optim.SGD(
@@ -218,10 +220,10 @@ def step(
 def embed_split(params: Params, world: World, start: Ref | None = None) -> Each:
     """Return the seconds of embedding an image and a caption with a whole model."""
     device, base = choose_device(), start or world.start
-    encoder = models.load_encoder(params, base, device)
+    encoder = models.load_encoder(steps.network(params), base, device)
     train = _open(params, world, base)
     text_dim = train.text_embeds.shape[1]
-    model = models.new_model(params, encoder, text_dim, "plan")
+    model = models.new_model(steps.network(params), encoder, text_dim, "plan")
     few = first_images(train, 2)
     many = replace(
         few,
@@ -343,8 +345,8 @@ def scored(
         params.evaluate,
         small=replace(params.evaluate.small, num_epochs=num_epochs, num_validations=1),
     )
-    given = (world.prepared, world.embeddings, start, pairs, name, 0)
-    return world.make(evaluate.train_student, replace(params, evaluate=short), *given)
+    work = steps.evaluation(replace(params, evaluate=short), SetName.parse(name))
+    return world.make(evaluate.train_student, work, world.inputs(start), pairs, 0)
 
 
 def is_soft(pairs: Ref) -> bool:
@@ -362,4 +364,4 @@ def highest(first: Usage, second: Usage) -> Usage:
 
 
 def _open(params: Params, world: World, start: Ref) -> Split:
-    return models.open_split(params, world.prepared, world.embeddings, start, "train")
+    return models.open_split(steps.network(params), world.inputs(start), "train")

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tasks import (
@@ -17,9 +18,14 @@ from tasks import (
     select_coresets,
     train_experts,
 )
+from tasks.keys import Inputs
+from tasks.settings import steps
 from tasks.settings.params import Params
+from tasks.settings.sets import FULL, SetName
 from tasks.store import caching
 from tasks.store.artifacts import Ref
+
+SHARED = "-shared"  # ends the name of what a coreset method computes once for all sizes
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,12 @@ class Inventory:
         stage: str,
         name: str,
         kind: str,
-        task: Any,
         needs: Sequence[Any],
-        *more: Any,
+        find: Callable[[], Ref],
+        *,
         student: str | None = None,
     ) -> Ref | None:
-        """Return the artifact that `task(*needs, *more)` would find, and note its cell.
+        """Return the artifact that `find()` would find, and note its cell.
 
         None when it would have to be made, or when one of `needs` is None: then what it is made
         from will be new.
@@ -79,7 +85,7 @@ class Inventory:
         if None not in needs:
             try:
                 with caching.looking():
-                    found = task.fn(*needs, *more)
+                    found = find()
             except caching.NotMade as missing:
                 because = missing.reason
                 self._note_shared(stage, missing.folder.name)
@@ -88,19 +94,15 @@ class Inventory:
                 # says so
                 found = None
         elif stage == "select_coresets":
-            self._note_shared(stage, f"{name.rpartition('-')[0]}-shared")
+            self._note_shared(stage, f"{SetName.parse(name).method}{SHARED}")
         self.cells.append(Cell(stage, name, kind, found is not None, student, because))
         return found
 
     def _note_shared(self, stage: str, name: str) -> None:
         """A coreset method may make a part for all its sizes first."""
-        method, _, rest = name.rpartition("-")
+        method = self.params.coresets.get(name.removesuffix(SHARED))
         is_noted = any(cell.name == name for cell in self.cells)
-        if (
-            rest == "shared"
-            and not is_noted
-            and hasattr(self.params.coresets[method].module, "prepare")
-        ):
+        if name.endswith(SHARED) and method and not is_noted and hasattr(method.module, "prepare"):
             self.cells.append(Cell(stage, name, name, False))
 
 
@@ -108,43 +110,45 @@ def take_stock(params: Params) -> Inventory:
     """Return every artifact that a run of the pipeline makes or finds."""
     stock = Inventory(params)
     ask = stock.ask
-    prepared = stock.prepared = ask(
-        "prepare_data", "prepared", "prepared", prepare_data.prepare_data, [params]
+    stock.prepared = ask(
+        "prepare_data",
+        "prepared",
+        "prepared",
+        [],
+        partial(prepare_data.prepare_data.fn, steps.preparation(params)),
     )
-    given: list[Any] = [params, prepared]
-    embeddings = stock.embeddings = ask(
-        "embed_captions", "embeddings", "embeddings", embed_captions.embed_captions, given
+    # What is missing is not looked at: `ask` finds it among `needs` first
+    prepared: Any = stock.prepared
+    stock.embeddings = embeddings = ask(
+        "embed_captions",
+        "embeddings",
+        "embeddings",
+        [prepared],
+        partial(embed_captions.embed_captions.fn, steps.embedding(params), prepared),
     )
-    start = ask("train_experts", "start", "start", train_experts.build_start, given)
-    given += [embeddings, start]
+    start = ask(
+        "train_experts",
+        "start",
+        "start",
+        [prepared],
+        partial(train_experts.build_start.fn, steps.start(params), prepared),
+    )
+    given: list[Any] = [prepared, embeddings, start]
+    inputs = Inputs(*given)
     experts = _ask_experts(stock, params, given)
-    grid = [(method, size) for method in params.coresets for size in params.general.budgets]
-    sets = {
-        f"{method}-{size}": ask(
-            "select_coresets",
-            f"{method}-{size}",
-            f"{method}-{size}",
-            select_coresets.select_coreset,
-            [*given, experts[0]],
-            method,
-            size,
-        )
-        for method, size in grid
-    }
-    buffer = None if None in experts else experts
-    grid = [(method, size) for method in params.distillers for size in params.general.budgets]
-    distilled = {
-        f"{method}-{size}": ask(
-            "distill",
-            f"{method}-{size}",
-            f"{method}-{size}",
-            distill.distill,
-            [*given, buffer],
-            method,
-            size,
-        )
-        for method, size in grid
-    }
+    sets: dict[str, Ref | None] = {}
+    distilled: dict[str, Ref | None] = {}
+    for one in params.sets:
+        name = str(one)
+        if one.method in params.coresets:
+            select = partial(select_coresets.select_coreset.fn, steps.selection(params, one))
+            needs = [*given, experts[0]]
+            find = partial(select, inputs, experts[0])
+            sets[name] = ask("select_coresets", name, name, needs, find)
+        else:
+            make = partial(distill.distill.fn, steps.distillation(params, one))
+            find = partial(make, inputs, experts)
+            distilled[name] = ask("distill", name, name, [*given, *experts], find)
     scores = _ask_students(stock, params, given, {**sets, **distilled})
     for student in params.students:
         other = params.as_student(student)
@@ -152,42 +156,33 @@ def take_stock(params: Params) -> Inventory:
             "evaluate",
             f"{student} start",
             "start",
-            evaluate.build_student_start,
-            [other, prepared],
+            [prepared],
+            partial(evaluate.build_student_start.fn, steps.start(other), prepared),
             student=student,
         )
-        scores += _ask_students(
-            stock, other, [other, prepared, embeddings, base], {**sets, **distilled}
-        )
-    galleries = [
-        ask(
-            "evaluate",
-            f"{name} gallery",
-            f"gallery {name}",
-            evaluate.make_gallery,
-            [params, prepared, embeddings, pairs],
-            name,
-        )
-        for name, pairs in distilled.items()
-    ]
-    last = [
-        params,
-        *(None if None in refs else refs for refs in (scores, galleries, [*distilled.values()])),
-    ]
-    ask("report", "report", "report", report.write_report, last)
+        scores += _ask_students(stock, other, [prepared, embeddings, base], {**sets, **distilled})
+    galleries = []
+    for name, pairs in distilled.items():
+        work = steps.showing(params, SetName.parse(name))
+        needs = [prepared, embeddings, pairs]
+        find = partial(evaluate.make_gallery.fn, work, *needs)
+        galleries.append(ask("evaluate", f"{name} gallery", f"gallery {name}", needs, find))
+    last: list[Any] = [scores, galleries, list(distilled.values())]
+    find = partial(report.write_report.fn, steps.reporting(params), *last)
+    ask("report", "report", "report", [ref for refs in last for ref in refs], find)
     return stock
 
 
 def _ask_experts(stock: Inventory, params: Params, given: list[Any]) -> list[Ref | None]:
     """Ask for every expert; the first one takes longer when coresets need more epochs of it."""
+    find = partial(train_experts.train_expert.fn, steps.training(params), Inputs(*given))
     return [
         stock.ask(
             "train_experts",
             f"expert_{index:03d}",
             "expert" if index else "first expert",
-            train_experts.train_expert,
             given,
-            index,
+            partial(find, index),
         )
         for index in range(params.train_experts.num_experts)
     ]
@@ -196,9 +191,11 @@ def _ask_experts(stock: Inventory, params: Params, given: list[Any]) -> list[Ref
 def _ask_students(
     stock: Inventory, params: Params, given: list[Any], sets: dict[str, Ref | None]
 ) -> list[Ref | None]:
-    found, task = [], evaluate.train_student
-    for name in (*sets, evaluate.FULL):
-        needs, more = ([*given, sets[name]], ()) if name in sets else (given, (None,))
+    found = []
+    for name in (*sets, FULL):
+        needs = [*given, sets[name]] if name in sets else given
+        work = steps.evaluation(params, SetName.parse(name))
+        find = partial(evaluate.train_student.fn, work, Inputs(*given), sets.get(name))
         for seed in range(params.evaluate.num_eval):
             cell = (
                 f"{name} seed {seed}"
@@ -210,11 +207,8 @@ def _ask_students(
                     "evaluate",
                     cell,
                     f"student {name}",
-                    task,
                     needs,
-                    *more,
-                    name,
-                    seed,
+                    partial(find, seed),
                     student=params.student,
                 )
             )

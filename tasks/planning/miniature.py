@@ -31,7 +31,9 @@ from tasks.core.foundations.file_names import CAPTIONS, IMAGES, NAMES
 from tasks.core.foundations.records import ImageCaptions
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.foundations.tensor_files import map_tensor, save_tensors
+from tasks.keys import Inputs
 from tasks.planning.calibration import free_seconds
+from tasks.settings import steps
 from tasks.settings.params import Params, Plugin
 from tasks.store import artifacts, manifests
 from tasks.store.artifacts import Ref
@@ -145,7 +147,13 @@ class World:
         self.embeddings = Ref(
             str(folder / "embeddings"), artifacts.file_digest(folder / "embeddings" / EMBEDDINGS)
         )
-        self.start, self.start_usage = self.make(train_experts.build_start, params, self.prepared)
+        self.start, self.start_usage = self.make(
+            train_experts.build_start, steps.start(params), self.prepared
+        )
+
+    def inputs(self, start: Ref) -> Inputs:
+        """Return what a network that begins with `start` is trained on here."""
+        return Inputs(self.prepared, self.embeddings, start)
 
     def make(self, task: Any, *given: Any) -> tuple[Ref, Usage]:
         """Run a stage task as it is, and return its artifact and what it took: seconds of its

@@ -22,7 +22,9 @@ from tasks.planning.calibration import free_seconds, pick
 from tasks.planning.costs import Dataset
 from tasks.planning.inventory import Cell, Inventory, take_stock
 from tasks.planning.miniature import Usage, World
+from tasks.settings import steps
 from tasks.settings.params import Params
+from tasks.settings.sets import FULL, SetName
 from tasks.stages import STAGES
 from tasks.store.artifacts import Ref
 
@@ -157,7 +159,7 @@ class _Planner:
         self.usages["start", None] = costs.start(
             self.small, data, wide, wide.start, tiny.start_usage
         )
-        given = (self.small, tiny.prepared, tiny.embeddings, tiny.start)
+        given = (steps.training(self.small), tiny.inputs(tiny.start))
         # Pays for what the first training of a process pays once
         disk = tiny.make(train_experts.train_expert, *given, 1)[1].disk_bytes
         self.expert, once = tiny.make(train_experts.train_expert, *given, 0)
@@ -179,15 +181,8 @@ class _Planner:
         )
         each = costs.embed_split(self.small, wide)
         for name in self.params.coresets:
-            chosen = (
-                self.small,
-                tiny.prepared,
-                tiny.embeddings,
-                tiny.start,
-                self.expert,
-                name,
-                costs.TINY_BUDGET,
-            )
+            work = steps.selection(self.small, SetName(name, costs.TINY_BUDGET))
+            chosen = (work, tiny.inputs(tiny.start), self.expert)
             _, once = tiny.make(select_coresets.select_coreset, *chosen)
             shared = (
                 costs.untrained_shared(self.params.coresets[name], 8)[1]
@@ -224,16 +219,8 @@ class _Planner:
         def made(config: Any) -> tuple[Ref, Usage]:
             chosen = replace(self.small.distillers[name], config=config)
             params = replace(self.small, distillers={**self.small.distillers, name: chosen})
-            return wide.make(
-                distill.distill,
-                params,
-                wide.prepared,
-                wide.embeddings,
-                wide.start,
-                [self.expert],
-                name,
-                size,
-            )
+            work = steps.distillation(params, SetName(name, size))
+            return wide.make(distill.distill, work, wide.inputs(wide.start), [self.expert])
 
         warm = getattr(config, "warm_start", None)
         own = replace(config, warm_start=None) if warm else config
@@ -262,7 +249,7 @@ class _Planner:
             if student is not None:
                 params = self.small.as_student(student)
                 made = [
-                    world.make(train_experts.build_start, params, world.prepared)
+                    world.make(train_experts.build_start, steps.start(params), world.prepared)
                     for world in (tiny, wide)
                 ]
                 bases = [ref for ref, _ in made]
@@ -276,15 +263,17 @@ class _Planner:
             full, self.usages["student full", student] = self._full(
                 params, data, tiny, wide, bases, scoring
             )
-            scores.setdefault(evaluate.FULL, full)
+            scores.setdefault(FULL, full)
         galleries = {}
         for name, pairs in distilled.items():
-            given = (self.small, wide.prepared, wide.embeddings, pairs, name)
+            work = steps.showing(self.small, SetName.parse(name))
+            given = (work, wide.prepared, wide.embeddings, pairs)
             galleries[name], self.usages[f"gallery {name}", None] = wide.make(
                 evaluate.make_gallery, *given
             )
         shows = [[*scores.values()], [*galleries.values()], [*distilled.values()]]
-        self.usages["report", None] = wide.make(report.write_report, self.small, *shows)[1]
+        told = steps.reporting(self.small)
+        self.usages["report", None] = wide.make(report.write_report, told, *shows)[1]
 
     def _small(
         self,
@@ -301,19 +290,12 @@ class _Planner:
         Returns:
             A score of every set, for the report.
         """
-        given = (
-            self.small,
-            wide.prepared,
-            wide.embeddings,
-            wide.start,
-            self.expert,
-            "random",
-            size,
-        )
+        work = steps.selection(self.small, SetName("random", size))
+        given = (work, wide.inputs(wide.start), self.expert)
         real = wide.make(select_coresets.select_coreset, *given)[0]
         score, usage = costs.student(params, wide, start, real, f"random-{size}", scoring)
         scores, alike = {f"random-{size}": score}, {False: usage}
-        for name in (f"{method}-{size}" for method, number in self.params.sets if number == size):
+        for name in (str(one) for one in self.params.sets if one.num_pairs == size):
             is_soft = name in distilled and costs.is_soft(distilled[name])
             if is_soft not in alike:
                 scores[name], alike[is_soft] = costs.student(
@@ -336,7 +318,7 @@ class _Planner:
         scoring: costs.Scoring,
     ) -> tuple[Ref, Usage]:
         recipe = self.params.evaluate.full
-        given = (params, tiny.prepared, tiny.embeddings, bases[0], None, evaluate.FULL, 0)
+        given = (steps.evaluation(params, SetName(FULL)), tiny.inputs(bases[0]), None, 0)
         ref, once = tiny.make(evaluate.train_student, *given)
         step = costs.step(
             params,

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from tasks.core.foundations.file_names import METRICS, PAGE
-from tasks.reporting.figures import average_curves
+from tasks.reporting.figures import PARTS, average_curves
 from tasks.reporting.gallery import Gallery
 from tasks.reporting.page import check_facts, render
 from tasks.reporting.tables import (
@@ -26,7 +26,6 @@ from tasks.reporting.tables import (
 
 CURVES = ("set", "seed", "epoch", "loss", "val_mean_recall")
 HISTORIES = ("set", "iteration", "loss", "loss_img", "loss_txt", "step_size_img", "step_size_txt")
-PARTS = "is_warm_start"  # of histories that have several parts
 
 
 def build_report(

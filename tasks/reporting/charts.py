@@ -7,8 +7,9 @@ on a 390 px phone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 WIDTH, HEIGHT = 400.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 42.0, 14.0, 26.0, 38.0
@@ -18,6 +19,7 @@ FLAT = 1e-4
 # Smaller spans count as none, larger values as not finite: their quotients leave the doubles.
 SMALLEST, LARGEST = 1e-150, 1e150
 EMPTY = "No finite value to draw"
+ROUNDS = 200  # of pushing apart names that overlap; far more than any chart needs
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,11 @@ class Tick:
 
 @dataclass(frozen=True)
 class Line:
-    """A drawn series: marks and bars in SVG units; `bars` holds (x, top, bottom) and `label_y` the
-    baseline of its name.
+    """A drawn series: marks and bars in SVG units.
+
+    Attributes:
+        bars: (x, top, bottom).
+        label_y: the baseline of its name.
     """
 
     name: str
@@ -75,7 +80,6 @@ class Line:
     marks: tuple[tuple[float, float], ...]
     bars: tuple[tuple[float, float, float], ...]
     label_y: float
-    has_marks: bool
 
     @property
     def path(self) -> str:
@@ -96,12 +100,12 @@ class Chart:
     summary: str
     x_label: str
     y_label: str
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    lines: tuple[Line, ...]
     right: float
     has_labels: bool
-    num_left_out: int = 0
+    num_left_out: int
+    x_ticks: tuple[Tick, ...] = ()
+    y_ticks: tuple[Tick, ...] = ()
+    lines: tuple[Line, ...] = ()
     width: float = WIDTH
     height: float = HEIGHT
     left: float = LEFT
@@ -117,6 +121,32 @@ class Chart:
     def note(self) -> str:
         """How many values the chart leaves out, "" for none."""
         return f"{self.num_left_out} not finite, left out" if self.num_left_out else ""
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """From the data units low..high to the SVG units start..end."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    is_log: bool = False
+
+    def place(self, value: float) -> float:
+        value = math.log(value) if self.is_log else value
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + (self.end - self.start) * share, 2)
+
+    def ticks(self, values: Iterable[float]) -> tuple[Tick, ...]:
+        return tuple(Tick(self.place(value), f"{value:g}") for value in values)
+
+
+@dataclass(frozen=True)
+class _Point:
+    x: float
+    y: float
+    gap: float
 
 
 def line_chart(
@@ -142,59 +172,46 @@ def line_chart(
             legend.
         num_left_out: values that the caller has left out already.
     """
-    kept = [_finite(one, is_log_x) for one in series]
-    num_left_out += sum(count for _, count in kept)
-    drawable = [one for one, _ in kept if one.points]
-    longest = max((len(one.name) for one in drawable), default=0)
-    right = WIDTH - (min(RIGHT + LETTER_WIDTH * longest, WIDTH / 2) if has_labels else RIGHT)
-    summary = " ".join([summary, *_exceptions(num_left_out, is_empty=not drawable)])
-    if not drawable:
-        return Chart(title, summary, x_label, y_label, (), (), (), right, has_labels, num_left_out)
-    curves = [one for one in drawable if not one.is_level] or drawable
-    xs = [x for one in curves for x, _ in one.points]
-    ends = [
-        y + sign * gap
-        for one in drawable
-        for (_, y), gap in zip(one.points, _gaps(one), strict=True)
-        for sign in (-1, 1)
-    ]
-    y_values = round_ticks(min(ends), max(ends))
-    y_low, y_high = y_values[0], y_values[-1]
-    x_low, x_high = _x_range(min(xs), max(xs), is_log_x)
-
-    def scale_x(value: float) -> float:
-        value = math.log(value) if is_log_x else value
-        return (value - x_low) / (x_high - x_low)
-
-    def place_x(value: float) -> float:
-        return round(LEFT + (right - LEFT) * scale_x(value), 2)
-
-    def place_y(value: float) -> float:
-        return round(
-            HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (value - y_low) / (y_high - y_low), 2
-        )
-
-    x_ticks = list(x_values) or _x_ticks(min(xs), max(xs))
+    drawn: list[tuple[Series, list[_Point]]] = []
+    for one in series:
+        kept, left_out = _finite(one, is_log_x)
+        num_left_out += left_out
+        if kept:
+            drawn.append((one, kept))
+    margin = RIGHT
+    if has_labels:
+        longest = max((len(one.name) for one, _ in drawn), default=0)
+        margin = min(RIGHT + LETTER_WIDTH * longest, WIDTH / 2)
+    right = WIDTH - margin
+    if num_left_out:
+        values = "value is" if num_left_out == 1 else "values are"
+        summary += f" Left out: {num_left_out} {values} not finite."
+    if not drawn:
+        summary += f" {EMPTY}."
+    chart = Chart(title, summary, x_label, y_label, right, has_labels, num_left_out)
+    if not drawn:
+        return chart
+    # A level has an x of its own, that of full data, which the axis need not reach
+    curves = [points for one, points in drawn if not one.is_level]
+    every = [points for _, points in drawn]
+    xs = [point.x for point in chain(*(curves or every))]
+    lowest = min(point.y - point.gap for point in chain(*every))
+    highest = max(point.y + point.gap for point in chain(*every))
+    y_values = round_ticks(lowest, highest)
+    x_axis = _Axis(*_x_range(min(xs), max(xs), is_log_x), LEFT, right, is_log_x)
+    y_axis = _Axis(y_values[0], y_values[-1], HEIGHT - BOTTOM, TOP)
     # A size whose every value is left out has a tick beyond the axis.
-    x_ticks = [
+    x_values = [
         value
-        for value in x_ticks
-        if _is_drawable(value)
-        and (value > 0 or not is_log_x)
-        and -1e-9 <= scale_x(value) <= 1 + 1e-9
+        for value in list(x_values) or _x_ticks(xs)
+        if _is_drawable(value, is_log_x) and LEFT <= x_axis.place(value) <= right
     ]
-    drawn = [_draw(one, place_x, place_y, right) for one in drawable]
-    return Chart(
-        title,
-        summary,
-        x_label,
-        y_label,
-        tuple(Tick(place_x(value), f"{value:g}") for value in x_ticks),
-        tuple(Tick(place_y(value), f"{value:g}") for value in y_values),
-        tuple(_spread_labels(drawn) if has_labels else drawn),
-        right,
-        has_labels,
-        num_left_out,
+    lines = [_draw(one, points, x_axis, y_axis) for one, points in drawn]
+    return replace(
+        chart,
+        x_ticks=x_axis.ticks(x_values),
+        y_ticks=y_axis.ticks(y_values),
+        lines=tuple(_spread_labels(lines) if has_labels else lines),
     )
 
 
@@ -205,12 +222,12 @@ def round_ticks(low: float, high: float, *, count: int = 5, is_inside: bool = Fa
     A range that is flat (`FLAT`, `SMALLEST`) gets the ticks of one as wide as its values are large.
     """
     span = _span(low, high) or max(abs(low), abs(high))
-    span = span if span >= SMALLEST else 1.0
+    if span < SMALLEST:
+        span = 1.0
     raw = span / count
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(
-        factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= raw * (1 - 1e-9)
-    )
+    steps = (factor * power for factor in (1.0, 2.0, 5.0, 10.0))
+    step = next(step for step in steps if step >= raw * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     if is_inside:
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -225,44 +242,38 @@ def _span(low: float, high: float) -> float:
     return span if span >= max(FLAT * max(abs(low), abs(high)), SMALLEST) else 0.0
 
 
-def _is_drawable(value: float) -> bool:
-    return math.isfinite(value) and abs(value) <= LARGEST
+def _is_drawable(value: float, is_log: bool = False) -> bool:
+    return math.isfinite(value) and abs(value) <= LARGEST and (value > 0 or not is_log)
 
 
-def _finite(series: Series, is_log_x: bool) -> tuple[Series, int]:
-    """Return the series without what cannot be drawn, and how many values that were.
+def _finite(series: Series, is_log_x: bool) -> tuple[list[_Point], int]:
+    """Return the points that can be drawn, and how many values cannot.
 
     A bar without a drawable end goes alone; its point stays.
     """
+    points, num_left_out = [], 0
     spread = series.spread or (math.nan,) * len(series.points)
-    points, gaps, num_left_out = [], [], 0
     for (x, y), gap in zip(series.points, spread, strict=True):
-        if not (_is_drawable(x) and _is_drawable(y) and (x > 0 or not is_log_x)):
+        if not (_is_drawable(x, is_log_x) and _is_drawable(y)):
             num_left_out += 1
             continue
-        if not math.isnan(gap) and not _is_drawable(abs(y) + abs(gap)):
+        is_known = not math.isnan(gap)
+        if is_known and not _is_drawable(abs(y) + abs(gap)):
             num_left_out += 1
-            gap = math.nan
-        points.append((x, y))
-        gaps.append(gap)
-    kept = replace(series, points=tuple(points), spread=tuple(gaps) if series.spread else ())
-    return kept, num_left_out
+            is_known = False
+        points.append(_Point(x, y, gap if is_known else 0.0))
+    return points, num_left_out
 
 
-def _exceptions(num_left_out: int, *, is_empty: bool) -> list[str]:
-    """Return the sentences that `summary` ends with where not every value is drawn."""
-    values = "value is" if num_left_out == 1 else "values are"
-    left_out = [f"Left out: {num_left_out} {values} not finite."] if num_left_out else []
-    return [*left_out, *([f"{EMPTY}."] if is_empty else [])]
-
-
-def _gaps(series: Series) -> list[float]:
-    return [0.0 if math.isnan(gap) else gap for gap in series.spread] or [0.0] * len(series.points)
-
-
-def _x_ticks(low: float, high: float) -> list[float]:
-    """Return round numbers inside low..high, or its one value."""
-    return round_ticks(low, high, is_inside=True) if _span(low, high) else [low]
+def _x_ticks(xs: Sequence[float]) -> list[float]:
+    """Return round numbers inside the range of `xs`, or its one value."""
+    low, high = min(xs), max(xs)
+    if not _span(low, high):
+        return [low]
+    ticks = round_ticks(low, high, is_inside=True)
+    # Nothing happens between two epochs or iterations
+    is_counted = all(x.is_integer() for x in xs)
+    return [tick for tick in ticks if tick.is_integer() or not is_counted]
 
 
 def _x_range(low: float, high: float, is_log: bool) -> tuple[float, float]:
@@ -273,52 +284,32 @@ def _x_range(low: float, high: float, is_log: bool) -> tuple[float, float]:
     return (low - room, high + room) if is_log or low == high else (low, high)
 
 
-def _draw(
-    series: Series,
-    place_x: Callable[[float], float],
-    place_y: Callable[[float], float],
-    right: float,
-) -> Line:
+def _draw(series: Series, points: list[_Point], x_axis: _Axis, y_axis: _Axis) -> Line:
+    marks = [(x_axis.place(point.x), y_axis.place(point.y)) for point in points]
+    bars = []
+    for point, (x, _) in zip(points, marks, strict=True):
+        if point.gap > 0 and not series.is_level:
+            top, bottom = y_axis.place(point.y + point.gap), y_axis.place(point.y - point.gap)
+            bars.append((x, top, bottom))
+    level = marks[-1][1]
     if series.is_level:
-        level = place_y(series.points[-1][1])
-        return Line(
-            series.name, series.style, ((LEFT, level), (right, level)), (), level, has_marks=False
-        )
-    marks = tuple((place_x(x), place_y(y)) for x, y in series.points)
-    bars = tuple(
-        (place_x(x), place_y(y + gap), place_y(y - gap))
-        for (x, y), gap in zip(series.points, _gaps(series), strict=True)
-        if gap > 0
-    )
-    return Line(
-        series.name,
-        series.style,
-        marks,
-        bars,
-        marks[-1][1],
-        has_marks=series.style.marker != "none",
-    )
+        marks = [(LEFT, level), (x_axis.end, level)]
+    return Line(series.name, series.style, tuple(marks), tuple(bars), level)
 
 
 def _spread_labels(lines: Sequence[Line]) -> list[Line]:
     """Return `lines` with names at least `LABEL_STEP` apart, top to bottom in the order of their
     line ends.
     """
-    ordered = sorted(range(len(lines)), key=lambda index: (lines[index].label_y, index))
+    ordered = sorted(range(len(lines)), key=lambda index: lines[index].label_y)
     places = [lines[index].label_y for index in ordered]
-    for _ in range(200):
-        is_apart = True
-        for upper, lower in zip(range(len(places) - 1), range(1, len(places)), strict=True):
-            overlap = LABEL_STEP - (places[lower] - places[upper])
-            if overlap > 1e-6:
-                places[upper] -= overlap / 2
-                places[lower] += overlap / 2
-                is_apart = False
+    for _ in range(ROUNDS):
+        for lower in range(1, len(places)):
+            overlap = max(LABEL_STEP - (places[lower] - places[lower - 1]), 0.0)
+            places[lower - 1] -= overlap / 2
+            places[lower] += overlap / 2
         places = [min(max(place, TOP), HEIGHT - 4) for place in places]
-        if is_apart:
-            break
-    moved = dict(zip(ordered, places, strict=True))
-    return [
-        Line(one.name, one.style, one.marks, one.bars, round(moved[index] + 4, 2), one.has_marks)
-        for index, one in enumerate(lines)
-    ]
+    moved = list(lines)
+    for index, place in zip(ordered, places, strict=True):
+        moved[index] = replace(lines[index], label_y=round(place + 4, 2))
+    return moved

@@ -4,7 +4,8 @@ in, `Chart`s out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -21,24 +22,23 @@ MARKERS = ("square", "diamond", "triangle")
 DASHES = ("5 3", "2 2.5", "8 3 2 3", "1 3")
 MAX_POINTS = 150
 NO_VALUE = "no finite value"
-
-
-@dataclass(frozen=True)
-class Legend:
-    """One entry of the legend that a group of panels shares."""
-
-    name: str
-    style: Style
+# Lines of a distillation, and how the columns of their values end.
+TOTAL = Style("#16191d", "none", "", 2.2)
+KINDS = {"image": Style("#0b5cad", "none", "5 3"), "text": Style("#b45309", "none", "2 2.5")}
+ENDINGS = {"total": "", "image": "_img", "text": "_txt"}
+PARTS = "is_warm_start"  # of histories that have several parts
 
 
 @dataclass(frozen=True)
 class Panels:
-    """Charts that share a legend. `num_averaged` is the number of consecutive steps averaged into
-    one point, 1 for none.
+    """Charts that share a legend, {name: style}.
+
+    Attributes:
+        num_averaged: the number of consecutive steps averaged into one point, 1 for none.
     """
 
     charts: tuple[Chart, ...]
-    legend: tuple[Legend, ...]
+    legend: dict[str, Style]
     num_averaged: int = 1
 
 
@@ -50,14 +50,11 @@ def method_styles(summary: pd.DataFrame, distilled: frozenset[str]) -> dict[str,
     rows = summary[~summary["method"].isin(list(styles))]
     made = sorted(set(rows.loc[rows["set"].isin(distilled), "method"]))
     chosen = sorted(set(rows["method"]) - set(made))
-    for index, name in enumerate(made):
-        styles[name] = Style(DISTILLED[index % len(DISTILLED)], "circle", "", 2.6)
-    for index, name in enumerate(chosen):
-        styles[name] = Style(
-            SELECTED[index % len(SELECTED)],
-            MARKERS[index % len(MARKERS)],
-            DASHES[index % len(DASHES)],
-        )
+    for name, colour in zip(made, cycle(DISTILLED), strict=False):
+        styles[name] = Style(colour, "circle", "", 2.6)
+    looks = (cycle(SELECTED), cycle(MARKERS), cycle(DASHES))
+    for name, colour, marker, dash in zip(chosen, *looks, strict=False):
+        styles[name] = Style(colour, marker, dash)
     return styles
 
 
@@ -65,35 +62,25 @@ def recall_by_size(shown: pd.DataFrame, styles: dict[str, Style]) -> Chart:
     """Return mean recall against the number of pairs (log axis) with one standard deviation, full
     data as a level.
     """
-    series = []
+    series, words = [], []
     for method, rows in shown.groupby("method", sort=True):
         rows = rows.sort_values("num_pairs")
-        points = tuple(
-            (float(x), float(y))
-            for x, y in zip(rows["num_pairs"], rows["mean_recall"], strict=True)
+        one = replace(
+            _series(method, rows, "num_pairs", "mean_recall", styles),
+            spread=tuple(rows["mean_recall_std"]),
+            is_level=method == FULL,
         )
-        series.append(
-            Series(
-                str(method),
-                points,
-                styles[str(method)],
-                tuple(rows["mean_recall_std"]),
-                is_level=method == FULL,
-            )
-        )
-    parts = [
-        f"{one.name}: "
-        + (", ".join(f"{y:.1f} at {x:g} pairs" for x, y in _finite(one)) or NO_VALUE)
-        for one in series
-    ]
-    sizes = sorted({float(size) for size in shown.loc[shown["method"] != FULL, "num_pairs"]})
+        values = ", ".join(f"{y:.1f} at {x:g} pairs" for x, y in _finite(one))
+        series.append(one)
+        words.append(f"{method}: {values or NO_VALUE}")
+    sizes = shown.loc[shown["method"] != FULL, "num_pairs"]
     return line_chart(
         series,
         title="Mean recall against the number of pairs",
-        summary="Mean recall on the test split, in percent. " + "; ".join(parts) + ".",
+        summary=f"Mean recall on the test split, in percent. {'; '.join(words)}.",
         x_label="training pairs (log scale)",
         y_label="mean recall (%)",
-        x_values=sizes,
+        x_values=sorted(set(sizes.astype(float))),
         is_log_x=True,
         has_labels=True,
     )
@@ -114,113 +101,84 @@ def learning_curves(
     """Return one panel for each size, a line for each method: validation mean recall over epochs,
     averaged over seeds.
     """
+    plain = {name: replace(style, marker="none") for name, style in styles.items()}
+    plain[FULL] = replace(plain[FULL], dash="")
     by_set = dict(iter(averaged.groupby("set", sort=True)))
     charts, methods = [], set()
-    sized = shown[shown["set"].isin(list(by_set))].assign(
-        is_full=lambda rows: rows["method"] == FULL
-    )
-    for (is_full, num_pairs), rows in sized.groupby(["is_full", "num_pairs"], sort=True):
-        series = []
+    sized = shown[shown["set"].isin(list(by_set))]
+    for (is_full, num_pairs), rows in sized.groupby([sized["method"] == FULL, "num_pairs"]):
+        series, words = [], []
         for row in rows.itertuples():
-            curve = by_set[row.set]
-            points = tuple(
-                (float(x), float(y))
-                for x, y in zip(curve["epoch"], curve["val_mean_recall"], strict=True)
-            )
-            style = styles[str(row.method)]
-            series.append(
-                Series(
-                    str(row.method),
-                    points,
-                    Style(style.colour, "none", "" if is_full else style.dash, style.width),
-                )
-            )
-        methods |= set() if is_full else {one.name for one in series}
-        parts = [f"{one.name} {_course(one)}" for one in series]
-        charts.append(
-            line_chart(
-                series,
-                title=f"Full data ({num_pairs} pairs)" if is_full else f"{num_pairs} pairs",
-                summary="Validation mean recall in percent over epochs, mean over seeds: "
-                + "; ".join(parts)
-                + ".",
-                x_label="epoch",
-                y_label="validation mean recall (%)",
-            )
+            one = _series(row.method, by_set[row.set], "epoch", "val_mean_recall", plain)
+            series.append(one)
+            words.append(f"{one.name} {_course(one)}")
+        if not is_full:
+            methods |= set(rows["method"])
+        title = f"Full data ({num_pairs} pairs)" if is_full else f"{num_pairs} pairs"
+        told = "; ".join(words)
+        chart = line_chart(
+            series,
+            title=title,
+            summary=f"Validation mean recall in percent over epochs, mean over seeds: {told}.",
+            x_label="epoch",
+            y_label="validation mean recall (%)",
         )
-    return Panels(tuple(charts), _legend(methods, styles))
+        charts.append(chart)
+    return Panels(tuple(charts), {name: styles[name] for name in styles if name in methods})
 
 
 def distillation_curves(histories: pd.DataFrame) -> Panels:
     """Return one panel of the terminal loss for each distilled set, with its image and text part; a
     warm start has its own.
     """
-    styles = {
-        "total": Style("#16191d", "none", "", 2.2),
-        "image": Style("#0b5cad", "none", "5 3"),
-        "text": Style("#b45309", "none", "2 2.5"),
-    }
-    columns = {"total": "loss", "image": "loss_img", "text": "loss_txt"}
-    return _history_panels(histories, columns, styles, "terminal loss")
+    return _history_panels(histories, "loss", "terminal loss", {"total": TOTAL, **KINDS})
 
 
 def step_size_curves(histories: pd.DataFrame) -> Panels:
     """Return one panel of the learned student step sizes for each panel of
     `distillation_curves`.
     """
-    styles = {"image": Style("#0b5cad", "none", "5 3"), "text": Style("#b45309", "none", "2 2.5")}
-    return _history_panels(
-        histories, {"image": "step_size_img", "text": "step_size_txt"}, styles, "learned step size"
-    )
+    return _history_panels(histories, "step_size", "learned step size", KINDS)
 
 
 def _history_panels(
-    histories: pd.DataFrame, columns: dict[str, str], styles: dict[str, Style], y_label: str
+    histories: pd.DataFrame, column: str, y_label: str, styles: dict[str, Style]
 ) -> Panels:
+    """Return a panel of each set from the column `column` and those of its parts."""
     charts, largest = [], 1
-    if "is_warm_start" in histories:
-        names = histories["set"].where(
-            histories["is_warm_start"] != 1.0, histories["set"] + ", warm start"
-        )
-        histories = histories.assign(set=names)
+    columns = {f"{column}{ENDINGS[label]}": label for label in styles}
+    if PARTS in histories:
+        warm = histories["set"] + ", warm start"
+        histories = histories.assign(set=histories["set"].where(histories[PARTS] != 1.0, warm))
     for name, rows in histories.groupby("set", sort=True):
         rows = rows.sort_values("iteration")
         size = -(-len(rows) // MAX_POINTS)
         largest = max(largest, size)
-        values = rows[list(columns.values())].astype(float)
+        values = rows[list(columns)].rename(columns=columns).astype(float)
         finite = values.where(np.isfinite(values))
-        # A mean passes over missing values, so that they are counted here.
-        num_left_out = int(finite.isna().to_numpy().sum())
         thin = finite.groupby(np.arange(len(rows)) // size).mean()
         thin["iteration"] = rows["iteration"].to_numpy()[::size]
-        series = [
-            Series(
-                label,
-                tuple(
-                    (float(x), float(y))
-                    for x, y in zip(thin["iteration"], thin[column], strict=True)
-                    if not np.isnan(y)
-                ),
-                styles[label],
-            )
-            for label, column in columns.items()
-        ]
-        parts = [f"{label} {_ends(finite[column])}" for label, column in columns.items()]
-        charts.append(
-            line_chart(
-                series,
-                title=str(name),
-                summary=f"{y_label.capitalize()} over {len(rows)} recorded iterations: "
-                + "; ".join(parts)
-                + ".",
-                x_label="iteration",
-                y_label=y_label,
-                num_left_out=num_left_out,
-            )
+        series, words = [], []
+        for label in styles:
+            series.append(_series(label, thin.dropna(subset=label), "iteration", label, styles))
+            words.append(f"{label} {_ends(finite[label].dropna())}")
+        told = f"{y_label.capitalize()} over {len(rows)} recorded iterations"
+        chart = line_chart(
+            series,
+            title=str(name),
+            summary=f"{told}: {'; '.join(words)}.",
+            x_label="iteration",
+            y_label=y_label,
+            # A mean passes over missing values, so that they are counted here.
+            num_left_out=int(finite.isna().to_numpy().sum()),
         )
-    return Panels(
-        tuple(charts), tuple(Legend(label, style) for label, style in styles.items()), largest
-    )
+        charts.append(chart)
+    return Panels(tuple(charts), styles, largest)
+
+
+def _series(name: str, rows: pd.DataFrame, x: str, y: str, styles: dict[str, Style]) -> Series:
+    points = rows[[x, y]].astype(float).itertuples(index=False, name=None)
+    return Series(name, tuple(points), styles[name])
 
 
 def _finite(series: Series) -> list[tuple[float, float]]:
@@ -233,11 +191,6 @@ def _course(series: Series) -> str:
     return f"ends at {values[-1]:.1f} (best {max(values):.1f})" if values else f"has {NO_VALUE}"
 
 
-def _ends(values: pd.Series) -> str:
-    """Return the first and the last known value in words."""
-    known = values.dropna()
+def _ends(known: pd.Series) -> str:
+    """Return the first and the last of known values in words."""
     return f"from {known.iloc[0]:.3g} to {known.iloc[-1]:.3g}" if len(known) else f"has {NO_VALUE}"
-
-
-def _legend(methods: set[str], styles: dict[str, Style]) -> tuple[Legend, ...]:
-    return tuple(Legend(name, style) for name, style in styles.items() if name in methods)

@@ -16,12 +16,13 @@ import pandas as pd
 
 from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe
+from tasks.settings.sets import FULL
 
 METRICS = metrics.NAMES
 # `mean_recall` is the mean of these.
 RECALLS = tuple(metric.name for metric in metrics.LISTED if metric.direction)
 DERIVED = ("recovery", "over_random", "gain_over_random")
-FULL, RANDOM = "full", "random"
+RANDOM = "random"
 PROTOCOLS = {
     "strict": "the epoch is chosen on the validation split and the test split is measured once",
     "last": "the last epoch is measured on the test split once",

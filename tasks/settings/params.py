@@ -23,6 +23,7 @@ from tasks.core.training.experts import ExpertSection
 from tasks.settings import variants
 from tasks.settings.files import PARAMS, PRESETS, read
 from tasks.settings.overrides import TOP, override
+from tasks.settings.sets import SetName
 from tasks.settings.validation import (
     General,
     Plugin,
@@ -81,13 +82,6 @@ class Params:
         return self.student or f"{encoder}-{self.model.trainable}"
 
     @property
-    def dataset_name(self) -> str:
-        """Name of the dataset in tables: that of the profile, without the ending of one that
-        differs in its setting alone.
-        """
-        return self.profile.removesuffix("_full").removesuffix("_small")
-
-    @property
     def input_size(self) -> int | None:
         """Pixels of a side that images are resized to for the encoder; None takes them as
         prepared.
@@ -101,7 +95,7 @@ class Params:
         chosen = self.students[name]
         return replace(self, image_encoder=chosen.image_encoder, model=chosen.model, student=name)
 
-    def space(self, stage: str, set_name: str | None = None) -> str:
+    def space(self, stage: str, set_name: SetName | None = None) -> str:
         """Return the name of the folder that holds the artifacts of a stage: the profile's, or
         `<profile>+<variant>`.
 
@@ -113,9 +107,10 @@ class Params:
         """
         without: tuple[str, ...] = ()
         if set_name is not None:
-            method = set_name.rpartition("-")[0]
             sources = {"select_coresets": self.coresets, "distill": self.distillers}
-            without = tuple(name for name, methods in sources.items() if method not in methods)
+            without = tuple(
+                name for name, methods in sources.items() if set_name.method not in methods
+            )
         if self.variant is None:
             return self.profile
         sections = stages.sections_of(stage, without=without) | (
@@ -144,10 +139,10 @@ class Params:
         ).hexdigest()
 
     @property
-    def sets(self) -> list[tuple[str, int]]:
-        """(method, pairs) of every small set, coresets first."""
+    def sets(self) -> list[SetName]:
+        """Names of all small sets, coresets first."""
         return [
-            (method, size)
+            SetName(method, size)
             for method in (*self.coresets, *self.distillers)
             for size in self.general.budgets
         ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from tasks.core.distillation.matching_config import MatchingConfig
 from tasks.core.evaluation.transfer import StudentSection
@@ -218,7 +218,10 @@ class ReportSection(Section):
     """What the report shows beside the tables.
 
     Attributes:
+        dataset: the name that scores are compared under: in titles, beside published numbers, and
+            as MLflow's experiment. Profiles of one dataset share it.
         gallery_pairs: pairs of each distilled set in its gallery.
     """
 
+    dataset: Annotated[str, StringConstraints(min_length=1)]
     gallery_pairs: Annotated[int, Range(ge=1, le=200, unit="pairs")]

@@ -1,4 +1,4 @@
-"""The only importer of mlflow: one experiment per profile, a parent run per pipeline, a nested run
+"""The only importer of mlflow: one experiment per dataset, a parent run per pipeline, a nested run
 per method and size.
 """
 
@@ -25,27 +25,27 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE.resolve()}/mlflow.db"
 
 
-def is_remembered(profile: str, tag: str, digest: str) -> bool:
+def is_remembered(dataset: str, tag: str, digest: str) -> bool:
     """Whether this store is known to hold what the digest names: the answer of MLflow, kept so that
     asking needs no import (4 s).
     """
-    return _memo(profile, tag, digest).is_file()
+    return _memo(dataset, tag, digest).is_file()
 
 
-def remember(profile: str, tag: str, digest: str) -> None:
+def remember(dataset: str, tag: str, digest: str) -> None:
     """Keep that a run with this tag is in the store. The note lies beside the store, never in the
     artifact, and goes with it.
     """
-    note = _memo(profile, tag, digest)
+    note = _memo(dataset, tag, digest)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.touch()
 
 
-def _memo(profile: str, tag: str, digest: str) -> Path:
+def _memo(dataset: str, tag: str, digest: str) -> Path:
     return (
         STORE
         / "logged"
-        / hashlib.sha256("\n".join((tracking_uri(), profile, tag, digest)).encode()).hexdigest()
+        / hashlib.sha256("\n".join((tracking_uri(), dataset, tag, digest)).encode()).hexdigest()
     )
 
 
@@ -54,19 +54,19 @@ class Tracker:
     one parent run.
     """
 
-    def __init__(self, profile: str, invocation: str) -> None:
+    def __init__(self, dataset: str, invocation: str) -> None:
         from mlflow.tracking import MlflowClient
 
         self.invocation = invocation
         STORE.mkdir(exist_ok=True)
         with filelock.FileLock(STORE / "setup.lock"):
             self.client = MlflowClient(tracking_uri())
-            experiment = self.client.get_experiment_by_name(profile)
+            experiment = self.client.get_experiment_by_name(dataset)
             location = (STORE / "artifacts").resolve().as_uri()
             self.experiment_id = (
                 experiment.experiment_id
                 if experiment
-                else self.client.create_experiment(profile, location)
+                else self.client.create_experiment(dataset, location)
             )
 
     def parent(self, params: dict[str, Any], tags: dict[str, str]) -> str:

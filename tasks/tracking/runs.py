@@ -19,6 +19,7 @@ from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe, mean
 from tasks.core.foundations.file_names import CURVE, GALLERY, HISTORY, SCORE, SHEET
 from tasks.settings.params import Params
+from tasks.settings.sets import SetName
 from tasks.store import artifacts, caching, manifests
 from tasks.store.artifacts import Ref
 from tasks.tracking import client as tracking
@@ -75,13 +76,14 @@ def _once(
     log: Callable[[tracking.Tracker, str], None],
 ) -> None:
     """Call `log` with the parent run, unless MLflow has a run with this tag; `log` sets it last."""
-    if tracking.is_remembered(params.profile, tag, digest):
+    dataset = params.report.dataset
+    if tracking.is_remembered(dataset, tag, digest):
         return
-    if not _tracker(params.profile, invocation).has(tag, digest):
+    if not _tracker(dataset, invocation).has(tag, digest):
         tracker, parent = _open(params, invocation, prepared)
         log(tracker, parent)
         tracker.finish(parent)
-    tracking.remember(params.profile, tag, digest)
+    tracking.remember(dataset, tag, digest)
 
 
 def _log_sets(
@@ -104,7 +106,7 @@ def _log_sets(
         # Full data and coresets of an earlier cell of the same run
         if tracker.is_marked(child, STUDENTS, shown):
             continue
-        tracker.log_inputs(child, params.profile, prepared.digest, prepared.path)
+        tracker.log_inputs(child, params.report.dataset, prepared.digest, prepared.path)
         if name in distilled:
             tracker.log_inputs(child, name, distilled[name].digest, distilled[name].path)
         if name in galleries:
@@ -128,12 +130,12 @@ def _digest(
 
 
 @functools.cache
-def _tracker(profile: str, invocation: str) -> tracking.Tracker:
-    return tracking.Tracker(profile, invocation)
+def _tracker(dataset: str, invocation: str) -> tracking.Tracker:
+    return tracking.Tracker(dataset, invocation)
 
 
 def _open(params: Params, invocation: str, prepared: Ref) -> tuple[tracking.Tracker, str]:
-    tracker, git = _tracker(params.profile, invocation), caching.git_state()
+    tracker, git = _tracker(params.report.dataset, invocation), caching.git_state()
     tags = {
         "profile": params.profile,
         "git_commit": str(git["commit"]),
@@ -164,11 +166,11 @@ def _child(
         name: of the set, by default that of the artifact's folder.
     """
     name = name or made.folder.name
-    method, _, size = name.rpartition("-")
-    plugin = params.distillers.get(method) or params.coresets.get(method)
+    which = SetName.parse(name)
+    plugin = params.distillers.get(which.method) or params.coresets.get(which.method)
     git = manifests.read(made.folder, "git").facts["git"]
     tags = {
-        "method": method or name,
+        "method": which.method,
         "profile": params.profile,
         "student": params.model_name,
         "git_commit": str(git["commit"]),
@@ -181,8 +183,8 @@ def _child(
     )
     recipe = params.evaluate.small if plugin else params.evaluate.full
     known = {
-        "method": method or name,
-        "num_pairs": size if plugin else "all",
+        "method": which.method,
+        "num_pairs": which.num_pairs or "all",
         "model": params.model_name,
         "seed": params.seed,
     }

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from tasks.settings import params
+from tasks.keys import Inputs
+from tasks.settings import params, steps
 from tasks.settings.overrides import override
+from tasks.settings.sets import FULL, SetName
 from tasks.stages import folder
 from tests.workspace import ROOT, TINY, Workspace, make_workspace
 
@@ -206,18 +208,19 @@ def test_a_cell_with_other_networks_or_methods_is_distilled_and_scored(
 
     chosen = params.load(MINIATURE, variant=name, path=ROOT / "params.yaml")
     monkeypatch.chdir(tmp_path_factory.getbasetemp())  # cells share what they do not change
-    prepared = prepare_data.prepare_data.fn(chosen)
-    embeddings = embed_captions.embed_captions.fn(chosen, prepared)
-    start = train_experts.build_start.fn(chosen, prepared)
-    experts = [train_experts.train_expert.fn(chosen, prepared, embeddings, start, 0)]
-    (method,) = chosen.distillers
-    made = distill.distill.fn(chosen, prepared, embeddings, start, experts, method, 4)
+    prepared = prepare_data.prepare_data.fn(steps.preparation(chosen))
+    embeddings = embed_captions.embed_captions.fn(steps.embedding(chosen), prepared)
+    start = train_experts.build_start.fn(steps.start(chosen), prepared)
+    inputs = Inputs(prepared, embeddings, start)
+    experts = [train_experts.train_expert.fn(steps.training(chosen), inputs, 0)]
+    name = SetName(*chosen.distillers, 4)
+    made = distill.distill.fn(steps.distillation(chosen, name), inputs, experts)
     assert made.folder.parent.parent == folder("distill", chosen.space("distill"))
     for student in (chosen, *map(chosen.as_student, chosen.students)):
-        own = evaluate.build_student_start.fn(student, prepared) if student.student else start
-        score = evaluate.train_student.fn(
-            student, prepared, embeddings, own, made, f"{method}-4", 0
-        )
+        if student.student:
+            start = evaluate.build_student_start.fn(steps.start(student), prepared)
+        given = replace(inputs, start=start)
+        score = evaluate.train_student.fn(steps.evaluation(student, name), given, made, 0)
         assert (
             pd.read_json(score.folder / "score.json", typ="series")["student"] == student.model_name
         )
@@ -233,10 +236,11 @@ def test_the_full_data_train_the_vit_of_the_toy_cells(tmp_path, monkeypatch):
     recipe = replace(chosen.evaluate.full, num_epochs=2, num_validations=1)
     chosen = replace(chosen, evaluate=replace(chosen.evaluate, full=recipe))
     monkeypatch.chdir(tmp_path)
-    prepared = prepare_data.prepare_data.fn(chosen)
-    embeddings = embed_captions.embed_captions.fn(chosen, prepared)
-    start = train_experts.build_start.fn(chosen, prepared)
-    score = evaluate.train_student.fn(chosen, prepared, embeddings, start, None, "full", 0)
+    prepared = prepare_data.prepare_data.fn(steps.preparation(chosen))
+    embeddings = embed_captions.embed_captions.fn(steps.embedding(chosen), prepared)
+    start = train_experts.build_start.fn(steps.start(chosen), prepared)
+    work, inputs = steps.evaluation(chosen, SetName(FULL)), Inputs(prepared, embeddings, start)
+    score = evaluate.train_student.fn(work, inputs, None, 0)
     assert pd.read_json(score.folder / "score.json", typ="series")["mean_recall"] > 10.0
 
 

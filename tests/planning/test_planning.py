@@ -17,13 +17,15 @@ from flows import plan as command
 from tasks.core.foundations.records import Split
 from tasks.distill import distill
 from tasks.embed_captions import embed_captions
+from tasks.keys import Inputs
 from tasks.planning import calibration, costs, miniature
 from tasks.planning import plan as planning
 from tasks.planning.inventory import take_stock
 from tasks.prepare_data import prepare_data
 from tasks.select_coresets import select_coreset
-from tasks.settings import params
+from tasks.settings import params, steps
 from tasks.settings.params import Params
+from tasks.settings.sets import SetName
 from tasks.store import caching
 from tasks.train_experts import build_start, train_expert
 from tests.workspace import ROOT, SETTINGS, TINY
@@ -115,33 +117,35 @@ def test_every_artifact_of_a_profile_is_planned_and_its_bytes_are_those_that_it_
     assert all(entry.usage.host_bytes > 1e8 for entry in plan.entries)
     assert not (tmp_path / "data" / "experts").exists()
     usages = {entry.cell.name: entry.usage for entry in plan.entries}
-    prepared = prepare_data.fn(tiny)
-    embeddings = embed_captions.fn(tiny, prepared)
-    start = build_start.fn(tiny, prepared)
-    expert = train_expert.fn(tiny, prepared, embeddings, start, 0)
-    given = (tiny, prepared, embeddings, start)
+    prepared = prepare_data.fn(steps.preparation(tiny))
+    embeddings = embed_captions.fn(steps.embedding(tiny), prepared)
+    start = build_start.fn(steps.start(tiny), prepared)
+    given = Inputs(prepared, embeddings, start)
+    expert = train_expert.fn(steps.training(tiny), given, 0)
+    selection = steps.selection(tiny, SetName("random", 4))
+    distillation = steps.distillation(tiny, SetName("bi_trajectory", 4))
     made = {
         "prepared": prepared,
         "embeddings": embeddings,
         "start": start,
         "expert_000": expert,
-        "random-4": select_coreset.fn(*given, expert, "random", 4),
-        "bi_trajectory-4": distill.fn(*given, [expert], "bi_trajectory", 4),
+        "random-4": select_coreset.fn(selection, given, expert),
+        "bi_trajectory-4": distill.fn(distillation, given, [expert]),
     }
     for name, ref in made.items():
         assert usages[name].disk_bytes == pytest.approx(_bytes(ref.folder), rel=0.06), name
 
 
 def test_what_is_there_is_cached_and_costs_nothing(tiny, tmp_path):
-    prepared = prepare_data.fn(tiny)
-    embed_captions.fn(tiny, prepared)
+    prepared = prepare_data.fn(steps.preparation(tiny))
+    embed_captions.fn(steps.embedding(tiny), prepared)
     stock = take_stock(tiny)
     assert {cell.stage for cell in stock.cells if cell.is_cached} == {
         "prepare_data",
         "embed_captions",
     }
     with caching.looking(), pytest.raises(caching.NotMade):
-        build_start.fn(tiny, prepared)
+        build_start.fn(steps.start(tiny), prepared)
     planner = planning._Planner(tiny, stock, tmp_path)
     entries = [planner._entry(cell, 1.0) for cell in stock.cells if cell.is_cached]
     assert planning.total(entries) == costs.Usage(0.0)

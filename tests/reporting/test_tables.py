@@ -216,7 +216,9 @@ def test_the_headline_is_a_distilled_set_even_where_a_selection_is_better(hand):
     lower = hand.copy()
     lower.loc[lower["method"] == "herding", "mean_recall"] = 20.0
     found = headline(primary(summarise(lower), "strict"), DISTILLED)
-    assert (found.method, found.rival, found.rival_value) == ("bi_trajectory", "herding", 20.0)
+    assert found.best["method"] == "bi_trajectory"
+    assert found.rival is not None
+    assert (found.rival["method"], found.rival["mean_recall"]) == ("herding", 20.0)
 
 
 def test_the_headline_names_no_ratio_or_recovery_that_cannot_be_computed(hand):

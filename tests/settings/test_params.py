@@ -7,6 +7,7 @@ import yaml
 
 from tasks.settings import params
 from tasks.settings.overrides import override
+from tasks.settings.sets import SetName
 
 PROFILES = sorted(params.read_tree()["profiles"])
 
@@ -29,8 +30,8 @@ def test_override_reaches_the_active_profile_from_its_section_or_from_the_top():
         == 7
     )
     assert list(short.coresets) == ["random"] and short.sets == [
-        ("random", 20),
-        ("random", 50),
+        SetName("random", 20),
+        SetName("random", 50),
         *short.sets[2:],
     ]
     assert short.digest != long.digest

@@ -23,7 +23,8 @@ print(json.dumps({name: caching.code_digest(stage.code) for name, stage in STAGE
 KEYS = """
 import json
 from tasks import distill, train_experts
-from tasks.settings import params
+from tasks.keys import Inputs
+from tasks.settings import params, steps
 from tasks.store import caching
 from tasks.store.artifacts import Ref
 found = {}
@@ -31,10 +32,12 @@ ref = Ref("", "")
 caching.obtain = lambda folder, key, *more, **how: found.setdefault(str(folder), key.digest) and ref
 methods = "methods.distillers=[bi_trajectory, lors, meta_model]"
 chosen = params.load(["profile=toy", methods])
-train_experts.build_start.fn(chosen, ref)
-train_experts.train_expert.fn(chosen, ref, ref, ref, 0)
-for method in chosen.distillers:
-    distill.distill.fn(chosen, ref, ref, ref, [ref], method, chosen.general.budgets[0])
+train_experts.build_start.fn(steps.start(chosen), ref)
+inputs = Inputs(ref, ref, ref)
+train_experts.train_expert.fn(steps.training(chosen), inputs, 0)
+for name in chosen.sets:
+    if name.method in chosen.distillers and name.num_pairs == chosen.general.budgets[0]:
+        distill.distill.fn(steps.distillation(chosen, name), inputs, [ref])
 print(json.dumps(found))
 """
 FIELD = "\n    more: int = 0\n"

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from tasks.embed_captions import embed_captions
+from tasks.keys import Inputs
 from tasks.prepare_data import prepare_data
-from tasks.settings import params
+from tasks.settings import params, steps
 from tasks.settings.params import Params
 from tasks.store import caching, raw_files
 from tasks.train_experts import build_start, train_expert
@@ -108,15 +109,12 @@ def _params(*more: str) -> Params:
 
 
 def _make(chosen: Params, **how: bool):
-    prepared = prepare_data.fn(chosen, **how)
-    embeddings = embed_captions.fn(chosen, prepared, **how)
-    start = build_start.fn(chosen, prepared, **how)
-    return [
-        prepared,
-        embeddings,
-        start,
-        train_expert.fn(chosen, prepared, embeddings, start, 0, **how),
-    ]
+    prepared = prepare_data.fn(steps.preparation(chosen), **how)
+    embeddings = embed_captions.fn(steps.embedding(chosen), prepared, **how)
+    start = build_start.fn(steps.start(chosen), prepared, **how)
+    inputs = Inputs(prepared, embeddings, start)
+    expert = train_expert.fn(steps.training(chosen), inputs, 0, **how)
+    return [prepared, embeddings, start, expert]
 
 
 @pytest.fixture

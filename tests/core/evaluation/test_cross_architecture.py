@@ -20,7 +20,9 @@ from tasks.core.foundations.seeding import make_generator
 from tasks.core.foundations.tensor_files import load_tensors, map_tensor
 from tasks.core.networks.encoders import ImageEncoder, encode_images, normalise
 from tasks.core.training.pair_set import PairSet, Similarity
-from tasks.settings import params
+from tasks.keys import Inputs
+from tasks.settings import params, steps
+from tasks.settings.sets import SetName
 from tasks.store.artifacts import Ref
 from tests.workspace import TINY, make_workspace
 
@@ -110,24 +112,31 @@ class Made:
         self.build_student_start = evaluate.build_student_start.fn
         self.train_student = evaluate.train_student.fn
         self.params = params.load([STUDENTS])
-        self.prepared = prepare_data.prepare_data.fn(self.params)
-        self.embeddings = embed_captions.embed_captions.fn(self.params, self.prepared)
-        self.start = train_experts.build_start.fn(self.params, self.prepared)
-        given = (self.params, self.prepared, self.embeddings, self.start)
-        experts = [train_experts.train_expert.fn(*given, index) for index in range(2)]
+        self.prepared = prepare_data.prepare_data.fn(steps.preparation(self.params))
+        self.embeddings = embed_captions.embed_captions.fn(
+            steps.embedding(self.params), self.prepared
+        )
+        self.start = train_experts.build_start.fn(steps.start(self.params), self.prepared)
+        given = Inputs(self.prepared, self.embeddings, self.start)
+        training = steps.training(self.params)
+        experts = [train_experts.train_expert.fn(training, given, index) for index in range(2)]
+        selection = steps.selection(self.params, SetName("random", 4))
+        distillation = steps.distillation(self.params, SetName("bi_trajectory", 4))
         self.sets = {
-            "random-4": select_coresets.select_coreset.fn(*given, experts[0], "random", 4),
-            "bi_trajectory-4": distill.distill.fn(*given, experts, "bi_trajectory", 4),
+            "random-4": select_coresets.select_coreset.fn(selection, given, experts[0]),
+            "bi_trajectory-4": distill.distill.fn(distillation, given, experts),
             "full": None,
         }
 
     def score(self, name: str, student: str | None = None, pairs: Ref | None = None) -> Ref:
         """The scores of one student of a set, of the main one unless `student` names another."""
         chosen = self.params.as_student(student) if student else self.params
-        start = self.build_student_start(chosen, self.prepared) if student else self.start
-        return self.train_student(
-            chosen, self.prepared, self.embeddings, start, pairs or self.sets[name], name, 0
-        )
+        start = self.start
+        if student:
+            start = self.build_student_start(steps.start(chosen), self.prepared)
+        work = steps.evaluation(chosen, SetName.parse(name))
+        inputs = Inputs(self.prepared, self.embeddings, start)
+        return self.train_student(work, inputs, pairs or self.sets[name], 0)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +177,7 @@ def test_a_distilled_set_is_scored_under_another_student_with_the_step_sizes_of_
 
 def test_a_frozen_student_has_the_features_of_all_images_at_its_own_size_and_normalisation(made):
     student = made.params.as_student("vit")
-    start = made.build_student_start(student, made.prepared)
+    start = made.build_student_start(steps.start(student), made.prepared)
     assert start.path == "data/scores/toy/start/vit"
     features = load_tensors(start.folder / FEATURES)["features"]
     images = map_tensor(made.prepared.folder / IMAGES, "images")
@@ -183,7 +192,7 @@ def test_a_frozen_student_has_the_features_of_all_images_at_its_own_size_and_nor
     with torch.no_grad():
         torch.testing.assert_close(features[:5], plain.module(resized), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(features, encode_images(at_size(plain, 48), images, device="cpu"))
-    assert made.build_student_start(student, made.prepared).is_cached
+    assert made.build_student_start(steps.start(student), made.prepared).is_cached
 
 
 def test_scores_of_every_set_under_a_network_of_another_kind_are_kept_apart(made):

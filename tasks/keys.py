@@ -1,0 +1,201 @@
+"""The key of each artifact: what it depends on, and nothing else.
+
+Two artifacts with equal keys have the same bytes. A key holds the parameters that count for its
+artifact, the digests of what it reads, and the digest of the code that makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.settings.steps import (
+    Distillation,
+    Embedding,
+    Evaluation,
+    Network,
+    Preparation,
+    Reporting,
+    Selection,
+    Showing,
+    Training,
+)
+from tasks.settings.validation import Plugin
+from tasks.stages import STAGES
+from tasks.store import artifacts, caching, raw_files
+from tasks.store.artifacts import Key, Ref
+
+REPORTING = Path(__file__).parent / "reporting"
+# Why inputs cannot be looked at: raw data or weights that are not on this machine.
+Missing = FileNotFoundError | None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every network is trained on and begins with; flows hand it to the tasks."""
+
+    prepared: Ref
+    embeddings: Ref
+    start: Ref
+
+    def digests(self, **more: Ref) -> dict[str, str]:
+        """Return the digest of each artifact, and of `more`."""
+        named = {
+            "prepared": self.prepared,
+            "embeddings": self.embeddings,
+            "start": self.start,
+            **more,
+        }
+        return {name: ref.digest for name, ref in named.items()}
+
+
+def of_prepared(work: Preparation) -> tuple[Key, Missing]:
+    """Return the key of a prepared dataset; without the raw data it has no input."""
+    plugin, inputs, missing = work.dataset, dict[str, str](), None
+    try:
+        with raw_files.remembered() as digest_of:
+            inputs = {"raw": plugin.module.raw_digest(plugin.config, digest_of)}
+    except FileNotFoundError as error:
+        missing = error
+    options = asdict(plugin.config)
+    options.pop("path", None)  # the content counts, not the place
+    what = {"dataset": plugin.name, "options": options, **asdict(work.section)}
+    return _key("prepare_data", what, inputs, plugin.module_name), missing
+
+
+def of_embeddings(work: Embedding, prepared: Ref) -> tuple[Key, Missing]:
+    """Return the key of the embeddings of all captions."""
+    what, weights, missing = _encoder(work.text_encoder)
+    inputs = {"prepared": prepared.digest, **weights}
+    return _key("embed_captions", what, inputs, work.text_encoder.module_name), missing
+
+
+def of_start(network: Network, prepared: Ref, code: Sequence[str]) -> tuple[Key, Missing]:
+    """Return the key of a start, which holds features of the images when the encoder is frozen.
+
+    Args:
+        code: modules of the stage that makes it.
+    """
+    encoder, inputs, missing = _encoder(network.image_encoder)
+    is_frozen = network.model.is_encoder_frozen
+    if is_frozen:
+        inputs["prepared"] = prepared.digest
+    what = {**encoder, "seed": network.seed, "is_frozen": is_frozen}
+    if network.is_further:
+        what["input_size"] = network.input_size
+    digest = caching.code_digest([*code, network.image_encoder.module_name])
+    return Key("train_experts", what, inputs, digest), missing
+
+
+def of_expert(work: Training, inputs: Inputs, index: int) -> Key:
+    """Return the key of one expert."""
+    # More experts, or more of the first, do not change the others
+    section = _without(work.section, "num_experts", "num_epochs", "coreset_epochs")
+    section["stored_epochs"] = work.section.stored_epochs(index)
+    what = {"train_experts": section, **_trained(work.network), "index": index}
+    return _key("train_experts", what, inputs.digests(), *_modules(work.network))
+
+
+def of_shared(work: Selection, inputs: Inputs) -> Key:
+    """Return the key of what a coreset method computes once for all sizes."""
+    recipe = _without(work.experts, "num_experts", "num_epochs", "coreset_epochs", "storage")
+    what = {
+        "shared": work.method.as_params(),
+        **_trained(work.network),
+        "train_experts": recipe,
+    }
+    return _key("select_coresets", what, inputs.digests(), *_modules(work.network, work.method))
+
+
+def of_coreset(work: Selection, inputs: Inputs, warm: Ref, shared: Ref | None) -> Key:
+    """Return the key of one coreset."""
+    what = {
+        "method": work.method.as_params(),
+        "num_pairs": work.set_name.num_pairs,
+        **_trained(work.network),
+        "coreset_epochs": work.experts.coreset_epochs,
+    }
+    read = {"warm": warm, **({"shared": shared} if shared else {})}
+    return _key(
+        "select_coresets", what, inputs.digests(**read), *_modules(work.network, work.method)
+    )
+
+
+def of_distilled(work: Distillation, inputs: Inputs, experts: Sequence[Ref]) -> Key:
+    """Return the key of one distilled set."""
+    method = work.method.as_params()
+    method["options"].pop("checkpoint_every", None)  # how often is not what
+    what = {
+        "method": method,
+        "num_pairs": work.set_name.num_pairs,
+        **_trained(work.network),
+    }
+    read = {f"expert_{index:03d}": ref for index, ref in enumerate(experts)}
+    return _key("distill", what, inputs.digests(**read), *_modules(work.network, work.method))
+
+
+def of_score(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx: int) -> Key:
+    """Return the key of the scores of one student; `pairs` None trains on the full data."""
+    network, section = work.network, work.section
+    what = {
+        "recipe": asdict(section.full if pairs is None else section.small),
+        "augment": asdict(work.augment) if pairs is None else None,
+        "protocol": section.protocol,
+        **_trained(network),
+        "seed_idx": seed_idx,
+    }
+    if network.is_further:
+        what |= {"student": network.name, "input_size": network.input_size}
+    read = {"pairs": pairs} if pairs else {}
+    return _key("evaluate", what, inputs.digests(**read), *_modules(network))
+
+
+def of_gallery(work: Showing, prepared: Ref, embeddings: Ref, pairs: Ref) -> Key:
+    """Return the key of the gallery of one set."""
+    read = {"prepared": prepared, "embeddings": embeddings, "pairs": pairs}
+    inputs = {name: ref.digest for name, ref in read.items()}
+    what = {"gallery_pairs": work.gallery_pairs}
+    return _key("evaluate", what, inputs, "tasks.reporting.gallery", "tasks.reporting.stored")
+
+
+def of_report(work: Reporting, shown: Mapping[str, Sequence[Ref]]) -> Key:
+    """Return the key of the report: what it shows, by kind, and its templates and code."""
+    inputs = {f"{kind}/{ref.path}": ref.digest for kind, refs in shown.items() for ref in refs}
+    files = [*REPORTING.glob("templates/*.j2"), *REPORTING.glob("published_numbers/*.csv")]
+    for path in sorted(files):
+        inputs[str(path.relative_to(REPORTING.parent))] = artifacts.file_digest(path)
+    what = {
+        "profile": work.profile,
+        "dataset": work.dataset,
+        "gallery_pairs": work.gallery_pairs,
+    }
+    modules = (f"tasks.reporting.{path.stem}" for path in sorted(REPORTING.glob("*.py")))
+    return _key("report", what, inputs, *modules)
+
+
+def _key(stage: str, what: dict[str, Any], inputs: dict[str, str], *modules: str) -> Key:
+    """Return a key that covers the code of a stage and `modules`."""
+    return Key(stage, what, inputs, caching.code_digest([*STAGES[stage].code, *modules]))
+
+
+def _trained(network: Network) -> dict[str, Any]:
+    return {"seed": network.seed, "model": asdict(network.model)}
+
+
+def _modules(network: Network, *plugins: Plugin) -> list[str]:
+    return [plugin.module_name for plugin in (*plugins, network.image_encoder)]
+
+
+def _without(section: Any, *names: str) -> dict[str, Any]:
+    return {name: value for name, value in asdict(section).items() if name not in names}
+
+
+def _encoder(plugin: Plugin) -> tuple[dict[str, Any], dict[str, str], Missing]:
+    """Return name and options of an encoder, the digests of its weights, and what is missing."""
+    weights, missing = caching.digest_files(lambda: plugin.module.weight_files(plugin.config))
+    what = plugin.as_params()
+    if weights or missing:
+        what["options"].pop("weights")  # the content counts, not the place
+    return what, weights, missing

@@ -1,0 +1,32 @@
+"""The name of a set is read back from its text, and a text that names none is refused."""
+
+import pytest
+
+from tasks.settings import params
+from tasks.settings.sets import FULL, SetName
+
+
+@pytest.mark.parametrize(
+    "name", [SetName("random", 20), SetName("k-center", 7), SetName("bi_trajectory", 500)]
+)
+def test_a_name_is_its_method_and_its_size(name):
+    assert str(name) == f"{name.method}-{name.num_pairs}"
+    assert SetName.parse(str(name)) == name
+
+
+def test_full_data_have_no_size():
+    assert SetName.parse(FULL) == SetName(FULL) and str(SetName(FULL)) == FULL
+
+
+@pytest.mark.parametrize("text", ["", "random", "random-", "-20", "random-x", "random-2.5"])
+def test_other_texts_are_refused_with_the_form(text):
+    with pytest.raises(ValueError, match=r"allowed is `full` or `<method>-<num_pairs>`"):
+        SetName.parse(text)
+
+
+def test_every_profile_says_the_name_of_its_dataset():
+    names = [
+        params.load([f"profile={profile}"]).report.dataset
+        for profile in ("toy", "flickr8k", "flickr8k_small", "flickr8k_full", "flickr30k", "coco")
+    ]
+    assert names == ["toy", "flickr8k", "flickr8k", "flickr8k", "flickr30k", "coco"]
