@@ -95,13 +95,11 @@ def test_accepted_code_is_compared_from_then_on(monkeypatch, caplog):
 
 
 def test_the_inventory_of_a_plan_knows_why():
-    class Task:
-        @staticmethod
-        def fn(number):
-            return caching.obtain(FOLDER, Key("distill", {"lr": number}, {}, "code"), _build)
+    def find(number):
+        return caching.obtain(FOLDER, Key("distill", {"lr": number}, {}, "code"), _build)
 
-    Task.fn(1)
+    find(1)
     stock = Inventory(None)
-    stock.ask("distill", "a", "a", Task, [1])
-    stock.ask("distill", "a", "a", Task, [2])
+    stock.ask("distill", "a", "a", [], lambda: find(1))
+    stock.ask("distill", "a", "a", [], lambda: find(2))
     assert [cell.because for cell in stock.cells] == [None, "changed lr 1 -> 2"]
