@@ -179,7 +179,7 @@ def _child(tracker: tracking.Tracker, parent: str, params: Params, made: Ref, na
     if params.variant:
         words.insert(0, params.variant.cell)
         tags |= {"preset": params.variant.preset, "variant": params.variant.cell}
-        told |= {f"cell.{path}": value for path, value in params.variant.settings.items()}
+        told |= tracking.flatten(params.variant.settings, "cell.")
     recipe = params.evaluate.full
     if plugin:
         recipe = params.evaluate.small
@@ -205,10 +205,12 @@ def _statistics(refs: list[Ref]) -> dict[str, float]:
 
     One student has no deviation: its key is left out.
     """
-    scores = [json.loads((ref.folder / SCORE).read_text()) for ref in refs]
-    values = {"evaluate/chosen_epoch": mean(score["chosen_epoch"] for score in scores)}
+    import pandas as pd
+
+    scores = pd.DataFrame([json.loads((ref.folder / SCORE).read_text()) for ref in refs])
+    values = {"evaluate/chosen_epoch": mean(scores["chosen_epoch"])}
     for key in metrics.NAMES:
-        found = describe(score[key] for score in scores)
+        found = describe(scores[key])
         values[f"test/{key}"] = found.mean
         if found.deviation is not None:
             values[f"test/{key}_std"] = found.deviation
