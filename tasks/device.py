@@ -7,7 +7,8 @@ import torch
 
 def choose_device() -> torch.device:
     """Return the first CUDA device, or the CPU; CUDA_VISIBLE_DEVICES chooses among cards."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 def describe() -> str:

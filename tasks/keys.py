@@ -48,7 +48,7 @@ class Inputs:
             "start": self.start,
             **more,
         }
-        return {name: ref.digest for name, ref in named.items()}
+        return _digests(named)
 
 
 def of_prepared(work: Preparation) -> tuple[Key, Missing]:
@@ -117,7 +117,9 @@ def of_coreset(work: Selection, inputs: Inputs, warm: Ref, shared: Ref | None) -
         **_trained(work.network),
         "coreset_epochs": work.experts.coreset_epochs,
     }
-    read = {"warm": warm, **({"shared": shared} if shared else {})}
+    read = {"warm": warm}
+    if shared:
+        read["shared"] = shared
     return _key(
         "select_coresets", what, inputs.digests(**read), *_modules(work.network, work.method)
     )
@@ -139,9 +141,12 @@ def of_distilled(work: Distillation, inputs: Inputs, experts: Sequence[Ref]) -> 
 def of_score(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx: int) -> Key:
     """Return the key of the scores of one student; `pairs` None trains on the full data."""
     network, section = work.network, work.section
+    recipe, augment = section.small, None
+    if pairs is None:
+        recipe, augment = section.full, asdict(work.augment)
     what = {
-        "recipe": asdict(section.full if pairs is None else section.small),
-        "augment": asdict(work.augment) if pairs is None else None,
+        "recipe": asdict(recipe),
+        "augment": augment,
         "protocol": section.protocol,
         **_trained(network),
         "seed_idx": seed_idx,
@@ -155,14 +160,16 @@ def of_score(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx: int)
 def of_gallery(work: Showing, prepared: Ref, embeddings: Ref, pairs: Ref) -> Key:
     """Return the key of the gallery of one set."""
     read = {"prepared": prepared, "embeddings": embeddings, "pairs": pairs}
-    inputs = {name: ref.digest for name, ref in read.items()}
+    inputs = _digests(read)
     what = {"gallery_pairs": work.gallery_pairs}
     return _key("evaluate", what, inputs, "tasks.reporting.gallery", "tasks.reporting.stored")
 
 
 def of_report(work: Reporting, shown: Mapping[str, Sequence[Ref]]) -> Key:
     """Return the key of the report: what it shows, by kind, and its templates and code."""
-    inputs = {f"{kind}/{ref.path}": ref.digest for kind, refs in shown.items() for ref in refs}
+    inputs: dict[str, str] = {}
+    for kind, refs in shown.items():
+        inputs |= {f"{kind}/{ref.path}": ref.digest for ref in refs}
     files = [*REPORTING.glob("templates/*.j2"), *REPORTING.glob("published_numbers/*.csv")]
     for path in sorted(files):
         inputs[str(path.relative_to(REPORTING.parent))] = artifacts.file_digest(path)
@@ -173,6 +180,10 @@ def of_report(work: Reporting, shown: Mapping[str, Sequence[Ref]]) -> Key:
     }
     modules = (f"tasks.reporting.{path.stem}" for path in sorted(REPORTING.glob("*.py")))
     return _key("report", what, inputs, *modules)
+
+
+def _digests(named: Mapping[str, Ref]) -> dict[str, str]:
+    return {name: ref.digest for name, ref in named.items()}
 
 
 def _key(stage: str, what: dict[str, Any], inputs: dict[str, str], *modules: str) -> Key:

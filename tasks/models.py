@@ -88,6 +88,5 @@ def open_split(network: Network, inputs: Inputs, split: str) -> Split:
 
 @functools.lru_cache(maxsize=6)
 def _open_split(prepared: Place, embeddings: Place, split: str, features: Place | None) -> Split:
-    return load_split(
-        prepared.folder, embeddings.folder, split, features.folder if features else None
-    )
+    start = features.folder if features else None
+    return load_split(prepared.folder, embeddings.folder, split, start)

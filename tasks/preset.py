@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 
 from prefect import task
@@ -44,67 +45,63 @@ def write_table(
     for cell, chosen in cells.items():
         frame, _ = load_scores(ref.folder for ref in scores[cell])
         frame["folder"] = [str(ref.folder.parent) for ref in scores[cell]]
-        distilled = frozenset(str(name) for name in chosen.sets if name.method in chosen.distillers)
-        same = _setting(chosen) == _setting(reference[cell])
+        made = [str(name) for name in chosen.sets if name.method in chosen.distillers]
         found[cell] = CellScores(
-            frame, chosen.model_name, chosen.evaluate.protocol, distilled, same
+            frame,
+            chosen.model_name,
+            chosen.evaluate.protocol,
+            frozenset(made),
+            _setting(chosen) == _setting(reference[cell]),
         )
-    any_cell = next(iter(cells.values()))
-    table = build_table(
-        preset, title, any_cell.report.dataset, found, load_published(), _facts(cells, scores)
-    )
-    return write(table, PRESETS / any_cell.profile)
+    dataset, profile = chosen.report.dataset, chosen.profile
+    table = build_table(preset, title, dataset, found, load_published(), _facts(cells, scores))
+    return write(table, PRESETS / profile)
 
 
 def _setting(params: Params) -> tuple[object, ...]:
     """What a published number depends on beside its size, protocol and seeds; the place of weights
     does not count.
     """
-    plugins = (params.image_encoder, params.text_encoder)
-    names = [plugin.module.label(plugin.config) for plugin in plugins]
-    recipes = (params.evaluate.small, params.evaluate.full)
     return (
-        *names,
+        params.image_encoder.label,
+        params.text_encoder.label,
         params.model,
         params.distillers,
         params.prepare_data,
         params.train_experts,
-        *recipes,
+        params.evaluate.small,
+        params.evaluate.full,
     )
 
 
 def _facts(cells: Mapping[str, Params], scores: Mapping[str, list[Ref]]) -> dict[str, str]:
     """Where the numbers are from, as text."""
-    refs = {ref.path: ref for of_cell in scores.values() for ref in of_cell}
+    refs = {ref.path: ref for ref in chain(*scores.values())}
+    texts, students, digests = set(), set(), {}
+    for name, params in cells.items():
+        texts.add(params.text_encoder.label)
+        students |= {params.model_name, *params.students}
+        digests[name] = params.digest
     needed = ("git", "device", "versions", "seconds")
-    made = [manifests.read(ref.folder, *needed).facts for ref in refs.values()]
-    git = [facts["git"] for facts in made]
-    commits = sorted(
-        {
-            (state["commit"] or "unknown")
-            + (" with uncommitted changes" if state["is_dirty"] else "")
-            for state in git
-        }
-    )
-    cell = next(iter(cells.values()))
-    names = {name for params in cells.values() for name in (params.model_name, *params.students)}
-    digest = artifacts.canonical_digest({name: params.digest for name, params in cells.items()})
+    commits, devices, seconds = set(), set(), 0.0
+    for ref in refs.values():
+        facts = manifests.read(ref.folder, *needed).facts
+        changed = " with uncommitted changes" if facts["git"]["is_dirty"] else ""
+        commits.add((facts["git"]["commit"] or "unknown") + changed)
+        devices.add(facts["device"])
+        seconds += facts["seconds"]
+    versions = sorted(filter(all, facts["versions"].items()))
     return {
-        "profile": cell.profile,
-        "students": f"{cell.evaluate.num_eval} a set, {', '.join(sorted(names))}",
-        "texts": ", ".join(
-            sorted(
-                {
-                    params.text_encoder.module.label(params.text_encoder.config)
-                    for params in cells.values()
-                }
-            )
-        ),
-        "commit of the scores": ", ".join(commits),
-        "parameters": digest[:12],
-        "machine": ", ".join(sorted({facts["device"] for facts in made})),
-        "versions": ", ".join(
-            f"{name} {version}" for name, version in sorted(made[-1]["versions"].items()) if version
-        ),
-        "training of students": f"{sum(facts['seconds'] for facts in made):.0f} s",
+        "profile": params.profile,
+        "students": f"{params.evaluate.num_eval} a set, {_listed(students)}",
+        "texts": _listed(texts),
+        "commit of the scores": _listed(commits),
+        "parameters": artifacts.canonical_digest(digests)[:12],
+        "machine": _listed(devices),
+        "versions": ", ".join(map(" ".join, versions)),
+        "training of students": f"{seconds:.0f} s",
     }
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,12 +67,10 @@ def recall_by_search(
         ModuleNotFoundError: faiss is not installed.
     """
     i2t, t2i = ask(image_embeds, text_embeds, caption_image_idx, ks)
-    where = torch.device(device if device is not None else image_embeds.device)
-    ranks = (
-        _search_ranks(i2t, max(ks), chunk_rows, where),
-        _search_ranks(t2i, max(ks), chunk_rows, where),
-    )
-    return tie_report(ranks, ks).optimistic
+    where = torch.device(device or image_embeds.device)
+    images = _search_ranks(i2t, max(ks), chunk_rows, where)
+    texts = _search_ranks(t2i, max(ks), chunk_rows, where)
+    return tie_report((images, texts), ks).optimistic
 
 
 @torch.no_grad()
@@ -81,7 +80,6 @@ def nearest(
     *,
     k: int = 1,
     chunk_rows: int = 4096,
-    device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the cosine-nearest `k` keys of each query, best first; equal keys are listed by index.
 
@@ -91,7 +89,6 @@ def nearest(
             0 to everything.
         k: entries per query, 1 .. N.
         chunk_rows: queries per search.
-        device: where FAISS searches, by default where `keys` are.
 
     Returns:
         (similarities, indices): (Q, k) float32 in -1 .. 1 and (Q, k) int64, on the device of
@@ -113,11 +110,7 @@ def nearest(
         )
     check_embeddings(queries=queries, keys=keys)
     unit_queries, unit_keys = _unit_rows(queries).to(keys.device), _unit_rows(keys)
-    index = _Index.of(
-        unit_keys,
-        min(k + SLACK, len(keys)),
-        torch.device(device if device is not None else keys.device),
-    )
+    index = _Index.of(unit_keys, min(k + SLACK, len(keys)), keys.device)
     scores, found = index.search(unit_queries, chunk_rows)
     similarities, indices = _best(unit_queries, unit_keys, found, k)
     # A list is complete when its last entry is certainly worse than the k-th best; n equal keys may
@@ -153,20 +146,17 @@ class _Index:
                     "(faiss-gpu) instead of 'cpu'",
                     stacklevel=3,
                 )
-        index.add(keys.float().cpu().contiguous().numpy())
+        index.add(_as_numpy(keys))
         return cls(index, entries, keys.device)
 
     def search(self, queries: Tensor, chunk_rows: int) -> tuple[Tensor, Tensor]:
         """Return (scores float32, key indices int64), both (Q, entries), best first."""
-        lists = [
-            self.faiss_index.search(chunk.float().cpu().contiguous().numpy(), self.entries)
-            for chunk in queries.split(chunk_rows)
-        ]
-        scores, found = (
-            torch.cat([torch.from_numpy(part) for part in parts]).to(self.device)
-            for parts in zip(*lists, strict=True)
-        )
-        return scores, found
+        all_scores, all_found = [], []
+        for chunk in queries.split(chunk_rows):
+            scores, found = self.faiss_index.search(_as_numpy(chunk), self.entries)
+            all_scores.append(torch.from_numpy(scores))
+            all_found.append(torch.from_numpy(found))
+        return torch.cat(all_scores).to(self.device), torch.cat(all_found).to(self.device)
 
 
 @torch.no_grad()
@@ -225,6 +215,11 @@ def _unit_rows(vectors: Tensor) -> Tensor:
     norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     check_embeddings(norms_of_the_vectors=norms)
     return vectors / norms.clamp_min(torch.finfo(vectors.dtype).tiny)
+
+
+def _as_numpy(vectors: Tensor) -> np.ndarray:
+    """Return vectors as FAISS takes them."""
+    return vectors.float().cpu().contiguous().numpy()
 
 
 def _faiss() -> ModuleType:

@@ -103,12 +103,7 @@ def _check_frame(
     frame: pd.DataFrame, columns: tuple[str, ...], name: str, scores: pd.DataFrame
 ) -> pd.DataFrame:
     if frame.empty:
-        return pd.DataFrame(
-            {
-                column: pd.Series(dtype="object" if column == "set" else "float64")
-                for column in columns
-            }
-        )
+        return pd.DataFrame(columns=columns, dtype="float64").astype({"set": "object"})
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise ValueError(
@@ -117,7 +112,7 @@ def _check_frame(
             "build it in tasks/report.py"
         )
     _check_sets(frozenset(map(str, frame["set"])), scores, name)
-    kept = [*columns, *([PARTS] if PARTS in frame.columns else [])]
+    kept = frame.columns.intersection([*columns, PARTS])
     return frame[kept].sort_values(list(columns[:3]), kind="stable").reset_index(drop=True)
 
 

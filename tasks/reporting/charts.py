@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from typing import Any
+
+import numpy as np
 
 WIDTH, HEIGHT = 400.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 42.0, 14.0, 26.0, 38.0
@@ -136,17 +138,10 @@ class _Axis:
     def place(self, value: float) -> float:
         value = math.log(value) if self.is_log else value
         share = (value - self.low) / (self.high - self.low)
-        return round(self.start + (self.end - self.start) * share, 2)
+        return round(float(self.start + (self.end - self.start) * share), 2)
 
     def ticks(self, values: Iterable[float]) -> tuple[Tick, ...]:
         return tuple(Tick(self.place(value), f"{value:g}") for value in values)
-
-
-@dataclass(frozen=True)
-class _Point:
-    x: float
-    y: float
-    gap: float
 
 
 def line_chart(
@@ -172,44 +167,42 @@ def line_chart(
             legend.
         num_left_out: values that the caller has left out already.
     """
-    drawn: list[tuple[Series, list[_Point]]] = []
+    shown, kept = [], []
     for one in series:
-        kept, left_out = _finite(one, is_log_x)
+        points, left_out = _finite(one, is_log_x)
         num_left_out += left_out
-        if kept:
-            drawn.append((one, kept))
+        if len(points):
+            shown.append(one)
+            kept.append(points)
     margin = RIGHT
     if has_labels:
-        longest = max((len(one.name) for one, _ in drawn), default=0)
+        longest = max((len(one.name) for one in shown), default=0)
         margin = min(RIGHT + LETTER_WIDTH * longest, WIDTH / 2)
     right = WIDTH - margin
     if num_left_out:
         values = "value is" if num_left_out == 1 else "values are"
         summary += f" Left out: {num_left_out} {values} not finite."
-    if not drawn:
+    if not shown:
         summary += f" {EMPTY}."
     chart = Chart(title, summary, x_label, y_label, right, has_labels, num_left_out)
-    if not drawn:
+    if not shown:
         return chart
+    x, y, gap = np.concatenate(kept).T
     # A level has an x of its own, that of full data, which the axis need not reach
-    curves = [points for one, points in drawn if not one.is_level]
-    every = [points for _, points in drawn]
-    xs = [point.x for point in chain(*(curves or every))]
-    lowest = min(point.y - point.gap for point in chain(*every))
-    highest = max(point.y + point.gap for point in chain(*every))
-    y_values = round_ticks(lowest, highest)
-    x_axis = _Axis(*_x_range(min(xs), max(xs), is_log_x), LEFT, right, is_log_x)
+    is_curve = np.repeat([not one.is_level for one in shown], list(map(len, kept)))
+    xs = x[is_curve] if is_curve.any() else x
+    y_values = round_ticks((y - gap).min(), (y + gap).max())
+    x_axis = _Axis(*_x_range(xs.min(), xs.max(), is_log_x), LEFT, right, is_log_x)
     y_axis = _Axis(y_values[0], y_values[-1], HEIGHT - BOTTOM, TOP)
-    # A size whose every value is left out has a tick beyond the axis.
-    x_values = [
-        value
-        for value in list(x_values) or _x_ticks(xs)
-        if _is_drawable(value, is_log_x) and LEFT <= x_axis.place(value) <= right
-    ]
-    lines = [_draw(one, points, x_axis, y_axis) for one, points in drawn]
+    ticks = []
+    for value in list(x_values) or _x_ticks(xs):
+        # A size whose every value is left out has a tick beyond the axis.
+        if _is_drawable(value, is_log_x) and LEFT <= x_axis.place(value) <= right:
+            ticks.append(value)
+    lines = [_draw(one, points, x_axis, y_axis) for one, points in zip(shown, kept, strict=True)]
     return replace(
         chart,
-        x_ticks=x_axis.ticks(x_values),
+        x_ticks=x_axis.ticks(ticks),
         y_ticks=y_axis.ticks(y_values),
         lines=tuple(_spread_labels(lines) if has_labels else lines),
     )
@@ -226,8 +219,8 @@ def round_ticks(low: float, high: float, *, count: int = 5, is_inside: bool = Fa
         span = 1.0
     raw = span / count
     power = 10.0 ** math.floor(math.log10(raw))
-    steps = (factor * power for factor in (1.0, 2.0, 5.0, 10.0))
-    step = next(step for step in steps if step >= raw * (1 - 1e-9))
+    factors = np.array([1.0, 2.0, 5.0, 10.0]) * power
+    step = float(factors[factors >= raw * (1 - 1e-9)][0])
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     if is_inside:
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -242,37 +235,34 @@ def _span(low: float, high: float) -> float:
     return span if span >= max(FLAT * max(abs(low), abs(high)), SMALLEST) else 0.0
 
 
-def _is_drawable(value: float, is_log: bool = False) -> bool:
-    return math.isfinite(value) and abs(value) <= LARGEST and (value > 0 or not is_log)
+def _is_drawable(values: Any, is_log: bool = False) -> Any:
+    """Whether each value is finite, not too large, and has a logarithm where it needs one."""
+    lowest = 0.0 if is_log else -math.inf
+    return np.isfinite(values) & (np.abs(values) <= LARGEST) & (np.asarray(values) > lowest)
 
 
-def _finite(series: Series, is_log_x: bool) -> tuple[list[_Point], int]:
-    """Return the points that can be drawn, and how many values cannot.
+def _finite(series: Series, is_log_x: bool) -> tuple[np.ndarray, int]:
+    """Return the points that can be drawn as rows (x, y, gap), and how many values cannot.
 
-    A bar without a drawable end goes alone; its point stays.
+    A bar without a drawable end goes alone; its point stays. A gap of 0 draws no bar.
     """
-    points, num_left_out = [], 0
-    spread = series.spread or (math.nan,) * len(series.points)
-    for (x, y), gap in zip(series.points, spread, strict=True):
-        if not (_is_drawable(x, is_log_x) and _is_drawable(y)):
-            num_left_out += 1
-            continue
-        is_known = not math.isnan(gap)
-        if is_known and not _is_drawable(abs(y) + abs(gap)):
-            num_left_out += 1
-            is_known = False
-        points.append(_Point(x, y, gap if is_known else 0.0))
-    return points, num_left_out
+    places = np.array(series.points, dtype=float).reshape(-1, 2)
+    spread = np.array(series.spread or [math.nan] * len(places))
+    is_point = _is_drawable(places[:, 0], is_log_x) & _is_drawable(places[:, 1])
+    places, spread = places[is_point], spread[is_point]
+    is_bar = _is_drawable(np.abs(places[:, 1]) + np.abs(spread))
+    num_left_out = np.sum(~is_point) + np.sum(~is_bar & ~np.isnan(spread))
+    return np.column_stack([places, np.where(is_bar, spread, 0.0)]), int(num_left_out)
 
 
-def _x_ticks(xs: Sequence[float]) -> list[float]:
+def _x_ticks(xs: np.ndarray) -> list[float]:
     """Return round numbers inside the range of `xs`, or its one value."""
-    low, high = min(xs), max(xs)
+    low, high = float(xs.min()), float(xs.max())
     if not _span(low, high):
         return [low]
     ticks = round_ticks(low, high, is_inside=True)
     # Nothing happens between two epochs or iterations
-    is_counted = all(x.is_integer() for x in xs)
+    is_counted = bool(np.all(xs % 1 == 0))
     return [tick for tick in ticks if tick.is_integer() or not is_counted]
 
 
@@ -284,13 +274,12 @@ def _x_range(low: float, high: float, is_log: bool) -> tuple[float, float]:
     return (low - room, high + room) if is_log or low == high else (low, high)
 
 
-def _draw(series: Series, points: list[_Point], x_axis: _Axis, y_axis: _Axis) -> Line:
-    marks = [(x_axis.place(point.x), y_axis.place(point.y)) for point in points]
-    bars = []
-    for point, (x, _) in zip(points, marks, strict=True):
-        if point.gap > 0 and not series.is_level:
-            top, bottom = y_axis.place(point.y + point.gap), y_axis.place(point.y - point.gap)
-            bars.append((x, top, bottom))
+def _draw(series: Series, points: np.ndarray, x_axis: _Axis, y_axis: _Axis) -> Line:
+    marks, bars = [], []
+    for x, y, gap in points:
+        marks.append((x_axis.place(x), y_axis.place(y)))
+        if gap > 0 and not series.is_level:
+            bars.append((x_axis.place(x), y_axis.place(y + gap), y_axis.place(y - gap)))
     level = marks[-1][1]
     if series.is_level:
         marks = [(LEFT, level), (x_axis.end, level)]

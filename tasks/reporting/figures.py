@@ -124,7 +124,8 @@ def learning_curves(
             y_label="validation mean recall (%)",
         )
         charts.append(chart)
-    return Panels(tuple(charts), {name: styles[name] for name in styles if name in methods})
+    legend = {name: style for name, style in styles.items() if name in methods}
+    return Panels(tuple(charts), legend)
 
 
 def distillation_curves(histories: pd.DataFrame) -> Panels:

@@ -20,6 +20,7 @@ MAX_SIDE, LOSSLESS_SIDE, JPEG_QUALITY = 168, 96, 86
 MAX_ROWS = 12
 # Sheet of pictures for MLflow, in pixels.
 SHEET_SIDE, SHEET_TEXT, SHEET_GAP, SHEET_COLUMNS, SHEET_LINES = 160, 66, 12, 4, 4
+INK = "#16191d"
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,12 @@ class GalleryRow:
     @property
     def pixel_change(self) -> float:
         """Mean absolute difference of the two pictures, 0..255."""
-        return float(
-            np.abs(
-                self.initial_image.astype(np.int16) - self.distilled_image.astype(np.int16)
-            ).mean()
+        # uint8 would wrap around below zero
+        initial, distilled = (
+            self.initial_image.astype(np.int16),
+            self.distilled_image.astype(np.int16),
         )
+        return float(np.abs(initial - distilled).mean())
 
     @property
     def is_same_sentence(self) -> bool:
@@ -64,14 +66,11 @@ class Gallery:
 
     def __post_init__(self) -> None:
         for index, row in enumerate(self.rows):
+            shape = row.initial_image.shape
             for name in ("initial_image", "distilled_image"):
                 image = getattr(row, name)
-                if (
-                    image.dtype != np.uint8
-                    or image.ndim != 3
-                    or image.shape[2] != 3
-                    or image.shape != row.initial_image.shape
-                ):
+                is_picture = image.dtype == np.uint8 and image.shape == (*shape[:2], 3)
+                if not is_picture or len(shape) != 3:
                     raise ValueError(
                         f"gallery {self.set!r}, pair {index}: {name} is no picture; received "
                         f"{image.dtype} {image.shape}; allowed are two "
@@ -102,19 +101,18 @@ def fit_galleries(galleries: Sequence[Gallery], max_bytes: int) -> tuple[ShownGa
     """Return each gallery with as many of its first pairs, at most `MAX_ROWS`, as keep all pictures
     within `max_bytes` (at least one).
     """
-    all_pairs = {
-        one.set: tuple(
-            Pair(row, data_uri(row.initial_image), data_uri(row.distilled_image))
-            for row in one.rows[:MAX_ROWS]
-        )
-        for one in galleries
-    }
+    all_pairs = [tuple(map(_pair, one.rows[:MAX_ROWS])) for one in galleries]
     limit = MAX_ROWS
-    while limit > 1 and _picture_bytes(all_pairs.values(), limit) > max_bytes:
+    while limit > 1 and _picture_bytes(all_pairs, limit) > max_bytes:
         limit -= 1
-    return tuple(
-        ShownGallery(one.set, all_pairs[one.set][:limit], len(one.rows)) for one in galleries
-    )
+    shown = []
+    for one, pairs in zip(galleries, all_pairs, strict=True):
+        shown.append(ShownGallery(one.set, pairs[:limit], len(one.rows)))
+    return tuple(shown)
+
+
+def _pair(row: GalleryRow) -> Pair:
+    return Pair(row, data_uri(row.initial_image), data_uri(row.distilled_image))
 
 
 def to_pictures(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
@@ -130,9 +128,7 @@ def to_pictures(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
             f"{tuple(std)}; allowed is (M, C, H, W) "
             "with one mean and std for each channel; take all three from the same PairSet"
         )
-    scale, shift = (
-        torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1) for values in (std, mean)
-    )
+    scale, shift = torch.tensor([std, mean], dtype=torch.float32).view(2, 1, -1, 1, 1)
     pixels = (images.detach().cpu().float() * scale + shift).mul(255).round().clamp(0, 255)
     return pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
@@ -160,48 +156,35 @@ def write_contact_sheet(gallery: Gallery, path: Path, *, columns: int = SHEET_CO
     font, bold = ImageFont.load_default(12), ImageFont.load_default(14)
     columns = max(1, min(columns, len(gallery.rows)))
     lines = -(-len(gallery.rows) // columns)
-    cell_width, cell_height = 2 * SHEET_SIDE + 4, SHEET_SIDE + SHEET_TEXT
-    size = (
-        columns * (cell_width + SHEET_GAP) + SHEET_GAP,
-        lines * (cell_height + SHEET_GAP) + SHEET_GAP + 22,
-    )
-    sheet = Image.new("RGB", size, "white")
+    wide, high = 2 * SHEET_SIDE + 4 + SHEET_GAP, SHEET_SIDE + SHEET_TEXT + SHEET_GAP
+    head = 22 + SHEET_GAP
+    sheet = Image.new("RGB", (columns * wide + SHEET_GAP, lines * high + head), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text(
-        (SHEET_GAP, 8),
-        f"{gallery.set}: initial pair (left), distilled image and nearest sentence (right)",
-        "#16191d",
-        bold,
-    )
+    title = f"{gallery.set}: initial pair (left), distilled image and nearest sentence (right)"
+    draw.text((SHEET_GAP, 8), title, INK, bold)
     for index, row in enumerate(gallery.rows):
-        left = SHEET_GAP + (index % columns) * (cell_width + SHEET_GAP)
-        top = 22 + SHEET_GAP + (index // columns) * (cell_height + SHEET_GAP)
-        texts = (row.initial_caption, f"{row.similarity:.2f}  {row.nearest_sentence}")
-        for side, (image, text) in enumerate(
-            zip((row.initial_image, row.distilled_image), texts, strict=True)
-        ):
-            x = left + side * (SHEET_SIDE + 4)
-            sheet.paste(_fit(image), (x, top))
-            draw.multiline_text(
-                (x, top + SHEET_SIDE + 3), _wrap(text, font), "#16191d", font, spacing=2
-            )
+        below, across = divmod(index, columns)
+        x, y = SHEET_GAP + across * wide, head + below * high
+        nearest = f"{row.similarity:.2f}  {row.nearest_sentence}"
+        pairs = ((row.initial_image, row.initial_caption), (row.distilled_image, nearest))
+        for image, text in pairs:
+            sheet.paste(_fit(image), (x, y))
+            place = (x, y + SHEET_SIDE + 3)
+            draw.multiline_text(place, _wrap(text, font), INK, font, spacing=2)
+            x += SHEET_SIDE + 4
     sheet.save(path, "PNG")
 
 
 def _picture_bytes(galleries: Iterable[tuple[Pair, ...]], limit: int) -> int:
-    return sum(
-        len(pair.initial_uri) + len(pair.distilled_uri)
-        for pairs in galleries
-        for pair in pairs[:limit]
-    )
+    total = 0
+    for pairs in galleries:
+        total += sum(len(pair.initial_uri) + len(pair.distilled_uri) for pair in pairs[:limit])
+    return total
 
 
 def _fit(image: np.ndarray) -> Image.Image:
-    how = (
-        Image.Resampling.NEAREST
-        if max(image.shape[:2]) <= LOSSLESS_SIDE
-        else Image.Resampling.LANCZOS
-    )
+    is_small = max(image.shape[:2]) <= LOSSLESS_SIDE
+    how = Image.Resampling.NEAREST if is_small else Image.Resampling.LANCZOS
     return Image.fromarray(image).resize((SHEET_SIDE, SHEET_SIDE), how)
 
 
@@ -217,8 +200,8 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
         else:
             lines.append(word)
     if len(lines) > SHEET_LINES:
-        lines = [*lines[: SHEET_LINES - 1], lines[SHEET_LINES - 1] + " ..."]
-    return "\n".join(_cut(line, font) for line in lines)
+        lines[SHEET_LINES - 1] += " ..."
+    return "\n".join(_cut(line, font) for line in lines[:SHEET_LINES])
 
 
 def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
@@ -227,9 +210,6 @@ def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """
     if font.getlength(line) <= SHEET_SIDE:
         return line
-    length = next(
-        size
-        for size in range(len(line), -1, -1)
-        if font.getlength(line[:size] + "...") <= SHEET_SIDE
-    )
-    return line[:length].rstrip() + "..."
+    while font.getlength(line + "...") > SHEET_SIDE:
+        line = line[:-1]
+    return line.rstrip() + "..."

@@ -16,8 +16,8 @@ from tasks.core.evaluation.metrics import DIRECTIONS, LISTED
 from tasks.reporting import figures
 from tasks.reporting.gallery import Gallery, fit_galleries
 from tasks.reporting.headline import headline
-from tasks.reporting.published import gap
-from tasks.reporting.recall_table import beside_published, crossing, groups_by_size
+from tasks.reporting.published import gap, same_budget
+from tasks.reporting.recall_table import beside, crossing, groups_by_size
 from tasks.reporting.tables import PROTOCOLS, note_above_full
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -77,6 +77,9 @@ def render(
     styles = figures.method_styles(shown, distilled)
     student, protocol = str(shown["student"].iloc[0]), str(shown["protocol"].iloc[0])
     sets = [str(name) for name in shown["set"]]
+    compared = None
+    if published is not None:
+        compared = beside(same_budget(published, dataset, shown), shown, distilled)
     gaps = gap(published, dataset, shown, distilled)
     # Bars share one scale; where every method scores zero they have no length.
     largest = max((row.ratio for row in gaps), default=0.0) or 1.0
@@ -92,10 +95,7 @@ def render(
         "recall_chart": figures.recall_by_size(shown, styles),
         "students": crossing(summary[summary["protocol"] == protocol], "student", sets, student),
         "by_protocol": crossing(summary[summary["student"] == student], "protocol", sets, protocol),
-        "has_published": published is not None,
-        "beside": []
-        if published is None
-        else beside_published(published, dataset, shown, distilled),
+        "beside": compared,
         "gaps": gaps,
         "largest_ratio": largest,
         "learning": figures.learning_curves(curves, shown, styles) if len(curves) else None,
@@ -104,11 +104,7 @@ def render(
         "galleries": fit_galleries(galleries, MAX_PICTURE_BYTES),
         "sizes": dict(zip(sets, shown["num_pairs"], strict=True)),
         "facts": facts,
-        "other_facts": {
-            name: value
-            for name, value in facts.items()
-            if name not in (*REQUIRED_FACTS, "dataset", "student")
-        },
+        "named": (*REQUIRED_FACTS, "dataset", "student"),
     }
     return environment().get_template("page.html.j2").render(context)
 

@@ -9,7 +9,6 @@ bytes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +16,19 @@ from typing import Any
 
 import pandas as pd
 
-from tasks.core.evaluation.metrics import LISTED
 from tasks.reporting.page import environment
 from tasks.reporting.published import FOLDER, same_budget
 from tasks.reporting.recall_table import beside, groups_by_size
 from tasks.reporting.tables import (
-    DERIVED,
-    METRICS,
     PROTOCOLS,
+    VALUES,
     check_scores,
     note_above_full,
     order,
-    primary,
     summarise,
 )
 
-VALUES = ("n", *(part for name in METRICS for part in (name, f"{name}_std")), *DERIVED)
 COLUMNS = ("cell", "method", "num_pairs", "student", "protocol", "source", *VALUES)
-LABELS = tuple(metric.label for metric in LISTED)
 
 
 @dataclass(frozen=True)
@@ -113,26 +107,22 @@ def _joined(cells: Mapping[str, CellScores]) -> pd.DataFrame:
     """One summary row a set and student; `cell` names the cells that share it, and is empty where
     all that have the student do.
     """
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    owners: dict[tuple[str, str], list[str]] = {}
-    trained: dict[tuple[str, bool], list[str]] = {}
+    place, parts = ["folder", "student"], []
     for cell, found in cells.items():
         folders = found.scores.groupby(["set", "student"])["folder"].first()
         summary = summarise(check_scores(found.scores))
-        for student in sorted(set(found.scores["student"])):
-            is_further = student != found.student
-            trained.setdefault((student if is_further else "", is_further), []).append(cell)
-            for row in primary(summary, found.protocol, student).to_dict("records"):
-                at = (str(folders[row["set"], student]), student)
-                rows.setdefault(at, {**row, "is_further": is_further})
-                owners.setdefault(at, []).append(cell)
-    for at, row in rows.items():
-        everyone = trained[at[1] if row["is_further"] else "", bool(row["is_further"])]
-        row["cell"] = "" if len(owners[at]) == len(everyone) else ", ".join(owners[at])
-        row["label"] = str(row["method"]) + (
-            f" ({row['cell']})" if row["cell"] not in ("", row["method"]) else ""
-        )
-    return pd.DataFrame(list(rows.values())).assign(source="")
+        rows = summary[summary["protocol"] == found.protocol].join(folders, on=["set", "student"])
+        parts.append(rows.assign(cell=cell, is_further=rows["student"] != found.student))
+    rows = pd.concat(parts, ignore_index=True)
+    # Cells have the student of their own encoder each, whatever its name
+    rows["kind"] = rows["student"].where(rows["is_further"], "")
+    num_cells = rows.groupby("kind")["cell"].transform("nunique")
+    sharing = rows.groupby(place)["cell"]
+    is_everywhere = sharing.transform("size") == num_cells
+    rows["cell"] = sharing.transform(", ".join).mask(is_everywhere, "")
+    is_named = (rows["cell"] != "") & (rows["cell"] != rows["method"])
+    rows["label"] = rows["method"].mask(is_named, rows["method"] + " (" + rows["cell"] + ")")
+    return rows.drop_duplicates(place).assign(source="")
 
 
 def write_table(table: PresetTable, folder: Path) -> list[Path]:
@@ -140,7 +130,9 @@ def write_table(table: PresetTable, folder: Path) -> list[Path]:
     paths.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"csv": _csv(table), "md": _markdown(table), "html": _page(table)}
+    texts, shown = {"csv": _csv(table)}, _shown(table)
+    for ending in ("md", "html"):
+        texts[ending] = environment().get_template(f"preset.{ending}.j2").render(shown)
     paths = []
     for ending, text in texts.items():
         path = folder / f"{table.name}.{ending}"
@@ -161,93 +153,29 @@ def _csv(table: PresetTable) -> str:
     return text
 
 
-def _markdown(table: PresetTable) -> str:
-    lines = [f"# {table.title}", "", _caption(table), ""]
-    headings = ["method", "pairs", *LABELS, "over random", "of full data", "students"]
-    lines += _ours(headings, table.ours)
+def _shown(table: PresetTable) -> dict[str, Any]:
+    """What both templates show: our rows, those of each further student, and published ones."""
+    captions = {"": table.ours}
     for student, rows in table.others.items():
-        lines += ["", _other_caption(student), "", *_ours(headings, rows)]
-    if len(table.published):
-        lines += [
-            "",
-            "Published numbers of the same setting; the protocol is that of the source.",
-            "",
-        ]
-        headings = ["method", "pairs", *LABELS, "over random", "source", "protocol"]
-        lines += _lines(headings, map(_cited_cells, _records(table.published)))
-    return (
-        "\n".join([*lines, "", *(f"* {name}: {text}" for name, text in table.facts.items())]) + "\n"
-    )
-
-
-def _page(table: PresetTable) -> str:
-    context = {
+        caption = (
+            f"The same sets under another student, {student}, beside random selection and full "
+            "data under that student."
+        )
+        captions[caption] = rows
+    parts = []
+    for caption, rows in captions.items():
+        groups = groups_by_size(rows, table.distilled)
+        parts.append(
+            {"caption": caption, "rows": rows, "groups": groups, "note": note_above_full(rows)}
+        )
+    protocols = sorted(set(table.ours["protocol"]))
+    named = "; ".join(f"{name} ({PROTOCOLS[name]})" for name in protocols)
+    return {
         "table": table,
-        "caption": _caption(table),
-        "groups": groups_by_size(table.ours, table.distilled),
-        "note": note_above_full(table.ours),
-        "others": [
-            (_other_caption(student), groups_by_size(rows, table.distilled), note_above_full(rows))
-            for student, rows in table.others.items()
-        ],
+        "caption": f"Dataset {table.dataset}, test recall in percent, mean +- standard deviation "
+        f"over students. Protocol {named}. Ratios are to random selection of the same size, and to "
+        "full data, of the same cell.",
+        "parts": parts,
         "beside": beside(table.published, table.ours, table.distilled),
         "distilled": table.distilled,
     }
-    return environment().get_template("preset.html.j2").render(context)
-
-
-def _caption(table: PresetTable) -> str:
-    protocols = sorted(set(table.ours["protocol"]))
-    named = "; ".join(f"{name} ({PROTOCOLS[name]})" for name in protocols)
-    return (
-        f"Dataset {table.dataset}, test recall in percent, mean +- standard deviation over "
-        f"students. Protocol {named}. "
-        "Ratios are to random selection of the same size, and to full data, of the same cell."
-    )
-
-
-def _other_caption(student: str) -> str:
-    return (
-        f"The same sets under another student, {student}, beside random selection and full data "
-        "under that student."
-    )
-
-
-def _records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
-    return frame.to_dict("records")
-
-
-def _ours(headings: list[str], rows: pd.DataFrame) -> list[str]:
-    note = note_above_full(rows)
-    return [*_lines(headings, map(_our_cells, _records(rows))), *(["", note] if note else [])]
-
-
-def _lines(headings: list[str], rows: Any) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows)]
-
-
-def _our_cells(row: dict[Any, Any]) -> list[str]:
-    values = [_number(row[one.name], row[f"{one.name}_std"], one.decimals) for one in LISTED]
-    ratio = "" if math.isnan(row["over_random"]) else f"{row['over_random']:.2f}x"
-    recovery = "" if math.isnan(row["recovery"]) else f"{100 * row['recovery']:.0f} %"
-    return [str(row["label"]), str(row["num_pairs"]), *values, ratio, recovery, str(row["n"])]
-
-
-def _cited_cells(row: dict[Any, Any]) -> list[str]:
-    ratio = "" if math.isnan(row["over_random"]) else f"{row['over_random']:.2f}x"
-    values = [_number(row[one.name], math.nan, one.decimals) for one in LISTED]
-    return [
-        str(row["method"]),
-        str(row["budget"]),
-        *values,
-        ratio,
-        str(row["source"]),
-        str(row["protocol"]),
-    ]
-
-
-def _number(value: float, std: float, decimals: int) -> str:
-    if math.isnan(value):
-        return ""
-    spread = "" if math.isnan(std) else f" +- {std:.{decimals}f}"
-    return f"{value:.{decimals}f}{spread}"

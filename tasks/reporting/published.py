@@ -4,10 +4,8 @@ by its source, and set beside ours.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -47,7 +45,7 @@ def load_published(folder: Path = FOLDER) -> pd.DataFrame:
     and `METRICS` (NaN if unknown).
 
     `mean_recall` is the published mean where only that is printed, otherwise the mean of all six
-    recalls.
+    recalls. `over_random` is its ratio to `random`, random selection of the same source.
 
     Raises:
         ValueError: a source has no line in `protocols.csv`.
@@ -78,9 +76,9 @@ def load_published(folder: Path = FOLDER) -> pd.DataFrame:
     table = both.rename(columns={"num_pairs": "budget"}).reindex(
         columns=["source", "protocol", "dataset", "budget", "method", *METRICS]
     )
-    return table.sort_values(["dataset", "budget", "source", "method"], kind="stable").reset_index(
-        drop=True
-    )
+    table = _with_ratios(table)
+    order = ["dataset", "budget", "source", "method"]
+    return table.sort_values(order, kind="stable").reset_index(drop=True)
 
 
 def same_budget(
@@ -89,26 +87,18 @@ def same_budget(
     """Return the published rows for our dataset and any of our budgets (full data is the budget
     "full").
 
-    Adds `over_random`, the ratio to random selection of the same source (NaN where that source
-    prints none).
-
     Args:
         published: as `load_published` returns it.
         shown: our summary of one student and protocol.
         has_mean: leave out what was published without a mean recall, such as R@1 alone.
     """
-    budgets = {budget_of(row["method"], row["num_pairs"]) for row in shown.to_dict("records")}
-    rows = published[(published["dataset"] == dataset) & published["budget"].isin(budgets)].copy()
-    rows = rows[rows["mean_recall"].notna()] if has_mean else rows
-    rows["over_random"] = [
-        row["mean_recall"] / _random_of(published, row) for row in rows.to_dict("records")
-    ]
-    rows["place"] = rows["method"].map({RANDOM: 0, FULL: 2}).fillna(1)
-    return (
-        rows.sort_values(["source", "place", "method"], kind="stable")
-        .drop(columns="place")
-        .reset_index(drop=True)
-    )
+    budgets = budget_of(shown)
+    rows = published[(published["dataset"] == dataset) & published["budget"].isin(budgets)]
+    if has_mean:
+        rows = rows[rows["mean_recall"].notna()]
+    place = rows["method"].map({RANDOM: 0, FULL: 2}).fillna(1)
+    rows = rows.assign(place=place).sort_values(["source", "place", "method"], kind="stable")
+    return rows.drop(columns="place").reset_index(drop=True)
 
 
 def gap(
@@ -117,70 +107,35 @@ def gap(
     """Return our distilled ratios to random, then the published ones of the same dataset and
     budget, then the paper's as context.
     """
-    ours = [
-        _our_row(row, dataset)
-        for row in shown.to_dict("records")
-        if row["set"] in distilled and not math.isnan(row["over_random"])
-    ]
-    if published is None:
-        return ours
-    matching = same_budget(published, dataset, shown)
-    matching = matching[~matching["method"].isin(SELECTIONS)]
-    is_context = (published[list(CONTEXT)] == pd.Series(CONTEXT)).all(axis=1) & published[
-        "mean_recall"
-    ].notna()
-    theirs = [_published_row(published, row, dataset) for row in matching.to_dict("records")]
-    context = [
-        _published_row(published, row, dataset) for row in published[is_context].to_dict("records")
-    ]
-    known = [row for row in [*theirs, *context] if not math.isnan(row.ratio)]
-    return ours + list(dict.fromkeys(known))
+    ours = shown[shown["set"].isin(distilled)].assign(source="", dataset=dataset)
+    ours["budget"], ours["random"] = (
+        ours["num_pairs"].astype(str),
+        ours["mean_recall"] - ours["gain_over_random"],
+    )
+    parts = [ours]
+    if published is not None:
+        theirs = same_budget(published, dataset, shown)
+        is_context = (published[list(CONTEXT)] == pd.Series(CONTEXT)).all(axis=1)
+        parts += [theirs[~theirs["method"].isin(SELECTIONS)], published[is_context]]
+    rows = pd.concat(parts).dropna(subset="over_random")
+    rows = rows.rename(columns={"mean_recall": "value", "over_random": "ratio"})
+    rows["is_other_dataset"] = rows["dataset"] != dataset
+    rows = rows[[field.name for field in fields(GapRow)]].drop_duplicates()
+    return [GapRow(*row) for row in rows.itertuples(index=False, name=None)]
 
 
-def budget_of(method: str, num_pairs: int) -> str:
-    """Return the published spelling of a budget: "full" for full data, otherwise the number of
-    pairs.
+def budget_of(rows: pd.DataFrame) -> pd.Series:
+    """Return the published spelling of the budget of each of our rows: "full" for full data,
+    otherwise the number of pairs.
     """
-    return FULL if method == FULL else str(num_pairs)
+    return rows["num_pairs"].astype(str).where(rows["method"] != FULL, FULL)
 
 
-def _our_row(row: dict[str, Any], dataset: str) -> GapRow:
-    random = row["mean_recall"] - row["gain_over_random"]
-    name, budget = str(row["method"]), str(row["num_pairs"])
-    return GapRow(
-        "",
-        str(row["protocol"]),
-        dataset,
-        budget,
-        name,
-        random,
-        row["mean_recall"],
-        row["over_random"],
-    )
-
-
-def _published_row(published: pd.DataFrame, row: dict[str, Any], dataset: str) -> GapRow:
-    random, value = _random_of(published, row), float(row["mean_recall"])
-    source, protocol, name, budget, method = (
-        str(row[key]) for key in ("source", "protocol", "dataset", "budget", "method")
-    )
-    return GapRow(
-        source,
-        protocol,
-        name,
-        budget,
-        method,
-        random,
-        value,
-        value / random,
-        is_other_dataset=name != dataset,
-    )
-
-
-def _random_of(published: pd.DataFrame, row: dict[str, Any]) -> float:
-    """Return the mean recall of random selection in the same source, dataset and budget; NaN where
-    it prints none, or zero.
+def _with_ratios(published: pd.DataFrame) -> pd.DataFrame:
+    """Add `random`, the mean recall of random selection in the same source, dataset and budget, and
+    `over_random`; NaN where it prints none, or zero.
     """
-    same = {name: row[name] for name in ("source", "dataset", "budget")} | {"method": RANDOM}
-    values = published.loc[(published[list(same)] == pd.Series(same)).all(axis=1), "mean_recall"]
-    return float(values.iloc[0]) if len(values) and values.iloc[0] > 0 else math.nan
+    same = ["source", "dataset", "budget"]
+    random = published[published["method"] == RANDOM].set_index(same)["mean_recall"]
+    published = published.join(random.where(random > 0).rename("random"), on=same)
+    return published.assign(over_random=published["mean_recall"] / published["random"])

@@ -1,4 +1,4 @@
-"""Summary rows arranged for the page: groups by size, cells with their spread, the best of each
+"""Summary rows arranged for the page: groups by size, numbers with their spread, the best of each
 column marked.
 """
 
@@ -11,13 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from tasks.core.evaluation.metrics import BY_NAME, Metric
-from tasks.reporting.published import budget_of, same_budget
+from tasks.core.evaluation.metrics import BY_NAME
+from tasks.reporting.published import budget_of
 from tasks.reporting.tables import FULL, METRICS
+
+COLUMNS = (*METRICS, "recovery", "over_random")
 
 
 @dataclass(frozen=True)
-class Cell:
+class Number:
     """One number; NaN is shown as a dash. `is_best` marks the highest of its column among the
     methods of one size.
     """
@@ -29,20 +31,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One method. `cells` follow `METRICS`; `source` is empty for our own numbers."""
+    """One method. `numbers` has `COLUMNS`; `source` is empty for our own, `n` 0 for others."""
 
     method: str
     n: int
-    cells: tuple[Cell, ...]
-    recovery: Cell
-    over_random: Cell
-    is_distilled: bool = False
-    source: str = ""
-    protocol: str = ""
-
-    def of(self, metric: Metric) -> Cell:
-        """Return the cell of a metric."""
-        return self.cells[METRICS.index(metric.name)]
+    numbers: dict[str, Number]
+    protocol: str
+    source: str
+    is_distilled: bool
 
 
 @dataclass(frozen=True)
@@ -68,9 +64,9 @@ class Crossing:
 class Crossed:
     """A set under one student or protocol; what was not trained, or has no reference, is NaN."""
 
-    recall: Cell
-    over_random: Cell
-    recovery: Cell
+    recall: Number
+    over_random: Number
+    recovery: Number
 
 
 def groups_by_size(shown: pd.DataFrame, distilled: frozenset[str]) -> list[Group]:
@@ -79,52 +75,29 @@ def groups_by_size(shown: pd.DataFrame, distilled: frozenset[str]) -> list[Group
 
     A column `label`, where there is one, names the rows in place of `method`.
     """
-    full = shown.loc[shown["method"] == FULL, "num_pairs"]
-    total = int(full.iloc[0]) if len(full) else 0
+    is_full = shown["method"] == FULL
+    total = shown.loc[is_full, "num_pairs"].max()
     groups = []
-    for (is_full, num_pairs), rows in shown.groupby(
-        [shown["method"] == FULL, "num_pairs"], sort=True
-    ):
-        best = (
-            {}
-            if is_full
-            else {
-                name: _displayed(name, rows[name]).max()
-                for name in (*METRICS, "recovery", "over_random")
-            }
-        )
-        made = tuple(
-            _row(row, best, str(row["set"]) in distilled) for row in rows.to_dict("records")
-        )
-        share = num_pairs / total if total and not is_full else math.nan
-        groups.append(
-            Group(f"Full data, {num_pairs} pairs" if is_full else f"{num_pairs} pairs", made, share)
-        )
+    for num_pairs, rows in shown[~is_full].groupby("num_pairs", sort=True):
+        best = {name: _displayed(name, rows[name]).max() for name in COLUMNS}
+        made = _rows(rows, distilled, best)
+        groups.append(Group(f"{num_pairs} pairs", made, num_pairs / total))
+    if is_full.any():
+        groups.append(Group(f"Full data, {total} pairs", _rows(shown[is_full], distilled)))
     return groups
-
-
-def beside_published(
-    published: pd.DataFrame, dataset: str, shown: pd.DataFrame, distilled: frozenset[str]
-) -> list[Group]:
-    """Return, for each of our sizes with published numbers of the same dataset, our rows followed
-    by the published ones.
-    """
-    return beside(same_budget(published, dataset, shown), shown, distilled)
 
 
 def beside(theirs: pd.DataFrame, shown: pd.DataFrame, distilled: frozenset[str]) -> list[Group]:
     """Return, for each size of the published rows `theirs` (of `same_budget`), our rows followed by
     those.
     """
-    groups = []
-    for (is_full, num_pairs), rows in shown.groupby(
-        [shown["method"] == FULL, "num_pairs"], sort=True
-    ):
-        matching = theirs[theirs["budget"] == budget_of(FULL if is_full else "", num_pairs)]
+    budgets, groups = budget_of(shown), []
+    for budget in budgets.drop_duplicates():
+        matching = theirs[theirs["budget"] == budget]
         if len(matching):
-            ours = [_row(row, {}, str(row["set"]) in distilled) for row in rows.to_dict("records")]
-            cited = [_published(row) for row in matching.to_dict("records")]
-            groups.append(Group("Full data" if is_full else f"{num_pairs} pairs", (*ours, *cited)))
+            title = "Full data" if budget == FULL else f"{budget} pairs"
+            ours = _rows(shown[budgets == budget], distilled)
+            groups.append(Group(title, ours + _rows(matching, frozenset())))
     return groups
 
 
@@ -134,58 +107,36 @@ def crossing(summary: pd.DataFrame, axis: str, sets: Sequence[str], first: str) 
     """
     columns = (first, *sorted(set(summary[axis]) - {first}))
     found = {(row["set"], row[axis]): row for row in summary.to_dict("records")}
-    absent = {
-        name: math.nan for name in ("mean_recall", "mean_recall_std", "over_random", "recovery")
-    }
-    return Crossing(
-        columns,
-        tuple(
-            (name, tuple(_crossed(found.get((name, column), absent)) for column in columns))
-            for name in sets
-        ),
-    )
+    rows = []
+    for name in sets:
+        crossed = [_crossed(found.get((name, column), {})) for column in columns]
+        rows.append((name, tuple(crossed)))
+    return Crossing(columns, tuple(rows))
 
 
-def _crossed(row: Mapping[Any, Any]) -> Crossed:
-    return Crossed(
-        Cell(row["mean_recall"], row["mean_recall_std"]),
-        Cell(row["over_random"]),
-        Cell(row["recovery"]),
-    )
+def _crossed(row: dict[Any, Any]) -> Crossed:
+    recall = Number(row.get("mean_recall", math.nan), row.get("mean_recall_std", math.nan))
+    ratios = [Number(row.get(name, math.nan)) for name in ("over_random", "recovery")]
+    return Crossed(recall, *ratios)
 
 
-def _row(row: dict[str, Any], best: dict[str, float], is_distilled: bool) -> Row:
-    def cell(name: str, std: float = math.nan) -> Cell:
-        is_best = name in best and bool(
-            _displayed(name, pd.Series([row[name]])).iloc[0] == best[name]
-        )
-        return Cell(row[name], std, is_best)
-
-    cells = tuple(cell(name, row[f"{name}_std"]) for name in METRICS)
-    over_random = Cell(math.nan) if row["method"] == FULL else cell("over_random")
-    name = str(row.get("label", row["method"]))
-    return Row(
-        name,
-        int(row["n"]),
-        cells,
-        cell("recovery"),
-        over_random,
-        is_distilled,
-        protocol=str(row["protocol"]),
-    )
-
-
-def _published(row: dict[str, Any]) -> Row:
-    cells = tuple(Cell(row[name]) for name in METRICS)
-    return Row(
-        str(row["method"]),
-        0,
-        cells,
-        Cell(math.nan),
-        Cell(row["over_random"]),
-        source=row["source"],
-        protocol=row["protocol"],
-    )
+def _rows(
+    rows: pd.DataFrame, distilled: frozenset[str], best: Mapping[str, float] | None = None
+) -> tuple[Row, ...]:
+    """Return the rows of a group, ours or published; the numbers that show `best` are marked."""
+    marks = {name: _displayed(name, rows[name]) == value for name, value in (best or {}).items()}
+    made = []
+    for index, row in rows.iterrows():
+        numbers = {}
+        for name in COLUMNS:
+            is_best = name in marks and bool(marks[name][index])
+            spread = row.get(f"{name}_std", math.nan)
+            numbers[name] = Number(row.get(name, math.nan), spread, is_best)
+        label, source = row.get("label", row["method"]), row.get("source", "")
+        is_distilled = row.get("set") in distilled
+        one = Row(label, row.get("n", 0), numbers, row["protocol"], source, is_distilled)
+        made.append(one)
+    return tuple(made)
 
 
 def _displayed(name: str, values: pd.Series) -> pd.Series:

@@ -25,16 +25,12 @@ def load_gallery(decoded: Path, pairs: Path, num_rows: int) -> Gallery:
     content = json.loads((decoded / GALLERY).read_text())
     stored = load_pairs(pairs)
     initial = load_tensors(pairs / INITIAL)["images"]
-    befores, afters = (
-        to_pictures(images[:num_rows], stored.mean, stored.std)
-        for images in (initial, stored.images)
-    )
-    rows = [
-        GalleryRow(
-            before, after, row["initial_caption"], row["nearest_sentence"], row["similarity"]
-        )
-        for before, after, row in zip(befores, afters, content["rows"], strict=False)
-    ]
+    befores = to_pictures(initial[:num_rows], stored.mean, stored.std)
+    afters = to_pictures(stored.images[:num_rows], stored.mean, stored.std)
+    rows = []
+    for before, after, row in zip(befores, afters, content["rows"], strict=False):
+        texts = (row["initial_caption"], row["nearest_sentence"], row["similarity"])
+        rows.append(GalleryRow(before, after, *texts))
     return Gallery(content["set"], tuple(rows))
 
 
@@ -47,11 +43,8 @@ def load_scores(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
         seconds = manifests.read(folder, "seconds").facts["seconds"]
         score = json.loads((folder / SCORE).read_text())
         rows.append({**score, "seconds": seconds})
-        curves.append(
-            pd.read_parquet(folder / CURVE).assign(
-                student=score["student"], protocol=score["protocol"]
-            )
-        )
+        shown = {name: score[name] for name in ("student", "protocol")}
+        curves.append(pd.read_parquet(folder / CURVE).assign(**shown))
     return pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
 
 

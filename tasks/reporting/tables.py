@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -19,6 +20,7 @@ from tasks.core.evaluation.statistics import describe
 from tasks.settings.sets import FULL
 
 METRICS = metrics.NAMES
+SPREADS = tuple(f"{name}_std" for name in METRICS)
 # `mean_recall` is the mean of these.
 RECALLS = tuple(metric.name for metric in metrics.LISTED if metric.direction)
 DERIVED = ("recovery", "over_random", "gain_over_random")
@@ -37,6 +39,19 @@ ABOVE_FULL = (
     "the data are too easy. The share of full data says nothing there."
 )
 KEYS = ("student", "protocol", "num_pairs", "method", "set")
+MEAN = ("mean_recall", "mean_recall_std")
+VALUES = ("n", *chain(*zip(METRICS, SPREADS, strict=True)), *DERIVED)
+CROSSED = (
+    "set",
+    "method",
+    "num_pairs",
+    "student",
+    "protocol",
+    "n",
+    *MEAN,
+    "over_random",
+    "recovery",
+)
 COLUMNS = (*KEYS, "seed", "chosen_epoch", *METRICS, "val_mean_recall", "seconds")
 
 
@@ -55,15 +70,10 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
             f"{list(scores.columns)}; "
             f"allowed is at least one row with {list(COLUMNS)}; run the stage evaluate again"
         )
-    if not scores[list(METRICS)].apply(lambda column: column.between(0.0, 100.0)).all(axis=None):
-        bad = sorted(
-            {
-                str(name)
-                for name in scores["set"][
-                    ~scores[list(METRICS)].apply(lambda c: c.between(0.0, 100.0)).all(axis=1)
-                ]
-            }
-        )
+    recalls = scores[list(METRICS)]
+    is_recall = ((recalls >= 0.0) & (recalls <= 100.0)).all(axis=1)
+    if not is_recall.all():
+        bad = sorted(set(scores.loc[~is_recall, "set"]))
         raise ValueError(
             f"a recall is not a percentage; received it in the sets {bad}; allowed is 0 to 100; "
             "run the stage evaluate again"
@@ -150,17 +160,11 @@ def order(summary: pd.DataFrame, distilled: Iterable[str]) -> pd.DataFrame:
     """Return `summary` by size: random first, other selections, distilled sets (`distilled` names
     them), full data last.
     """
-    names = frozenset(distilled)
-    place = [
-        (
-            row.method == FULL,
-            row.num_pairs,
-            0 if row.method == RANDOM else 2 if row.set in names else 1,
-            row.method,
-        )
-        for row in summary.itertuples()
-    ]
-    return summary.iloc[sorted(range(len(place)), key=place.__getitem__)].reset_index(drop=True)
+    is_full, is_random = summary["method"] == FULL, summary["method"] == RANDOM
+    kind = summary["set"].isin(frozenset(distilled)) - is_random.astype(int)
+    placed = summary.assign(is_full=is_full, kind=kind)
+    placed = placed.sort_values(["is_full", "num_pairs", "kind", "method"], kind="stable")
+    return placed[summary.columns].reset_index(drop=True)
 
 
 def cross_architecture(summary: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
@@ -170,54 +174,26 @@ def cross_architecture(summary: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFra
     Columns: set, method, num_pairs, student, protocol, n, mean_recall and its deviation,
     `over_random` and `recovery`, both relative to random and full data of the same student.
     """
-    place = {name: index for index, name in enumerate(shown["set"])}
-    main = str(shown["student"].iloc[0])
-    rows = summary[
-        (summary["protocol"] == shown["protocol"].iloc[0]) & summary["set"].isin(list(place))
-    ]
-    order = sorted(
-        range(len(rows)),
-        key=lambda index: (
-            place[rows["set"].iloc[index]],
-            rows["student"].iloc[index] != main,
-            index,
-        ),
+    place = pd.Series(range(len(shown)), index=shown["set"])
+    rows = summary[summary["protocol"] == shown["protocol"].iloc[0]]
+    rows = rows.assign(
+        place=rows["set"].map(place), other=rows["student"] != shown["student"].iloc[0]
     )
-    columns = [
-        "set",
-        "method",
-        "num_pairs",
-        "student",
-        "protocol",
-        "n",
-        "mean_recall",
-        "mean_recall_std",
-        "over_random",
-        "recovery",
-    ]
-    return rows.iloc[order][columns].reset_index(drop=True)
+    rows = rows.dropna(subset="place").sort_values(["place", "other"], kind="stable")
+    return rows[list(CROSSED)].reset_index(drop=True)
 
 
 def nested_metrics(summary: pd.DataFrame, shown: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return {set: {metric: value}} of the `shown` rows for `dvc metrics`; below, others: {student:
     {protocol: {metric: value}}}.
     """
-    nested: dict[str, dict[str, Any]] = {}
-    names = ["n", *(part for name in METRICS for part in (name, f"{name}_std")), *DERIVED]
-    for row in shown.to_dict("records"):
-        entry = {name: _rounded(row[name]) for name in names}
-        others = summary[
-            (summary["set"] == row["set"])
-            & ~((summary["student"] == row["student"]) & (summary["protocol"] == row["protocol"]))
-        ]
-        for other in others.to_dict("records"):
-            values = {
-                name: _rounded(other[name]) for name in ("mean_recall", "mean_recall_std", *DERIVED)
-            }
-            entry.setdefault("others", {}).setdefault(str(other["student"]), {})[
-                str(other["protocol"])
-            ] = values
-        nested[str(row["set"])] = entry
+    nested = {row["set"]: _rounded(row, VALUES) for row in shown.to_dict("records")}
+    main = shown[["student", "protocol"]].iloc[0]
+    for row in summary[summary["set"].isin(list(nested))].to_dict("records"):
+        if (row["student"], row["protocol"]) != tuple(main):
+            students = nested[row["set"]].setdefault("others", {})
+            of_student = students.setdefault(row["student"], {})
+            of_student[row["protocol"]] = _rounded(row, (*MEAN, *DERIVED))
     return nested
 
 
@@ -235,7 +211,6 @@ def _check_random(scores: pd.DataFrame) -> None:
             )
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 4)
-    return int(value)
+def _rounded(row: dict[Any, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return values of a row as JSON has them: four digits, and null for what is unknown."""
+    return {name: None if math.isnan(row[name]) else round(row[name], 4) for name in names}

@@ -78,8 +78,7 @@ class Params:
         """Name of encoder and trainable set in folders and tables, for example
         `mobilenetv2_100-heads`; a further student's own.
         """
-        encoder = self.image_encoder.module.label(self.image_encoder.config)
-        return self.student or f"{encoder}-{self.model.trainable}"
+        return self.student or f"{self.image_encoder.label}-{self.model.trainable}"
 
     @property
     def input_size(self) -> int | None:

@@ -162,10 +162,9 @@ def preparation(params: Params) -> Preparation:
 
 def embedding(params: Params) -> Embedding:
     """Return what `embed_captions` is told."""
-    plugin = params.text_encoder
-    label = plugin.module.label(plugin.config)
+    label = params.text_encoder.label
     folder = stages.folder("embed_captions", params.space("embed_captions"), label)
-    return Embedding(folder, plugin)
+    return Embedding(folder, params.text_encoder)
 
 
 def start(params: Params) -> Start:
@@ -212,11 +211,10 @@ def showing(params: Params, set_name: SetName) -> Showing:
 
 def reporting(params: Params) -> Reporting:
     """Return what `report` is told."""
-    text = params.text_encoder
     return Reporting(
         params.profile,
         params.report.dataset,
-        (params.model_name, text.module.label(text.config)),
+        (params.model_name, params.text_encoder.label),
         params.evaluate.protocol,
         params.evaluate.num_eval,
         params.digest,

@@ -37,6 +37,12 @@ class Plugin:
         """The dotted name of the plugin's module, for code digests."""
         return plugins.module_name(self.kind, self.name)
 
+    @property
+    def label(self) -> str:
+        """The name of an encoder with these options, in folders and tables."""
+        label: str = self.module.label(self.config)
+        return label
+
     def as_params(self) -> dict[str, Any]:
         """Name and options as plain values, for cache keys and tracking."""
         return {"name": self.name, "options": asdict(self.config)}

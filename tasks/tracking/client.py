@@ -9,14 +9,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 STORE = Path(".mlflow")
-MAX_BATCH = 1000
+MAX_METRICS, MAX_PARAMS = 1000, 100  # of one request
 
 
 def tracking_uri() -> str:
@@ -42,11 +42,8 @@ def remember(dataset: str, tag: str, digest: str) -> None:
 
 
 def _memo(dataset: str, tag: str, digest: str) -> Path:
-    return (
-        STORE
-        / "logged"
-        / hashlib.sha256("\n".join((tracking_uri(), dataset, tag, digest)).encode()).hexdigest()
-    )
+    named = "\n".join((tracking_uri(), dataset, tag, digest))
+    return STORE / "logged" / hashlib.sha256(named.encode()).hexdigest()
 
 
 class Tracker:
@@ -62,45 +59,30 @@ class Tracker:
         with filelock.FileLock(STORE / "setup.lock"):
             self.client = MlflowClient(tracking_uri())
             experiment = self.client.get_experiment_by_name(dataset)
-            location = (STORE / "artifacts").resolve().as_uri()
-            self.experiment_id = (
-                experiment.experiment_id
-                if experiment
-                else self.client.create_experiment(dataset, location)
-            )
+            if experiment:
+                self.experiment_id = experiment.experiment_id
+            else:
+                location = (STORE / "artifacts").resolve().as_uri()
+                self.experiment_id = self.client.create_experiment(dataset, location)
 
     def parent(self, params: dict[str, Any], tags: dict[str, str]) -> str:
         """Return the id of this invocation's parent run, created on first use with flat `params`
         and `tags`.
         """
-        found = self._find(f"tags.invocation = '{self.invocation}' and tags.level = 'pipeline'")
-        if found:
+        query = f"tags.invocation = '{self.invocation}' and tags.level = 'pipeline'"
+        if found := self._find(query):
             return found
-        all_tags = {"invocation": self.invocation, "level": "pipeline", **tags}
-        run = self.client.create_run(
-            self.experiment_id,
-            tags=all_tags,
-            run_name=f"{tags.get('preset', 'pipeline')} {self.invocation[:8]}",
-        )
-        self.log_params(run.info.run_id, params)
-        return str(run.info.run_id)
+        name = f"{tags.get('preset', 'pipeline')} {self.invocation[:8]}"
+        run_id = self._create(name, {"level": "pipeline", **tags})
+        self.log_params(run_id, params)
+        return run_id
 
     def child(self, parent: str, name: str, tags: dict[str, str]) -> str:
         """Return the id of the nested run `name` (for example `bi_trajectory-20`) under
         `parent`.
         """
-        found = self._find(f"tags.`mlflow.parentRunId` = '{parent}' and tags.cell = '{name}'")
-        if found:
-            return found
-        all_tags = {
-            "invocation": self.invocation,
-            "cell": name,
-            "mlflow.parentRunId": parent,
-            **tags,
-        }
-        return str(
-            self.client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id
-        )
+        query = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.run_name = '{name}'"
+        return self._find(query) or self._create(name, {"mlflow.parentRunId": parent, **tags})
 
     def has(self, tag: str, digest: str) -> bool:
         """Whether a run of this experiment carries the tag: what the digest names was logged to its
@@ -122,22 +104,20 @@ class Tracker:
 
         known = self.client.get_run(run_id).data.params
         fresh = [Param(key, str(value)[:500]) for key, value in params.items() if key not in known]
-        for start in range(0, len(fresh), 100):
-            self.client.log_batch(run_id, params=fresh[start : start + 100])
+        for batch in _batches(fresh, MAX_PARAMS):
+            self.client.log_batch(run_id, params=batch)
 
     def log_history(self, run_id: str, rows: Iterable[tuple[int, dict[str, float]]]) -> None:
         """Log metrics over steps in batches; values must be finite."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [
-            Metric(key, value, now, step)
-            for step, values in rows
-            for key, value in values.items()
-            if math.isfinite(value)
-        ]
-        for start in range(0, len(metrics), MAX_BATCH):
-            self.client.log_batch(run_id, metrics=metrics[start : start + MAX_BATCH])
+        metrics = []
+        for step, values in rows:
+            metrics += [Metric(key, value, now, step) for key, value in values.items()]
+        finite = [metric for metric in metrics if math.isfinite(metric.value)]
+        for batch in _batches(finite, MAX_METRICS):
+            self.client.log_batch(run_id, metrics=batch)
 
     def log_inputs(self, run_id: str, name: str, digest: str, source: str) -> None:
         """Record a dataset input: its name and the first 36 characters of its digest."""
@@ -154,9 +134,20 @@ class Tracker:
         """Mark a run as ended."""
         self.client.set_terminated(run_id, status)
 
+    def _create(self, name: str, tags: dict[str, str]) -> str:
+        tags = {"invocation": self.invocation, **tags}
+        run = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+        return str(run.info.run_id)
+
     def _find(self, query: str) -> str | None:
         runs = self.client.search_runs([self.experiment_id], query, max_results=1)
         return str(runs[0].info.run_id) if runs else None
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    """Yield `items` in parts of at most `size`."""
+    for first in range(0, len(items), size):
+        yield list(items[first : first + size])
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -164,5 +155,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        flat.update(flatten(value, f"{name}.") if isinstance(value, dict) else {name: value})
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value
     return flat

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -25,13 +25,15 @@ from tasks.store.artifacts import Ref
 from tasks.tracking import client as tracking
 
 DISTILLED, SCORES, STUDENTS = "distilled_digest", "scores_digest", "students_digest"
+MEAN = "test/mean_recall"
 
 
 def log_distilled(params: Params, invocation: str, prepared: Ref, distilled: Ref) -> None:
     """Log losses and step sizes over the iterations of a set, unless MLflow has them."""
 
     def log(tracker: tracking.Tracker, parent: str) -> None:
-        child = _child(tracker, parent, params, distilled)
+        name = SetName.parse(distilled.folder.name)
+        child = _child(tracker, parent, params, distilled, name)
         _log_history(tracker, child, distilled)
         tracker.finish(child)
 
@@ -57,11 +59,24 @@ def log_scores(
             `params` is of.
         galleries: by set name; empty for a further student, whose runs hold its scores alone.
     """
-    tag = ".".join(filter(None, (SCORES, _cell(params), params.student)))
-    digest = _digest(students, distilled, galleries)
+    cell = params.variant.cell if params.variant else None
+    tag = ".".join(filter(None, (SCORES, cell, params.student)))
+    sets = {name: _digests(refs) for name, refs in students.items()}
+    shown = [_digests(refs.values()) for refs in (distilled, galleries)]
+    digest = artifacts.canonical_digest({"students": sets, "sets": shown})
 
     def log(tracker: tracking.Tracker, parent: str) -> None:
-        _log_sets(tracker, parent, params, prepared, students, distilled, galleries)
+        summary = {}
+        for name, refs in students.items():
+            made, gallery = distilled.get(name), galleries.get(name)
+            values = _statistics(refs)
+            child = _child(tracker, parent, params, made or refs[0], SetName.parse(name))
+            _log_set(tracker, child, params, prepared, refs, values, made, gallery)
+            if made or not cell:  # a preset has many cells, which share the other sets
+                place = "/".join(filter(None, ("test_mean_recall", cell, name)))
+                summary[place] = values[MEAN]
+        if params.student is None:
+            tracker.log_history(parent, [(0, summary)])
         tracker.mark(parent, tag, digest)
 
     _once(params, invocation, prepared, tag, digest, log)
@@ -79,54 +94,42 @@ def _once(
     dataset = params.report.dataset
     if tracking.is_remembered(dataset, tag, digest):
         return
-    if not _tracker(dataset, invocation).has(tag, digest):
-        tracker, parent = _open(params, invocation, prepared)
+    tracker = _tracker(dataset, invocation)
+    if not tracker.has(tag, digest):
+        parent = _parent(tracker, params, prepared)
         log(tracker, parent)
         tracker.finish(parent)
     tracking.remember(dataset, tag, digest)
 
 
-def _log_sets(
+def _log_set(
     tracker: tracking.Tracker,
-    parent: str,
+    child: str,
     params: Params,
     prepared: Ref,
-    students: dict[str, list[Ref]],
-    distilled: dict[str, Ref],
-    galleries: dict[str, Ref],
+    refs: list[Ref],
+    values: dict[str, float],
+    made: Ref | None,
+    gallery: Ref | None,
 ) -> None:
-    summary: dict[str, float] = {}
-    for name, refs in students.items():
-        child = _child(tracker, parent, params, distilled.get(name, refs[0]), name)
-        values, shown = _statistics(refs), artifacts.canonical_digest([ref.digest for ref in refs])
-        if params.variant is None or name in distilled:  # a preset has many cells
-            summary["/".join(filter(None, ("test_mean_recall", _cell(params), name)))] = values[
-                "test/mean_recall"
-            ]
-        # Full data and coresets of an earlier cell of the same run
-        if tracker.is_marked(child, STUDENTS, shown):
-            continue
-        tracker.log_inputs(child, params.report.dataset, prepared.digest, prepared.path)
-        if name in distilled:
-            tracker.log_inputs(child, name, distilled[name].digest, distilled[name].path)
-        if name in galleries:
-            _log_history(tracker, child, distilled[name])
-            for file in (SHEET, GALLERY):
-                tracker.log_file(child, galleries[name].folder / file)
-        tracker.log_history(child, [(0, values), *_curve(refs)])
-        tracker.mark(child, STUDENTS, shown)
-        tracker.finish(child)
-    if params.student is None:
-        tracker.log_history(parent, [(0, summary)])
+    shown = artifacts.canonical_digest(_digests(refs))
+    # Full data and coresets of an earlier cell of the same run
+    if tracker.is_marked(child, STUDENTS, shown):
+        return
+    tracker.log_inputs(child, params.report.dataset, prepared.digest, prepared.path)
+    if made:
+        tracker.log_inputs(child, made.folder.name, made.digest, made.path)
+    if made and gallery:
+        _log_history(tracker, child, made)
+        for file in (SHEET, GALLERY):
+            tracker.log_file(child, gallery.folder / file)
+    tracker.log_history(child, [(0, values), *_curve(refs)])
+    tracker.mark(child, STUDENTS, shown)
+    tracker.finish(child)
 
 
-def _digest(
-    students: dict[str, list[Ref]], distilled: dict[str, Ref], galleries: dict[str, Ref]
-) -> str:
-    """What the runs of a pipeline show, as one digest."""
-    parts = {name: [ref.digest for ref in refs] for name, refs in students.items()}
-    sets = [{name: ref.digest for name, ref in refs.items()} for refs in (distilled, galleries)]
-    return artifacts.canonical_digest({"students": parts, "sets": sets})
+def _digests(refs: Iterable[Ref]) -> list[str]:
+    return [ref.digest for ref in refs]
 
 
 @functools.cache
@@ -134,8 +137,9 @@ def _tracker(dataset: str, invocation: str) -> tracking.Tracker:
     return tracking.Tracker(dataset, invocation)
 
 
-def _open(params: Params, invocation: str, prepared: Ref) -> tuple[tracking.Tracker, str]:
-    tracker, git = _tracker(params.report.dataset, invocation), caching.git_state()
+def _parent(tracker: tracking.Tracker, params: Params, prepared: Ref) -> str:
+    """Return the run of this invocation, with all parameters, or with the name of the preset."""
+    git = caching.git_state()
     tags = {
         "profile": params.profile,
         "git_commit": str(git["commit"]),
@@ -143,64 +147,45 @@ def _open(params: Params, invocation: str, prepared: Ref) -> tuple[tracking.Trac
         "parameters_hash": params.digest,
         "prepared_digest": prepared.digest,
     }
-    if params.variant:
-        return tracker, tracker.parent(
-            {"preset": params.variant.preset}, {**tags, "preset": params.variant.preset}
-        )
-    return tracker, tracker.parent(tracking.flatten(asdict(params)), tags)
+    if params.variant is None:
+        return tracker.parent(tracking.flatten(asdict(params)), tags)
+    named = {"preset": params.variant.preset}
+    return tracker.parent(named, tags | named)
 
 
-def _cell(params: Params) -> str | None:
-    """Return the name of the cell of a preset that the parameters are of."""
-    return params.variant.cell if params.variant else None
-
-
-def _child(
-    tracker: tracking.Tracker, parent: str, params: Params, made: Ref, name: str | None = None
-) -> str:
+def _child(tracker: tracking.Tracker, parent: str, params: Params, made: Ref, name: SetName) -> str:
     """Return the nested run of a set, with the parameters that made it and nothing else, so that
     two compare well.
 
     Args:
         made: the artifact whose commit the run names: it may be older than this process.
-        name: of the set, by default that of the artifact's folder.
     """
-    name = name or made.folder.name
-    which = SetName.parse(name)
-    plugin = params.distillers.get(which.method) or params.coresets.get(which.method)
+    plugin = params.distillers.get(name.method) or params.coresets.get(name.method)
     git = manifests.read(made.folder, "git").facts["git"]
     tags = {
-        "method": which.method,
+        "method": name.method,
         "profile": params.profile,
         "student": params.model_name,
         "git_commit": str(git["commit"]),
         "protocol": params.evaluate.protocol,
     }
-    if params.variant:
-        tags |= {"preset": params.variant.preset, "variant": params.variant.cell}
-    child = tracker.child(
-        parent, " ".join(filter(None, (_cell(params), name, params.student))), tags
-    )
-    recipe = params.evaluate.small if plugin else params.evaluate.full
-    known = {
-        "method": which.method,
-        "num_pairs": which.num_pairs or "all",
+    told = {
+        "method": name.method,
+        "num_pairs": name.num_pairs or "all",
         "model": params.model_name,
         "seed": params.seed,
     }
-    known |= {
-        f"cell.{path}": value
-        for path, value in (params.variant.settings if params.variant else {}).items()
-    }
-    options = plugin.as_params()["options"] if plugin else {}
-    tracker.log_params(
-        child,
-        {
-            **known,
-            **tracking.flatten(options, "options."),
-            **tracking.flatten(asdict(recipe), "recipe."),
-        },
-    )
+    words = [str(name), params.student]
+    if params.variant:
+        words.insert(0, params.variant.cell)
+        tags |= {"preset": params.variant.preset, "variant": params.variant.cell}
+        told |= tracking.flatten(params.variant.settings, "cell.")
+    recipe = params.evaluate.full
+    if plugin:
+        recipe = params.evaluate.small
+        told |= tracking.flatten(plugin.as_params()["options"], "options.")
+    child = tracker.child(parent, " ".join(filter(None, words)), tags)
+    tracker.log_params(child, {**told, **tracking.flatten(asdict(recipe), "recipe.")})
     return child
 
 
@@ -210,12 +195,8 @@ def _log_history(tracker: tracking.Tracker, child: str, distilled: Ref) -> None:
 
     if tracker.is_marked(child, DISTILLED, distilled.digest):
         return
-    history = pd.read_parquet(distilled.folder / HISTORY).to_dict("records")
-    rows = [
-        (int(row.pop("iteration")), {f"distill/{key}": float(value) for key, value in row.items()})
-        for row in history
-    ]
-    tracker.log_history(child, rows)
+    history = pd.read_parquet(distilled.folder / HISTORY).set_index("iteration")
+    tracker.log_history(child, _by_step(history.add_prefix("distill/")))
     tracker.mark(child, DISTILLED, distilled.digest)
 
 
@@ -224,14 +205,16 @@ def _statistics(refs: list[Ref]) -> dict[str, float]:
 
     One student has no deviation: its key is left out.
     """
-    scores = [json.loads((ref.folder / SCORE).read_text()) for ref in refs]
-    found = {key: describe(score[key] for score in scores) for key in metrics.NAMES}
-    means = {f"test/{key}": one.mean for key, one in found.items()}
-    spreads = {
-        f"test/{key}_std": one.deviation for key, one in found.items() if one.deviation is not None
-    }
-    chosen = mean(score["chosen_epoch"] for score in scores)
-    return {**means, **spreads, "evaluate/chosen_epoch": chosen}
+    import pandas as pd
+
+    scores = pd.DataFrame([json.loads((ref.folder / SCORE).read_text()) for ref in refs])
+    values = {"evaluate/chosen_epoch": mean(scores["chosen_epoch"])}
+    for key in metrics.NAMES:
+        found = describe(scores[key])
+        values[f"test/{key}"] = found.mean
+        if found.deviation is not None:
+            values[f"test/{key}_std"] = found.deviation
+    return values
 
 
 def _curve(refs: list[Ref]) -> list[tuple[int, dict[str, float]]]:
@@ -239,9 +222,11 @@ def _curve(refs: list[Ref]) -> list[tuple[int, dict[str, float]]]:
     import pandas as pd
 
     frame = pd.concat([pd.read_parquet(ref.folder / CURVE) for ref in refs])
-    averaged = frame.groupby("epoch")[["val_mean_recall", "loss"]].agg(mean)
-    columns: list[Any] = averaged.reset_index().to_dict("records")
-    return [
-        (int(row["epoch"]), {"val/mean_recall": row["val_mean_recall"], "train/loss": row["loss"]})
-        for row in columns
-    ]
+    names = {"val_mean_recall": "val/mean_recall", "loss": "train/loss"}
+    return _by_step(frame.groupby("epoch")[list(names)].agg(mean).rename(columns=names))
+
+
+def _by_step(frame: Any) -> list[tuple[int, dict[str, float]]]:
+    """Return the rows of a frame whose index is the step."""
+    rows = frame.astype(float).to_dict("index")
+    return [(int(step), values) for step, values in rows.items()]

@@ -85,7 +85,7 @@ def test_a_run_is_compared_in_mlflow_by_nested_runs_with_curves_inputs_and_galle
     parents = [run for run in runs if run.data.tags.get("level") == "pipeline"]
     first = min(parents, key=lambda run: run.info.start_time)
     nested = {
-        run.data.tags["cell"]: run
+        run.info.run_name: run
         for run in runs
         if run.data.tags.get("mlflow.parentRunId") == first.info.run_id
     }

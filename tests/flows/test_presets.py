@@ -292,7 +292,7 @@ def test_a_preset_is_compared_in_mlflow_by_a_nested_run_a_cell_and_set(made):
         "test_mean_recall/image/bi_trajectory-4",
     }
     nested = {
-        run.data.tags["cell"]: run
+        run.info.run_name: run
         for run in runs
         if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
     }

@@ -58,7 +58,7 @@ def test_a_sweep_is_one_run_in_mlflow_with_each_value_once(made):
     runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
     (parent,) = [run for run in runs if run.data.tags.get("level") == "pipeline"]
     nested = {
-        run.data.tags["cell"]: run
+        run.info.run_name: run
         for run in runs
         if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
     }

@@ -4,6 +4,7 @@ protocols. Nothing here was measured.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
+from tasks.reporting.build import build_report
 from tasks.reporting.gallery import Gallery, GalleryRow
+from tasks.reporting.published import load_published
 from tasks.reporting.tables import RECALLS
 
 # Mean recall by method and size; the six recalls are these numbers times fixed factors, whose mean
@@ -181,3 +184,12 @@ def facts() -> dict[str, Any]:
             "evaluate": 612.0,
         },
     }
+
+
+@pytest.fixture
+def report(tmp_path: Path, scores, curves, histories, galleries, facts) -> Path:
+    """The folder of the whole report."""
+    build_report(
+        scores, curves, histories, galleries, facts, tmp_path / "report", published=load_published()
+    )
+    return tmp_path / "report"

@@ -13,9 +13,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tasks.reporting.build import build_report
-from tasks.reporting.published import load_published
-
 pytestmark = [
     pytest.mark.services,
     pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a `chromium` on the PATH"),
@@ -46,14 +43,6 @@ frame.onload = () => {
 """
 
 
-@pytest.fixture
-def report(tmp_path: Path, scores, curves, histories, galleries, facts) -> Path:
-    build_report(
-        scores, curves, histories, galleries, facts, tmp_path / "report", published=load_published()
-    )
-    return tmp_path / "report" / "index.html"
-
-
 def browse(folder: Path, *options: str) -> str:
     command = [
         "chromium",
@@ -76,11 +65,12 @@ def browse(folder: Path, *options: str) -> str:
 
 
 def measure(report: Path, folder: Path, width: int) -> dict:
+    page = (report / "index.html").as_uri()
     (folder / "host.html").write_text(
         '<!doctype html><title>waiting</title><body style="margin:0"><iframe id="frame" '
         f'style="border:0;width:{width}px;height:900px">'
         f'</iframe><script>const frame = document.getElementById("frame");{MEASURE}frame.src = '
-        f'"{report.as_uri()}";</script>'
+        f'"{page}";</script>'
     )
     title = re.search(r"<title>(.*?)</title>", browse(folder, "--dump-dom"))
     assert title and title[1] != "waiting", "the frame did not load"

@@ -8,7 +8,6 @@ import html
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +17,7 @@ from tasks.reporting.build import build_report
 from tasks.reporting.gallery import Gallery
 from tasks.reporting.published import load_published
 from tasks.reporting.tables import ABOVE_FULL, RECALLS
+from tests.reporting.pages import parse
 
 FILES = (
     "index.html",
@@ -29,69 +29,6 @@ FILES = (
     "tables/scores.csv",
     "tables/summary.csv",
 )
-
-
-class Tables(HTMLParser):
-    """Collects every table as {row heading: [cell texts]}, one list for each row with that heading,
-    and the ids and images.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tables: list[list[tuple[str, list[str]]]] = []
-        self.ids: list[str] = []
-        self.references: list[str] = []
-        self.alts: list[str | None] = []
-        self.scopes: list[str | None] = []
-        self.tags: list[str] = []
-        self.cell: list[str] | None = None
-        self.heading = ""
-        self.kind = ""
-
-    def handle_starttag(self, tag, attrs):
-        known = dict(attrs)
-        self.tags.append(tag)
-        self.ids += [known["id"]] if "id" in known else []
-        self.references += (known.get("aria-labelledby") or "").split()
-        if tag == "img":
-            self.alts.append(known.get("alt"))
-        if tag == "th":
-            self.scopes.append(known.get("scope"))
-        if tag == "table":
-            self.tables.append([])
-        if tag == "tr":
-            self.heading, self.row = "", []
-        if tag in ("td", "th") and self.tables:
-            self.cell, self.kind = [], "row" if known.get("scope") == "row" else tag
-
-    def handle_data(self, data):
-        if self.cell is not None:
-            self.cell.append(data)
-
-    def handle_endtag(self, tag):
-        if tag in ("td", "th") and self.cell is not None:
-            text = " ".join("".join(self.cell).split())
-            if self.kind == "row":
-                self.heading = text
-            elif tag == "td":
-                self.row.append(text)
-            self.cell = None
-        if tag == "tr" and self.heading:
-            self.tables[-1].append((self.heading, self.row))
-
-
-@pytest.fixture
-def report(tmp_path: Path, scores, curves, histories, galleries, facts) -> Path:
-    build_report(
-        scores, curves, histories, galleries, facts, tmp_path / "report", published=load_published()
-    )
-    return tmp_path / "report"
-
-
-def parse(report: Path) -> Tables:
-    parser = Tables()
-    parser.feed((report / "index.html").read_text(encoding="utf-8"))
-    return parser
 
 
 def test_the_report_has_these_files_and_no_others(report):

@@ -121,7 +121,7 @@ def test_rows_are_random_then_selections_then_distilled_with_full_data_last(hand
 def test_the_best_of_each_column_and_size_is_marked_and_full_data_never_is(hand):
     small, full = groups_by_size(order(primary(summarise(hand), "strict"), DISTILLED), DISTILLED)
     marks = {
-        row.method: [cell.is_best for cell in (*row.cells, row.recovery, row.over_random)]
+        row.method: [number.is_best for number in row.numbers.values()]
         for row in (*small.rows, *full.rows)
     }
     assert marks == {
@@ -142,7 +142,7 @@ def test_values_that_print_alike_are_both_marked_as_best():
     (group,) = groups_by_size(
         primary(summarise(check_scores(pd.DataFrame(rows))), "strict"), frozenset()
     )
-    assert [row.cells[0].is_best for row in group.rows] == [True, False, True]
+    assert [row.numbers[RECALLS[0]].is_best for row in group.rows] == [True, False, True]
     assert [row.method for row in group.rows] == ["herding", "k_center", "random"]
 
 
