@@ -34,15 +34,14 @@ def distill(
         method: this method only; None takes all that `methods.distillers` names.
         num_pairs: this size only; None takes all `budgets`.
     """
-    refs = refs or train_experts.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
+    grid = cells("distillers", chosen.distillers, chosen.general.budgets, method, num_pairs)
+    refs = refs or train_experts.fn(settings, accept_code=accept_code)
     make = policy.OnGpu(step.distill)
     given = (chosen, refs.prepared, refs.embeddings, refs.start, refs.experts)
     assert refs.prepared
     made = {}
-    for name, size in cells(
-        "distillers", chosen.distillers, chosen.general.budgets, method, num_pairs
-    ):
+    for name, size in grid:
         made[f"{name}-{size}"] = make(*given, name, size, force=force, accept_code=accept_code)
         measures.log_distilled(chosen, session.invocation(), refs.prepared, made[f"{name}-{size}"])
     return replace(refs, distilled={**refs.distilled, **made})

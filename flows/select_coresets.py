@@ -31,11 +31,11 @@ def select_coresets(
         settings, force, accept_code, refs: see `embed_captions`.
         method: this method only; None takes all that `methods.coresets` names.
     """
-    refs = refs or train_experts.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
+    grid = cells("coresets", chosen.coresets, chosen.general.budgets, method)
+    refs = refs or train_experts.fn(settings, accept_code=accept_code)
     select = policy.OnGpu(step.select_coreset)
     given = (chosen, refs.prepared, refs.embeddings, refs.start, refs.experts[0])
-    grid = cells("coresets", chosen.coresets, chosen.general.budgets, method)
     with caching.forcing_once():  # a method's sizes share what it computes for all of them
         made = {
             f"{name}-{size}": select(*given, name, size, force=force, accept_code=accept_code)
