@@ -1,4 +1,4 @@
-"""plan: before a run, what each stage of a profile will take. `python -m flows.plan [--profile
+"""plan: before a run, what each stage of a profile will take. `vl-distillery plan [--profile
 NAME] [--set ...] [--json]`.
 
 No flow of Prefect: nothing is made, and no server is started. `tasks/planning/` measures.

@@ -17,15 +17,15 @@ from tasks.progress import reporter
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 {body}
 """
-PIPELINE = """
+EVALUATE = """
 import functools
 from flows import cli
 from tasks import distill, embed_captions, evaluate, prepare_data, progress, select_coresets
 from tasks import starts, train_experts
 for module in (prepare_data, embed_captions, starts, train_experts, select_coresets, distill,
                evaluate):
-    module.reporter = functools.partial(progress.reporter, every=0.01)
-cli.main("pipeline", {settings!r})
+    module.reporter = functools.partial(progress.reporter, every=0.005)
+cli.main("evaluate", {settings!r})
 """
 
 
@@ -127,7 +127,8 @@ def test_every_long_stage_says_where_it_is(workspace):
     settings = ["evaluate.small.num_epochs=4", "evaluate.small.num_validations=4"]
     settings = ["methods.coresets=[random, forgetting]", "distill.matching.iterations=3", *settings]
     options = [word for setting in settings for word in ("--set", setting)]
-    done = workspace.run("python", "-c", PIPELINE.format(settings=options))
+    script = EVALUATE.format(settings=options)
+    done = workspace.run("python", "-c", script, seconds=300)
     for line in (
         r"prepare_data toy: \d+ of 72, \d+ s left",
         r"embed_captions toy: ",
