@@ -1,1 +1,1 @@
-"""When: order, fan-out and retries of the pipeline. Run as `python -m flows.<stage>`."""
+"""When: order, fan-out and retries of the pipeline. Run as `vl-distillery <stage>`."""

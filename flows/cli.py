@@ -1,13 +1,11 @@
-"""One command line for all flows: `python -m flows.<stage> [--profile NAME] [--set
-section.key=value] [--force]`.
+"""One command line for all flows: `vl-distillery COMMAND`, see flows/command_line.py.
 
-`python -m flows.cli <stage>` is the same. Parameters are checked before anything is computed; what
-a user can mend is one message and exit code 2, never a traceback.
+`python -m flows.cli COMMAND` and `python -m flows.COMMAND` are the same. Parameters are checked
+before anything is computed. What a user can mend is one message and exit code 2, never a traceback.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import logging
 import os
@@ -18,34 +16,31 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows import command_line
 from flows.refs import Refs
 from flows.services import session, warm
-from tasks.settings import params
 
-FLOWS = (
-    "prepare_data",
-    "embed_captions",
-    "train_experts",
-    "select_coresets",
-    "distill",
-    "evaluate",
-    "report",
-    "pipeline",
-    "distill_sweep",
-    "preset",
-)
-PLAN = "plan"
 PRESET = "preset"
+WITHOUT_FLOW = ("plan", "demo", "ui")
+FAILED = "Finished in state Failed("
 GRACE_SECONDS = 5.0
-WITH_METHOD = ("select_coresets", "distill")
 
 
 def main(name: str, argv: Sequence[str] | None = None) -> None:
-    """Run the flow `name` with the command line and exit: 0 done, 1 a failure of ours, 2 a wrong
+    """Run the command `name` with the rest of the command line and exit, see `console`."""
+    console([name, *(sys.argv[1:] if argv is None else argv)])
+
+
+def console(arguments: Sequence[str] | None = None) -> None:
+    """Run `vl-distillery` with its arguments and exit: 0 done, 1 a failure of ours, 2 a wrong
     input, 130 interrupted.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    guarded(lambda: _run(name, arguments))
+    line = list(sys.argv[1:] if arguments is None else arguments)
+    name, words = command_line.parse(line)
+    if name in WITHOUT_FLOW:
+        importlib.import_module(f"flows.{name}").main(**words)
+    else:
+        guarded(lambda: _run(name, words, line[1:]))
 
 
 def guarded(run: Callable[[], None]) -> None:
@@ -59,65 +54,9 @@ def guarded(run: Callable[[], None]) -> None:
         sys.exit(_say(error, 130))
 
 
-def parser(name: str) -> argparse.ArgumentParser:
-    """Return the command line of one flow."""
-    line = argparse.ArgumentParser(prog=f"python -m flows.{name}", allow_abbrev=False)
-    add_parameters(line)
-    line.add_argument(
-        "--force",
-        action="store_true",
-        help="compute again what this flow computes, even when it is there",
-    )
-    line.add_argument(
-        "--accept-code",
-        action="store_true",
-        help="keep artifacts whose code alone has changed; their manifests record it",
-    )
-    if name in WITH_METHOD:
-        line.add_argument("--method", help="this method only, instead of all that `methods` names")
-    if name == "distill_sweep":
-        line.add_argument(
-            "--method", dest="methods", action="append", help="a method of the grid; repeatable"
-        )
-        line.add_argument(
-            "--num-pairs",
-            dest="budgets",
-            action="append",
-            type=int,
-            help="a size of the grid; repeatable",
-        )
-    if name == PRESET:
-        line.add_argument("preset", nargs="?", help="a table of `presets` in presets.yaml")
-        line.add_argument(
-            "--list", action="store_true", help="name the presets and their cells, and run nothing"
-        )
-    return line
+def _run(name: str, words: dict[str, Any], argv: list[str]) -> None:
+    from tasks.settings import params  # imports PyTorch, which `--help` does not need
 
-
-def add_parameters(line: argparse.ArgumentParser) -> None:
-    """Let a command line choose the profile and override values; `settings_of` reads what it was
-    given.
-    """
-    line.add_argument("--profile", help="a profile of params.yaml, instead of the one named there")
-    line.add_argument(
-        "--set",
-        dest="settings",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="override one value",
-    )
-
-
-def settings_of(words: dict[str, Any]) -> list[str]:
-    """Take the profile and the overrides out of a parsed command line, as one list of settings."""
-    profile, settings = words.pop("profile"), words.pop("settings")
-    return settings if profile is None else [f"profile={profile}", *settings]
-
-
-def _run(name: str, argv: list[str]) -> None:
-    words = vars(parser(name).parse_args(argv))
-    words["settings"] = settings_of(words)
     if name == PRESET and words.pop("list"):
         presets = params.presets(words["settings"])
         width = max(map(len, presets))
@@ -165,12 +104,14 @@ def _call(flow: Any, words: dict[str, Any]) -> Refs:
 
 
 def quieten_tracebacks() -> None:
-    """Let Prefect log an error that a user can mend as its message, without a traceback."""
+    """Let Prefect log no error that a user can mend: its message ends the run, said once.
+
+    A run that fails says so in its last line, without the message that its state holds.
+    """
 
     def shorten(record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], ValueError | OSError):
-            record.msg, record.args, record.exc_info = f"stopped: {record.exc_info[1]}", (), None
-        return True
+        record.msg = record.msg.partition("(")[0] if FAILED in record.msg else record.msg
+        return not (record.exc_info and isinstance(record.exc_info[1], ValueError | OSError))
 
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(shorten)
@@ -202,11 +143,4 @@ def _say(error: BaseException, code: int) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in (*FLOWS, PLAN):
-        sys.exit(
-            f"usage: python -m flows.cli FLOW [options]; FLOW is one of {', '.join((*FLOWS, PLAN))}"
-        )
-    if sys.argv[1] == PLAN:
-        importlib.import_module("flows.plan").main(sys.argv[2:])  # measures, and runs no flow
-    else:
-        main(sys.argv[1], sys.argv[2:])
+    console()

@@ -34,11 +34,12 @@ def distill(
         method: this method only; None takes all that `methods.distillers` names.
         num_pairs: this size only; None takes all `budgets`.
     """
-    refs = refs or train_experts.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
+    grid = sets("distillers", chosen.distillers, chosen.general.budgets, method, num_pairs)
+    refs = refs or train_experts.fn(settings, accept_code=accept_code)
     make = policy.OnGpu(step.distill)
     inputs, made = refs.inputs, {}
-    for name in sets("distillers", chosen.distillers, chosen.general.budgets, method, num_pairs):
+    for name in grid:
         work = steps.distillation(chosen, name)
         ref = make(work, inputs, refs.experts, force=force, accept_code=accept_code)
         measures.log_distilled(chosen, session.invocation(), inputs.prepared, ref)

@@ -1,4 +1,4 @@
-"""plan: before a run, what each stage of a profile will take. `python -m flows.plan [--profile
+"""plan: before a run, what each stage of a profile will take. `vl-distillery plan [--profile
 NAME] [--set ...] [--json]`.
 
 No flow of Prefect: nothing is made, and no server is started. `tasks/planning/` measures.
@@ -6,10 +6,8 @@ No flow of Prefect: nothing is made, and no server is started. `tasks/planning/`
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -29,15 +27,9 @@ ON_TOP = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(settings: Sequence[str], *, is_json: bool) -> None:
     """Print the plan of a profile, and exit: 0 done, 2 a wrong input, 130 interrupted."""
-    line = argparse.ArgumentParser(prog="python -m flows.plan", allow_abbrev=False)
-    cli.add_parameters(line)
-    line.add_argument(
-        "--json", action="store_true", help="every artifact with seconds and bytes, for programs"
-    )
-    words = vars(line.parse_args(argv))
-    cli.guarded(lambda: _print(cli.settings_of(words), words["json"]))
+    cli.guarded(lambda: _print(settings, is_json))
 
 
 def show(plan: Any, *, is_json: bool) -> None:
@@ -131,4 +123,4 @@ def _as_json(plan: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    cli.main("plan")

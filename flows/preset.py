@@ -1,7 +1,7 @@
 """preset: a table of the paper. Every cell goes through the stages up to evaluate, then the table
 is written.
 
-`python -m flows.preset NAME`; `--list` names the presets. What is there is used, so a preset that
+`vl-distillery preset NAME`; `--list` names the presets. What is there is used, so a preset that
 was killed goes on with the same command.
 """
 

@@ -31,10 +31,10 @@ def select_coresets(
         settings, force, accept_code, refs: see `embed_captions`.
         method: this method only; None takes all that `methods.coresets` names.
     """
-    refs = refs or train_experts.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
-    select = policy.OnGpu(step.select_coreset)
     grid = sets("coresets", chosen.coresets, chosen.general.budgets, method)
+    refs = refs or train_experts.fn(settings, accept_code=accept_code)
+    select = policy.OnGpu(step.select_coreset)
     made = {}
     with caching.forcing_once():  # a method's sizes share what it computes for all of them
         for name in grid:

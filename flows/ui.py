@@ -8,7 +8,6 @@ they are forks of a warm interpreter (`flows/services/warm.py`).
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from flows import cli
 from flows.services import session, warm
 from tasks.tracking.client import STORE, tracking_uri
 
@@ -28,27 +28,23 @@ HOST = "127.0.0.1"
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 
 
-def main() -> None:
+def main(prefect_port: int, mlflow_port: int) -> None:
     """Start both servers, print where they are, and stop both when one ends or we are told to
     stop.
     """
-    line = argparse.ArgumentParser(prog="python -m flows.ui")
-    line.add_argument("--prefect-port", type=int, default=4200)
-    line.add_argument("--mlflow-port", type=int, default=5000)
-    ports = line.parse_args()
     session.switch_offline()
     os.environ.pop("PREFECT_API_URL", None)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     state = session.sessions() / session.STANDING
     servers: list[subprocess.Popen[bytes]] = []
     try:
-        servers.append(_start_prefect(ports.prefect_port, state))
-        servers.append(_start_mlflow(ports.mlflow_port))
-        _wait(servers[0], f"http://{HOST}:{ports.prefect_port}/api/health")
-        _wait(servers[1], f"http://{HOST}:{ports.mlflow_port}/health")
+        servers.append(_start_prefect(prefect_port, state))
+        servers.append(_start_mlflow(mlflow_port))
+        _wait(servers[0], f"http://{HOST}:{prefect_port}/api/health")
+        _wait(servers[1], f"http://{HOST}:{mlflow_port}/health")
         print(
-            f"Prefect http://{HOST}:{ports.prefect_port}\nMLflow  "
-            f"http://{HOST}:{ports.mlflow_port}\nCtrl-C stops both",
+            f"Prefect http://{HOST}:{prefect_port}\nMLflow  "
+            f"http://{HOST}:{mlflow_port}\nCtrl-C stops both",
             flush=True,
         )
         warm.start(session.Owner.of(os.getpid()), warm.STANDING)
@@ -149,4 +145,4 @@ def _stop(servers: list[subprocess.Popen[bytes]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.main("ui")

@@ -90,7 +90,9 @@ def _facts(cells: Mapping[str, Params], scores: Mapping[str, list[Ref]]) -> dict
         commits.add((facts["git"]["commit"] or "unknown") + changed)
         devices.add(facts["device"])
         seconds += facts["seconds"]
-    versions = sorted(filter(all, facts["versions"].items()))
+    versions = [
+        f"{name} {version}" for name, version in sorted(facts["versions"].items()) if version
+    ]
     return {
         "profile": params.profile,
         "students": f"{params.evaluate.num_eval} a set, {_listed(students)}",
@@ -98,7 +100,7 @@ def _facts(cells: Mapping[str, Params], scores: Mapping[str, list[Ref]]) -> dict
         "commit of the scores": _listed(commits),
         "parameters": artifacts.canonical_digest(digests)[:12],
         "machine": _listed(devices),
-        "versions": ", ".join(map(" ".join, versions)),
+        "versions": ", ".join(versions),
         "training of students": f"{seconds:.0f} s",
     }
 

@@ -201,8 +201,8 @@ def _overridden(overrides: Sequence[str], path: Path) -> tuple[dict[str, Any], s
         if key == VARIANT:
             if not value:
                 raise ValueError(
-                    f"--set takes {VARIANT}=preset/cell, received {setting!r}; `python -m "
-                    "flows.preset --list` names them"
+                    f"--set takes {VARIANT}=preset/cell, received {setting!r}; `vl-distillery "
+                    "preset --list` names them"
                 )
             variant = value
         else:
