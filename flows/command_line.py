@@ -1,7 +1,7 @@
-"""What the command line takes: commands, options, help, completion, and answers to typos.
+"""What the command line takes: commands, help, completion, and answers to typos.
 
 `parse` returns a command with its words, and flows/cli.py runs it. This file imports neither
-PyTorch nor Prefect, so that help and completion come at once.
+PyTorch nor Prefect, so that help and completion come at once. Options: flows/options.py.
 """
 
 from __future__ import annotations
@@ -9,34 +9,18 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from tasks.settings import files
+from flows import options
+from flows.options import AcceptCode, Force, Profile, Settings
 
 PROGRAM = "vl-distillery"
 STAGES, WHOLE, BESIDE = "Stages, in order", "Whole runs", "Before and beside a run"
-# What a user gives to choose values, and what is made again
-VALUES, AGAIN, CHOICE = "Values", "What is made again", "What to run"
-
-
-class _Command(TyperCommand):
-    """A command with its options in groups, in plain text on every terminal."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write each group of options under its title."""
-        _write_groups(
-            formatter,
-            [
-                (getattr(param, "rich_help_panel", None) or "Other", record)
-                for param in self.get_params(ctx)
-                if (record := param.get_help_record(ctx))
-            ],
-        )
+Words = dict[str, Any]
 
 
 class _Group(TyperGroup):
@@ -46,28 +30,25 @@ class _Group(TyperGroup):
         """Return a command by its name, with hyphens or underscores."""
         return super().get_command(ctx, cmd_name.replace("-", "_"))
 
-    def invoke(self, ctx: Any) -> tuple[str, dict[str, Any]]:
+    def invoke(self, ctx: Any) -> tuple[str, Words]:
         """Return the command's name and its words; nothing runs in here."""
-        words = super().invoke(ctx)
+        words: Words = super().invoke(ctx)
+        if "profile" in words:
+            profile, settings = words.pop("profile"), words["settings"] or []
+            words["settings"] = settings if profile is None else [f"profile={profile}", *settings]
         return str(ctx.invoked_subcommand).replace("-", "_"), words
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the first sentence of each command, in groups."""
         found = [(name, self.commands[name]) for name in self.list_commands(ctx)]
-        _write_groups(
+        options.write_groups(
             formatter,
             [
                 (str(command.rich_help_panel), (name, command.get_short_help_str(limit=78)))
                 for name, command in found
-                if isinstance(command, _Command)
+                if isinstance(command, options.Command)
             ],
         )
-
-
-def _write_groups(formatter: Any, rows: list[tuple[str, tuple[str, str]]]) -> None:
-    for title in dict.fromkeys(title for title, _ in rows):
-        with formatter.section(title):
-            formatter.write_dl([row for group, row in rows if group == title])
 
 
 APP = typer.Typer(
@@ -90,113 +71,7 @@ APP = typer.Typer(
 )
 
 
-def _names(path: Path, *keys: str) -> list[str]:
-    """Return the names under `keys` of a settings file; none where it cannot be read."""
-    try:
-        found: Any = files.read(path)
-        for key in keys:
-            found = found[key]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []  # a shell that completes shows no message
-    return list(map(str, found))
-
-
-def _profiles() -> list[str]:
-    return _names(files.PARAMS, "profiles")
-
-
-def _presets() -> list[str]:
-    return _names(files.PARAMS.with_name(files.PRESETS), "presets")
-
-
-def _coresets() -> list[str]:
-    return _names(files.PARAMS, "methods", "coresets")
-
-
-def _distillers() -> list[str]:
-    return _names(files.PARAMS, "methods", "distillers")
-
-
-Profile = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="A profile of params.yaml, instead of the one that `profile` names there.",
-        rich_help_panel=VALUES,
-        autocompletion=_profiles,
-    ),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="SECTION.KEY=VALUE",
-        help="Override one value of params.yaml; may be given several times.",
-        rich_help_panel=VALUES,
-    ),
-]
-Force = Annotated[
-    bool,
-    typer.Option(
-        "--force",
-        help="Compute again what this command makes, even when it is there.",
-        rich_help_panel=AGAIN,
-    ),
-]
-AcceptCode = Annotated[
-    bool,
-    typer.Option(
-        "--accept-code",
-        help="Keep artifacts whose code alone has changed; their manifests record it.",
-        rich_help_panel=AGAIN,
-    ),
-]
-
-
-def _method(names: Callable[[], list[str]], text: str, *declared: str) -> Any:
-    return typer.Option(
-        *declared, metavar="NAME", help=text, rich_help_panel=CHOICE, autocompletion=names
-    )
-
-
-ONE = "This method only, instead of all that `methods` of params.yaml names."
-Coreset = Annotated[str | None, _method(_coresets, ONE)]
-Distiller = Annotated[str | None, _method(_distillers, ONE)]
-Grid = Annotated[
-    list[str] | None,
-    _method(_distillers, "A method of the grid; may be given several times.", "--method"),
-]
-Sizes = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--num-pairs",
-        metavar="N",
-        help="A size of the grid, one of `budgets`; may be given several times.",
-        rich_help_panel=CHOICE,
-    ),
-]
-
-
-Preset = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="NAME",
-        help="A table of presets.yaml.",
-        rich_help_panel=CHOICE,
-        autocompletion=_presets,
-    ),
-]
-List = Annotated[
-    bool,
-    typer.Option(
-        "--list",
-        help="Name the tables and their cells, and run nothing.",
-        rich_help_panel=CHOICE,
-    ),
-]
-
-
-def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
+def parse(arguments: Sequence[str]) -> tuple[str, Words]:
     """Return the command that the arguments name, and its words: what its flow takes.
 
     Asked for help or completion it prints and exits with 0. Wrong usage is one message and 2.
@@ -219,24 +94,8 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
     return found
 
 
-def _flow(
-    profile: str | None, settings: list[str] | None, force: bool, accept_code: bool, **own: Any
-) -> dict[str, Any]:
-    """Return the words of a flow; `--profile` is the first of its settings."""
-    return {
-        "settings": _settings(profile, settings),
-        "force": force,
-        "accept_code": accept_code,
-        **own,
-    }
-
-
-def _settings(profile: str | None, settings: list[str] | None) -> list[str]:
-    return [*([] if profile is None else [f"profile={profile}"]), *(settings or [])]
-
-
 def _command(name: str, panel: str, text: str, *examples: str) -> Callable[[Any], Any]:
-    """Make a command of a function that returns its words.
+    """Make a command of a function that returns its words: all that it was given.
 
     Args:
         text: what it does; the first sentence stands in the list of commands.
@@ -244,7 +103,7 @@ def _command(name: str, panel: str, text: str, *examples: str) -> Callable[[Any]
     """
     shown = "\n".join(f"{PROGRAM} {name} {example}".rstrip() for example in examples)
     help_text = f"{text}\n\nExamples:\n\n\b\n{shown}"
-    return APP.command(name, cls=_Command, help=help_text, rich_help_panel=panel)
+    return APP.command(name, cls=options.Command, help=help_text, rich_help_panel=panel)
 
 
 def _plain(name: str, panel: str, text: str, *examples: str) -> None:
@@ -256,8 +115,8 @@ def _plain(name: str, panel: str, text: str, *examples: str) -> None:
         settings: Settings = None,
         force: Force = False,
         accept_code: AcceptCode = False,
-    ) -> dict[str, Any]:
-        return _flow(profile, settings, force, accept_code)
+    ) -> Words:
+        return locals()
 
 
 _plain(
@@ -293,13 +152,13 @@ _plain(
     "--method herding",
 )
 def _select_coresets(
-    method: Coreset = None,
+    method: options.Coreset = None,
     profile: Profile = None,
     settings: Settings = None,
     force: Force = False,
     accept_code: AcceptCode = False,
-) -> dict[str, Any]:
-    return _flow(profile, settings, force, accept_code, method=method)
+) -> Words:
+    return locals()
 
 
 @_command(
@@ -311,13 +170,13 @@ def _select_coresets(
     "--set distill.matching.iterations=200 --set budgets=[50]",
 )
 def _distill(
-    method: Distiller = None,
+    method: options.Distiller = None,
     profile: Profile = None,
     settings: Settings = None,
     force: Force = False,
     accept_code: AcceptCode = False,
-) -> dict[str, Any]:
-    return _flow(profile, settings, force, accept_code, method=method)
+) -> Words:
+    return locals()
 
 
 _plain(
@@ -350,14 +209,14 @@ _plain(
     "--method bi_trajectory --method lors --num-pairs 100",
 )
 def _distill_sweep(
-    methods: Grid = None,
-    budgets: Sizes = None,
+    methods: options.Grid = None,
+    budgets: options.Sizes = None,
     profile: Profile = None,
     settings: Settings = None,
     force: Force = False,
     accept_code: AcceptCode = False,
-) -> dict[str, Any]:
-    return _flow(profile, settings, force, accept_code, methods=methods, budgets=budgets)
+) -> Words:
+    return locals()
 
 
 @_command(
@@ -368,17 +227,17 @@ def _distill_sweep(
     "single_modality --profile flickr8k",
 )
 def _preset(
-    preset: Preset = None,
-    list: List = False,
+    preset: options.Preset = None,
+    list: options.List = False,
     profile: Profile = None,
     settings: Settings = None,
     force: Force = False,
     accept_code: AcceptCode = False,
-) -> dict[str, Any]:
+) -> Words:
     if preset is None and not list:
-        known = ", ".join(_presets())
+        known = ", ".join(options.presets())
         raise typer.BadParameter(f"a table is missing; allowed: {known}", param_hint="NAME")
-    return _flow(profile, settings, force, accept_code, preset=preset, list=list)
+    return locals()
 
 
 @_command(
@@ -395,8 +254,8 @@ def _plan(
     is_json: Annotated[
         bool, typer.Option("--json", help="Print every artifact, for programs.")
     ] = False,
-) -> dict[str, Any]:
-    return {"settings": _settings(profile, settings), "is_json": is_json}
+) -> Words:
+    return locals()
 
 
 @_command(
@@ -405,7 +264,7 @@ def _plan(
     "Run everything by DVC, and say where the report is.",
     "",
 )
-def _demo() -> dict[str, Any]:
+def _demo() -> Words:
     return {}
 
 
@@ -420,5 +279,5 @@ def _demo() -> dict[str, Any]:
 def _ui(
     prefect_port: Annotated[int, typer.Option(help="Port of Prefect.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="Port of MLflow.")] = 5000,
-) -> dict[str, Any]:
-    return {"prefect_port": prefect_port, "mlflow_port": mlflow_port}
+) -> Words:
+    return locals()

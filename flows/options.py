@@ -1,0 +1,142 @@
+"""The options of the command line, with their help, their groups and the names they complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from tasks.settings import files
+
+VALUES, AGAIN, CHOICE = "Values", "What is made again", "What to run"
+
+
+class Command(TyperCommand):
+    """A command with its options in groups, in plain text on every terminal."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write each group of options under its title."""
+        write_groups(
+            formatter,
+            [
+                (getattr(param, "rich_help_panel", None) or "Other", record)
+                for param in self.get_params(ctx)
+                if (record := param.get_help_record(ctx))
+            ],
+        )
+
+
+def write_groups(formatter: Any, rows: list[tuple[str, tuple[str, str]]]) -> None:
+    """Write rows, each a group and an entry, group by group."""
+    for title in dict.fromkeys(title for title, _ in rows):
+        with formatter.section(title):
+            formatter.write_dl([row for group, row in rows if group == title])
+
+
+def _names(path: Path, *keys: str) -> list[str]:
+    """Return the names under `keys` of a settings file; none where it cannot be read."""
+    try:
+        found: Any = files.read(path)
+        for key in keys:
+            found = found[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # a shell that completes shows no message
+    return list(map(str, found))
+
+
+def _profiles() -> list[str]:
+    return _names(files.PARAMS, "profiles")
+
+
+def presets() -> list[str]:
+    return _names(files.PARAMS.with_name(files.PRESETS), "presets")
+
+
+def _coresets() -> list[str]:
+    return _names(files.PARAMS, "methods", "coresets")
+
+
+def _distillers() -> list[str]:
+    return _names(files.PARAMS, "methods", "distillers")
+
+
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="A profile of params.yaml, instead of the one that `profile` names there.",
+        rich_help_panel=VALUES,
+        autocompletion=_profiles,
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Override one value of params.yaml; may be given several times.",
+        rich_help_panel=VALUES,
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Compute again what this command makes, even when it is there.",
+        rich_help_panel=AGAIN,
+    ),
+]
+AcceptCode = Annotated[
+    bool,
+    typer.Option(
+        "--accept-code",
+        help="Keep artifacts whose code alone has changed; their manifests record it.",
+        rich_help_panel=AGAIN,
+    ),
+]
+
+
+def _method(names: Callable[[], list[str]], text: str, *declared: str) -> Any:
+    return typer.Option(
+        *declared, metavar="NAME", help=text, rich_help_panel=CHOICE, autocompletion=names
+    )
+
+
+ONE = "This method only, instead of all that `methods` of params.yaml names."
+Coreset = Annotated[str | None, _method(_coresets, ONE)]
+Distiller = Annotated[str | None, _method(_distillers, ONE)]
+Grid = Annotated[
+    list[str] | None,
+    _method(_distillers, "A method of the grid; may be given several times.", "--method"),
+]
+Sizes = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--num-pairs",
+        metavar="N",
+        help="A size of the grid, one of `budgets`; may be given several times.",
+        rich_help_panel=CHOICE,
+    ),
+]
+
+
+Preset = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME",
+        help="A table of presets.yaml.",
+        rich_help_panel=CHOICE,
+        autocompletion=presets,
+    ),
+]
+List = Annotated[
+    bool,
+    typer.Option(
+        "--list",
+        help="Name the tables and their cells, and run nothing.",
+        rich_help_panel=CHOICE,
+    ),
+]
