@@ -9,9 +9,10 @@ step sizes along the exact gradient of the terminal loss (`trajectory.py`). Ever
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -27,7 +28,9 @@ from tasks.core.networks.frozen_features import prepare_frozen
 from tasks.core.networks.precision import check_machine, frozen_encoder, products, student_model
 from tasks.core.training.pair_set import PairSet
 
-__all__ = ["Distilled", "Log", "Problem", "run"]
+Options = TypeVar("Options", bound=MatchingConfig)
+
+__all__ = ["Distilled", "Log", "Problem", "method_of", "run"]
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,10 @@ def run(
     checkpoint: Path | None = None,
     log: Log | None = None,
 ) -> Distilled:
-    """Distil a set of the budget `num_pairs`, less the pairs that the objective gives back.
+    """Distil a set for a budget, by moving its pairs until `config.iterations` are done.
 
     Args:
+        num_pairs: the budget; the set holds so many, less those that the objective gives back.
         objective: what the method puts in.
         begin: go on from this set of the same size instead of from initial pairs, which stay those
             that it started from; its step sizes are the caller's to put into `config`.
@@ -108,6 +112,30 @@ def run(
         config = replace(config, engine=engine)
         iterate(problem, config, state, objective, save=save, log=log)
     return Distilled(_pair_set(problem.encoder, state, objective), start, state.history)
+
+
+def method_of(
+    objective: Callable[[Problem, Options, int, float], Objective],
+) -> Callable[..., Distilled]:
+    """Return the `distill` of a method that is one `run` with its objective.
+
+    Args:
+        objective: makes it out of the problem, the method's options, the budget and tau.
+    """
+
+    def distill(
+        problem: Problem,
+        config: Options,
+        num_pairs: int,
+        *,
+        tau: float,
+        checkpoint: Path | None = None,
+        log: Log | None = None,
+    ) -> Distilled:
+        made = objective(problem, config, num_pairs, tau)
+        return run(problem, config, num_pairs, made, checkpoint=checkpoint, log=log)
+
+    return distill
 
 
 def _start(problem: Problem, config: MatchingConfig, size: int) -> Start:

@@ -22,7 +22,7 @@ from tasks.core.foundations.section import Range
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.hypergradient.trajectory import Rows
 from tasks.core.training.similarity import initial_rows, learned_similarity, similarity_of
-from tasks.core.training.soft_losses import soft_contrastive
+from tasks.core.training.student_losses import soft_contrastive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def soft_objective(
 
     Args:
         num_pairs: the budget.
-        loss: one of `records.SOFT_LOSSES`.
+        loss: one of `student_losses.SOFT`.
         blend: see `Objective`.
 
     Raises:

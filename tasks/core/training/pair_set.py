@@ -8,13 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SOFT_LOSSES = ("ence", "bce", "wbce")
-
-
-HARD_LOSSES = ("info_nce", "info_nce_without_positive")
-
-
-LOSSES = (*HARD_LOSSES, *SOFT_LOSSES)
+from tasks.core.training.student_losses import HARD, SOFT
 
 
 @dataclass(frozen=True)
@@ -42,8 +36,8 @@ class PairSet:
         mean, std: per-channel normalisation of `images`, for pictures and for other encoders.
         similarity: learned soft similarity, or None for the identity.
         step_sizes: learned step sizes {"img": float, "txt": float}, or None.
-        loss: one of `LOSSES`, with which a student is to be trained (`similarity.set_loss`); the
-            soft ones need a similarity.
+        loss: name in `student_losses.py`, with which a student is to be trained
+            (`similarity.set_loss`); the soft ones need a similarity.
         provenance: JSON-serialisable facts: method, dataset, source row indices, seeds, warm-up
             model.
     """
@@ -73,11 +67,11 @@ class PairSet:
 
     def _check_loss(self) -> None:
         soft = self.similarity
-        if self.loss not in LOSSES or (self.loss in SOFT_LOSSES and soft is None):
+        if self.loss not in HARD and (self.loss not in SOFT or soft is None):
             received = f"{self.loss!r} {'without' if soft is None else 'with'} a similarity"
             raise ValueError(
-                f"PairSet.loss: received {received}; allowed are {', '.join(HARD_LOSSES)}, and "
-                f"with a similarity {', '.join(SOFT_LOSSES)}; "
+                f"PairSet.loss: received {received}; allowed are {', '.join(HARD)}, and "
+                f"with a similarity {', '.join(SOFT)}; "
                 "change `loss` of the method that makes the set"
             )
         if soft is not None and {len(soft.diagonal), len(soft.left), len(soft.right)} != {

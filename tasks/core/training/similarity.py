@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from tasks.core.training.epoch import Loss
-from tasks.core.training.losses import info_nce
-from tasks.core.training.pair_set import HARD_LOSSES, PairSet, Similarity
-from tasks.core.training.soft_losses import soft_contrastive
+from tasks.core.training.pair_set import PairSet, Similarity
+from tasks.core.training.student_losses import HARD, soft_contrastive
 
 DIAGONAL, LEFT, RIGHT = "sim_diagonal", "sim_left", "sim_right"
 
@@ -47,9 +46,10 @@ def set_loss(pairs: PairSet, tau: float) -> Loss:
     Args:
         tau: temperature.
     """
-    if pairs.loss in HARD_LOSSES or pairs.similarity is None:
-        is_plain = pairs.loss != "info_nce_without_positive"
-        return lambda img, txt, rows: info_nce(img, txt, tau=tau, include_positive=is_plain)
+    if pairs.loss in HARD:
+        hard = HARD[pairs.loss]
+        return lambda img, txt, rows: hard(img, txt, tau=tau)
+    assert pairs.similarity is not None, "a PairSet with a soft loss has a similarity"
     name, alpha = pairs.loss, pairs.similarity.alpha
     stored = {
         DIAGONAL: pairs.similarity.diagonal,

@@ -16,7 +16,7 @@ from tasks.core.foundations.seeding import make_generator
 from tasks.core.training.losses import info_nce
 from tasks.core.training.pair_files import load_pairs, save_pairs
 from tasks.core.training.similarity import set_loss
-from tasks.core.training.soft_losses import soft_contrastive
+from tasks.core.training.student_losses import soft_contrastive
 from tests.core.hypergradient.small_problem import MATCHING, make_problem
 from tests.workspace import ROOT
 

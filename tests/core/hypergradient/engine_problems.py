@@ -13,7 +13,7 @@ from tasks.core.networks.dual_encoder import build_dual_encoder
 from tasks.core.networks.encoders import ready
 from tasks.core.networks.functional import FlatModel
 from tasks.core.networks.lora import LoraSection
-from tasks.core.training.soft_losses import soft_contrastive
+from tasks.core.training.student_losses import soft_contrastive
 
 PAIRS, BATCH, STEPS, TEXT_DIM = 5, 3, 3, 7
 # Largest relative error against `unroll` in float64.

@@ -14,7 +14,7 @@ from tasks.core.hypergradient.student_step import draw_batches
 from tasks.core.hypergradient.trajectory import trajectory_gradient
 from tasks.core.networks.dual_encoder import build_dual_encoder
 from tasks.core.networks.functional import FlatModel
-from tasks.core.training.soft_losses import soft_contrastive
+from tasks.core.training.student_losses import soft_contrastive
 from tests.core.hypergradient.engine_problems import TEXT_DIM, relative_errors, student_loss
 
 WIDTH = 32  # in few dimensions the loss is so curved that float32 hides what is compared

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.training.losses import info_nce
-from tasks.core.training.soft_losses import soft_contrastive
+from tasks.core.training.student_losses import soft_contrastive
 
 
 def _embeddings(batch=5, d=3):

@@ -11,7 +11,7 @@ from tasks.core.training.losses import info_nce
 from tasks.core.training.pair_files import load_pairs, save_pairs
 from tasks.core.training.pair_set import PairSet, Similarity
 from tasks.core.training.similarity import initial_rows, set_loss, similarity_of
-from tasks.core.training.soft_losses import soft_contrastive
+from tasks.core.training.student_losses import soft_contrastive
 
 PAIRS, RANK = 6, 2
 

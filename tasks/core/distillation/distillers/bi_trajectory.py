@@ -9,15 +9,14 @@ detached one, tau used as it is, one learned step size per group in evaluation.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
 
 from tasks.core.distillation.matching_config import MatchingConfig, check_matching
 from tasks.core.distillation.objective import Objective
-from tasks.core.distillation.run import Distilled, Log, Problem, run
+from tasks.core.distillation.run import Problem, method_of
 from tasks.core.hypergradient.student_step import Rows
-from tasks.core.training.losses import info_nce
+from tasks.core.training.student_losses import HARD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,26 +35,14 @@ class Config(MatchingConfig):
 check = check_matching
 
 
-def distill(
-    problem: Problem,
-    config: Config,
-    num_pairs: int,
-    *,
-    tau: float,
-    checkpoint: Path | None = None,
-    log: Log | None = None,
-) -> Distilled:
-    """Distil `num_pairs` pairs; see `distillation.run`."""
+def objective(problem: Problem, config: Config, num_pairs: int, tau: float) -> Objective:
+    """Return the objective: InfoNCE, and the goal that every method has by itself."""
+    name = "info_nce" if config.include_positive else "info_nce_without_positive"
 
     def student_loss(img: Tensor, txt: Tensor, rows: Rows) -> Tensor:
-        return info_nce(img, txt, tau=tau, include_positive=config.include_positive)
+        return HARD[name](img, txt, tau=tau)
 
-    loss_name = "info_nce" if config.include_positive else "info_nce_without_positive"
-    return run(
-        problem,
-        config,
-        num_pairs,
-        Objective(student_loss, loss_name),
-        checkpoint=checkpoint,
-        log=log,
-    )
+    return Objective(student_loss, name)
+
+
+distill = method_of(objective)

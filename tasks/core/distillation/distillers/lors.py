@@ -10,16 +10,17 @@ bi-trajectory matching: (2r + 1) M floats, no time to speak of.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 from torch import Tensor
 
 from tasks.core.distillation.objective import Objective
-from tasks.core.distillation.run import Distilled, Log, Problem, run
+from tasks.core.distillation.run import Problem, method_of
 from tasks.core.distillation.soft_matching import SoftConfig, check_soft, soft_objective
+from tasks.core.foundations.section import Choice
 from tasks.core.hypergradient.trajectory import Rows
 from tasks.core.training.losses import info_nce
+from tasks.core.training.student_losses import SOFT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,29 +33,21 @@ class Config(SoftConfig):
             pair is given back.
     """
 
-    loss: Literal["ence", "bce", "wbce", "info_nce"]
+    loss: Annotated[str, Choice(*SOFT, "info_nce")]
 
 
 check = check_soft
 
 
-def distill(
-    problem: Problem,
-    config: Config,
-    num_pairs: int,
-    *,
-    tau: float,
-    checkpoint: Path | None = None,
-    log: Log | None = None,
-) -> Distilled:
-    """Distil a set of the budget `num_pairs`; see `distillation.run`."""
+def objective(problem: Problem, config: Config, num_pairs: int, tau: float) -> Objective:
+    """Return the objective: a loss against S, which is learned too, or InfoNCE without S."""
+    if config.loss != "info_nce":
+        return soft_objective(problem, config, num_pairs, config.loss, tau=tau)
 
-    def hard(img: Tensor, txt: Tensor, rows: Rows) -> Tensor:
+    def student_loss(img: Tensor, txt: Tensor, rows: Rows) -> Tensor:
         return info_nce(img, txt, tau=tau)
 
-    objective = (
-        Objective(hard)
-        if config.loss == "info_nce"
-        else soft_objective(problem, config, num_pairs, config.loss, tau=tau)
-    )
-    return run(problem, config, num_pairs, objective, checkpoint=checkpoint, log=log)
+    return Objective(student_loss)
+
+
+distill = method_of(objective)

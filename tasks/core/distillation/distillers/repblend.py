@@ -12,14 +12,16 @@ that of LoRS.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from tasks.core.distillation.run import Distilled, Log, Problem, run
+from tasks.core.distillation.objective import Objective
+from tasks.core.distillation.run import Problem, method_of
 from tasks.core.distillation.soft_matching import SoftConfig, check_soft, soft_objective
+from tasks.core.foundations.section import Choice
+from tasks.core.training.student_losses import SOFT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class Config(SoftConfig):
         loss: `ence`, `bce` or `wbce` against S (METHOD 6).
     """
 
-    loss: Literal["ence", "bce", "wbce"]
+    loss: Annotated[str, Choice(*SOFT)]
 
 
 def check(
@@ -49,18 +51,12 @@ def check(
     check_soft(config, num_epochs, budgets, trainable=trainable, where=where)
 
 
-def distill(
-    problem: Problem,
-    config: Config,
-    num_pairs: int,
-    *,
-    tau: float,
-    checkpoint: Path | None = None,
-    log: Log | None = None,
-) -> Distilled:
-    """Distil a set of the budget `num_pairs`; see `distillation.run`."""
-    objective = soft_objective(problem, config, num_pairs, config.loss, tau=tau, blend=mix)
-    return run(problem, config, num_pairs, objective, checkpoint=checkpoint, log=log)
+def objective(problem: Problem, config: Config, num_pairs: int, tau: float) -> Objective:
+    """Return the objective: that of LoRS, on blended pairs."""
+    return soft_objective(problem, config, num_pairs, config.loss, tau=tau, blend=mix)
+
+
+distill = method_of(objective)
 
 
 def mix(features: Tensor, texts: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
