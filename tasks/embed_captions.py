@@ -4,6 +4,7 @@ again.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def embed_captions(
     there.
     """
     plugin = params.text_encoder
-    weights, missing = caching.digest_files(lambda: plugin.module.weight_files(plugin.config))
+    find = partial(plugin.module.weight_files, plugin.config)
+    weights, missing = caching.digest_files(find)
     options = plugin.as_params()
     if weights or missing:
         options["options"].pop("weights")  # the content counts, not the place
@@ -71,4 +73,5 @@ def embed_captions(
         force=force,
         accept_code=accept_code,
         missing=missing,
+        is_unchanged=lambda: caching.digest_files(find) == (weights, None),
     )

@@ -46,7 +46,15 @@ def prepare_data(params: Params, *, force: bool = False, accept_code: bool = Fal
         )
 
     folder = stages.folder(STAGE.name, params.space(STAGE.name))
-    ref = caching.obtain(folder, key, build, force=force, accept_code=accept_code, missing=missing)
+    ref = caching.obtain(
+        folder,
+        key,
+        build,
+        force=force,
+        accept_code=accept_code,
+        missing=missing,
+        is_unchanged=lambda: _raw_digest(plugin) == (raw, None),
+    )
     _check_budgets(params, ref)
     return ref
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def obtain_start(
             student that takes images of another size needs it.
     """
     plugin = params.image_encoder
-    weights, missing = caching.digest_files(lambda: plugin.module.weight_files(plugin.config))
+    find = partial(plugin.module.weight_files, plugin.config)
+    weights, missing = caching.digest_files(find)
     options = plugin.as_params()
     if weights or missing:
         options["options"].pop("weights")  # the content counts, not the place
@@ -72,4 +74,12 @@ def obtain_start(
             "num_parameters": sum(p.numel() for p in encoder.module.parameters()),
         }
 
-    return caching.obtain(folder, key, build, force=force, accept_code=accept_code, missing=missing)
+    return caching.obtain(
+        folder,
+        key,
+        build,
+        force=force,
+        accept_code=accept_code,
+        missing=missing,
+        is_unchanged=lambda: caching.digest_files(find) == (weights, None),
+    )

@@ -21,7 +21,8 @@ from tasks.core.foundations.tensor_files import load_tensors, map_tensor
 from tasks.core.networks.encoders import ImageEncoder, encode_images, normalise
 from tasks.core.training.pair_set import PairSet, Similarity
 from tasks.settings import params
-from tasks.store.artifacts import Ref
+from tasks.store import artifacts
+from tasks.store.artifacts import Key, Ref
 from tests.workspace import TINY, make_workspace
 
 TIMM = (
@@ -162,7 +163,8 @@ def test_a_distilled_set_is_scored_under_another_student_with_the_step_sizes_of_
     facts = json.loads((stripped / "pairs.json").read_text())
     assert facts["step_sizes"]
     (stripped / "pairs.json").write_text(json.dumps({**facts, "step_sizes": None}))
-    by_recipe = numbers(made.score("bi_trajectory-4", pairs=Ref("stripped", "0")))
+    sealed = artifacts.seal(stripped, Key("distill", {}, {}, ""), {})
+    by_recipe = numbers(made.score("bi_trajectory-4", pairs=Ref("stripped", sealed.digest)))
     assert numbers(made.score("bi_trajectory-4", "twin")) == by_recipe
 
 
