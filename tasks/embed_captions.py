@@ -43,11 +43,11 @@ def embed_captions(
 
     def build(work: Path) -> dict[str, Any]:
         import pandas as pd
-        import torch
 
         from tasks.core.data.storage import EMBEDDINGS
         from tasks.core.foundations.file_names import CAPTIONS
         from tasks.core.foundations.tensor_files import save_tensors
+        from tasks.core.networks.informative import check_informative
 
         captions = pd.read_parquet(prepared.folder / CAPTIONS)["text"].tolist()
         embeds = plugin.module.embed(
@@ -56,13 +56,13 @@ def embed_captions(
             device=choose_device(),
             progress=reporter(f"embed {params.profile}"),
         )
-        bad = (~torch.isfinite(embeds).all(1)).nonzero()[:, 0]
-        if len(bad):
-            raise ValueError(
-                f"text encoder {plugin.name} gave non-finite embeddings for {len(bad)} captions, "
-                f"first {captions[int(bad[0])]!r}; "
-                "all must be finite; change embed_captions.options (weights or dtype)"
-            )
+        check_informative(
+            embeds,
+            captions.__getitem__,
+            what=f"the text encoder {plugin.name}",
+            causes="weights that are zero, a tokenizer of another network or language",
+            where="change embed_captions.options (weights, pooling or dtype)",
+        )
         save_tensors(work / EMBEDDINGS, {"embeddings": embeds})
         return {"num_captions": len(embeds), "dim": embeds.shape[1]}
 

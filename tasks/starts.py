@@ -54,20 +54,34 @@ def obtain_start(
         from tasks.core.foundations.file_names import IMAGES
         from tasks.core.foundations.tensor_files import map_tensor, save_tensors
         from tasks.core.networks.encoders import encode_images
+        from tasks.core.networks.informative import (
+            check_informative,
+            check_on_noise,
+            check_weights,
+        )
         from tasks.models import ENCODER
 
-        encoder = plugin.module.build(plugin.config, seed=params.seed)
+        encoder, device = plugin.module.build(plugin.config, seed=params.seed), choose_device()
+        who = {
+            "what": f"the image encoder {params.model_name}",
+            "where": "change model.options (weights, mean or std)",
+        }
+        why = "weights that are zero, a mean or std that flattens the images"
+        check_weights(encoder.module, **who)
         save_tensors(work / ENCODER, encoder.module.state_dict())
         # Everything that follows is keyed by this artifact's digest: what the network does with its
         # weights belongs to it.
         facts = {**options, "mean": encoder.mean, "std": encoder.std}
         (work / "encoder.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
-        if is_frozen:
+        sized = resize(encoder) if resize else encoder
+        if not is_frozen:
+            check_on_noise(sized, params.prepare_data.image_size, device=device, causes=why, **who)
+        else:
             images = map_tensor(prepared.folder / IMAGES, "images")
-            sized = resize(encoder) if resize else encoder
             features = encode_images(
-                sized, images, device=choose_device(), progress=reporter(f"encode {params.profile}")
+                sized, images, device=device, progress=reporter(f"encode {params.profile}")
             )
+            check_informative(features, lambda row: images[row].tobytes(), causes=why, **who)
             save_tensors(work / FEATURES, {"features": features})
         return {
             "out_dim": encoder.out_dim,
