@@ -109,9 +109,9 @@ def write(
     """Build an artifact in its work folder and move it to `folder`, replacing an older one.
 
     `build(work)` writes the files and returns more facts for the manifest. What it reads through
-    `Ref.folder` is held, see `holding`. Files whose name starts with a dot (checkpoints) are
-    removed before the move. When `build` raises, `folder` is left as it was; an empty work folder
-    is removed, a checkpoint stays for the next try.
+    `Ref.folder` is held, see `holding`. Items whose name starts with a dot (checkpoints) are no
+    part of the artifact. They outlive a kill, also one while the files are moved. When `build`
+    raises, `folder` is left as it was; an empty work folder is removed.
 
     Raises:
         Replaced: an input is no longer what `key` says. Nothing is written then. Where the build
@@ -122,6 +122,8 @@ def write(
     if holding.were_changed(held):
         shutil.rmtree(work)  # the checkpoint beside them may come from what was changed
     work.mkdir(parents=True, exist_ok=True)
+    for left in _visible(work):
+        _remove(left)
     try:
         with holding.inputs(held):
             more = build(work)
@@ -132,8 +134,6 @@ def write(
         if not any(item.name.startswith(".") for item in work.iterdir()):
             shutil.rmtree(work)
         raise
-    for item in list(work.rglob(".*")):
-        item.unlink()
     manifest = seal(work, key, {**facts, **more}, modules=modules, because=because)
     _move(work, folder)
     return manifest
@@ -150,7 +150,8 @@ def seal(
     """Write the manifest of a folder from the files that lie in it, and return it."""
     files = {
         str(path.relative_to(folder)): path
-        for path in sorted(folder.rglob("*"))
+        for item in _visible(folder)
+        for path in sorted((item, *item.rglob("*")))
         if path.is_file() and path.name != MANIFEST
     }
     for path in files.values():
@@ -200,7 +201,7 @@ def _move(work: Path, folder: Path) -> None:
         source = folder / _NEW
         shutil.rmtree(source, ignore_errors=True)
         try:
-            shutil.copytree(work, source)
+            shutil.copytree(work, source, ignore=shutil.ignore_patterns(".*"))
         except BaseException:
             shutil.rmtree(source, ignore_errors=True)
             raise
@@ -209,13 +210,22 @@ def _move(work: Path, folder: Path) -> None:
                 _fsync(path)
     for item in _own(folder):
         if item.name != MANIFEST:
-            shutil.rmtree(item) if item.is_dir() else item.unlink()
-    for item in sorted(source.iterdir(), key=lambda item: item.name == MANIFEST):
+            _remove(item)
+    for item in sorted(_visible(source), key=lambda item: item.name == MANIFEST):
         if (folder / item.name).is_dir():
             shutil.rmtree(folder / item.name)
         os.replace(item, folder / item.name)
-    source.rmdir()
+    shutil.rmtree(source)
     shutil.rmtree(work, ignore_errors=True)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return what lies in a folder under a name that does not start with a dot, in order."""
+    return sorted(item for item in folder.iterdir() if not item.name.startswith("."))
+
+
+def _remove(item: Path) -> None:
+    shutil.rmtree(item) if item.is_dir() else item.unlink()
 
 
 def _own(folder: Path) -> list[Path]:

@@ -200,7 +200,7 @@ def test_a_full_disk_while_an_artifact_is_moved_to_another_one_leaves_the_old_on
         (work / "x").write_text("x")
         return {}
 
-    def full(source, target):
+    def full(source, target, **how):
         (target / "half").parent.mkdir()
         (target / "half").write_text("h")
         raise OSError(28, "No space left on device")
