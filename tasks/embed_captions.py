@@ -30,11 +30,11 @@ def embed_captions(
 
     def build(place: Path) -> dict[str, Any]:
         import pandas as pd
-        import torch
 
         from tasks.core.data.storage import EMBEDDINGS
         from tasks.core.foundations.file_names import CAPTIONS
         from tasks.core.foundations.tensor_files import save_tensors
+        from tasks.core.networks.informative import check_informative
 
         captions = pd.read_parquet(prepared.folder / CAPTIONS)["text"].tolist()
         embeds = plugin.module.embed(
@@ -43,16 +43,22 @@ def embed_captions(
             device=choose_device(),
             progress=reporter(f"embed_captions by {work.folder.name}"),
         )
-        bad = (~torch.isfinite(embeds).all(1)).nonzero()[:, 0]
-        if len(bad):
-            raise ValueError(
-                f"text encoder {plugin.name} gave non-finite embeddings for {len(bad)} captions, "
-                f"first {captions[int(bad[0])]!r}; "
-                "all must be finite; change embed_captions.options (weights or dtype)"
-            )
+        check_informative(
+            embeds,
+            captions.__getitem__,
+            what=f"the text encoder {plugin.name}",
+            causes="weights that are zero, a tokenizer of another network or language",
+            where="change embed_captions.options (weights, pooling or dtype)",
+        )
         save_tensors(place / EMBEDDINGS, {"embeddings": embeds})
         return {"num_captions": len(embeds), "dim": embeds.shape[1]}
 
     return caching.obtain(
-        work.folder, key, build, force=force, accept_code=accept_code, missing=missing
+        work.folder,
+        key,
+        build,
+        force=force,
+        accept_code=accept_code,
+        missing=missing,
+        is_unchanged=lambda: keys.of_embeddings(work, prepared) == (key, None),
     )

@@ -34,7 +34,13 @@ def prepare_data(work: Preparation, *, force: bool = False, accept_code: bool = 
         )
 
     ref = caching.obtain(
-        work.folder, key, build, force=force, accept_code=accept_code, missing=missing
+        work.folder,
+        key,
+        build,
+        force=force,
+        accept_code=accept_code,
+        missing=missing,
+        is_unchanged=lambda: keys.of_prepared(work) == (key, None),
     )
     _check_budgets(work, ref)
     return ref

@@ -43,10 +43,21 @@ def obtain_start(
         from tasks.core.foundations.file_names import IMAGES
         from tasks.core.foundations.tensor_files import map_tensor, save_tensors
         from tasks.core.networks.encoders import encode_images
+        from tasks.core.networks.informative import (
+            check_informative,
+            check_on_noise,
+            check_weights,
+        )
         from tasks.models import ENCODER
 
-        plugin = network.image_encoder
+        plugin, device = network.image_encoder, choose_device()
         encoder = plugin.module.build(plugin.config, seed=network.seed)
+        who = {
+            "what": f"the image encoder {network.name}",
+            "where": "change model.options (weights, mean or std)",
+        }
+        why = "weights that are zero, a mean or std that flattens the images"
+        check_weights(encoder.module, **who)
         save_tensors(place / ENCODER, encoder.module.state_dict())
         # Everything that follows is keyed by this artifact's digest: what the network does with its
         # weights belongs to it.
@@ -57,17 +68,26 @@ def obtain_start(
             "std": encoder.std,
         }
         (place / "encoder.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+        images = map_tensor(prepared.folder / IMAGES, "images")
+        sized = resize(encoder) if resize else encoder
         if network.model.is_encoder_frozen:
-            images = map_tensor(prepared.folder / IMAGES, "images")
-            sized = resize(encoder) if resize else encoder
             progress = reporter(f"train_experts features by {network.name}")
-            features = encode_images(sized, images, device=choose_device(), progress=progress)
+            features = encode_images(sized, images, device=device, progress=progress)
+            check_informative(features, lambda row: images[row].tobytes(), causes=why, **who)
             save_tensors(place / FEATURES, {"features": features})
+        else:
+            check_on_noise(sized, images.shape[-1], device=device, causes=why, **who)
         return {
             "out_dim": encoder.out_dim,
             "num_parameters": sum(p.numel() for p in encoder.module.parameters()),
         }
 
     return caching.obtain(
-        work.folder, key, build, force=force, accept_code=accept_code, missing=missing
+        work.folder,
+        key,
+        build,
+        force=force,
+        accept_code=accept_code,
+        missing=missing,
+        is_unchanged=lambda: keys.of_start(network, prepared, code) == (key, None),
     )

@@ -36,10 +36,11 @@ from tasks.planning.calibration import free_seconds
 from tasks.settings import steps
 from tasks.settings.params import Params, Plugin
 from tasks.store import artifacts, manifests
-from tasks.store.artifacts import Ref
+from tasks.store.artifacts import Key, Ref
 
 CALM = 1e-3  # learning rates and step sizes: random networks must not leave the finite numbers
 TINY_PAIRS = 4
+_ANY = Key("plan", {}, {}, "")  # no stage made these artifacts
 SAMPLE_SECONDS = 0.01
 
 
@@ -139,13 +140,13 @@ class World:
         place, section = folder / "prepared", params.prepare_data
         place.mkdir(parents=True)
         prepare(rows, place, image_size=section.image_size, max_pixels=section.max_pixels)
-        self.prepared = Ref(str(place), artifacts.file_digest(place / IMAGES))
+        self.prepared = Ref(str(place), artifacts.seal(place, _ANY, {}).digest)
         num_captions = sum(len(row.captions) for row in rows)
         embeds = torch.randn(num_captions, text_dim, generator=make_generator(params.seed, "plan"))
         (folder / "embeddings").mkdir()
         save_tensors(folder / "embeddings" / EMBEDDINGS, {"embeddings": embeds})
         self.embeddings = Ref(
-            str(folder / "embeddings"), artifacts.file_digest(folder / "embeddings" / EMBEDDINGS)
+            str(folder / "embeddings"), artifacts.seal(folder / "embeddings", _ANY, {}).digest
         )
         self.start, self.start_usage = self.make(
             train_experts.build_start, steps.start(params), self.prepared

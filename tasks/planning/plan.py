@@ -228,12 +228,12 @@ class _Planner:
             lambda count: made(replace(own, iterations=count)), config.iterations
         )
         if warm:
-            both = costs.repeated(
+            found, both = costs.repeated(
                 lambda count: made(
                     replace(config, iterations=1, warm_start=replace(warm, iterations=count))
                 ),
                 warm.iterations,
-            )[1]
+            )
             usage = costs.highest(usage, both).plus(seconds=both.seconds)
         return found, usage
 

@@ -1,13 +1,12 @@
-"""Atomic artifact folders: written in a work folder, renamed into place, with a manifest that names
+"""Atomic artifact folders: written in a work folder, moved into place, with a manifest that names
 every file's sha256.
 
-An artifact exists only while its manifest verifies. Work folders are named by key, so that a stage
-killed in the middle finds its checkpoint there when it starts again.
+An artifact exists only while its manifest verifies. Work folders are named by key and place, so
+that a stage killed in the middle finds its checkpoint there when it starts again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -18,7 +17,8 @@ from typing import Any, cast
 from filelock import FileLock
 
 from tasks.stages import DATA
-from tasks.store import manifests
+from tasks.store import holding, manifests
+from tasks.store.holding import file_digest
 from tasks.store.manifests import (
     FORMAT_VERSION,
     MANIFEST,
@@ -27,6 +27,8 @@ from tasks.store.manifests import (
     Manifest,
     canonical_digest,
 )
+
+_INPUTS, _NEW = ".inputs", ".new"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Ref:
 
     @property
     def folder(self) -> Path:
-        return Path(self.path)
+        """Where to read the content: inside a build, links that other runs cannot replace."""
+        return holding.folder_of(Path(self.path), self.digest)
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,6 @@ class Key:
     @property
     def digest(self) -> str:
         return canonical_digest(asdict(self))
-
-
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file, read in blocks."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def verify(folder: Path) -> Manifest | None:
@@ -84,11 +81,13 @@ def verify(folder: Path) -> Manifest | None:
     return manifest
 
 
-def work_folder(key: Key, data: Path = DATA) -> Path:
-    """Return the work folder of a key; it outlives an interrupted build and holds its
+def work_folder(key: Key, folder: Path, data: Path = DATA) -> Path:
+    """Return the work folder of an artifact; it outlives an interrupted build and holds its
     checkpoint.
+
+    By its place too: two profiles that make the same must not write into one work folder.
     """
-    return data / ".work" / key.digest[:24]
+    return data / ".work" / canonical_digest([key.digest, str(folder)])[:24]
 
 
 def lock(folder: Path, data: Path = DATA) -> FileLock:
@@ -107,25 +106,52 @@ def write(
     modules: dict[str, str] | None = None,
     because: str | None = None,
 ) -> Manifest:
-    """Build an artifact in its work folder and rename it to `folder`, replacing an older one.
+    """Build an artifact in its work folder and move it to `folder`, replacing an older one.
 
-    `build(work)` writes the files and returns more facts for the manifest. Files whose name starts
-    with a dot (checkpoints) are removed before the rename. When `build` raises, `folder` is left as
-    it was; an empty work folder is removed, a checkpoint stays for the next try.
+    `build(work)` writes the files and returns more facts for the manifest. What it reads through
+    `Ref.folder` is held, see `holding`. Items whose name starts with a dot (checkpoints) are no
+    part of the artifact. They outlive a kill, also one while the files are moved. When `build`
+    raises, `folder` is left as it was; an empty work folder is removed.
+
+    Raises:
+        Replaced: an input is no longer what `key` says. Nothing is written then. Where the build
+            read what came instead (`Written`), no checkpoint stays.
     """
-    work = work_folder(key)
+    work = work_folder(key, folder)
+    held = work / _INPUTS
+    if holding.were_changed(held):
+        shutil.rmtree(work)  # the checkpoint beside them may come from what was changed
     work.mkdir(parents=True, exist_ok=True)
+    for left in _visible(work):
+        _remove(left)
     try:
-        more = build(work)
+        with holding.inputs(held):
+            more = build(work)
+    except holding.Written:
+        shutil.rmtree(work)
+        raise
     except BaseException:
         if not any(item.name.startswith(".") for item in work.iterdir()):
             shutil.rmtree(work)
         raise
-    for item in list(work.rglob(".*")):
-        item.unlink()
+    manifest = seal(work, key, {**facts, **more}, modules=modules, because=because)
+    _move(work, folder)
+    return manifest
+
+
+def seal(
+    folder: Path,
+    key: Key,
+    facts: dict[str, Any],
+    *,
+    modules: dict[str, str] | None = None,
+    because: str | None = None,
+) -> Manifest:
+    """Write the manifest of a folder from the files that lie in it, and return it."""
     files = {
-        str(path.relative_to(work)): path
-        for path in sorted(work.rglob("*"))
+        str(path.relative_to(folder)): path
+        for item in _visible(folder)
+        for path in sorted((item, *item.rglob("*")))
         if path.is_file() and path.name != MANIFEST
     }
     for path in files.values():
@@ -137,12 +163,11 @@ def write(
         inputs=key.inputs,
         code=key.code,
         files={name: file_digest(path) for name, path in files.items()},
-        facts=cast(Facts, {**facts, **more}),
+        facts=cast(Facts, facts),
         modules=modules or {},
         because=because,
     )
-    manifests.write(work, manifest)
-    _replace(work, folder)
+    manifests.write(folder, manifest)
     return manifest
 
 
@@ -162,30 +187,54 @@ def accept_code(folder: Path, manifest: Manifest, key: Key, modules: dict[str, s
     return accepted
 
 
-def _replace(work: Path, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.exists():
-        old = work.with_name(work.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-        os.replace(work, folder)
-        _move_foreign(old, folder)
-        shutil.rmtree(old)
-    else:
-        os.replace(work, folder)
+def _move(work: Path, folder: Path) -> None:
+    """Move the content of `work` into `folder`, the manifest last, and remove `work`.
 
-
-def _move_foreign(old: Path, folder: Path) -> None:
-    """Move the folders that the old manifest does not name: somebody else's, as `reports/presets`
-    beside the report.
+    File by file: `folder` may lie on another disk, or be the place where one is mounted. Folders
+    in it that the old manifest does not name are somebody else's, as `reports/presets` beside the
+    report, and are not touched. Until the end the old manifest stands, which verifies only while
+    its own files are all there.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    source = work
+    if work.stat().st_dev != folder.stat().st_dev:
+        source = folder / _NEW
+        shutil.rmtree(source, ignore_errors=True)
+        try:
+            shutil.copytree(work, source, ignore=shutil.ignore_patterns(".*"))
+        except BaseException:
+            shutil.rmtree(source, ignore_errors=True)
+            raise
+        for path in source.rglob("*"):
+            if path.is_file():
+                _fsync(path)
+    for item in _own(folder):
+        if item.name != MANIFEST:
+            _remove(item)
+    for item in sorted(_visible(source), key=lambda item: item.name == MANIFEST):
+        if (folder / item.name).is_dir():
+            shutil.rmtree(folder / item.name)
+        os.replace(item, folder / item.name)
+    shutil.rmtree(source)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return what lies in a folder under a name that does not start with a dot, in order."""
+    return sorted(item for item in folder.iterdir() if not item.name.startswith("."))
+
+
+def _remove(item: Path) -> None:
+    shutil.rmtree(item) if item.is_dir() else item.unlink()
+
+
+def _own(folder: Path) -> list[Path]:
+    """Return the files in a folder, and the folders in it that its manifest names."""
     try:
-        named = {Path(name).parts[0] for name in manifests.read(old).files}
+        named = {Path(name).parts[0] for name in manifests.read(folder).files}
     except DamagedArtifact:
         named = set()
-    for item in list(old.iterdir()):
-        if item.is_dir() and item.name not in named and not (folder / item.name).exists():
-            os.replace(item, folder / item.name)
+    return [item for item in folder.iterdir() if item.name in named or not item.is_dir()]
 
 
 def _fsync(path: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.stages import STAGES
-from tasks.store import artifacts, reasons
+from tasks.store import artifacts, holding, reasons
 from tasks.store.artifacts import Key, Ref
 from tasks.store.code_digests import code_digest, modules_of
 
@@ -75,6 +75,7 @@ def obtain(
     force: bool = False,
     accept_code: bool = False,
     missing: FileNotFoundError | None = None,
+    is_unchanged: Callable[[], bool] | None = None,
 ) -> Ref:
     """Return the artifact in `folder` for `key`, building it unless a verified one with the same
     key is there.
@@ -86,8 +87,11 @@ def obtain(
         missing: why `key` lacks inputs: raw data or weights that are not on this machine. Nothing
             can be built then; an artifact that agrees in all else (one that `dvc pull` brought) is
             used, with a warning.
+        is_unchanged: whether inputs outside of `data/` (raw data, weights) are still those of
+            `key`; asked when they have been read.
 
     Raises:
+        Replaced: an input changed before it was read to its end, see `holding`.
         NotMade: inside `looking()`, when the artifact would have to be built.
         FileNotFoundError: `missing`, when no artifact can stand in.
     """
@@ -115,10 +119,17 @@ def obtain(
         facts = _facts()
         STAGES[key.stage].import_libraries()
         started = time.monotonic()
+
+        def checked(work: Path) -> dict[str, Any]:
+            more = build(work)
+            if is_unchanged is not None and not is_unchanged():
+                raise holding.Written("what " + key.stage + " read", "a file of it changed")
+            return {**more, "seconds": time.monotonic() - started}
+
         manifest = artifacts.write(
             folder,
             key,
-            lambda work: {**build(work), "seconds": time.monotonic() - started},
+            checked,
             facts,
             modules=modules_of(key.code),
             because=because,
@@ -162,7 +173,7 @@ def digest_files(
     paths: list[Path] = []
     try:
         paths = list(find())
-        return {path.name: artifacts.file_digest(path) for path in paths}, None
+        return {path.name: holding.known_digest(path) for path in paths}, None
     except FileNotFoundError as error:
         place = str(error) if error.filename is None else f"{error.filename} is not there"
         return {}, Absent(place, tuple(path.name for path in paths))

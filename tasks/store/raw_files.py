@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.stages import DATA
-from tasks.store import artifacts
+from tasks.store import holding
 
 NOTE = DATA / ".digests.json"
 
@@ -36,7 +36,7 @@ class RawFiles:
         stamp = [status.st_size, status.st_mtime_ns]
         entry = self.known.get(place)
         if entry is None or entry[:2] != stamp:
-            entry = self.known[place] = [*stamp, artifacts.file_digest(path)]
+            entry = self.known[place] = [*stamp, holding.file_digest(path)]
             self.is_changed = True
         return str(entry[2])
 

@@ -55,12 +55,12 @@ def _write_bert(folder):
 
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text(
-        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "picture", "number"])
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "picture", "number", *"012345"])
     )
     BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     BertModel(
         BertConfig(
-            vocab_size=7,
+            vocab_size=13,
             hidden_size=8,
             num_hidden_layers=1,
             num_attention_heads=2,

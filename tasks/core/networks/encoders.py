@@ -6,17 +6,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tasks.core.foundations.section import Range
 from tasks.core.networks.precision import products
 from tasks.core.networks.standard_forms import (
     forget_attention_biases,
     use_differentiable_activations,
     use_patch_products,
 )
+
+_UNIT = "for pixels in 0..1 (values for 0..255 are divided by 255)"
+Mean = Annotated[float, Range(ge=-10.0, le=10.0, unit=_UNIT)]
+Std = Annotated[float, Range(ge=1e-3, le=10.0, unit=_UNIT)]
 
 
 @dataclass(frozen=True)

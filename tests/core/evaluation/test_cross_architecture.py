@@ -23,7 +23,8 @@ from tasks.core.training.pair_set import PairSet, Similarity
 from tasks.keys import Inputs
 from tasks.settings import params, steps
 from tasks.settings.sets import SetName
-from tasks.store.artifacts import Ref
+from tasks.store import artifacts
+from tasks.store.artifacts import Key, Ref
 from tests.workspace import TINY, make_workspace
 
 TIMM = (
@@ -171,7 +172,8 @@ def test_a_distilled_set_is_scored_under_another_student_with_the_step_sizes_of_
     facts = json.loads((stripped / "pairs.json").read_text())
     assert facts["step_sizes"]
     (stripped / "pairs.json").write_text(json.dumps({**facts, "step_sizes": None}))
-    by_recipe = numbers(made.score("bi_trajectory-4", pairs=Ref("stripped", "0")))
+    sealed = artifacts.seal(stripped, Key("distill", {}, {}, ""), {})
+    by_recipe = numbers(made.score("bi_trajectory-4", pairs=Ref("stripped", sealed.digest)))
     assert numbers(made.score("bi_trajectory-4", "twin")) == by_recipe
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from tasks.core.foundations.section import Section
 from tasks.core.foundations.seeding import derive_seed
-from tasks.core.networks.encoders import ImageEncoder, ready
+from tasks.core.networks.encoders import ImageEncoder, Mean, Std, ready
 from tasks.core.networks.weight_files import by_name, check_weight_file
 
 
@@ -34,8 +34,8 @@ class Config(Section):
     name: str
     weights: str
     kwargs: dict[str, str | int | float | bool]
-    mean: tuple[float, float, float] | None
-    std: tuple[float, float, float] | None
+    mean: tuple[Mean, Mean, Mean] | None
+    std: tuple[Std, Std, Std] | None
 
 
 def label(config: Config) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tasks.core.foundations.section import Section
 from tasks.core.foundations.seeding import derive_seed
-from tasks.core.networks.encoders import ImageEncoder, ready
+from tasks.core.networks.encoders import ImageEncoder, Mean, Std, ready
 from tasks.core.networks.weight_files import by_name, load_exactly, read_weight_file
 
 # Attributes that torchvision's networks call their classifier.
@@ -45,8 +45,8 @@ class Config(Section):
 
     name: str
     weights: str
-    mean: tuple[float, float, float] | None
-    std: tuple[float, float, float] | None
+    mean: tuple[Mean, Mean, Mean] | None
+    std: tuple[Std, Std, Std] | None
 
 
 def label(config: Config) -> str:

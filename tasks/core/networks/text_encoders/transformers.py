@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tasks.core.foundations.section import Range, Section
 from tasks.core.networks.weight_files import by_name
 
+_LOOKED_AT = 1000  # captions that show whether a tokenizer knows words
 _LOCAL = "'package:<module>/<folder>' or a folder written by save_pretrained"
 
 
@@ -102,10 +103,14 @@ def embed(
 
     Raises:
         ValueError: no captions, weights that the checkpoint lacks, more tokens than the encoder has
-            positions for, or a pooling that it does not have.
+            positions for, a pooling that it does not have or that says nothing, or a tokenizer that
+            knows no word.
         FileNotFoundError: no weights there, or none that the hub gives.
     """
+    if not captions:
+        raise ValueError("there are no captions to embed; prepare a dataset with captions first")
     model, projection, tokenizer = _opened(config, device)
+    _check_words(config, tokenizer, captions)
     order = sorted(range(len(captions)), key=lambda row: (len(captions[row]), row))
     embeds: Tensor | None = None
     with torch.inference_mode():
@@ -118,6 +123,8 @@ def embed(
                 max_length=config.max_tokens,
                 return_tensors="pt",
             ).to(device)
+            if first == 0 and config.pooling == "cls":
+                _check_first_token(config, model, tokens["input_ids"][:1])
             # The other tensors of a tokenizer (token types, all 0 for one sentence) are not taken
             # by every encoder.
             states = model(
@@ -131,8 +138,7 @@ def embed(
             embeds[rows] = pooled.cpu()
             if progress:
                 progress(first + len(rows), len(order))
-    if embeds is None:
-        raise ValueError("there are no captions to embed; prepare a dataset with captions first")
+    assert embeds is not None
     return embeds.clone()
 
 
@@ -190,6 +196,39 @@ def _load(config: Config, origin: str, device: torch.device | str) -> tuple[Any,
     return (found.text_model if is_part else found), (
         found.text_projection if is_projected else None
     )
+
+
+def _check_words(config: Config, tokenizer: Any, captions: Sequence[str]) -> None:
+    """Raise ValueError where the tokenizer knows no word of the captions.
+
+    Without its files, transformers makes a tokenizer that knows its special tokens alone.
+    """
+    tokens = tokenizer(list(captions[:_LOOKED_AT]), truncation=True, max_length=config.max_tokens)
+    known = set().union(*tokens["input_ids"]) - set(tokenizer.all_special_ids)
+    if not known:
+        raise ValueError(
+            f"the tokenizer of {config.name} knows no word of the first {len(tokens['input_ids'])} "
+            "captions, so that captions of one length would share one vector; needed are its files "
+            "(tokenizer.json, or vocab.txt and the like) beside the weights; change "
+            "embed_captions.options.weights"
+        )
+
+
+def _check_first_token(config: Config, model: nn.Module, ids: Tensor) -> None:
+    """Raise ValueError where the first of `ids` (1, L) sees none that follow, as in a causal
+    network: `cls` pooling would give all captions one vector.
+    """
+    given, other = (
+        model(input_ids=row, attention_mask=torch.ones_like(row)).last_hidden_state[0].float()
+        for row in (ids, ids[:, :1].expand_as(ids))
+    )
+    is_same = torch.isclose(given, other, rtol=1e-5, atol=1e-6).all(1)
+    if is_same[0] and not is_same.all():
+        raise ValueError(
+            f"pooling `cls` takes the first token, which in {config.name} sees no other: all "
+            "captions would share one vector; allowed are `eos`, `mean`, and for CLIP `projected`; "
+            "change embed_captions.options.pooling"
+        )
 
 
 def _pool(pooling: str, states: Tensor, mask: Tensor, projection: nn.Module | None) -> Tensor:
