@@ -24,6 +24,7 @@ STAGE = stages.STAGES["prepare_data"]
 @task(cache_policy=NO_CACHE, persist_result=False)
 def prepare_data(params: Params, *, force: bool = False, accept_code: bool = False) -> Ref:
     """Return `data/prepared/<profile>`, built unless a valid one is there."""
+    from tasks.core.data.left_out import LeftOut
     from tasks.core.data.preparation import prepare
 
     plugin = params.dataset
@@ -38,11 +39,13 @@ def prepare_data(params: Params, *, force: bool = False, accept_code: bool = Fal
 
     def build(work: Path) -> dict[str, Any]:
         section = params.prepare_data
+        left_out = LeftOut(section.max_left_out)
         return prepare(
-            plugin.module.examples(plugin.config),
+            plugin.module.examples(plugin.config, left_out),
             work,
             image_size=section.image_size,
             max_pixels=section.max_pixels,
+            left_out=left_out,
             progress=reporter(f"prepare {params.profile}"),
         )
 
