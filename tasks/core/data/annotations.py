@@ -16,7 +16,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from tasks.core.data.file_kinds import HEAD_BYTES, kind_of, kind_of_annotations
@@ -178,9 +178,10 @@ def check_name(name: Any, where: str) -> str:
     ValueError otherwise.
     """
     of_type(name, str, where)
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    is_absolute = name.startswith(("/", "\\")) or bool(PureWindowsPath(name).drive)
-    if not parts or is_absolute or ".." in parts or "\0" in name or not _is_unicode(name):
+    parts = set(name.replace("\\", "/").split("/"))
+    is_absolute = name.startswith(("/", "\\")) or name[1:2] == ":"
+    is_empty = parts <= {"", "."}
+    if is_empty or is_absolute or ".." in parts or "\0" in name or not _is_unicode(name):
         raise Unusable(
             where,
             "image name that is no relative path",
