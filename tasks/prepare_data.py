@@ -20,16 +20,19 @@ from tasks.store.artifacts import Ref
 @task(cache_policy=NO_CACHE, persist_result=False)
 def prepare_data(work: Preparation, *, force: bool = False, accept_code: bool = False) -> Ref:
     """Return `data/prepared/<profile>`, built unless a valid one is there."""
+    from tasks.core.data.left_out import LeftOut
     from tasks.core.data.preparation import prepare
 
     key, missing = keys.of_prepared(work)
 
     def build(place: Path) -> dict[str, Any]:
+        left_out = LeftOut(work.section.max_left_out)
         return prepare(
-            work.dataset.module.examples(work.dataset.config),
+            work.dataset.module.examples(work.dataset.config, left_out),
             place,
             image_size=work.section.image_size,
             max_pixels=work.section.max_pixels,
+            left_out=left_out,
             progress=reporter(f"prepare_data {work.folder.name}"),
         )
 

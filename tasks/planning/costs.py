@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from tasks import evaluate, models
+from tasks.core.data.left_out import LeftOut
 from tasks.core.data.preparation import prepare as write_prepared
 from tasks.core.data.storage import EMBEDDINGS
 from tasks.core.evaluation.retrieval import recall
@@ -120,7 +121,11 @@ def prepare(params: Params, data: Dataset, folder: Path) -> Usage:
     def run(chosen: list[ImageCaptions]) -> float:
         return timed(
             lambda: write_prepared(
-                chosen, place, image_size=section.image_size, max_pixels=section.max_pixels
+                chosen,
+                place,
+                image_size=section.image_size,
+                max_pixels=section.max_pixels,
+                left_out=LeftOut(section.max_left_out),
             )
         )[1]
 

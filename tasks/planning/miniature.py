@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 
 from tasks import train_experts
+from tasks.core.data.left_out import LeftOut
 from tasks.core.data.preparation import check_examples, prepare
 from tasks.core.data.storage import EMBEDDINGS
 from tasks.core.foundations.file_names import CAPTIONS, IMAGES, NAMES
@@ -139,7 +140,13 @@ class World:
         self.folder, self.params = folder, params
         place, section = folder / "prepared", params.prepare_data
         place.mkdir(parents=True)
-        prepare(rows, place, image_size=section.image_size, max_pixels=section.max_pixels)
+        prepare(
+            rows,
+            place,
+            image_size=section.image_size,
+            max_pixels=section.max_pixels,
+            left_out=LeftOut(section.max_left_out),
+        )
         self.prepared = Ref(str(place), artifacts.seal(place, _ANY, {}).digest)
         num_captions = sum(len(row.captions) for row in rows)
         embeds = torch.randn(num_captions, text_dim, generator=make_generator(params.seed, "plan"))
@@ -200,7 +207,10 @@ def rows_of(params: Params, prepared: Ref | None) -> list[ImageCaptions]:
         FileNotFoundError, ValueError: the raw data are not there, or bad.
     """
     if prepared is None:
-        return check_examples(params.dataset.module.examples(params.dataset.config))
+        left_out = LeftOut(params.prepare_data.max_left_out)
+        return check_examples(
+            params.dataset.module.examples(params.dataset.config, left_out), left_out
+        )
     import pandas as pd
 
     names = pd.read_parquet(prepared.folder / NAMES)

@@ -51,11 +51,12 @@ class Plugin:
 @dataclass(frozen=True, kw_only=True)
 class PrepareSection(Section):
     """`prepare_data`: `image_size` px of the stored squares; `max_pixels` that a raw image may
-    have.
+    have; `max_left_out`, the share of pictures, rows and members that may be unusable.
     """
 
     image_size: Annotated[int, Range(ge=8, le=1024, unit="px")]
     max_pixels: Annotated[int, Range(ge=64, unit="px")]
+    max_left_out: Annotated[float, Range(ge=0.0, lt=1.0)]
 
 
 @dataclass(frozen=True, kw_only=True)

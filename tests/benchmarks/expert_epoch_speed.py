@@ -30,6 +30,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 from tasks.core.data.datasets import toy
+from tasks.core.data.left_out import LeftOut
 from tasks.core.data.preparation import prepare
 from tasks.core.data.storage import EMBEDDINGS, FEATURES, load_split
 from tasks.core.foundations.records import ImageCaptions, Split
@@ -71,7 +72,7 @@ def write_jpegs(folder: Path, num_images: int) -> list[ImageCaptions]:
         captions_per_image=CAPTIONS_PER_IMAGE,
     )
     found = []
-    for number, example in enumerate(toy.examples(config)):
+    for number, example in enumerate(toy.examples(config, LeftOut(0.0))):
         path = folder / f"{number:06d}.jpg"
         example.load().resize(JPEG_SIZE, Image.Resampling.BICUBIC).save(path, quality=90)
         found.append(
@@ -198,7 +199,7 @@ def prepare_files(
     part.
     """
     marks = [time.perf_counter()]
-    prepare(dataset, folder, image_size=size, max_pixels=1_000_000)
+    prepare(dataset, folder, image_size=size, max_pixels=1_000_000, left_out=LeftOut(0.0))
     marks.append(time.perf_counter())
     embeds = text_encoders.embed(
         config, [caption for example in dataset for caption in example.captions]

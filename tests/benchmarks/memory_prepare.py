@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from tasks.core.data.datasets import toy
+from tasks.core.data.left_out import LeftOut
 from tasks.core.data.preparation import prepare
 from tasks.core.data.storage import load_split
 from tasks.core.foundations.seeding import make_generator
@@ -39,7 +40,14 @@ def prepare_images(folder: Path, num_images: int) -> int:
         image_size=IMAGE_SIZE,
         captions_per_image=5,
     )
-    prepare(toy.examples(config), folder, image_size=IMAGE_SIZE, max_pixels=1_000_000)
+    left_out = LeftOut(0.0)
+    prepare(
+        toy.examples(config, left_out),
+        folder,
+        image_size=IMAGE_SIZE,
+        max_pixels=1_000_000,
+        left_out=left_out,
+    )
     return (folder / "images.safetensors").stat().st_size
 
 

@@ -30,6 +30,7 @@ TINY = (
 def _sample(folder: Path) -> None:
     """Toy scenes stored as Flickr8k is: one json, one tar of JPEGs per split."""
     from tasks.core.data.datasets import toy
+    from tasks.core.data.left_out import LeftOut
 
     config = toy.Config(
         seed=3,
@@ -44,7 +45,7 @@ def _sample(folder: Path) -> None:
     for split in SIZES:
         with tarfile.open(folder / f"images-{split}.tar", "w") as tar:
             for index, example in enumerate(
-                one for one in toy.examples(config) if one.split == split
+                one for one in toy.examples(config, LeftOut(0.0)) if one.split == split
             ):
                 name, buffer = f"{split}_{index:04d}.jpg", io.BytesIO()
                 example.load().convert("RGB").save(buffer, "JPEG", quality=90)

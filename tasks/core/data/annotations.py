@@ -7,16 +7,27 @@ message. Images are found by `image_files.py`.
 
 from __future__ import annotations
 
+import bisect
 import gzip
 import hashlib
 import json
+import re
+import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+from tasks.core.data.file_kinds import HEAD_BYTES, kind_of, kind_of_annotations
+from tasks.core.data.left_out import Unusable
 from tasks.core.foundations.records import SPLITS
+
+# A gzip file that unpacks to more than both is no annotation file: text shrinks to a fifth.
+_MAX_RATIO, _MIN_LIMIT = 50, 1 << 26
+_MALFORMED = "malformed entry"
+# A list or an object that somebody wrote into a text column, by json or by Python.
+_NESTED = re.compile(r"""\s*(\[\s*["'].*["']\s*\]|\{\s*["'].*\})\s*""", re.DOTALL)
 
 T = TypeVar("T")
 
@@ -64,14 +75,32 @@ def read_text(path: Path) -> str:
         ValueError: damaged gzip data, or bytes that are not UTF-8.
     """
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return data.decode("utf-8-sig")
+        return _content(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path}: byte {error.start} is not UTF-8; the file must be UTF-8 text"
         ) from error
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read ({error}); get the file again") from error
+
+
+def _content(path: Path) -> bytes:
+    """Return the bytes of a file, unpacked in blocks: a bomb is seen before it is whole."""
+    limit = max(_MIN_LIMIT, _MAX_RATIO * path.stat().st_size)
+    data = bytearray()
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as handle:
+        data += handle.read(HEAD_BYTES)
+        kind = kind_of(bytes(data)) if data else None
+        if kind is not None:
+            raise ValueError(f"{path}: it is {kind}; allowed is UTF-8 text")
+        while block := handle.read(1 << 20):
+            data += block
+            if len(data) > limit:
+                raise ValueError(
+                    f"{path}: unpacks to more than {limit} bytes, {_MAX_RATIO} times its size; "
+                    "no annotation file does; get the file again"
+                )
+    return bytes(data)
 
 
 def read_json(path: Path, *, ignored_keys: frozenset[str] = frozenset()) -> Any:
@@ -83,9 +112,10 @@ def read_json(path: Path, *, ignored_keys: frozenset[str] = frozenset()) -> Any:
     Raises:
         ValueError: malformed JSON; the message has the file, the line and the column.
     """
+    text = read_text(path)
     try:
         return json.loads(
-            read_text(path),
+            text,
             object_pairs_hook=lambda pairs: {
                 key: value for key, value in pairs if key not in ignored_keys
             },
@@ -96,8 +126,8 @@ def read_json(path: Path, *, ignored_keys: frozenset[str] = frozenset()) -> Any:
         ) from error
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{path}: line {error.lineno} column {error.colno}: malformed JSON ({error.msg}); "
-            "repair or replace the file"
+            f"{path}: line {error.lineno} column {error.colno}: malformed JSON ({error.msg})"
+            f"{kind_of_annotations(text)}; repair or replace the file"
         ) from error
 
 
@@ -115,13 +145,18 @@ def member(entry: Any, key: str, kind: type[T], where: str) -> T:
         ValueError: not an object, no such member, or another type.
     """
     if not isinstance(entry, dict):
-        raise ValueError(
-            f"{where}: received {type(entry).__name__} {_short(entry)}, allowed is an object "
-            f"with the member {key!r}"
+        raise Unusable(
+            where,
+            _MALFORMED,
+            f"received {type(entry).__name__} {_short(entry)}, allowed is an object with the "
+            f"member {key!r}{kind_of_annotations(entry)}",
         )
     if key not in entry:
-        raise ValueError(
-            f"{where}: the member {key!r} is missing; received the members {sorted(entry)}"
+        raise Unusable(
+            where,
+            _MALFORMED,
+            f"the member {key!r} is missing; received the members {sorted(entry)[:20]}"
+            f"{kind_of_annotations(entry)}",
         )
     return of_type(entry[key], kind, f"{where}.{key}")
 
@@ -129,9 +164,11 @@ def member(entry: Any, key: str, kind: type[T], where: str) -> T:
 def of_type(value: Any, kind: type[T], where: str) -> T:
     """Return `value` after checking that it has the type `kind`."""
     if not isinstance(value, kind):
-        raise ValueError(
-            f"{where}: received {type(value).__name__} {_short(value)}, allowed is "
-            f"{kind.__name__}; repair the file"
+        raise Unusable(
+            where,
+            _MALFORMED if value is not None else "null in place of a value",
+            f"received {type(value).__name__} {_short(value)}, allowed is {kind.__name__}"
+            f"{kind_of_annotations(value)}; repair the file",
         )
     return value
 
@@ -141,42 +178,77 @@ def check_name(name: Any, where: str) -> str:
     ValueError otherwise.
     """
     of_type(name, str, where)
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    is_absolute = name.startswith(("/", "\\")) or bool(PureWindowsPath(name).drive)
-    if not parts or is_absolute or ".." in parts or "\0" in name or not _is_unicode(name):
-        raise ValueError(
-            f"{where}: received image name {_short(name)}, allowed is a relative path without "
-            "`..`; repair the file"
+    parts = set(name.replace("\\", "/").split("/"))
+    is_absolute = name.startswith(("/", "\\")) or name[1:2] == ":"
+    is_empty = parts <= {"", "."}
+    if is_empty or is_absolute or ".." in parts or "\0" in name or not _is_unicode(name):
+        raise Unusable(
+            where,
+            "image name that is no relative path",
+            f"received image name {_short(name)}, allowed is a relative path without `..`; "
+            "repair the file",
         )
     return str(name)
 
 
+def compared(name: str) -> str:
+    """Return a name as names are compared: in Unicode's form NFC, which macOS does not write, and
+    with `/` where Windows writes `\\`.
+    """
+    return PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/"))).as_posix()
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Return the file name most like `name`, in words that go on with a message; `names` are
+    sorted, so that those with the same beginning are neighbours.
+    """
+    last = PurePosixPath(name).name
+    place = bisect.bisect(names, last)
+    neighbours = names[max(0, place - 1) : place + 1]
+    near = max(neighbours, key=lambda other: _num_shared(last, other), default="")
+    return f", the nearest name there is {near!r}" if near else ""
+
+
 def check_caption(text: Any, where: str) -> str:
-    """Return the caption, unchanged, when it is text with at least one visible character; raise
-    ValueError otherwise.
+    """Return the caption, unchanged, when it is text with a letter, a digit or a symbol, and no
+    list or object written as text; raise Unusable otherwise.
     """
     of_type(text, str, where)
-    if not text.strip() or not _is_unicode(text):
-        raise ValueError(
-            f"{where}: received caption {_short(text)}, allowed is text that is not empty; "
-            "repair or remove the caption"
+    if not any(unicodedata.category(letter)[0] in "LNS" for letter in text) or not _is_unicode(
+        text
+    ):
+        raise Unusable(
+            where,
+            "caption without a word",
+            f"received caption {_short(text)}, allowed is text that is not empty, with a letter, a "
+            "digit or a symbol; repair or remove the caption",
+        )
+    if _NESTED.fullmatch(text):
+        raise Unusable(
+            where,
+            "list or object written as text",
+            f"received caption {_short(text)}, allowed is the text of one caption; write each "
+            "caption of the list by itself",
         )
     return str(text)
 
 
 def check_captions(captions: Any, where: str) -> tuple[str, ...]:
-    """Return the captions as a tuple when there is at least one and none is empty; raise ValueError
+    """Return the captions as a tuple when there is at least one and none is empty; raise Unusable
     otherwise.
     """
     if not isinstance(captions, list | tuple):
-        raise ValueError(
-            f"{where}: received {type(captions).__name__} {_short(captions)}, allowed is a list "
-            "of captions; repair the file"
+        raise Unusable(
+            where,
+            _MALFORMED if captions is not None else "null in place of a value",
+            f"received {type(captions).__name__} {_short(captions)}, allowed is a list of "
+            "captions; repair the file",
         )
     if not captions:
-        raise ValueError(
-            f"{where}: the image has no captions, allowed is at least one; add a caption or "
-            "remove the image"
+        raise Unusable(
+            where,
+            "image without captions",
+            "the image has no captions, allowed is at least one; add a caption or remove the image",
         )
     return tuple(
         check_caption(text, f"{where}[{position}]") for position, text in enumerate(captions)
@@ -184,11 +256,13 @@ def check_captions(captions: Any, where: str) -> tuple[str, ...]:
 
 
 def check_split(split: Any, where: str, *, allowed: tuple[str, ...] = SPLITS) -> str:
-    """Return the split name when it is one of `allowed`; raise ValueError otherwise."""
+    """Return the split name when it is one of `allowed`; raise Unusable otherwise."""
     if split not in allowed:
-        raise ValueError(
-            f"{where}: received split {_short(split)}, allowed is one of {', '.join(allowed)}; "
-            "repair the file"
+        raise Unusable(
+            where,
+            "unknown split",
+            f"received split {_short(split)}, allowed is one of {', '.join(allowed)}; repair the "
+            "file",
         )
     return str(split)
 
@@ -204,6 +278,16 @@ def file_digest(path: Path) -> str:
     """Return the sha256 of a file, read in blocks."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _num_shared(one: str, other: str) -> int:
+    """Return the length of the beginning that two names share."""
+    length = 0
+    for letter, other_letter in zip(one, other, strict=False):
+        if letter != other_letter:
+            break
+        length += 1
+    return length
 
 
 def _short(value: Any) -> str:

@@ -7,7 +7,6 @@ A tar is indexed once (member name, offset, length); a picture is then one seek 
 from __future__ import annotations
 
 import os
-import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,20 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from tasks.core.data.annotations import Annotation, check_name
+from tasks.core.data.annotations import Annotation, check_name, compared, nearest
+from tasks.core.data.file_kinds import kind_of_file
 from tasks.core.data.images import open_image
+from tasks.core.data.left_out import LeftOut, Unusable
+from tasks.core.data.split_files import matches, no_match
+from tasks.core.data.tars import read_tar
 from tasks.core.foundations.records import ImageCaptions
 
+# Largest picture that is read, bytes; a sparse file may say any size.
+_MAX_BYTES = 1 << 29
+_TARS = (".tar", ".tar.gz", ".tgz")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class StoredFile:
     """A byte range that holds one picture.
 
@@ -52,17 +59,24 @@ class StoredImage:
         """Return the picture, header read, pixels not decoded, in the mode of its file.
 
         Raises:
-            FileNotFoundError: the file has gone since it was indexed.
-            ValueError: it is not an image, or shorter than indexed.
+            Unusable: the file cannot be read, is too large, or not an image.
         """
+        if self.file.num_bytes > _MAX_BYTES:
+            raise Unusable(
+                str(self),
+                "picture file too large",
+                f"the file has {self.file.num_bytes:,} bytes, allowed are {_MAX_BYTES:,}; "
+                "write it again",
+            )
         try:
             with self.file.container.open("rb") as handle:
                 handle.seek(self.file.offset)
                 data = handle.read(self.file.num_bytes)
         except OSError as error:
-            raise FileNotFoundError(
-                f"{self}: cannot be read ({error.strerror}); put the file back or remove its "
-                "annotation"
+            raise Unusable(
+                str(self),
+                "picture that cannot be read",
+                f"cannot be read ({error.strerror}); put the file back or remove its annotation",
             ) from error
         return open_image(data, str(self))
 
@@ -75,48 +89,37 @@ class StoredImage:
 
 
 def attach_images(
-    annotations: Sequence[Annotation], root: str, patterns: Sequence[str]
+    annotations: Sequence[Annotation], root: str, patterns: Sequence[str], left_out: LeftOut
 ) -> Iterator[ImageCaptions]:
     """Find the picture of every annotation, then yield the examples in the order of `annotations`.
 
     A name belongs to a file when they are equal, or when one ends with the other at a `/`. So
     `train2014/a.jpg` is found as `images/train2014/a.jpg` in a folder and as `a.jpg` in a tar.
+    Names are compared in Unicode's form NFC, which macOS does not write, and with `/` for `\\`.
 
     Args:
         root: the dataset folder.
         patterns: names or globs of folders and tars inside `root`.
+        left_out: takes the annotations without a picture of their own, and counts the files that
+            no annotation names.
 
     Raises:
-        FileNotFoundError: a pattern matches nothing, or pictures are missing (with their number and
-            the first).
-        ValueError: a name leaves the folder or belongs to several files, or two names share a file.
+        FileNotFoundError, ValueError: a pattern matches nothing, or a tar is damaged.
     """
-    index = _index(Path(root), patterns)
-    found: list[StoredFile] = []
+    index = _index(Path(root), patterns, left_out)
+    names, place = sorted(index), f"{', '.join(patterns)} of {root}"
+    found: list[tuple[Annotation, StoredFile]] = []
     claims: dict[StoredFile, Annotation] = {}
-    missing: list[Annotation] = []
     for annotation in annotations:
-        file = _find(index, annotation)
-        if file is None:
-            missing.append(annotation)
-        else:
-            found.append(file)
-            claim = claims.setdefault(file, annotation)
-            if claim.name != annotation.name:
-                raise ValueError(
-                    f"{annotation.where}: image {annotation.name!r} and image {claim.name!r} "
-                    f"({claim.where}) are both {file.name} of "
-                    f"{file.container}; allowed is one name for a file; narrow `images` of the "
-                    "dataset in params.yaml or repair the names"
-                )
-    if missing:
-        raise FileNotFoundError(
-            f"{missing[0].where}: image {missing[0].name!r} is missing in {', '.join(patterns)} "
-            f"of {root} "
-            f"({len(missing)} of {len(annotations)} are); add the files or change `images` of "
-            "the dataset in params.yaml"
-        )
-    for annotation, file in zip(annotations, found, strict=True):
+        with left_out.catching():
+            file = _find(index, names, annotation, place)
+            _claim(claims, file, annotation)
+            found.append((annotation, file))
+    for files in index.values():
+        for file in files:
+            if file not in claims:
+                left_out.mention("picture file that no annotation names", file.name)
+    for annotation, file in found:
         yield ImageCaptions(
             annotation.name,
             annotation.split,
@@ -131,14 +134,14 @@ def content_digests(
     """Return (name relative to `root`, digest of the content) of every picture file and tar,
     sorted.
     """
-    return sorted(
-        (path.relative_to(root).as_posix(), digest_of(path))
-        for path in _containers(Path(root), patterns)
-    )
+    paths, _ = _containers(Path(root), patterns)
+    return sorted((path.relative_to(root).as_posix(), digest_of(path)) for path in paths)
 
 
-def _containers(root: Path, patterns: Sequence[str]) -> list[Path]:
-    """Return the tars and single files that the patterns name, folders unfolded, each once."""
+def _containers(root: Path, patterns: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """Return the tars and single files that the patterns name, folders unfolded, each once; and
+    the entries of folders that are no files: named pipes, devices, broken links.
+    """
     if not patterns:
         raise ValueError(
             "`images` of the dataset is empty; name at least one folder or tar inside its `path` "
@@ -146,44 +149,57 @@ def _containers(root: Path, patterns: Sequence[str]) -> list[Path]:
         )
     paths: dict[Path, None] = {}
     for pattern in patterns:
-        parts = PurePosixPath(pattern).parts
-        if PurePosixPath(pattern).is_absolute() or ".." in parts:
-            raise ValueError(
-                f"`images` of the dataset has {pattern!r}, allowed are folders and tars inside "
-                f"{root}; change it in params.yaml"
-            )
-        matches = sorted(root.glob(pattern)) if parts else [root]
-        if not matches:
-            present = ", ".join(sorted(item.name for item in root.iterdir())[:10]) or "nothing"
-            raise FileNotFoundError(
-                f"`images` of the dataset has {pattern!r}, which matches nothing in {root}; "
-                f"the folder holds {present}; change it in params.yaml"
-            )
-        for match in matches:
+        found = matches(root, pattern, "images", "folders and tars")
+        if not found:
+            raise no_match(root, pattern, "images", "nothing")
+        for match in found:
             if match.is_dir():
-                paths.update(
-                    {
-                        Path(folder, name): None
-                        for folder, _, names in os.walk(match)
-                        for name in names
-                    }
-                )
+                paths.update(dict.fromkeys(_unfolded(match)))
             else:
+                _check_container(match)
                 paths[match] = None
-    return list(paths)
+    return [path for path in paths if path.is_file()], [
+        path for path in paths if not path.is_file()
+    ]
 
 
-def _index(root: Path, patterns: Sequence[str]) -> dict[str, list[StoredFile]]:
-    """Return the files by their last path component."""
-    index: dict[str, list[StoredFile]] = defaultdict(list)
-    for path in _containers(root, patterns):
-        files = (
-            _members(path)
-            if path.name.endswith((".tar", ".tar.gz", ".tgz"))
-            else [_single(path, root)]
+def _check_container(path: Path) -> None:
+    """Refuse what `images` names and what is neither picture nor tar; a compressed tar is refused
+    when it is read.
+    """
+    kind = "; it is no regular file" if not path.is_file() else kind_of_file(path)
+    if not path.is_file() or ("unpack" in kind and not path.name.endswith(_TARS)):
+        raise ValueError(
+            f"{path}: no folder, tar or picture{kind}; change `images` of the dataset in "
+            "params.yaml"
         )
+
+
+def _unfolded(folder: Path) -> Iterator[Path]:
+    """Yield what is below a folder and no folder itself; linked folders once, so that a link
+    upwards ends.
+    """
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(place) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(place))
+        yield from (Path(place, name) for name in names)
+
+
+def _index(root: Path, patterns: Sequence[str], left_out: LeftOut) -> dict[str, list[StoredFile]]:
+    """Return the files by the last component of their names, as `compared` writes them."""
+    index: dict[str, list[StoredFile]] = defaultdict(list)
+    paths, others = _containers(root, patterns)
+    for path in others:
+        left_out.mention("named pipe, device or broken link among the pictures", str(path))
+    for path in paths:
+        files = [_single(path, root)]
+        if path.name.endswith(_TARS):
+            files = _members(path, left_out)
         for file in files:
-            index[PurePosixPath(file.name).name].append(file)
+            index[PurePosixPath(compared(file.name)).name].append(file)
     return index
 
 
@@ -191,36 +207,59 @@ def _single(path: Path, root: Path) -> StoredFile:
     return StoredFile(path.relative_to(root).as_posix(), path, 0, path.stat().st_size)
 
 
-def _members(path: Path) -> list[StoredFile]:
-    try:
-        with tarfile.open(path, "r:") as archive:
-            plain = [member for member in archive if member.isreg() and not member.issparse()]
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise ValueError(
-            f"{path}: not a whole, uncompressed tar ({error}); unpack a .tar.gz to .tar, or get "
-            "the file again"
-        ) from error
-    return [
-        StoredFile(member.name.removeprefix("./"), path, member.offset_data, member.size)
-        for member in plain
-    ]
+def _members(path: Path, left_out: LeftOut) -> list[StoredFile]:
+    archive = read_tar(path)
+    if not archive.has_end:
+        left_out.mention("tar without the zero blocks that end it", str(path))
+    files = []
+    for member in archive.members:
+        if member.is_file:
+            files.append(
+                StoredFile(member.name.removeprefix("./"), path, member.offset, member.num_bytes)
+            )
+        else:
+            left_out.mention("link, device or sparse file in a tar", f"{path}: {member.name}")
+    return files
 
 
-def _find(index: dict[str, list[StoredFile]], annotation: Annotation) -> StoredFile | None:
-    name = PurePosixPath(check_name(annotation.name, annotation.where)).as_posix()
+def _find(
+    index: dict[str, list[StoredFile]], names: Sequence[str], annotation: Annotation, place: str
+) -> StoredFile:
+    name = compared(check_name(annotation.name, annotation.where))
     same_name = index.get(PurePosixPath(name).name, [])
-    matches = [file for file in same_name if file.name == name]
-    if not matches:
-        matches = [
-            file
-            for file in same_name
-            if f"/{file.name}".endswith(f"/{name}") or f"/{name}".endswith(f"/{file.name}")
-        ]
-    if len(matches) > 1:
-        places = ", ".join(str(StoredImage(file, "candidate")) for file in matches[:3])
-        raise ValueError(
-            f"{annotation.where}: image {annotation.name!r} belongs to {len(matches)} files "
-            f"({places}); narrow `images` of the dataset "
-            "in params.yaml or remove the copies"
+    found = [file for file in same_name if file.name == annotation.name]
+    found = found or [file for file in same_name if compared(file.name) == name]
+    found = found or [file for file in same_name if _is_end(compared(file.name), name)]
+    if not found:
+        raise Unusable(
+            annotation.where,
+            "missing picture",
+            f"image {annotation.name!r} is missing in {place}{nearest(name, names)}; add the "
+            "file or change `images` of the dataset in params.yaml",
         )
-    return matches[0] if matches else None
+    if len(found) > 1:
+        places = ", ".join(str(StoredImage(file, "candidate")) for file in found[:3])
+        raise Unusable(
+            annotation.where,
+            "name of several files",
+            f"image {annotation.name!r} belongs to {len(found)} files ({places}); narrow "
+            "`images` of the dataset in params.yaml or remove the copies",
+        )
+    return found[0]
+
+
+def _is_end(one: str, other: str) -> bool:
+    """Return whether one name ends with the other, at a `/`."""
+    return f"/{one}".endswith(f"/{other}") or f"/{other}".endswith(f"/{one}")
+
+
+def _claim(claims: dict[StoredFile, Annotation], file: StoredFile, annotation: Annotation) -> None:
+    claim = claims.setdefault(file, annotation)
+    if claim.name != annotation.name:
+        raise Unusable(
+            annotation.where,
+            "two names of one file",
+            f"image {annotation.name!r} and image {claim.name!r} ({claim.where}) are both "
+            f"{file.name} of {file.container}; allowed is one name for a file; narrow `images` "
+            "of the dataset in params.yaml or repair the names",
+        )

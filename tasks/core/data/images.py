@@ -7,14 +7,23 @@ The geometry is that of ALBEF and BLIP: bicubic straight to the square, whatever
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zlib
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from tasks.core.data.file_kinds import HEAD_BYTES, PICTURES, kind_of
+from tasks.core.data.left_out import Unusable
+
 # Only decoders of pixel formats: PIL would start Ghostscript for an EPS file. JPEG includes the MPO
 # of some cameras.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_JPEG, _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+# More zeros than entropy coding ends with.
+_ZEROS = 64
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def open_image(data: bytes, source: str) -> Image.Image:
@@ -26,22 +35,71 @@ def open_image(data: bytes, source: str) -> Image.Image:
         source: the file (and the field that names it), which starts every message.
 
     Raises:
-        ValueError: not an image of one of `FORMATS`, or far too many pixels.
+        Unusable: not an image of one of `FORMATS`, or far too many pixels.
     """
+    if _has_lost_its_end(data):
+        raise Unusable(
+            source,
+            "damaged picture",
+            "the image cannot be decoded (its end is zeros); damaged, replace the file",
+        )
     try:
         with warnings.catch_warnings(action="ignore"):
-            return Image.open(io.BytesIO(data), formats=FORMATS)
+            return Image.open(io.BytesIO(_without_metadata(data)), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{source}: the image is too large to decode safely ({error}); scale the file down"
+        raise Unusable(
+            source,
+            "picture of too many pixels",
+            f"the image is too large to decode safely ({error}); scale the file down",
         ) from error
     # The header parsers of PIL raise nearly anything on hostile bytes.
     except Exception as error:
+        kind = kind_of(data[:HEAD_BYTES])
         allowed = ", ".join(FORMATS)
-        raise ValueError(
-            f"{source}: not an image ({len(data)} bytes beginning with {data[:8]!r}); allowed "
-            f"are {allowed}; replace the file"
+        if kind in PICTURES:
+            raise Unusable(
+                source,
+                f"picture in the format {kind}",
+                f"the image is {kind}, allowed are {allowed}; convert the file",
+            ) from error
+        raise Unusable(
+            source,
+            f"file that is {kind}, no picture" if kind else "damaged picture",
+            f"not an image ({len(data)} bytes beginning with {data[:8]!r}); allowed are {allowed}"
+            f"{f'; it is {kind}' if kind else ''}; replace the file",
         ) from error
+
+
+def _without_metadata(data: bytes) -> bytes:
+    """Return a PNG without the chunks that decide no pixel: texts, profiles, times.
+
+    PIL refuses a picture for a large or damaged one. A whole EXIF chunk, which holds the
+    orientation, stays; so does what is behind a length that does not fit.
+    """
+    if not data.startswith(_PNG):
+        return data
+    kept, place = [_PNG], len(_PNG)
+    while place + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, place)
+        end = place + 12 + length
+        if end > len(data):
+            break
+        chunk = data[place:end]
+        is_critical = chunk[4:5].isupper()
+        if is_critical or (chunk[4:8] == b"eXIf" and _is_whole(chunk)):
+            kept.append(chunk)
+        place = end
+    return b"".join([*kept, data[place:]])
+
+
+def _is_whole(chunk: bytes) -> bool:
+    return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+
+
+def _has_lost_its_end(data: bytes) -> bool:
+    """Return whether a JPEG ends in zeros inside its last scan: a decoder takes them for grey."""
+    is_open = data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN)
+    return data.startswith(_JPEG) and data.endswith(bytes(_ZEROS)) and is_open
 
 
 def decode(image: Image.Image, source: str, *, image_size: int, max_pixels: int) -> np.ndarray:
@@ -61,33 +119,47 @@ def decode(image: Image.Image, source: str, *, image_size: int, max_pixels: int)
         (image_size, image_size, 3) uint8.
 
     Raises:
-        ValueError: too many pixels (found before anything is decoded), damaged data, or a mode
+        Unusable: too many pixels (found before anything is decoded), damaged data, or a mode
             without conversion.
     """
     width, height = image.size
     if width * height > max_pixels:
-        raise ValueError(
-            f"{source}: the image has {width} x {height} = {width * height:,} pixels, allowed "
-            f"are {max_pixels:,}; "
-            "scale the file down or raise prepare_data.max_pixels in params.yaml"
+        raise Unusable(
+            source,
+            "picture of too many pixels",
+            f"the image has {width} x {height} = {width * height:,} pixels, allowed are "
+            f"{max_pixels:,}; scale the file down or raise prepare_data.max_pixels in params.yaml",
         )
     if image.mode in ("I", "F"):
-        raise ValueError(
-            f"{source}: mode {image.mode} has no defined range of values, allowed are 8 or 16 "
-            "bits a channel; convert the file"
+        raise Unusable(
+            source,
+            "picture without a range of values",
+            f"mode {image.mode} has no defined range of values, allowed are 8 or 16 bits a "
+            "channel; convert the file",
         )
     try:
-        upright = ImageOps.exif_transpose(image)
+        image.load()
+        upright = _upright(image)
         picture = _to_rgb(upright)
         if picture.size != (image_size, image_size):
             picture = picture.resize((image_size, image_size), Image.Resampling.BICUBIC)
     # PIL's decoders raise OSError, SyntaxError, struct.error, EOFError and others on damaged data.
     except Exception as error:
-        raise ValueError(
-            f"{source}: the image cannot be decoded ({error}); truncated or damaged, replace the "
-            "file"
+        raise Unusable(
+            source,
+            "damaged picture",
+            f"the image cannot be decoded ({error}); truncated or damaged, replace the file",
         ) from error
     return np.asarray(picture, dtype=np.uint8)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return the picture turned as its EXIF data say, or as it is when they cannot be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    # The EXIF parser of PIL raises nearly anything, and no pixel depends on what it reads.
+    except Exception:
+        return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -8,6 +8,7 @@ Files: `images.safetensors` (`images`, (N, S, S, 3) uint8), `images.parquet` (na
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import struct
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 from tasks.core.data.annotations import check_captions, check_name, check_split
 from tasks.core.data.image_files import StoredImage
 from tasks.core.data.images import decode
+from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.foundations.file_names import CAPTIONS, IMAGES, NAMES
 from tasks.core.foundations.records import SPLITS, ImageCaptions
 
@@ -38,92 +40,113 @@ def prepare(
     *,
     image_size: int,
     max_pixels: int,
+    left_out: LeftOut,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Write the prepared dataset into the folder `work`; equal examples give equal bytes.
 
-    Every check of names, splits and captions, and of the disk, comes before the first picture is
-    opened. Pictures go to the file one by one, so memory holds the names and captions and at most
-    `_WINDOW` pictures.
+    The check of the disk comes before the first picture is opened. What cannot be used is found in
+    all examples and pictures before `left_out` judges it. Pictures go to the file one by one, so
+    memory holds the names and captions and at most `_WINDOW` pictures.
 
     Args:
         examples: in any order; each split keeps its order.
         work: an existing folder; when anything fails, the files written so far are removed from it.
         image_size: side of the stored pictures, pixels.
         max_pixels: largest picture that is decoded, pixels.
+        left_out: has counted what the reader refused, and takes what is refused here.
         progress: called as progress(done, total) in images, at the start and at least at every
             percent.
 
     Returns:
         Facts: `image_size`, `num_images` and `num_captions` by split, `captions_per_image` with
-            `min` and `max`.
+            `min` and `max`, `left_out` as in `LeftOut.facts`.
 
     Raises:
-        ValueError, FileNotFoundError: an example or a picture is bad; the message names file and
-            field.
+        ValueError: more examples and pictures are bad than `left_out` allows; the message names
+            file and field.
         OSError: too little disk space.
     """
-    rows = check_examples(examples)
+    rows = check_examples(examples, left_out)
     check_free_space(required_bytes(rows, image_size), shutil.disk_usage(work).free, work)
     try:
-        _write_tables(rows, work)
-        _write_images(
-            rows, work / IMAGES, image_size, max_pixels, progress or (lambda done, total: None)
+        rows = _write_images(
+            rows, work / IMAGES, image_size, max_pixels, left_out, progress or _ignore
         )
+        left_out.check(len(rows))
+        _check_splits(rows)
+        _write_tables(rows, work)
     except BaseException:
         for name in (IMAGES, NAMES, CAPTIONS):
             (work / name).unlink(missing_ok=True)
         raise
     counts = [len(row.captions) for row in rows]
-    num_images = Counter(row.split for row in rows)
+    num_images, num_captions = Counter[str](), Counter[str]()
+    for row, count in zip(rows, counts, strict=True):
+        num_images[row.split] += 1
+        num_captions[row.split] += count
     return {
         "image_size": image_size,
-        "num_images": {split: num_images[split] for split in SPLITS},
-        "num_captions": {
-            split: sum(len(row.captions) for row in rows if row.split == split) for split in SPLITS
-        },
+        "num_images": dict(num_images),
+        "num_captions": dict(num_captions),
         "captions_per_image": {"min": min(counts), "max": max(counts)},
+        "left_out": left_out.facts(),
     }
 
 
-def check_examples(examples: Iterable[ImageCaptions]) -> list[ImageCaptions]:
+def check_examples(examples: Iterable[ImageCaptions], left_out: LeftOut) -> list[ImageCaptions]:
     """Return the examples sorted by split (train, val, test) after checking all but the pictures.
 
+    Args:
+        left_out: has counted what the reader refused, and takes an example with a bad or repeated
+            name, an unknown split, no caption or an empty one.
+
     Raises:
-        ValueError: a bad or repeated name, an unknown split, no caption or an empty one, or a split
-            without images.
+        ValueError: a split without images.
     """
     by_split: dict[str, list[ImageCaptions]] = {split: [] for split in SPLITS}
     places: dict[str, str] = {}
     for position, example in enumerate(examples):
         where = _place(example, f"example {position}")
-        name = check_name(example.name, f"{where}: name")
-        check_split(example.split, f"{where}: split of {name!r}")
-        check_captions(example.captions, f"{where}: captions of {name!r}")
-        if name in places:
+        with left_out.catching():
+            name = check_name(example.name, f"{where}: name")
+            check_split(example.split, f"{where}: split of {name!r}")
+            check_captions(example.captions, f"{where}: captions of {name!r}")
+            first = places.setdefault(name, where)
+            if first != where:
+                raise Unusable(
+                    where,
+                    "image name that is there twice",
+                    f"received the image name {name!r} a second time, first at {first}; allowed "
+                    "is once in all splits together; remove one of the two",
+                )
+            by_split[example.split].append(example)
+    rows = list(itertools.chain.from_iterable(by_split.values()))
+    if not all(by_split.values()):
+        left_out.check(len(rows))
+    _check_splits(rows)
+    return rows
+
+
+def _check_splits(rows: Sequence[ImageCaptions]) -> None:
+    num_images = Counter(dict.fromkeys(SPLITS, 0))
+    num_images.update(row.split for row in rows)
+    for split, count in num_images.items():
+        if count == 0:
+            received = ", ".join(f"{name} {number}" for name, number in num_images.items())
             raise ValueError(
-                f"{where}: received the image name {name!r} a second time, first at "
-                f"{places[name]}; allowed is once in all "
-                "splits together; remove one of the two"
+                f"split {split!r} has no images (received {received}), allowed is at least one in "
+                "each; complete the annotation files or the options of the dataset in params.yaml"
             )
-        places[name] = where
-        by_split[example.split].append(example)
-    empty = [split for split in SPLITS if not by_split[split]]
-    if empty:
-        counts = ", ".join(f"{split} {len(by_split[split])}" for split in SPLITS)
-        raise ValueError(
-            f"split {empty[0]!r} has no images (received {counts}), allowed is at least one in "
-            "each; complete the annotation files "
-            "or the options of the dataset in params.yaml"
-        )
-    return [example for split in SPLITS for example in by_split[split]]
 
 
 def required_bytes(rows: Sequence[ImageCaptions], image_size: int) -> int:
     """Return an upper estimate of the bytes that preparing `rows` writes."""
-    texts = sum(len(text.encode()) + 16 for row in rows for text in row.captions)
-    names = sum(len(row.name.encode()) + 16 for row in rows)
-    return len(rows) * image_size * image_size * 3 + texts + names + 65_536
+    needed = len(rows) * image_size * image_size * 3 + 65_536
+    for row in rows:
+        for text in (row.name, *row.captions):
+            needed += len(text.encode()) + 16
+    return needed
 
 
 def check_free_space(needed: int, free: int, folder: Path) -> None:
@@ -141,13 +164,14 @@ def _place(example: ImageCaptions, otherwise: str) -> str:
 
 
 def _write_tables(rows: Sequence[ImageCaptions], work: Path) -> None:
-    names = pa.table({"name": [row.name for row in rows], "split": [row.split for row in rows]})
-    pq.write_table(names, work / NAMES)
-    image_idx = np.repeat(np.arange(len(rows), dtype=np.int64), [len(row.captions) for row in rows])
-    texts = [text for row in rows for text in row.captions]
-    pq.write_table(
-        pa.table({"image_idx": image_idx, "text": pa.array(texts, pa.string())}), work / CAPTIONS
-    )
+    names, splits, texts, image_idx = [], [], [], []
+    for index, row in enumerate(rows):
+        names.append(row.name)
+        splits.append(row.split)
+        texts += row.captions
+        image_idx += [index] * len(row.captions)
+    pq.write_table(pa.table({"name": names, "split": splits}), work / NAMES)
+    pq.write_table(pa.table({"image_idx": image_idx, "text": texts}), work / CAPTIONS)
 
 
 def _write_images(
@@ -155,29 +179,40 @@ def _write_images(
     path: Path,
     image_size: int,
     max_pixels: int,
+    left_out: LeftOut,
     progress: Callable[[int, int], None],
-) -> None:
-    """Write the safetensors file by hand: its header, then the pictures as they come.
+) -> list[ImageCaptions]:
+    """Write the safetensors file by hand, its header, then the pictures as they come; return the
+    rows with a picture that can be used.
 
     Plain writes rather than a writable memory map: mapped pages would count as this process's
     memory, N x S x S x 3 bytes.
     """
     total = len(rows)
+    used: list[ImageCaptions] = []
     progress(0, total)
+    header = tensor_header("images", (total, image_size, image_size, 3))
     with path.open("wb") as handle:
-        handle.write(tensor_header("images", (total, image_size, image_size, 3)))
-        for done, pixels in enumerate(_decoded(rows, image_size, max_pixels), start=1):
-            handle.write(pixels.data)
+        handle.write(header)
+        for done, (row, decoded) in enumerate(_decoded(rows, image_size, max_pixels), start=1):
+            with left_out.catching():
+                handle.write(decoded.result().data)
+                used.append(row)
             if done * 100 // total != (done - 1) * 100 // total:
                 progress(done, total)
+        # A smaller number may be shorter: spaces keep the pictures where they are.
+        handle.seek(0)
+        shape = (len(used), image_size, image_size, 3)
+        handle.write(tensor_header("images", shape, len(header)))
+    return used
 
 
-def tensor_header(name: str, shape: tuple[int, ...]) -> bytes:
+def tensor_header(name: str, shape: tuple[int, ...], min_bytes: int = 0) -> bytes:
     """Return the beginning of a safetensors file with one uint8 tensor: length (8 bytes, little
     endian) and JSON.
 
-    The JSON is padded with spaces to a multiple of 8 bytes, as the format asks, so that the data
-    are aligned.
+    Spaces pad the JSON to a multiple of 8 bytes, as the format asks, so that the data are aligned.
+    They also pad the whole to `min_bytes`.
     """
     num_bytes = int(np.prod(shape, dtype=np.int64))
     text = json.dumps(
@@ -185,31 +220,42 @@ def tensor_header(name: str, shape: tuple[int, ...]) -> bytes:
         separators=(",", ":"),
     ).encode()
     text += b" " * (-len(text) % 8)
+    text = text.ljust(min_bytes - 8)
     return struct.pack("<Q", len(text)) + text
 
 
 def _decoded(
     rows: Sequence[ImageCaptions], image_size: int, max_pixels: int
-) -> Iterator[np.ndarray]:
-    """Yield (S, S, 3) uint8 pictures in the order of `rows`; opened here, decoded in the
-    threads.
+) -> Iterator[tuple[ImageCaptions, Future[np.ndarray]]]:
+    """Yield each row with its (S, S, 3) uint8 picture or what was wrong with it; opened here,
+    decoded in the threads.
     """
-    window: deque[Future[np.ndarray]] = deque()
+    window: deque[tuple[ImageCaptions, Future[np.ndarray]]] = deque()
     with ThreadPoolExecutor(_NUM_THREADS, "decode") as pool:
         try:
             for row in rows:
-                source = (
-                    str(row.load) if isinstance(row.load, StoredImage) else f"image {row.name!r}"
-                )
-                window.append(
-                    pool.submit(
-                        decode, row.load(), source, image_size=image_size, max_pixels=max_pixels
-                    )
-                )
+                window.append((row, _submitted(pool, row, image_size, max_pixels)))
                 if len(window) == _WINDOW:
-                    yield np.ascontiguousarray(window.popleft().result())
+                    yield window.popleft()
             while window:
-                yield np.ascontiguousarray(window.popleft().result())
+                yield window.popleft()
         finally:
-            for future in window:
+            for _, future in window:
                 future.cancel()
+
+
+def _submitted(
+    pool: ThreadPoolExecutor, row: ImageCaptions, image_size: int, max_pixels: int
+) -> Future[np.ndarray]:
+    source = str(row.load) if isinstance(row.load, StoredImage) else f"image {row.name!r}"
+    try:
+        image = row.load()
+    except Unusable as error:
+        failed: Future[np.ndarray] = Future()
+        failed.set_exception(error)
+        return failed
+    return pool.submit(decode, image, source, image_size=image_size, max_pixels=max_pixels)
+
+
+def _ignore(done: int, total: int) -> None:
+    """No progress is shown."""

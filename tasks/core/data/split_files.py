@@ -35,7 +35,7 @@ def files_of_splits(
                 f"{root} in params.yaml"
             )
         for pattern in globs:
-            for path in _matches(Path(root), pattern, split):
+            for path in _files(Path(root), pattern, split):
                 found = splits.get(path, ())
                 splits[path] = found if split in found else (*found, split)
     return splits
@@ -64,19 +64,38 @@ def split_digests(
     ]
 
 
-def _matches(root: Path, pattern: str, split: str) -> list[Path]:
+def matches(root: Path, pattern: str, field: str, allowed: str) -> list[Path]:
+    """Return what a name or glob matches inside the dataset folder, sorted.
+
+    Args:
+        field: the parameter that holds `pattern`, and `allowed` what it may name, for messages.
+
+    Raises:
+        ValueError: it leaves the folder.
+    """
     parts = PurePosixPath(pattern).parts
-    if not parts or PurePosixPath(pattern).is_absolute() or ".." in parts:
+    if PurePosixPath(pattern).is_absolute() or ".." in parts:
         raise ValueError(
-            f"`{split}` of the dataset has {pattern!r}, allowed are names and globs inside "
-            f"{root}; change it in params.yaml"
-        )
-    matches = sorted(path for path in root.glob(pattern) if path.is_file())
-    if not matches:
-        present = ", ".join(sorted(item.name for item in root.iterdir())[:10]) or "nothing"
-        raise FileNotFoundError(
-            f"`{split}` of the dataset has {pattern!r}, which matches no file in {root}; the "
-            f"folder holds {present}; "
+            f"`{field}` of the dataset has {pattern!r}, allowed are {allowed} inside {root}; "
             "change it in params.yaml"
         )
-    return matches
+    return sorted(root.glob(pattern)) if parts else [root]
+
+
+def no_match(root: Path, pattern: str, field: str, problem: str) -> FileNotFoundError:
+    """Return the error that a pattern matches `problem`, such as "nothing"."""
+    present = ", ".join(sorted(item.name for item in root.iterdir())[:10]) or "nothing"
+    return FileNotFoundError(
+        f"`{field}` of the dataset has {pattern!r}, which matches {problem} in {root}; the "
+        f"folder holds {present}; change it in params.yaml"
+    )
+
+
+def _files(root: Path, pattern: str, split: str) -> list[Path]:
+    found = matches(root, pattern, split, "names and globs")
+    files = [path for path in found if path.is_file()]
+    if not files:
+        odd = [path.name for path in found if not path.is_dir()]
+        problem = f"{odd[0]}, a broken link or no file," if odd else "no file"
+        raise no_match(root, pattern, split, problem)
+    return files

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.core.data.file_kinds import kind_of_file
+
 PICTURE = "binary, a struct with the binary field `bytes`, or text (a path)"
 # Rows decoded at once, and bytes read at once: a row group, which may be the whole file, is
 # streamed page by page.
@@ -80,17 +82,33 @@ class Table:
         ]
         return [row for row, missing in enumerate(is_null) if missing]
 
-    def check_text(self, column: str, field: str, *, is_list_allowed: bool = False) -> None:
-        """Raise ValueError when `column`, which the parameter `field` names, is not one of text (or
-        of lists of texts).
+    def check_text(self, column: str, field: str) -> None:
+        """Raise ValueError when `column`, which the parameter `field` names, is neither of text nor
+        of whole numbers.
         """
         kind = self._type(column, field)
-        if not _is_text(kind) and not (
-            is_list_allowed and _is_list(kind) and _is_text(kind.value_type)
-        ):
-            raise self._wrong_type(
-                column, kind, f"text{' or a list of texts' if is_list_allowed else ''}", field
-            )
+        if not _is_text(kind) and not pa.types.is_integer(kind):
+            raise self._wrong_type(column, kind, "text or whole numbers", field)
+
+    def caption_leaf(self, column: str) -> Leaf:
+        """Return where a column of `captions` has its texts: in itself, or for `sentences.raw` in
+        the field `raw` of the structs that the lists of the column `sentences` hold.
+
+        Raises:
+            ValueError: there is no such column, or it holds no text and no lists of texts.
+        """
+        base, _, inner = column.rpartition(".")
+        names = self.file.schema_arrow.names
+        leaf = Leaf(base, inner) if column not in names and base in names else Leaf(column)
+        kind = stored = self._type(leaf.column, "captions")
+        if _is_list(kind):
+            kind = kind.value_type
+        if leaf.inner is not None:
+            fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
+            kind = fields.get(leaf.inner)
+        if kind is None or not _is_text(kind):
+            raise self._wrong_type(column, stored, "text or a list of texts", "captions")
+        return leaf
 
     def picture_leaves(self, column: str) -> tuple[Leaf | None, Leaf | None]:
         """Return where the picture column has the bytes of pictures, and where it has paths; None
@@ -137,7 +155,13 @@ def open_table(path: Path) -> Table:
         FileNotFoundError, ValueError: it is not there, or no Parquet file.
     """
     with _named(path):
-        return Table(path, pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False))
+        file = pq.ParquetFile(
+            path,
+            buffer_size=_BUFFER_BYTES,
+            pre_buffer=False,
+            page_checksum_verification=True,
+        )
+        return Table(path, file)
 
 
 @contextmanager
@@ -150,20 +174,33 @@ def _named(path: Path) -> Iterator[None]:
         ) from error
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
-            f"{path}: not a whole Parquet file ({str(error).strip()}); get the file again"
+            f"{path}: not a whole Parquet file ({str(error).strip()}){_other_kind(path)}; get the "
+            "file again"
         ) from error
+
+
+def _other_kind(path: Path) -> str:
+    kind = kind_of_file(path)
+    return "" if "Parquet" in kind else kind
 
 
 def _is_text(kind: Any) -> bool:
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(value) or pa.types.is_large_string(value))
+    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_kind(value) for is_kind in checks)
 
 
 def _is_list(kind: Any) -> bool:
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    checks = (
+        pa.types.is_list,
+        pa.types.is_large_list,
+        pa.types.is_fixed_size_list,
+        pa.types.is_list_view,
+        pa.types.is_large_list_view,
     )
+    return any(is_kind(kind) for is_kind in checks)
 
 
 def _is_binary(kind: Any) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return any(is_kind(kind) for is_kind in checks)

@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
 from tasks.core.data.datasets import karpathy
+from tasks.core.data.left_out import LeftOut
 from tasks.core.data.preparation import prepare
 from tasks.core.foundations.records import ImageCaptions
 
@@ -52,12 +53,26 @@ def of_split(split: str) -> list[Sample]:
     return [sample for sample in SAMPLES if sample.split == split]
 
 
+def read(reader: ModuleType, config: object, max_left_out: float = 0.0) -> list[ImageCaptions]:
+    """The examples of a reader, after what it left out was judged."""
+    left_out = LeftOut(max_left_out)
+    examples = list(reader.examples(config, left_out))
+    left_out.check(len(examples))
+    return examples
+
+
 def prepared(
-    examples: Iterable[ImageCaptions], folder: Path, files: tuple[str, ...] = FILES
+    reader: ModuleType,
+    config: object,
+    folder: Path,
+    files: tuple[str, ...] = FILES,
+    max_left_out: float = 0.0,
 ) -> dict[str, bytes]:
     """Prepare at 12 px in a new folder; return the bytes of its files."""
     folder.mkdir()
-    prepare(examples, folder, image_size=12, max_pixels=1_000_000)
+    left_out = LeftOut(max_left_out)
+    examples = reader.examples(config, left_out)
+    prepare(examples, folder, image_size=12, max_pixels=1_000_000, left_out=left_out)
     return {name: (folder / name).read_bytes() for name in files}
 
 
@@ -86,4 +101,4 @@ def through_karpathy(root: Path, files: tuple[str, ...] = FILES) -> dict[str, by
         images=["images"],
         restval_is_train=False,
     )
-    return prepared(karpathy.examples(config), root / "prepared", files)
+    return prepared(karpathy, config, root / "prepared", files)

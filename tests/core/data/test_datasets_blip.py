@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from tasks.core.data.datasets import blip_json
+from tests.core.data.caption_samples import read
 
 
 def _pictures(root, names, sub):
@@ -49,7 +50,7 @@ def _blip(root, train=None, val=None, test=None):
 
 
 def test_blip_groups_train_rows_by_image(tmp_path):
-    assert _described(blip_json.examples(_blip(tmp_path))) == [
+    assert _described(read(blip_json, _blip(tmp_path))) == [
         ("sub/a.jpg", "train", ("one", "two")),
         ("sub/b.jpg", "train", ("three",)),
         ("other/c.jpg", "val", ("v1", "v2")),
@@ -94,4 +95,4 @@ def test_blip_groups_train_rows_by_image(tmp_path):
 )
 def test_blip_names_file_and_field_of_a_bad_row(tmp_path, rows, message):
     with pytest.raises(ValueError, match=message):
-        list(blip_json.examples(_blip(tmp_path, **rows)))
+        read(blip_json, _blip(tmp_path, **rows))

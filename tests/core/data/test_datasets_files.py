@@ -14,6 +14,7 @@ from PIL import Image
 
 from tasks.core.data.datasets import karpathy
 from tasks.core.foundations import plugins
+from tests.core.data.caption_samples import read
 
 NAMES = ("a.jpg", "b.jpg", "c.jpg")
 SPLITS = ("train", "val", "test")
@@ -79,7 +80,7 @@ def _shade(example):
 @pytest.mark.parametrize("name", ["dataset.json", "dataset.json.gz"])
 def test_karpathy_keeps_names_splits_and_raw_captions(tmp_path, name):
     _folder(tmp_path)
-    examples = list(karpathy.examples(_karpathy(tmp_path, _entries(), name=name)))
+    examples = read(karpathy, _karpathy(tmp_path, _entries(), name=name))
     assert _described(examples)[2] == ("c.jpg", "test", ("c.jpg one", "c.jpg two ."))
     assert [round(_shade(example) / 50) for example in examples] == [0, 1, 2]
 
@@ -112,7 +113,7 @@ def test_images_of_coco_are_found_however_the_files_lie(tmp_path, layout):
         _tar(tmp_path, NAMES, "images-0.tar")
     else:
         _folder(tmp_path, sub="val2014")
-    examples = list(karpathy.examples(_karpathy(tmp_path, entries, patterns)))
+    examples = read(karpathy, _karpathy(tmp_path, entries, patterns))
     assert [example.name for example in examples] == [f"val2014/{name}" for name in NAMES]
     assert [round(_shade(example) / 50) for example in examples] == [0, 1, 2]
 
@@ -120,13 +121,13 @@ def test_images_of_coco_are_found_however_the_files_lie(tmp_path, layout):
 def test_restval_counts_as_train_or_is_left_out(tmp_path):
     _folder(tmp_path)
     entries = [_entry("a.jpg", "restval", "x"), *_entries()[1:]]
-    assert [e.split for e in karpathy.examples(_karpathy(tmp_path, entries))] == [
+    assert [e.split for e in read(karpathy, _karpathy(tmp_path, entries))] == [
         "train",
         "val",
         "test",
     ]
     assert [
-        e.split for e in karpathy.examples(_karpathy(tmp_path, entries, restval_is_train=False))
+        e.split for e in read(karpathy, _karpathy(tmp_path, entries, restval_is_train=False))
     ] == ["val", "test"]
 
 
@@ -176,7 +177,7 @@ def _without(key):
 def test_karpathy_names_file_and_field_of_a_bad_entry(tmp_path, entry, message):
     _folder(tmp_path)
     with pytest.raises(ValueError, match=message):
-        list(karpathy.examples(_karpathy(tmp_path, [entry, *_entries()[1:]])))
+        read(karpathy, _karpathy(tmp_path, [entry, *_entries()[1:]]))
 
 
 @pytest.mark.parametrize(
@@ -203,12 +204,11 @@ def test_karpathy_names_file_and_field_of_a_bad_entry(tmp_path, entry, message):
 def test_malformed_json_names_file_and_position(tmp_path, name, data, message):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match=message):
-        list(
-            karpathy.examples(
-                karpathy.Config(
-                    path=str(tmp_path), annotations=name, images=["."], restval_is_train=True
-                )
-            )
+        read(
+            karpathy,
+            karpathy.Config(
+                path=str(tmp_path), annotations=name, images=["."], restval_is_train=True
+            ),
         )
 
 
@@ -219,23 +219,25 @@ def test_missing_folder_file_pattern_and_image_say_what_to_change(tmp_path):
         match=r"has 'pictures', which matches nothing .* holds dataset\.json; change it in "
         r"params\.yaml",
     ):
-        list(karpathy.examples(config))
+        read(karpathy, config)
     _folder(tmp_path, NAMES[:1], sub="pictures")
     with pytest.raises(
-        FileNotFoundError,
-        match=r"dataset\.json: images\[1\]: image 'b\.jpg' is missing in pictures .*\(2 of 3 are\)",
+        ValueError,
+        match=r"2 of 3 cannot be used.*\n.*dataset\.json: images\[1\]: image 'b\.jpg' is missing "
+        r"in pictures .*the nearest name there is 'a\.jpg'.*\n +also images\[2\]",
     ):
-        list(karpathy.examples(config))
+        read(karpathy, config)
     (tmp_path / "dataset.json").unlink()
     with pytest.raises(
         FileNotFoundError, match=r"no annotation file .*dataset\.json'.* change `annotations`"
     ):
-        karpathy.examples(config)
+        read(karpathy, config)
     with pytest.raises(FileNotFoundError, match=r"no dataset folder .* change `path`"):
-        karpathy.examples(
+        read(
+            karpathy,
             karpathy.Config(
                 path=str(tmp_path / "x"), annotations="d", images=["."], restval_is_train=True
-            )
+            ),
         )
 
 
@@ -249,7 +251,7 @@ def test_missing_folder_file_pattern_and_image_say_what_to_change(tmp_path):
 )
 def test_image_patterns_stay_inside_the_dataset_folder(tmp_path, images, message):
     with pytest.raises(ValueError, match=message):
-        list(karpathy.examples(_karpathy(tmp_path, _entries(), images)))
+        read(karpathy, _karpathy(tmp_path, _entries(), images))
 
 
 def test_a_name_of_two_files_is_refused(tmp_path):
@@ -258,8 +260,8 @@ def test_a_name_of_two_files_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"images\[0\]: image 'a\.jpg' belongs to 2 files .*narrow `images`"
     ):
-        list(karpathy.examples(_karpathy(tmp_path, _entries(), ["*"])))
-    assert len(list(karpathy.examples(_karpathy(tmp_path, _entries(), ["two"])))) == 3
+        read(karpathy, _karpathy(tmp_path, _entries(), ["*"]))
+    assert len(read(karpathy, _karpathy(tmp_path, _entries(), ["two"]))) == 3
 
 
 def test_two_names_for_one_file_are_refused(tmp_path):
@@ -273,16 +275,15 @@ def test_two_names_for_one_file_are_refused(tmp_path):
         match=r"images\[1\]: image 'two/a\.jpg' and image 'one/a\.jpg' .* are both a\.jpg of "
         r".*images\.tar",
     ):
-        list(karpathy.examples(_karpathy(tmp_path, entries, ["images.tar"])))
+        read(karpathy, _karpathy(tmp_path, entries, ["images.tar"]))
     with pytest.raises(ValueError, match=r"images\[1\]: image '\./a\.jpg' and image 'a\.jpg'"):
-        list(
-            karpathy.examples(
-                _karpathy(
-                    tmp_path,
-                    [_entry("a.jpg", "train", "x"), _entry("./a.jpg", "test", "x")],
-                    ["images.tar"],
-                )
-            )
+        read(
+            karpathy,
+            _karpathy(
+                tmp_path,
+                [_entry("a.jpg", "train", "x"), _entry("./a.jpg", "test", "x")],
+                ["images.tar"],
+            ),
         )
 
 
@@ -295,7 +296,7 @@ def test_unusable_tar_is_named(tmp_path, damage):
     elif damage == "not a tar":
         tar.write_bytes(b"x" * 2000)
     with pytest.raises(ValueError, match=r"images\.tar: not a whole, uncompressed tar"):
-        list(karpathy.examples(_karpathy(tmp_path, _entries(), ["images.tar"])))
+        read(karpathy, _karpathy(tmp_path, _entries(), ["images.tar"]))
 
 
 def test_digest_follows_annotations_and_images_but_not_the_place_and_not_the_time(tmp_path):

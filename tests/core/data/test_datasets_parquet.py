@@ -10,7 +10,14 @@ from tasks.core.data.datasets import parquet
 from tasks.core.data.table_pictures import PictureReader
 from tasks.core.data.tables import Leaf
 from tasks.settings import validation
-from tests.core.data.caption_samples import SAMPLES, of_split, picture, prepared, through_karpathy
+from tests.core.data.caption_samples import (
+    SAMPLES,
+    of_split,
+    picture,
+    prepared,
+    read,
+    through_karpathy,
+)
 
 SPLITS = ("train", "val", "test")
 STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
@@ -72,7 +79,8 @@ def test_tables_are_prepared_to_the_bytes_of_karpathys_layout(tmp_path, kind):
         _write(raw / f"{split}-0.parquet", _columns(of_split(split), kind))
     assert (
         prepared(
-            parquet.examples(_config(raw, name=None if kind == "path" else "file")),
+            parquet,
+            _config(raw, name=None if kind == "path" else "file"),
             tmp_path / "out",
         )
         == expected
@@ -101,9 +109,7 @@ def test_a_column_of_splits_sorts_the_rows_of_one_table_and_may_leave_some_out(t
     listed = {split: ["*.parquet"] for split in SPLITS}
     config = _config(tmp_path / "raw", **listed, name="file", split="part", split_values=values)
     (tmp_path / "karpathy").mkdir()
-    assert prepared(parquet.examples(config), tmp_path / "out") == through_karpathy(
-        tmp_path / "karpathy"
-    )
+    assert prepared(parquet, config, tmp_path / "out") == through_karpathy(tmp_path / "karpathy")
     assert len(parquet.raw_digest(config)) == 64
 
 
@@ -118,7 +124,7 @@ def test_several_caption_columns_are_joined_and_unnamed_images_numbered(tmp_path
             tmp_path / f"{split}-0.parquet",
             {**_columns(of_split(split)), "caption_0": ["v"], "caption_1": ["v"]},
         )
-    described = [(example.name, example.captions) for example in parquet.examples(config)]
+    described = [(example.name, example.captions) for example in read(parquet, config)]
     assert described == [
         ("train/000000", ("one", "x", "y")),
         ("train/000001", ("two", "z")),
@@ -139,7 +145,7 @@ def test_a_struct_without_bytes_is_read_from_its_path(tmp_path):
         STRUCT,
     )
     config = _dataset(tmp_path, {"image": images})
-    examples = list(parquet.examples(config))
+    examples = read(parquet, config)
     assert [example.name for example in examples[:3]] == ["train/000000", "x.jpg", "train/000002"]
     assert [example.load().size[1] for example in examples[:3]] == [11 + 5, 11 + 7, 11 + 6]
     digest = parquet.raw_digest(config)
@@ -238,7 +244,10 @@ def test_a_row_group_of_many_pictures_is_streamed_forward_and_again(tmp_path):
         ),
         ({"file": ["a", "../b", "c"]}, r"row 1: name: received image name '\.\./b'"),
         ({"file": ["a", None, "c"]}, r"row 1\.file: received NoneType None"),
-        ({"file": [1, 2, 3]}, r"column 'file' has the type int64, allowed is text; change `name`"),
+        (
+            {"file": [1.5, 2.5, 3.5]},
+            r"column 'file' has the type double, allowed is text or whole numbers; change `name`",
+        ),
         ({"image": [picture(0), picture(1), b"GIF"]}, r"row 2\.image: not an image \(3 bytes"),
         ({"image": [picture(0), picture(1), b""]}, r"row 2\.image: not an image \(0 bytes"),
         (
@@ -252,7 +261,7 @@ def test_a_bad_row_is_named_by_table_row_and_column_and_leaves_nothing(tmp_path,
     with pytest.raises(
         (ValueError, FileNotFoundError), match=rf"train-0\.parquet: (the )?{message}"
     ):
-        prepared(parquet.examples(_dataset(tmp_path, changes, name="file")), out)
+        prepared(parquet, _dataset(tmp_path, changes, name="file"), out)
     assert list(out.iterdir()) == []
 
 
@@ -262,8 +271,8 @@ def test_a_bad_row_is_named_by_table_row_and_column_and_leaves_nothing(tmp_path,
         (
             "dev",
             {},
-            r"row 2\.part: received split 'dev', allowed is one of train, t; repair the table or "
-            r"add the value to `split_values`",
+            r"row 2\.part: received split 'dev', allowed is one of train, t, v; repair the table "
+            r"or add the value to `split_values`",
         ),
         (None, {}, r"row 2\.part: received split None"),
         (
@@ -282,9 +291,13 @@ def test_a_bad_row_is_named_by_table_row_and_column_and_leaves_nothing(tmp_path,
     ],
 )
 def test_a_split_that_is_not_stated_is_refused(tmp_path, value, options, message):
-    named = {"split": "part", "split_values": {"train": "train", "t": "test"}} | options
+    named = {"split": "part", "split_values": {"train": "train", "t": "test", "v": "val"}}
+    config = _dataset(tmp_path, {"part": ["train", "train", value]}, **{**named, **options})
+    for split, part in (("val", "v"), ("test", "t")):
+        columns = {**_columns(of_split(split)), "part": [part]}
+        _write(tmp_path / f"{split}-0.parquet", columns)
     with pytest.raises(ValueError, match=message):
-        list(parquet.examples(_dataset(tmp_path, {"part": ["train", "train", value]}, **named)))
+        read(parquet, config)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +311,7 @@ def test_a_split_that_is_not_stated_is_refused(tmp_path, value, options, message
 def test_bad_options_say_what_to_change(tmp_path, options, message):
     _dataset(tmp_path)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        list(parquet.examples(_config(tmp_path, **options)))
+        read(parquet, _config(tmp_path, **options))
 
 
 def test_options_are_typed_and_a_split_that_does_not_exist_is_refused():
@@ -331,7 +344,7 @@ def test_an_unusable_table_is_named(tmp_path, damage):
         }[damage]
     )
     with pytest.raises(ValueError, match=r"train-0\.parquet: not a whole Parquet file"):
-        list(parquet.examples(config))
+        read(parquet, config)
 
 
 def test_digest_follows_tables_and_their_splits_but_not_the_place(tmp_path):

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core.data.datasets import parquet
-from tests.core.data.caption_samples import SAMPLES, Sample, prepared, through_karpathy
+from tests.core.data.caption_samples import SAMPLES, Sample, prepared, read, through_karpathy
 
 STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 VALUES = {"train": "train", "val": "val", "test": "test"}
@@ -65,7 +65,7 @@ def test_rows_of_one_image_are_joined_to_the_bytes_of_karpathys_layout(tmp_path,
     rows = _rows(kind)
     assert len(rows) > len(SAMPLES)
     raw = _write(tmp_path / "raw" / "images", rows, kind)
-    assert prepared(parquet.examples(_config(raw, name=name)), tmp_path / "out") == expected
+    assert prepared(parquet, _config(raw, name=name), tmp_path / "out") == expected
 
 
 def test_rows_that_contradict_each_other_or_have_no_name_are_named(tmp_path):
@@ -77,13 +77,13 @@ def test_rows_that_contradict_each_other_or_have_no_name_are_named(tmp_path):
         match=rf"row {len(rows)}: received '.*' in {again['part']}, .*row 0 has it in "
         rf"{rows[0]['part']}",
     ):
-        list(parquet.examples(_config(raw)))
+        read(parquet, _config(raw))
     with pytest.raises(
         ValueError,
         match=r"row 0\.image: holds a picture, .* received `rows: captions` with `name: null`; "
         r"allowed is",
     ):
-        list(parquet.examples(_config(raw, name=None)))
+        read(parquet, _config(raw, name=None))
     (tmp_path / "raw").mkdir()
     through_karpathy(tmp_path / "raw")
     paths = _rows("path")
@@ -96,7 +96,7 @@ def test_rows_that_contradict_each_other_or_have_no_name_are_named(tmp_path):
         match=rf"row {len(paths)}: .* allowed is one split and one picture for all captions of "
         r"an image",
     ):
-        list(parquet.examples(_config(folder)))
+        read(parquet, _config(folder))
 
 
 def test_one_picture_has_one_name_however_its_path_is_written(tmp_path):
@@ -105,7 +105,7 @@ def test_one_picture_has_one_name_however_its_path_is_written(tmp_path):
     rows = _rows("path")
     again = {**rows[0], "image": f"./{rows[0]['image']}"}
     folder = _write(tmp_path / "raw" / "raw" / "images", [*rows, again], "path")
-    found = list(parquet.examples(_config(folder, name=None)))
+    found = read(parquet, _config(folder, name=None))
     assert [example.name for example in found] == [
         f"{sample.split}/{sample.name}" for sample in SAMPLES
     ]
@@ -116,7 +116,7 @@ def test_one_picture_has_one_name_however_its_path_is_written(tmp_path):
         r"allowed is one name"
     )
     with pytest.raises(ValueError, match=message):
-        list(parquet.examples(_config(folder)))
+        read(parquet, _config(folder))
 
 
 def test_with_a_row_an_image_a_repeated_path_is_refused_and_the_other_reading_named(tmp_path):
@@ -128,4 +128,4 @@ def test_with_a_row_an_image_a_repeated_path_is_refused_and_the_other_reading_na
         match=r"is the picture of .*row 0 too; .* set `rows: captions` of the dataset in "
         r"params\.yaml",
     ):
-        list(parquet.examples(_config(folder, rows="images")))
+        read(parquet, _config(folder, rows="images"))

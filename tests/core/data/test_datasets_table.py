@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tasks.core.data.datasets import flickr_table
+from tests.core.data.caption_samples import read
 
 NAMES = ("a.jpg", "b.jpg", "c.jpg")
 
@@ -59,7 +60,7 @@ def test_flickr_tables_and_splits_give_the_same_examples(tmp_path, name, text, s
         ("b.jpg", "val", ("b",)),
         ("c.jpg", "test", ("c",)),
     ]
-    assert _described(flickr_table.examples(config)) == expected
+    assert _described(read(flickr_table, config)) == expected
     assert len(flickr_table.raw_digest(config)) == 64
 
 
@@ -69,7 +70,7 @@ def test_known_malformed_row_of_results_csv_is_repaired_and_stated(tmp_path, cap
         CSV.replace("c.jpg| 0| c", "c.jpg| 4   A dog runs across the grass ."),
         "results.csv",
     )
-    assert list(flickr_table.examples(config))[2].captions == ("A dog runs across the grass .",)
+    assert read(flickr_table, config)[2].captions == ("A dog runs across the grass .",)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
@@ -110,9 +111,81 @@ def test_known_malformed_row_of_results_csv_is_repaired_and_stated(tmp_path, cap
 )
 def test_flickr_table_names_the_line_of_a_bad_row(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=message):
-        list(flickr_table.examples(_table(tmp_path, text, name)))
+        read(flickr_table, _table(tmp_path, text, name))
 
 
 def test_flickr_table_wants_one_json_or_three_lists(tmp_path):
     with pytest.raises(ValueError, match="`splits` of the dataset: received 2 files"):
-        flickr_table.examples(_table(tmp_path, TOKEN, splits=("train.txt", "val.txt")))
+        read(flickr_table, _table(tmp_path, TOKEN, splits=("train.txt", "val.txt")))
+
+
+KAGGLE = (
+    'image,caption\na.jpg,second a\nc.jpg,c\na.jpg,"first , with ""quotes"""\nb.jpg,b , unquoted\n'
+)
+
+
+@pytest.mark.parametrize("name", ["captions.txt", "captions.csv"])
+@pytest.mark.parametrize("layout", ["kaggle", "windows", "numbered", "open_clip"])
+def test_csv_with_quotes_is_read_in_the_order_of_its_rows(tmp_path, name, layout):
+    text = {
+        "kaggle": KAGGLE,
+        "windows": "\ufeff" + KAGGLE.replace("\n", "\r\n"),
+        "numbered": (
+            "image_name,comment_number,comment\na.jpg, 0, second a\nc.jpg, 0, c\n"
+            'a.jpg, 1, "first , with ""quotes"""\nb.jpg, 0, b , unquoted\n'
+        ),
+        "open_clip": (
+            "filepath\ttitle\na.jpg\tsecond a\nc.jpg\tc\n"
+            'a.jpg\t"first , with ""quotes"""\nb.jpg\tb , unquoted\n'
+        ),
+    }[layout]
+    assert _described(read(flickr_table, _table(tmp_path, text, name))) == [
+        ("a.jpg", "train", ("second a", 'first , with "quotes"')),
+        ("b.jpg", "val", ("b , unquoted",)),
+        ("c.jpg", "test", ("c",)),
+    ]
+
+
+@pytest.mark.parametrize("separator", ["|", ","])
+def test_a_line_break_inside_quotes_makes_no_second_caption(tmp_path, separator):
+    text = (
+        'image_name|comment_number|comment\na.jpg|0|"a dog\nruns\n, fast"\nb.jpg|0|b\nc.jpg|0|c\n'
+    )
+    config = _table(tmp_path, text.replace("|", separator), "results.csv")
+    assert read(flickr_table, config)[0].captions == ("a dog\nruns\n, fast",)
+
+
+def test_a_quote_that_is_never_closed_is_named(tmp_path):
+    text = CSV.replace("second a", '"second a')
+    with pytest.raises(
+        ValueError, match=r"results\.csv: line 3: received 'a\.jpg\| 1\| \"second a'"
+    ):
+        read(flickr_table, _table(tmp_path, text, "results.csv"))
+
+
+def test_quotes_around_a_part_of_a_caption_stay(tmp_path):
+    text = CSV.replace("second a", '" Cafe Express " sign').replace("0| c\n", '0| the "c"\n')
+    examples = read(flickr_table, _table(tmp_path, text, "results.csv"))
+    assert examples[0].captions[1] == '" Cafe Express " sign'
+    assert examples[2].captions == ('the "c"',)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("results.csv", CSV.replace("image_name", "Image")), ("results.tsv", CSV), ("t.txt", CSV)],
+)
+def test_a_header_or_separator_that_is_not_known_is_spoken_of(tmp_path, name, text):
+    with pytest.raises(ValueError, match=r"line 1.*header"):
+        read(flickr_table, _table(tmp_path, text, name))
+
+
+def test_all_bad_rows_are_found_and_images_that_no_split_names_are_counted(tmp_path):
+    text = TOKEN + "a.jpg#2\t ...\nbroken line\n"
+    config = _table(tmp_path, text)
+    with pytest.raises(
+        ValueError,
+        match=r"2 of 5 (.|\n)*caption without a word: .*line 6(.|\n)*malformed row: .*line 7"
+        r"(.|\n)*besides, 1 x image that no split names: z\.jpg",
+    ):
+        read(flickr_table, config)
+    assert read(flickr_table, config, max_left_out=0.4)[0].captions == ("first | a", "second a")

@@ -17,11 +17,13 @@ from safetensors.numpy import load_file
 
 from tasks.core.data import image_files, images
 from tasks.core.data.datasets import toy
+from tasks.core.data.left_out import LeftOut
 from tasks.core.data.preparation import check_free_space, prepare, required_bytes, tensor_header
 from tasks.core.data.storage import load_split
 from tasks.core.foundations.records import ImageCaptions
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.foundations.tensor_files import save_tensors
+from tests.core.data.caption_samples import read
 
 TOY = toy.Config(seed=1, num_train=7, num_val=3, num_test=5, image_size=40, captions_per_image=2)
 
@@ -37,7 +39,8 @@ def _three(**changes):
 
 
 def _prepare(examples, folder, image_size=8, max_pixels=1_000_000, **more):
-    return prepare(examples, folder, image_size=image_size, max_pixels=max_pixels, **more)
+    options = {"image_size": image_size, "max_pixels": max_pixels, "left_out": LeftOut(0.0)}
+    return prepare(examples, folder, **{**options, **more})
 
 
 def _stored(tmp_path, data, name="bad.jpg"):
@@ -83,11 +86,12 @@ def test_splits_are_contiguous_and_captions_ragged_and_ascending(tmp_path):
         "num_images": {"train": 2, "val": 1, "test": 1},
         "num_captions": {"train": 3, "val": 2, "test": 3},
         "captions_per_image": {"min": 1, "max": 3},
+        "left_out": {},
     }
 
 
 def test_stored_pictures_are_the_drawn_ones_and_safetensors_reads_them(tmp_path):
-    examples = list(toy.examples(TOY))
+    examples = read(toy, TOY)
     _prepare(examples, tmp_path, image_size=40)
     stored = load_file(tmp_path / "images.safetensors")["images"]
     assert stored.shape == (15, 40, 40, 3) and stored.dtype == np.uint8
@@ -110,13 +114,13 @@ def test_preparing_twice_gives_the_same_bytes(tmp_path):
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
-        _prepare(toy.examples(TOY), folder, image_size=24)
+        _prepare(read(toy, TOY), folder, image_size=24)
     for name in ("images.safetensors", "images.parquet", "captions.parquet"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
 def test_load_split_returns_what_was_prepared(tmp_path):
-    examples = list(toy.examples(TOY))
+    examples = read(toy, TOY)
     _prepare(examples, tmp_path, image_size=40)
     embeds = torch.randn(30, 6, generator=make_generator(2))
     save_tensors(tmp_path / "embeddings.safetensors", {"embeddings": embeds})
@@ -146,45 +150,42 @@ def test_progress_is_called_at_least_at_every_percent_and_ends_complete(tmp_path
     assert max(after[0] - before[0] for before, after in itertools.pairwise(calls)) <= 3
 
 
-def _never():
-    raise AssertionError("a picture was opened before the checks were done")
-
-
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ([_example(captions=(), load=_never)], "captions of 'a.png': the image has no captions"),
+        ([_example(captions=())], "captions of 'a.png': the image has no captions"),
         (
-            [_example(captions="text", load=_never)],
+            [_example(captions="text")],
             "captions of 'a.png': received str 'text', allowed is a list",
         ),
         (
-            [_example(captions=("x", "  "), load=_never)],
+            [_example(captions=("x", "  "))],
             r"captions of 'a.png'\[1\]: received caption '  '",
         ),
         (
-            [_example(split="dev", load=_never)],
+            [_example(split="dev")],
             "split of 'a.png': received split 'dev', allowed is one of train, val, test",
         ),
         (
-            [_example("../a.png", load=_never)],
+            [_example("../a.png")],
             r"name: received image name '../a.png', allowed is a relative path without `..`",
         ),
-        ([_example("/a.png", load=_never)], "name: received image name '/a.png'"),
+        ([_example("/a.png")], "name: received image name '/a.png'"),
         (
-            [_example(load=_never), _example(split="val", load=_never)],
+            [_example(), _example(split="val")],
             "example 3: received the image name 'a.png' a second time, first at example 2",
         ),
-        ([_example("b.png", "test", load=_never)], "the image name 'b.png' a second time"),
+        ([_example("b.png", "test")], "the image name 'b.png' a second time"),
     ],
 )
-def test_bad_metadata_stops_before_any_picture_is_opened(tmp_path, bad, message):
+def test_bad_metadata_is_named_and_leaves_nothing_behind(tmp_path, bad, message):
     with pytest.raises(ValueError, match=message):
-        _prepare(
-            [_example("b.png", "val", load=_never), _example("c.png", "test", load=_never), *bad],
-            tmp_path,
-        )
+        _prepare([_example("b.png", "val"), _example("c.png", "test"), *bad], tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def _never():
+    raise AssertionError("a picture was opened before the checks were done")
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2])
@@ -204,7 +205,7 @@ def test_too_little_space_says_what_is_needed_and_free(tmp_path):
 
 
 def test_required_bytes_covers_what_is_written(tmp_path):
-    examples = list(toy.examples(TOY))
+    examples = read(toy, TOY)
     _prepare(examples, tmp_path, image_size=40)
     written = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert written <= required_bytes(examples, 40) < written + 80_000
@@ -308,7 +309,7 @@ def test_picture_that_went_away_names_file_and_field(tmp_path):
     loader = _stored(tmp_path, b"x")
     (tmp_path / "bad.jpg").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"bad\.jpg \(dataset\.json: images\[4\]\): cannot be read"
+        ValueError, match=r"bad\.jpg \(dataset\.json: images\[4\]\): cannot be read"
     ):
         _prepare(_three(load=loader), tmp_path)
     assert list(tmp_path.iterdir()) == []

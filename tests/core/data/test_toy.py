@@ -23,6 +23,7 @@ from tasks.core.data.toy.scenes import (
     sample_scenes,
 )
 from tasks.core.foundations.seeding import make_generator
+from tests.core.data.caption_samples import read
 
 CONFIG = toy.Config(
     seed=3, num_train=40, num_val=7, num_test=9, image_size=64, captions_per_image=5
@@ -64,7 +65,7 @@ def test_every_value_occurs_and_colours_of_a_scene_differ():
 
 def test_the_same_seed_gives_the_same_examples_and_another_does_not():
     first, second, other = (
-        list(toy.examples(config)) for config in (CONFIG, CONFIG, replace(CONFIG, seed=4))
+        read(toy, config) for config in (CONFIG, CONFIG, replace(CONFIG, seed=4))
     )
     # Loaded in opposite orders: a picture depends on its number, not on the order of drawing.
     pictures = [np.asarray(example.load()) for example in reversed(first)][::-1]
@@ -84,14 +85,14 @@ def test_the_same_seed_gives_the_same_examples_and_another_does_not():
 
 
 def test_more_training_images_leave_the_test_split_as_it_is():
-    one, two = (list(toy.examples(replace(CONFIG, num_train=count))) for count in (40, 60))
+    one, two = (read(toy, replace(CONFIG, num_train=count)) for count in (40, 60))
     assert [e.captions for e in one if e.split == "test"] == [
         e.captions for e in two if e.split == "test"
     ]
 
 
 def test_pictures_are_rgb_squares_of_the_size_and_no_two_are_equal():
-    examples = list(toy.examples(CONFIG))
+    examples = read(toy, CONFIG)
     pictures = [example.load() for example in examples]
     assert {(picture.mode, picture.size) for picture in pictures} == {("RGB", (64, 64))}
     assert len({picture.tobytes() for picture in pictures}) == len(examples) == 56

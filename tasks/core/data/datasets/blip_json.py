@@ -8,7 +8,7 @@ str, image_id}`, grouped here by `image` in order of first appearance; val and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tasks.core.data.annotations import (
     text_digest,
 )
 from tasks.core.data.image_files import attach_images, content_digests
+from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.foundations.records import SPLITS, ImageCaptions
 from tasks.core.foundations.section import Section
 
@@ -46,14 +47,17 @@ class Config(Section):
     images: list[str]
 
 
-def examples(config: Config) -> Iterable[ImageCaptions]:
+def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
     """Return the examples of train, val and test in the order of their files.
 
+    Args:
+        left_out: takes the rows that cannot be used.
+
     Raises:
-        FileNotFoundError, ValueError: a file is missing or malformed; the message names it and the
-            field.
+        FileNotFoundError, ValueError: a file is missing or malformed.
     """
-    return attach_images(read_annotations(_paths(config)), config.path, config.images)
+    annotations = read_annotations(_paths(config), left_out)
+    return attach_images(annotations, config.path, config.images, left_out)
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
@@ -66,14 +70,14 @@ def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -
     )
 
 
-def read_annotations(paths: dict[str, Path]) -> list[Annotation]:
+def read_annotations(paths: dict[str, Path], left_out: LeftOut) -> list[Annotation]:
     """Return what the json files {split: path} say about each image; the pictures need not be
     there.
     """
     return [
-        *_train(paths["train"]),
-        *_evaluation(paths["val"], "val"),
-        *_evaluation(paths["test"], "test"),
+        *_train(paths["train"], left_out),
+        *_evaluation(paths["val"], "val", left_out),
+        *_evaluation(paths["test"], "test", left_out),
     ]
 
 
@@ -81,39 +85,38 @@ def _paths(config: Config) -> dict[str, Path]:
     return {split: annotation_path(config.path, getattr(config, split), split) for split in SPLITS}
 
 
-def _train(path: Path) -> list[Annotation]:
+def _train(path: Path, left_out: LeftOut) -> list[Annotation]:
     captions: dict[str, list[str]] = {}
     first: dict[str, tuple[str, Any]] = {}
-    for position, row in enumerate(of_type(read_json(path), list, str(path))):
-        where = f"{path}: [{position}]"
-        name = member(row, "image", str, where)
-        image_id = row.get("image_id")
-        seen_at, seen_id = first.setdefault(name, (where, image_id))
-        if image_id != seen_id:
-            raise ValueError(
-                f"{where}.image_id: received {image_id!r} for image {name!r}, which has "
-                f"{seen_id!r} at {seen_at}; "
-                "allowed is one image_id for an image; repair the file"
-            )
-        captions.setdefault(name, []).append(
-            check_caption(member(row, "caption", str, where), f"{where}.caption")
-        )
+    for where, row in _rows(path):
+        with left_out.catching():
+            name = member(row, "image", str, where)
+            caption = check_caption(member(row, "caption", str, where), f"{where}.caption")
+            image_id = row.get("image_id")
+            seen_at, seen_id = first.setdefault(name, (where, image_id))
+            if image_id != seen_id:
+                raise Unusable(
+                    f"{where}.image_id",
+                    "several ids of one image",
+                    f"received {image_id!r} for image {name!r}, which has {seen_id!r} at "
+                    f"{seen_at}; allowed is one image_id for an image; repair the file",
+                )
+            captions.setdefault(name, []).append(caption)
     return [
         Annotation(name, "train", tuple(texts), first[name][0]) for name, texts in captions.items()
     ]
 
 
-def _evaluation(path: Path, split: str) -> list[Annotation]:
+def _evaluation(path: Path, split: str, left_out: LeftOut) -> list[Annotation]:
     annotations = []
-    for position, row in enumerate(of_type(read_json(path), list, str(path))):
-        where = f"{path}: [{position}]"
-        texts = member(row, "caption", list, where)
-        annotations.append(
-            Annotation(
-                member(row, "image", str, where),
-                split,
-                check_captions(texts, f"{where}.caption"),
-                where,
-            )
-        )
+    for where, row in _rows(path):
+        with left_out.catching():
+            captions = check_captions(member(row, "caption", list, where), f"{where}.caption")
+            annotations.append(Annotation(member(row, "image", str, where), split, captions, where))
     return annotations
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the place and the content of each row."""
+    for position, row in enumerate(of_type(read_json(path), list, str(path))):
+        yield f"{path}: [{position}]", row

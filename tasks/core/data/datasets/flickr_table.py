@@ -1,9 +1,14 @@
-"""Flickr30K as its authors and Kaggle give it: a table with one row a caption, and a split beside
-it.
+"""Flickr8k and Flickr30K as their authors and Kaggle give them: a table with one row a caption, and
+a split beside it.
 
 Source: P. Young et al., From image descriptions to visual denotations (TACL 2014). The table is
-either `results_20130124.token` (`name.jpg#0<tab>caption`) or `results.csv` (`image_name|
-comment_number| comment` under a header). Images of the table that no split names are left out.
+
+* `results_20130124.token`: `name.jpg#0<tab>caption`,
+* `results.csv`: `image_name| comment_number| comment`, or
+* a table with the header of Kaggle's `captions.txt` or of a csv of open_clip, see `_HEADERS`.
+
+A caption in quotes, as writers of CSV put them, loses the quotes and may have several lines.
+Images of the table that no split names are left out.
 
 Stated repair: results.csv is known to hold a row without its second separator (`2199200615.jpg| 4
 A dog runs ...`). Such a row, a number and text in one field, is read as number and text, with a
@@ -12,6 +17,7 @@ warning; any other malformed row is an error.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -30,12 +36,23 @@ from tasks.core.data.annotations import (
     text_digest,
 )
 from tasks.core.data.image_files import attach_images, content_digests
+from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.foundations.records import SPLITS, ImageCaptions
 from tasks.core.foundations.section import Section
 
 LOGGER = logging.getLogger(__name__)
+# Lines that a caption in quotes may have beside its first.
+_MAX_LINES = 20
 _GLUED = re.compile(r"\s*(\d+)\s+(\S.*)")
-_HEADER = ["image_name", "comment_number", "comment"]
+# Separators of tables by their header, blanks left out. The name is in the first column, the
+# caption in the last, and between them may be its number.
+_HEADERS = {
+    "image_name|comment_number|comment": "|",
+    "image_name,comment_number,comment": ",",
+    "image,caption": ",",
+    "filepath,title": ",",
+    "filepath\ttitle": "\t",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +61,8 @@ class Config(Section):
 
     Attributes:
         path: the dataset folder.
-        table: the caption table inside it; `.csv` has `|` columns, any other ending is the token
-            format.
+        table: the caption table inside it; without a header, `.csv` has `|` columns, and any other
+            ending is the token format.
         splits: one Karpathy json, or three text files of image names: train, val and test, in this
             order. A text file has one name a line, and `.jpg` may be left out.
         images: names or globs of the folders and tars inside it that hold the pictures.
@@ -57,15 +74,18 @@ class Config(Section):
     images: list[str]
 
 
-def examples(config: Config) -> Iterable[ImageCaptions]:
+def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
     """Return the examples of train, val and test, each in the order of the split.
 
+    Args:
+        left_out: takes the rows and names that cannot be used.
+
     Raises:
-        FileNotFoundError, ValueError: a file is missing or malformed; the message names it and the
-            line.
+        FileNotFoundError, ValueError: a file is missing or malformed.
     """
     table, *splits = _paths(config)
-    return attach_images(read_annotations(table, splits), config.path, config.images)
+    annotations = read_annotations(table, splits, left_out)
+    return attach_images(annotations, config.path, config.images, left_out)
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
@@ -78,35 +98,53 @@ def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -
     )
 
 
-def read_annotations(table: Path, splits: list[Path]) -> list[Annotation]:
+def read_annotations(table: Path, splits: list[Path], left_out: LeftOut) -> list[Annotation]:
     """Return what table and splits say about each image; the pictures need not be there."""
-    captions: dict[str, dict[int, str]] = {}
-    for where, name, number, text in _rows(table):
-        texts = captions.setdefault(name, {})
-        if number in texts:
-            raise ValueError(
-                f"{where}: comment {number} of image {name!r} is there twice, allowed is once; "
-                "repair the file"
-            )
-        texts[number] = check_caption(text, f"{where} (comment)")
-    named = _karpathy_names(splits[0]) if len(splits) == 1 else _listed_names(splits)
+    captions = _captions(table, left_out)
     annotations = []
+    unnamed = dict.fromkeys(captions)
+    named = _karpathy_names(splits[0], left_out) if len(splits) == 1 else _listed_names(splits)
     for where, listed, split in named:
         name = listed if listed in captions else f"{listed}.jpg"
-        if name not in captions:
-            raise ValueError(
-                f"{where}: image {listed!r} has no captions in {table}; remove it from the split "
-                "or replace the table"
-            )
-        annotations.append(
-            Annotation(
-                name,
-                split,
-                tuple(captions[name][number] for number in sorted(captions[name])),
-                where,
-            )
-        )
+        unnamed.pop(name, None)
+        with left_out.catching():
+            if name not in captions:
+                raise Unusable(
+                    where,
+                    "image without captions",
+                    f"image {listed!r} has no captions in {table}; remove it from the split or "
+                    "replace the table",
+                )
+            texts = tuple(captions[name][number] for number in sorted(captions[name]))
+            annotations.append(Annotation(name, split, texts, where))
+    for name in unnamed:
+        left_out.mention("image that no split names", name)
     return annotations
+
+
+def _captions(table: Path, left_out: LeftOut) -> dict[str, dict[int, str]]:
+    """Return the captions of each image by their number, or else by their order."""
+    captions: dict[str, dict[int, str]] = {}
+    for where, (name, *numbers, text) in _rows(table, left_out):
+        with left_out.catching():
+            texts = captions.setdefault(name.strip(), {})
+            number = numbers[0].strip() if numbers else str(len(texts))
+            if not number.isascii() or not number.isdigit():
+                raise Unusable(
+                    f"{where} (comment number)",
+                    "malformed row",
+                    f"received {number!r}, allowed is a whole number; repair the line, or the "
+                    f"header, which is one of {', '.join(map(repr, _HEADERS))}",
+                )
+            if int(number) in texts:
+                raise Unusable(
+                    where,
+                    "comment that is there twice",
+                    f"comment {number} of image {name!r} is there twice, allowed is once; repair "
+                    "the file",
+                )
+            texts[int(number)] = check_caption(text.strip(), f"{where} (comment)")
+    return captions
 
 
 def _paths(config: Config) -> list[Path]:
@@ -120,60 +158,79 @@ def _paths(config: Config) -> list[Path]:
     return [annotation_path(config.path, config.table, "table"), *splits]
 
 
-def _rows(table: Path) -> Iterator[tuple[str, str, int, str]]:
-    """Yield (where, image name, comment number, comment) of each row of the table."""
-    parse = _csv_row if table.suffix == ".csv" else _token_row
-    for number, line in read_lines(table):
-        where = f"{table}: line {number}"
-        if number == 1 and [part.strip() for part in line.split("|")] == _HEADER:
+def _rows(table: Path, left_out: LeftOut) -> Iterator[tuple[str, list[str]]]:
+    """Yield the place and the cells of each row: image name, comment number if any, comment."""
+    separator, num_cells = ("|" if table.suffix == ".csv" else ""), 3
+    lines = read_lines(table)
+    for number, line in lines:
+        header = line.replace(" ", "")
+        if number == 1 and header in _HEADERS and (separator or "|" not in header):
+            separator = _HEADERS[header]
+            num_cells = header.count(separator) + 1
             continue
-        name, comment, text = parse(line, where)
-        if not comment.isascii() or not comment.isdigit():
-            raise ValueError(
-                f"{where} (comment number): received {comment!r}, allowed is a whole number; "
-                "repair the line"
-            )
-        yield where, name, int(comment), text
+        where = f"{table}: line {number}"
+        with left_out.catching():
+            if separator:
+                yield where, _cells(line, lines, separator, num_cells, where)
+            else:
+                yield where, _token_cells(line, where)
 
 
-def _csv_row(line: str, where: str) -> tuple[str, str, str]:
-    parts = line.split("|", 2)
-    glued = _GLUED.fullmatch(parts[1]) if len(parts) == 2 else None
-    if glued:
+def _cells(
+    line: str, lines: Iterator[tuple[int, str]], separator: str, num_cells: int, where: str
+) -> list[str]:
+    """Return the cells of a row, which takes more of the lines while a quote is open."""
+    *cells, text = line.split(separator, num_cells - 1)
+    for _, more in itertools.islice(lines, _MAX_LINES if _is_open(text) else 0):
+        text += f"\n{more}"
+        if not _is_open(text):
+            break
+    glued = _GLUED.fullmatch(text)
+    if glued and num_cells == 3 and len(cells) == 1:
         LOGGER.warning(
             "%s: the second separator is missing; read as comment %s, %r", where, glued[1], glued[2]
         )
-        parts = [parts[0], glued[1], glued[2]]
-    if len(parts) != 3:
-        raise ValueError(
-            f"{where}: received {line[:60]!r}, allowed is `image_name| comment_number| comment`; "
-            "repair the line"
+        cells, text = [cells[0], glued[1]], glued[2]
+    if len(cells) != num_cells - 1 or _is_open(text):
+        raise Unusable(
+            where,
+            "malformed row",
+            f"received {line[:60]!r}, allowed is `image_name| comment_number| comment`, or the "
+            f"{num_cells} cells of the header, separated by {separator!r}; repair the line",
         )
-    return parts[0].strip(), parts[1].strip(), parts[2].strip()
+    text = text.strip()
+    # Writers of CSV double the quotes inside.
+    if text[:1] == text[-1:] == '"' and '"' not in text[1:-1].replace('""', ""):
+        text = text[1:-1].replace('""', '"')
+    return [*cells, text]
 
 
-def _token_row(line: str, where: str) -> tuple[str, str, str]:
+def _is_open(text: str) -> bool:
+    return text.lstrip().startswith('"') and text.count('"') % 2 == 1
+
+
+def _token_cells(line: str, where: str) -> list[str]:
     key, tab, text = line.partition("\t")
-    name, mark, comment = key.rpartition("#")
+    name, mark, number = key.rpartition("#")
     if not tab or not mark:
-        raise ValueError(
-            f"{where}: received {line[:60]!r}, allowed is `name.jpg#0<tab>caption`; repair the line"
+        raise Unusable(
+            where,
+            "malformed row",
+            f"received {line[:60]!r}, allowed is `name.jpg#0<tab>caption`, separated by a tab, or "
+            f"a table with a header of {', '.join(map(repr, _HEADERS))}; repair the line",
         )
-    return name.strip(), comment.strip(), text.strip()
+    return [name, number, text]
 
 
 def _listed_names(paths: list[Path]) -> Iterator[tuple[str, str, str]]:
     for split, path in zip(SPLITS, paths, strict=True):
-        yield from (
-            (f"{path}: line {number}", line.strip(), split) for number, line in read_lines(path)
-        )
+        for number, line in read_lines(path):
+            yield f"{path}: line {number}", line.strip(), split
 
 
-def _karpathy_names(path: Path) -> Iterator[tuple[str, str, str]]:
+def _karpathy_names(path: Path, left_out: LeftOut) -> Iterator[tuple[str, str, str]]:
     for position, entry in enumerate(member(read_json(path), "images", list, str(path))):
         where = f"{path}: images[{position}]"
-        yield (
-            where,
-            member(entry, "filename", str, where),
-            check_split(entry.get("split"), f"{where}.split"),
-        )
+        with left_out.catching():
+            name = member(entry, "filename", str, where)
+            yield where, name, check_split(entry.get("split"), f"{where}.split")

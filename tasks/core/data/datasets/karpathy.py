@@ -8,7 +8,7 @@ Source: A. Karpathy, L. Fei-Fei, Deep Visual-Semantic Alignments (CVPR 2015). Th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from tasks.core.data.annotations import (
     read_json,
     text_digest,
 )
+from tasks.core.data.file_kinds import kind_of_annotations
 from tasks.core.data.image_files import attach_images, content_digests
+from tasks.core.data.left_out import LeftOut
 from tasks.core.foundations.records import SPLITS, ImageCaptions
 from tasks.core.foundations.section import Section
 
@@ -46,17 +48,20 @@ class Config(Section):
     restval_is_train: bool
 
 
-def examples(config: Config) -> Iterable[ImageCaptions]:
+def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
     """Return the examples in the order of the json.
 
+    Args:
+        left_out: takes the entries that cannot be used.
+
     Raises:
-        FileNotFoundError, ValueError: a file is missing or malformed; the message names it and the
-            field.
+        FileNotFoundError, ValueError: a file is missing or malformed.
     """
     path = annotation_path(config.path, config.annotations, "annotations")
-    return attach_images(
-        read_annotations(path, restval_is_train=config.restval_is_train), config.path, config.images
+    annotations = read_annotations(
+        path, restval_is_train=config.restval_is_train, left_out=left_out
     )
+    return attach_images(annotations, config.path, config.images, left_out)
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
@@ -72,18 +77,23 @@ def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -
     )
 
 
-def read_annotations(path: Path, *, restval_is_train: bool) -> list[Annotation]:
+def read_annotations(path: Path, *, restval_is_train: bool, left_out: LeftOut) -> list[Annotation]:
     """Return what the json says about each image; the pictures need not be there."""
-    entries = member(read_json(path, ignored_keys=_UNUSED_KEYS), "images", list, str(path))
-    annotations = [
-        _annotation(entry, f"{path}: images[{position}]") for position, entry in enumerate(entries)
-    ]
-    if restval_is_train:
-        return [
-            Annotation(a.name, "train", a.captions, a.where) if a.split == "restval" else a
-            for a in annotations
-        ]
-    return [annotation for annotation in annotations if annotation.split != "restval"]
+    content = read_json(path, ignored_keys=_UNUSED_KEYS)
+    if isinstance(content, dict) and "annotations" in content:
+        raise ValueError(f"{path}: no json of Karpathy{kind_of_annotations(content)}")
+    annotations = []
+    for position, entry in enumerate(member(content, "images", list, str(path))):
+        where = f"{path}: images[{position}]"
+        with left_out.catching():
+            annotation = _annotation(entry, where)
+            if annotation.split != "restval":
+                annotations.append(annotation)
+            elif restval_is_train:
+                annotations.append(replace(annotation, split="train"))
+            else:
+                left_out.mention("image of restval", where)
+    return annotations
 
 
 def _annotation(entry: Any, where: str) -> Annotation:

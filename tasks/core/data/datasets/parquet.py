@@ -3,7 +3,8 @@ Face hub are stored.
 
 The picture column is binary, a struct `{bytes, path}`, or text: a path relative to the dataset
 folder, which also serves where `bytes` is null. A caption column holds a list of texts or one text;
-several columns are joined (`caption_0`, `caption_1`, ...). Text columns are read first, row group
+several columns are joined (`caption_0`, `caption_1`, ...). `sentences.raw` names the texts `raw` of
+the structs in `sentences`. Text columns are read first, row group
 by row group. Pictures are streamed when they are prepared (`table_pictures.py`). Memory then holds
 the captions and a page of pictures, whatever the size of files and row groups. A page is about 1 MB
 where the writer allows it; pyarrow's closes one every 1,024 rows (`write_batch_size`) or at the end
@@ -12,6 +13,8 @@ of a row group.
 
 from __future__ import annotations
 
+import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +24,14 @@ from tasks.core.data.annotations import (
     check_caption,
     check_captions,
     check_name,
+    compared,
     file_digest,
+    nearest,
     of_type,
     text_digest,
 )
 from tasks.core.data.image_files import StoredFile, StoredImage
+from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.data.split_files import files_of_splits, only_split, split_digests
 from tasks.core.data.table_pictures import PictureReader, TablePicture
 from tasks.core.data.tables import PICTURE, Leaf, Table, open_table
@@ -45,11 +51,12 @@ class Config(Section):
             Without a column of names, rows of the same path are one image; its picture is that of
             the first.
         image: the column of pictures.
-        captions: the columns of captions, at least one.
-        name: the text column of image names, each once in the dataset (with `rows: captions` in one
-            split); null names an image by its path, or else (not with `rows: captions`)
-            `<split>/<number>`.
-        split: the text column that says the split of a row; null when each table holds one split.
+        captions: the columns of captions, at least one; `a.b` is the field `b` of structs in the
+            lists of `a`.
+        name: the column of image names, texts or numbers, each once in the dataset (with `rows:
+            captions` in one split); null names an image by its path, or else (not with `rows:
+            captions`) `<split>/<number>`.
+        split: the column that says the split of a row; null when each table holds one split.
             With it, a table may be listed under several splits.
         split_values: {value of that column: train, val, test, or null to leave the row out}; empty
             without the column.
@@ -69,92 +76,109 @@ class Config(Section):
 
 @dataclass(frozen=True)
 class _Row:
-    """A row that is used: its place, split, text columns, row group, row inside it, and the leaf or
-    the path of its picture.
+    """A row that is used.
+
+    Attributes:
+        name: from the column of names, or None without one.
+        group, row: its row group, and its number inside it.
+        picture: the leaf that holds its picture, or the path of it.
     """
 
     where: str
     split: str
-    entry: dict[str, Any]
+    captions: tuple[str, ...]
+    name: str | None
     group: int
     row: int
     picture: Leaf | str
 
 
-def examples(config: Config) -> Iterable[ImageCaptions]:
+def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
     """Yield the examples in the order of tables and rows.
 
+    Args:
+        left_out: takes the rows that cannot be used, and counts those that `split_values` leaves
+            out.
+
     Raises:
-        FileNotFoundError, ValueError: a table, column or file is missing or malformed; the message
-            names table, row and column.
+        FileNotFoundError, ValueError: a table or column is missing or malformed.
     """
-    found = _examples(config)
-    yield from _joined(found) if config.rows == "captions" else found
+    found = _examples(config, left_out)
+    yield from _joined(found, left_out) if config.rows == "captions" else found
 
 
-def _examples(config: Config) -> Iterator[ImageCaptions]:
+def _examples(config: Config, left_out: LeftOut) -> Iterator[ImageCaptions]:
     """Yield one example for each row."""
     readers: dict[Leaf, PictureReader] = {}
     counts = dict.fromkeys(SPLITS, 0)
     claims: dict[str, str] = {}
-    texts = [*config.captions, *([config.name] if config.name is not None else [])]
     for path, splits in _paths(config).items():
         whole = StoredFile(path.relative_to(config.path).as_posix(), path, 0, path.stat().st_size)
-        for row in _rows(path, splits, config, texts):
-            if isinstance(row.picture, Leaf):
-                if config.rows == "captions" and config.name is None:
-                    raise ValueError(
-                        f"{row.where}.{config.image}: holds a picture, and no column says which "
-                        "rows have the same; received "
-                        "`rows: captions` with `name: null`; allowed is a column of names; "
-                        "change `name` or `rows` of the dataset "
-                        "in params.yaml"
-                    )
-                name = f"{row.split}/{counts[row.split]:06d}"
-                # One reader for all tables: it holds one of them open.
-                reader = readers.setdefault(row.picture, PictureReader(row.picture))
-                load: StoredImage = TablePicture(whole, row.where, reader, row.group, row.row)
-            else:
-                load = StoredImage(_file(row.picture, row, config), row.where)
-                name = row.picture if config.rows == "images" else load.file.name
-                first = claims.setdefault(load.file.name, row.where)
-                if config.rows == "images" and first != row.where:
-                    raise ValueError(
-                        f"{row.where}.{config.image}: received {name!r}, which is the picture of "
-                        f"{first} too; allowed is one row for a "
-                        "picture; put all its captions into that row, or set `rows: captions` of "
-                        "the dataset in params.yaml"
-                    )
-            if config.name is not None:
-                name = of_type(row.entry[config.name], str, f"{row.where}.{config.name}")
-            counts[row.split] += 1
-            yield ImageCaptions(name, row.split, _captions(row, config), load)
+        for row in _rows(path, splits, config, left_out):
+            number, counts[row.split] = counts[row.split], counts[row.split] + 1
+            with left_out.catching():
+                if isinstance(row.picture, Leaf):
+                    if config.rows == "captions" and row.name is None:
+                        raise ValueError(
+                            f"{row.where}.{config.image}: holds a picture, and no column says "
+                            "which rows have the same; received `rows: captions` with `name: "
+                            "null`; allowed is a column of names; change `name` or `rows` of the "
+                            "dataset in params.yaml"
+                        )
+                    # One reader for all tables: it holds one of them open.
+                    reader = readers.setdefault(row.picture, PictureReader(row.picture))
+                    name = row.name or f"{row.split}/{number:06d}"
+                    load: StoredImage = TablePicture(whole, row.where, reader, row.group, row.row)
+                else:
+                    load = StoredImage(_file(row.picture, row.where, config), row.where)
+                    if config.rows == "images":
+                        _claim(claims, load, row.picture, config)
+                    path_name = row.picture if config.rows == "images" else load.file.name
+                    name = row.name or path_name
+                yield ImageCaptions(name, row.split, row.captions, load)
 
 
-def _joined(rows: Iterable[ImageCaptions]) -> Iterable[ImageCaptions]:
+def _claim(claims: dict[str, str], load: StoredImage, picture: str, config: Config) -> None:
+    """Refuse a picture that another row has."""
+    first = claims.setdefault(load.file.name, load.where)
+    if first != load.where:
+        raise Unusable(
+            f"{load.where}.{config.image}",
+            "picture of several rows",
+            f"received {picture!r}, which is the picture of {first} too; allowed is one row for a "
+            "picture; put all its captions into that row, or set `rows: captions` of the dataset "
+            "in params.yaml",
+        )
+
+
+def _joined(rows: Iterable[ImageCaptions], left_out: LeftOut) -> Iterable[ImageCaptions]:
     """Return one example for each name, where it comes first, with the captions of all its rows."""
     images: dict[str, ImageCaptions] = {}
     names: dict[str, str] = {}
     for row in rows:
-        path = _path_of(row)
-        if path is not None and names.setdefault(path, row.name) != row.name:
-            raise ValueError(
-                f"{row.load.where}: received {row.name!r} with the picture {path}, which "
-                f"{images[names[path]].load.where} has under "
-                f"{names[path]!r}; allowed is one name for a picture; repair the table"
-            )
-        first = images.setdefault(row.name, row)
-        if first is row:
-            continue
-        if (row.split, path) != (first.split, _path_of(first)):
-            raise ValueError(
-                f"{row.load.where}: received {row.name!r} in {row.split}, picture "
-                f"{path or 'in the row'}, but {first.load.where} has it in "
-                f"{first.split}, picture {_path_of(first) or 'in the row'}; allowed is one split "
-                "and one picture for all captions of an "
-                "image; repair the table"
-            )
-        images[row.name] = replace(first, captions=first.captions + row.captions)
+        with left_out.catching():
+            path = _path_of(row)
+            if path is not None and names.setdefault(path, row.name) != row.name:
+                raise Unusable(
+                    row.load.where,
+                    "several names of one picture",
+                    f"received {row.name!r} with the picture {path}, which "
+                    f"{images[names[path]].load.where} has under {names[path]!r}; allowed is one "
+                    "name for a picture; repair the table",
+                )
+            first = images.setdefault(row.name, row)
+            if first is row:
+                continue
+            if (row.split, path) != (first.split, _path_of(first)):
+                raise Unusable(
+                    row.load.where,
+                    "rows of one name that contradict each other",
+                    f"received {row.name!r} in {row.split}, picture {path or 'in the row'}, but "
+                    f"{first.load.where} has it in {first.split}, picture "
+                    f"{_path_of(first) or 'in the row'}; allowed is one split and one picture for "
+                    "all captions of an image; repair the table",
+                )
+            images[row.name] = replace(first, captions=first.captions + row.captions)
     return images.values()
 
 
@@ -169,10 +193,14 @@ def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -
     """
     paths = _paths(config)
     files: dict[str, str] = {}
+    # What cannot be used is refused when the examples are read; here it is in no digest.
+    left_out = LeftOut(1.0)
     for path, splits in paths.items():
-        for row in _rows(path, splits, config, []):
+        for row in _rows(path, splits, replace(config, captions=[], name=None), left_out):
             if isinstance(row.picture, str):
-                files[row.picture] = digest_of(_file(row.picture, row, config).container)
+                with left_out.catching():
+                    file = _file(row.picture, row.where, config)
+                    files[row.picture] = digest_of(file.container)
     return text_digest({"tables": split_digests(config.path, paths, digest_of), "images": files})
 
 
@@ -197,38 +225,35 @@ def _paths(config: Config) -> dict[Path, tuple[str, ...]]:
     return paths
 
 
-def _rows(
-    path: Path, splits: tuple[str, ...], config: Config, texts: Sequence[str]
-) -> Iterator[_Row]:
-    """Yield the rows of a table that are used, with the columns `texts` of each, after checking the
-    types of all columns.
-    """
+def _rows(path: Path, splits: tuple[str, ...], config: Config, left_out: LeftOut) -> Iterator[_Row]:
+    """Yield the rows of a table that are used, after checking the types of all columns."""
     table, first = open_table(path), 0
-    for column in config.captions:
-        table.check_text(column, "captions", is_list_allowed=True)
+    texts = [table.caption_leaf(column) for column in config.captions]
+    columns = [leaf.column for leaf in texts]
     for field, named in (("name", config.name), ("split", config.split)):
         if named is not None:
             table.check_text(named, field)
+            columns.append(named)
     stored, named_by = table.picture_leaves(config.image)
-    columns = [*texts, *([config.split] if config.split is not None else [])]
     for group in range(table.file.num_row_groups):
         pictures = _pictures(table, group, stored, named_by)
-        for row, (entry, picture) in enumerate(
-            zip(table.entries(group, columns), pictures, strict=True)
-        ):
+        entries = table.entries(group, list(dict.fromkeys(columns)))
+        for row, (entry, picture) in enumerate(zip(entries, pictures, strict=True)):
             where = f"{path}: row {first + row}"
-            split = (
-                splits[0]
-                if config.split is None
-                else _split(entry[config.split], splits, config, f"{where}.{config.split}")
-            )
-            if split is not None and picture is None:
-                raise ValueError(
-                    f"{where}.{config.image}: the picture is missing (null), allowed is "
-                    f"{PICTURE}; add it or remove the row"
-                )
-            if split is not None and picture is not None:
-                yield _Row(where, split, entry, group, row, picture)
+            with left_out.catching():
+                split = _split(entry, splits, config, where)
+                if split is None:
+                    left_out.mention("row that `split_values` leaves out", where)
+                    continue
+                if picture is None:
+                    raise Unusable(
+                        f"{where}.{config.image}",
+                        "missing picture",
+                        f"the picture is missing (null), allowed is {PICTURE}; add it or remove "
+                        "the row",
+                    )
+                name = _name(entry, config, where)
+                yield _Row(where, split, _captions(entry, texts, where), name, group, row, picture)
         first += table.num_rows(group)
 
 
@@ -248,42 +273,65 @@ def _pictures(
     return pictures
 
 
-def _split(value: Any, splits: tuple[str, ...], config: Config, where: str) -> str | None:
-    if value not in config.split_values:
-        raise ValueError(
-            f"{where}: received split {value!r}, allowed is one of "
-            f"{', '.join(config.split_values)}; repair the table or add the value to "
-            "`split_values` of the dataset in params.yaml"
+def _split(
+    entry: dict[str, Any], splits: tuple[str, ...], config: Config, where: str
+) -> str | None:
+    """Return the split of a row, or None when `split_values` leaves it out."""
+    if config.split is None:
+        return splits[0]
+    where, value = f"{where}.{config.split}", entry[config.split]
+    key = str(value) if isinstance(value, int) else value
+    if key not in config.split_values:
+        raise Unusable(
+            where,
+            "unknown split",
+            f"received split {value!r}, allowed is one of {', '.join(config.split_values)}; repair "
+            "the table or add the value to `split_values` of the dataset in params.yaml",
         )
-    split = config.split_values[value]
+    split = config.split_values[key]
     if split is not None and split not in splits:
         raise ValueError(
             f"{where}: received {value!r}, a row of {split}, in a table that is listed under "
-            f"{', '.join(splits)}; "
-            f"list the table under `{split}` of the dataset in params.yaml too"
+            f"{', '.join(splits)}; list the table under `{split}` of the dataset in params.yaml too"
         )
     return split
 
 
-def _file(picture: str, row: _Row, config: Config) -> StoredFile:
-    name = check_name(picture, f"{row.where}.{config.image}")
-    path = Path(config.path, name)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{row.where}.{config.image}: image {name!r} is missing in {config.path}; add the "
-            "file, or change `path` or `image` of the "
-            "dataset in params.yaml"
-        )
-    return StoredFile(Path(name).as_posix(), path, 0, path.stat().st_size)
+def _file(picture: str, where: str, config: Config) -> StoredFile:
+    """Return the file of a path in a table, however its writer spelt it."""
+    place = f"{where}.{config.image}"
+    name = check_name(picture, place)
+    same = compared(name)
+    for form in (name, same, unicodedata.normalize("NFD", same)):
+        path = Path(config.path, form)
+        if path.is_file():
+            return StoredFile(Path(form).as_posix(), path, 0, path.stat().st_size)
+    folder = Path(config.path, same).parent
+    near = nearest(same, sorted(os.listdir(folder))) if folder.is_dir() else ""
+    raise Unusable(
+        place,
+        "missing picture",
+        f"image {name!r} is missing in {config.path}{near}; add the file, or change `path` or "
+        "`image` of the dataset in params.yaml",
+    )
 
 
-def _captions(row: _Row, config: Config) -> tuple[str, ...]:
+def _name(entry: dict[str, Any], config: Config, where: str) -> str | None:
+    """Return the name of a row, or None when no column has names."""
+    if config.name is None:
+        return None
+    value = entry[config.name]
+    return str(value) if isinstance(value, int) else of_type(value, str, f"{where}.{config.name}")
+
+
+def _captions(entry: dict[str, Any], leaves: Sequence[Leaf], where: str) -> tuple[str, ...]:
     texts: list[str] = []
-    for column in config.captions:
-        value, where = row.entry[column], f"{row.where}.{column}"
-        texts += (
-            check_captions(value, where)
-            if isinstance(value, list)
-            else [check_caption(value, where)]
-        )
+    for leaf in leaves:
+        value, place = entry[leaf.column], f"{where}.{leaf}"
+        if leaf.inner is not None and isinstance(value, list):
+            value = [inner and inner[leaf.inner] for inner in value]
+        if isinstance(value, list):
+            texts += check_captions(value, place)
+        else:
+            texts.append(check_caption(value, place))
     return tuple(texts)

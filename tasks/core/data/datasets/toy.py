@@ -16,6 +16,7 @@ from typing import Annotated
 from PIL import Image
 
 from tasks.core.data.annotations import file_digest, text_digest
+from tasks.core.data.left_out import LeftOut
 from tasks.core.data.toy.captions import describe
 from tasks.core.data.toy.drawing import draw_scene
 from tasks.core.data.toy.scenes import Scene, sample_scenes
@@ -44,8 +45,9 @@ class Config(Section):
     captions_per_image: Annotated[int, Range(ge=1, le=8, unit="captions")]
 
 
-def examples(config: Config) -> Iterable[ImageCaptions]:
-    """Yield the examples of train, val and test; a picture is drawn when its `load` is called.
+def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
+    """Yield the examples of train, val and test; a picture is drawn when its `load` is called, and
+    nothing is left out.
 
     Random from generators named by split and number, so that pictures do not depend on the order
     they are drawn in.

@@ -8,21 +8,22 @@ the first dot, and the rest is the ending.
 * Picture: `.jpg`, `.jpeg`, `.png` or `.webp`, one a key, read in place in its shard when it is
   prepared.
 * Captions: the lines of `.txt` that are not blank; where there is no `.txt`, `captions` (a list) or
-  else `caption` of `.json`.
+  else `caption` of `.json`. A `.txt` of several lines is one caption when it is the `caption` of
+  the `.json` beside it.
 
-Other endings, and keys that have neither picture nor captions, are left out. An example is named
-`<split>/<member>`, because the shards of each split are often numbered from the beginning; inside a
-split a key is there once. Nothing is unpacked.
+Other endings beside an example are left out, and counted. A key without picture or captions is
+refused, and so is each member of a key that has neither: a name with more dots, for instance.
+An example is named `<split>/<member>`, because the shards of each split are often numbered from the
+beginning; inside a split a key is there once. Nothing is unpacked.
 """
 
 from __future__ import annotations
 
 import json
-import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from tasks.core.data.annotations import (
     check_caption,
@@ -33,11 +34,18 @@ from tasks.core.data.annotations import (
     text_digest,
 )
 from tasks.core.data.image_files import StoredFile, StoredImage
+from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.data.split_files import files_of_splits, only_split, split_digests
+from tasks.core.data.tars import Member, read_tar
 from tasks.core.foundations.records import SPLITS, ImageCaptions
 from tasks.core.foundations.section import Section
 
 _PICTURES, _CAPTIONS = ("jpg", "jpeg", "png", "webp"), ("txt", "json")
+_READ = ", ".join(f".{ending}" for ending in (*_PICTURES, *_CAPTIONS))
+# What operating systems write beside files.
+_NOISE = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
+# Largest member with captions that is read, bytes.
+_MAX_TEXT = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,40 +65,48 @@ class Config(Section):
 
 @dataclass
 class _Sample:
-    """What a shard holds under one key: members of the endings `_PICTURES`, and the bytes of those
-    of `_CAPTIONS` by ending.
+    """What a shard holds under one key: members of the endings `_PICTURES`, the bytes of those of
+    `_CAPTIONS` by ending, and the other endings.
     """
 
     pictures: list[StoredFile] = field(default_factory=list)
     texts: dict[str, bytes] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+
+    @property
+    def endings(self) -> list[str]:
+        """The endings of its members: those of pictures under one name."""
+        return [*(["picture"] if self.pictures else []), *self.texts, *self.others]
 
 
-def examples(config: Config) -> Iterable[ImageCaptions]:
+def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
     """Yield the examples of train, val and test: shards in the order of the options, keys in that
     of their first member.
 
+    Args:
+        left_out: takes keys and members that cannot be used.
+
     Raises:
-        FileNotFoundError, ValueError: a shard is missing or malformed; the message names it, the
-            key and the field.
+        FileNotFoundError, ValueError: a shard is missing or damaged.
     """
     places: dict[tuple[str, str], str] = {}
     for path, splits in _shards(config).items():
         split = only_split(path, splits)
-        for key, sample in _samples(path).items():
+        for key, sample in _samples(path, left_out).items():
             where = f"{path}: key {key!r}"
-            first = places.setdefault((split, key), where)
-            if first != where:
-                raise ValueError(
-                    f"{where}: the key is in {split} a second time, first at {first}; allowed is "
-                    "once; remove one of the two"
-                )
-            picture = _picture(sample, where)
-            yield ImageCaptions(
-                f"{split}/{picture.name}",
-                split,
-                _captions(sample, where),
-                StoredImage(picture, where),
-            )
+            with left_out.catching():
+                first = places.setdefault((split, key), where)
+                if first != where:
+                    raise Unusable(
+                        where,
+                        "key that is there twice",
+                        f"the key is in {split} a second time, first at {first}; allowed is once; "
+                        "remove one of the two",
+                    )
+                picture = _picture(sample, where)
+                captions = _captions(sample, where)
+                name = f"{split}/{picture.name}"
+                yield ImageCaptions(name, split, captions, StoredImage(picture, where))
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
@@ -102,85 +118,130 @@ def _shards(config: Config) -> dict[Path, tuple[str, ...]]:
     return files_of_splits(config.path, {split: getattr(config, split) for split in SPLITS})
 
 
-def _samples(path: Path) -> dict[str, _Sample]:
+def _samples(path: Path, left_out: LeftOut) -> dict[str, _Sample]:
     """Return the samples of a shard by key, in the order of their first member."""
+    archive = read_tar(path)
     samples: dict[str, _Sample] = {}
-    try:
-        with tarfile.open(path, "r:") as archive:
-            for name, info in _members(archive, path):
-                stem, _, rest = name.name.partition(".")
-                key, ending = name.with_name(stem).as_posix(), rest.lower()
-                sample = samples.setdefault(key, _Sample())
-                if ending in _PICTURES:
-                    sample.pictures.append(
-                        StoredFile(name.as_posix(), path, info.offset_data, info.size)
-                    )
-                elif ending in sample.texts:
-                    raise ValueError(
-                        f"{path}: key {key!r}: .{ending} is there twice, allowed is once; repair "
-                        "the shard"
-                    )
-                else:
-                    sample.texts[ending] = _content(archive, info, path)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise ValueError(
-            f"{path}: not a whole, uncompressed tar ({error}); unpack a .tar.gz to .tar, or get "
-            "the shard again"
-        ) from error
+    with path.open("rb") as handle:
+        for stored in archive.members:
+            with left_out.catching():
+                _add(samples, stored, handle, path, left_out)
+    if not archive.has_end:
+        _check_last(list(samples.values()), path)
+        left_out.mention("tar without the zero blocks that end it", str(path))
+    for key, sample in list(samples.items()):
+        _leave_out_others(sample, f"{path}: key {key!r}", left_out)
+        if not sample.pictures and not sample.texts:
+            del samples[key]
     return samples
 
 
-def _members(
-    archive: tarfile.TarFile, path: Path
-) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo]]:
-    """Yield name and header of each file that has a key and an ending that is read."""
-    for info in archive:
-        if info.isdir():
-            continue
-        name = PurePosixPath(check_name(info.name, f"{path}: member {info.name!r}"))
-        stem, _, ending = name.name.partition(".")
-        if stem and ending.lower() in (*_PICTURES, *_CAPTIONS):
-            if not info.isreg() or info.issparse():
-                raise ValueError(
-                    f"{path}: member {info.name!r} is a link or a sparse file, allowed are plain "
-                    "files; write the shard again"
-                )
-            yield name, info
-
-
-def _content(archive: tarfile.TarFile, info: tarfile.TarInfo, path: Path) -> bytes:
-    handle = archive.extractfile(info)
-    data = handle.read() if handle is not None else b""
-    if len(data) != info.size:
-        raise ValueError(
-            f"{path}: member {info.name!r} has {len(data)} bytes of {info.size}; get the shard "
-            "again"
+def _add(
+    samples: dict[str, _Sample], stored: Member, handle: BinaryIO, path: Path, left_out: LeftOut
+) -> None:
+    """Put a member into the sample of its key."""
+    where = f"{path}: member {stored.name!r}"
+    name = PurePosixPath(check_name(stored.name.lstrip("/"), where))
+    stem, _, rest = name.name.partition(".")
+    if not stem or any(part in _NOISE for part in name.parts):
+        left_out.mention("hidden file or file of an operating system", where)
+        return
+    sample = samples.setdefault(name.with_name(stem).as_posix(), _Sample())
+    ending = rest.lower()
+    if ending not in (*_PICTURES, *_CAPTIONS):
+        sample.others.append(rest)
+    elif not stored.is_file:
+        raise Unusable(
+            where,
+            "link or sparse file",
+            "is a link or a sparse file, allowed are plain files; write the shard again",
         )
-    return data
+    elif ending in _PICTURES:
+        sample.pictures.append(StoredFile(name.as_posix(), path, stored.offset, stored.num_bytes))
+    elif ending in sample.texts or stored.num_bytes > _MAX_TEXT:
+        raise Unusable(
+            f"{path}: key {stem!r}",
+            "captions that are there twice or too large",
+            f".{ending} is there twice, or its {stored.num_bytes} bytes are more than {_MAX_TEXT}; "
+            "repair the shard",
+        )
+    else:
+        handle.seek(stored.offset)
+        sample.texts[ending] = handle.read(stored.num_bytes)
+
+
+def _check_last(samples: list[_Sample], path: Path) -> None:
+    """Refuse a shard without an end that stops inside a key: one with fewer members than the key
+    before it.
+    """
+    if len(samples) > 1 and set(samples[-1].endings) < set(samples[-2].endings):
+        raise ValueError(
+            f"{path}: not a whole, uncompressed tar: it has no zero blocks at its end, and its "
+            f"last key has {samples[-1].endings}, the one before {samples[-2].endings}; get the "
+            "file again"
+        )
+
+
+def _leave_out_others(sample: _Sample, where: str, left_out: LeftOut) -> None:
+    """Refuse the members that no rule reads when they are no addition to an example: those of a key
+    without an example, and a picture with captions of its own under a name with more dots.
+    """
+    stems = {ending: ending.rpartition(".")[0] for ending in sample.others}
+    pictures = {stems[ending] for ending in stems if ending.lower().endswith(_PICTURES)}
+    captions = {stems[ending] for ending in stems if ending.lower().endswith(_CAPTIONS)}
+    for ending in sample.others:
+        is_addition = bool(sample.pictures or sample.texts)
+        if is_addition and stems[ending] not in pictures & captions:
+            left_out.mention("member beside an example that no rule reads", f"{where}.{ending}")
+        else:
+            left_out.refuse(
+                Unusable(
+                    f"{where}.{ending}",
+                    "member that no rule reads",
+                    f"received the ending .{ending}, read are {_READ}, after the first dot of a "
+                    "name; rename the members",
+                )
+            )
 
 
 def _picture(sample: _Sample, where: str) -> StoredFile:
     if len(sample.pictures) != 1:
         received = " and ".join(file.name for file in sample.pictures) or ", ".join(
-            f".{ending}" for ending in sample.texts
+            f".{ending}" for ending in sample.endings
         )
-        problem = "several pictures have this key" if sample.pictures else "the picture is missing"
+        reason, problem = "several pictures of one key", "several pictures have this key"
+        if not sample.pictures:
+            reason, problem = "missing picture", "the picture is missing"
+            if b'"failed' in sample.texts.get("json", b""):
+                reason = "failed download"
         allowed = ", ".join(f".{ending}" for ending in _PICTURES)
-        raise ValueError(
-            f"{where}: {problem}; received {received}, allowed is one member that ends in "
-            f"{allowed}; repair the shard"
+        raise Unusable(
+            where,
+            reason,
+            f"{problem}; received {received}, allowed is one member that ends in {allowed}; repair "
+            "the shard",
         )
     return sample.pictures[0]
 
 
 def _captions(sample: _Sample, where: str) -> tuple[str, ...]:
     if "txt" in sample.texts:
-        lines = _text(sample.texts["txt"], f"{where}.txt").split("\n")
-        return check_captions([line.rstrip("\r") for line in lines if line.strip()], f"{where}.txt")
+        text = _text(sample.texts["txt"], f"{where}.txt")
+        lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+        if len(lines) > 1 and "json" in sample.texts:
+            entry = _json(sample.texts["json"], f"{where}.json")
+            whole = entry.get("caption") if isinstance(entry, dict) else None
+            # img2dataset writes a caption into both: its line breaks do not part captions.
+            if isinstance(whole, str) and whole.split() == text.split():
+                lines = [whole]
+        return check_captions(lines, f"{where}.txt")
     if "json" not in sample.texts:
-        raise ValueError(
-            f"{where}: the image has no captions, received neither .txt nor .json; add one to "
-            "the shard"
+        others = "".join(f", but .{ending}" for ending in sample.others)
+        raise Unusable(
+            where,
+            "image without captions",
+            f"the image has no captions, received neither .txt nor .json{others}; add one to the "
+            "shard",
         )
     entry = _json(sample.texts["json"], f"{where}.json")
     if isinstance(entry, dict) and "captions" in entry:
@@ -192,20 +253,30 @@ def _json(data: bytes, where: str) -> Any:
     try:
         return json.loads(_text(data, where))
     except RecursionError as error:
-        raise ValueError(
-            f"{where}: JSON nested too deeply to hold captions; repair the shard"
+        raise Unusable(
+            where,
+            "malformed JSON",
+            "JSON nested too deeply to hold captions; repair the shard",
         ) from error
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{where}: line {error.lineno} column {error.colno}: malformed JSON ({error.msg}); "
-            "repair the shard"
+        raise Unusable(
+            where,
+            "malformed JSON",
+            f"line {error.lineno} column {error.colno}: malformed JSON ({error.msg}); repair the "
+            "shard",
         ) from error
 
 
 def _text(data: bytes, where: str) -> str:
+    if b"\0" in data:
+        raise Unusable(
+            where, "captions with zero bytes", "zero bytes are among the text; get the shard again"
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{where}: byte {error.start} is not UTF-8; captions must be UTF-8 text"
+        raise Unusable(
+            where,
+            "captions that are not UTF-8",
+            f"byte {error.start} is not UTF-8; captions must be UTF-8 text",
         ) from error

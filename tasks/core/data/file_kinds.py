@@ -1,0 +1,92 @@
+"""The format of a file by its first bytes, to name what somebody gave in place of what is read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+# Bytes of a file that `kind_of` looks at.
+HEAD_BYTES = 512
+PICTURES = {
+    "AVIF": [(4, b"ftypavif"), (4, b"ftypavis")],
+    "HEIC": [(4, b"ftyphei"), (4, b"ftyphev"), (4, b"ftypmif1"), (4, b"ftypmsf1")],
+    "JPEG 2000": [(4, b"jP  \r\n\x87\n"), (0, b"\xff\x4f\xff\x51")],
+    "JPEG XL": [(4, b"JXL \r\n\x87\n"), (0, b"\xff\x0a")],
+    "ICO": [(0, b"\0\0\1\0")],
+    "PSD": [(0, b"8BPS")],
+    "SVG": [(0, b"<svg")],
+}
+_OTHERS = {
+    "gzip data (unpack it)": [(0, b"\x1f\x8b")],
+    "a zip archive (unpack it)": [(0, b"PK\3\4"), (0, b"PK\5\6")],
+    "xz data (unpack it)": [(0, b"\xfd7zXZ")],
+    "bzip2 data (unpack it)": [(0, b"BZh")],
+    "zstd data (unpack it)": [(0, b"\x28\xb5\x2f\xfd")],
+    "a 7z archive (unpack it)": [(0, b"7z\xbc\xaf")],
+    "a tar": [(257, b"ustar")],
+    "a git-LFS pointer (run `git lfs pull`)": [(0, b"version https://git-lfs")],
+    "a web page": [(0, b"<!doctype html"), (0, b"<html")],
+    "XML": [(0, b"<?xml")],
+    "a Parquet table (reader `parquet`)": [(0, b"PAR1")],
+    "an Arrow file (write it as Parquet)": [(0, b"ARROW1"), (0, b"\xff\xff\xff\xff")],
+    "HDF5": [(0, b"\x89HDF")],
+    "a NumPy array": [(0, b"\x93NUMPY")],
+    "an SQLite database": [(0, b"SQLite format 3")],
+    "a PDF": [(0, b"%PDF")],
+    "UTF-16 text (write it as UTF-8)": [(0, b"\xff\xfe"), (0, b"\xfe\xff")],
+}
+_TABLES = {
+    "image,caption": "captions.txt of Kaggle",
+    "image_name": "results.csv of Flickr30K",
+    "filepath": "a csv of open_clip",
+}
+
+
+def kind_of(head: bytes) -> str | None:
+    """Return the format of a file that begins with `head`, or None when it is not known here."""
+    if not head.strip(b"\0"):
+        return "zero bytes alone" if head else "an empty file"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith(b"<?xml") and b"<svg" in head:
+        return "SVG"
+    for kind, marks in {**PICTURES, **_OTHERS}.items():
+        for place, mark in marks:
+            if head[place:].startswith(mark) or (place == 0 and text.lower().startswith(mark)):
+                return kind
+    return None
+
+
+def kind_of_file(path: Path) -> str:
+    """Return the format of a file in words that end a message: `; it is a zip archive`, or nothing
+    for an unknown one.
+    """
+    with path.open("rb") as handle:
+        kind = kind_of(handle.read(HEAD_BYTES))
+    return f"; it is {kind}" if kind else ""
+
+
+def kind_of_annotations(content: Any) -> str:
+    """Return the annotation format that parsed JSON, or a text that is no JSON, has, in words that
+    end a message.
+    """
+    kind = ""
+    if isinstance(content, str):
+        for beginning, name in _TABLES.items():
+            if content.startswith(beginning):
+                kind = f"{name}, which the reader `flickr_table` reads"
+        if re.match(r"\{[^\n]*\}\s*\n\s*\{", content):
+            kind = "JSON lines; write one list around them, with commas"
+    elif isinstance(content, dict) and {"images", "annotations"} <= content.keys():
+        kind = (
+            "COCO's own json, which has no captions beside its images; take dataset_coco.json of "
+            "Karpathy with the reader `karpathy`"
+        )
+    elif isinstance(content, dict) and "images" in content:
+        kind = "a json of Karpathy, which the reader `karpathy` reads"
+    elif isinstance(content, list) and content and isinstance(content[0], dict):
+        if "sentences" in content[0]:
+            kind = 'the list alone of a json of Karpathy; write {"images": [...]} around it'
+        elif "caption" in content[0]:
+            kind = "a json of ALBEF or BLIP, which the reader `blip_json` reads"
+    return f"; it is {kind}" if kind else ""

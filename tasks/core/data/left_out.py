@@ -1,0 +1,127 @@
+"""What of a dataset cannot be used: found in one run, counted by reason, refused when too much.
+
+A bad row, member or picture raises `Unusable`. `LeftOut.catching` records it and goes on; whatever
+else is raised stops the run at once. `preparation.py` calls `check` when all pictures are decoded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+LOGGER = logging.getLogger(__name__)
+# Of a reason: names kept at all, and those of them that the manifest holds.
+_NAMED, _STORED = 20, 3
+
+
+class Unusable(ValueError):
+    """One row, member or picture cannot be used.
+
+    Args:
+        where: its place, which starts the message.
+        reason: a few words, the same for all faults of a kind.
+        problem: what is wrong, what was received, what is allowed, where to change it.
+    """
+
+    def __init__(self, where: str, reason: str, problem: str) -> None:
+        super().__init__(printable(f"{where}: {problem}"))
+        self.where, self.reason = printable(where), reason
+
+
+@dataclass
+class _Tally:
+    """Things left out for one reason: their number, the first places, the first whole message."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+    message: str = ""
+
+    def add(self, where: str) -> None:
+        self.count += 1
+        if len(self.first) < _NAMED:
+            self.first.append(where)
+
+
+class LeftOut:
+    """Counts what readers and preparation leave out.
+
+    Args:
+        max_share: largest share that may be refused, of everything that was there (0..1).
+    """
+
+    def __init__(self, max_share: float) -> None:
+        self.max_share = max_share
+        self._refused: dict[str, _Tally] = {}
+        self._mentioned: dict[str, _Tally] = {}
+
+    @contextmanager
+    def catching(self) -> Iterator[None]:
+        """Record an `Unusable` that the block raises, and go on after the block."""
+        try:
+            yield
+        except Unusable as error:
+            self.refuse(error)
+
+    def refuse(self, error: Unusable) -> None:
+        """Count one thing that cannot be used."""
+        tally = self._refused.setdefault(error.reason, _Tally())
+        tally.add(error.where)
+        tally.message = tally.message or str(error)
+
+    def mention(self, reason: str, where: str) -> None:
+        """Count something that no rule wants, such as a split that an option leaves out: it is
+        reported, and no limit holds for it.
+        """
+        self._mentioned.setdefault(reason, _Tally()).add(printable(where))
+
+    def check(self, num_used: int) -> None:
+        """Raise ValueError, naming every reason, when more was refused than `max_share` allows.
+
+        Args:
+            num_used: how many things of the same kind are used.
+        """
+        count = sum(tally.count for tally in self._refused.values())
+        total = num_used + count
+        if count > self.max_share * total:
+            raise ValueError(
+                f"{count} of {total} cannot be used, allowed is a share of {self.max_share:g}; "
+                "repair them, or raise prepare_data.max_left_out in params.yaml to leave them out"
+                f"{self._listed()}"
+            )
+        if count:
+            LOGGER.warning("left out %d of %d%s", count, total, self._listed())
+
+    def facts(self) -> dict[str, Any]:
+        """Return {reason: {"count", "first"}} of all that was left out, refused or mentioned."""
+        tallies = {**self._refused, **self._mentioned}
+        return {
+            reason: {"count": tally.count, "first": tally.first[:_STORED]}
+            for reason, tally in tallies.items()
+        }
+
+    def _listed(self) -> str:
+        lines = []
+        for reason, tally in self._refused.items():
+            lines.append(f"\n  {tally.count} x {reason}: {tally.message}")
+            if tally.count > 1:
+                # The path of a file is in the message: here its rows are enough.
+                file = f"{tally.first[0].partition(': ')[0]}: "
+                others = ", ".join(where.removeprefix(file) for where in tally.first[1:])
+                lines.append(f"\n    also {others}")
+            if tally.count > len(tally.first):
+                lines.append(f" and {tally.count - len(tally.first)} more")
+        for reason, tally in self._mentioned.items():
+            lines.append(f"\n  besides, {tally.count} x {reason}: {', '.join(tally.first[:3])}")
+        return "".join(lines)
+
+
+def printable(text: str) -> str:
+    """Return the text with control characters and lone surrogates written as escapes: names of
+    files reach terminals.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
