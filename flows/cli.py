@@ -18,9 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.refs import Refs
-from flows.services import session, warm
-from tasks.settings import params
+from flows.services import session
 
 FLOWS = (
     "prepare_data",
@@ -34,6 +32,7 @@ FLOWS = (
     "distill_sweep",
     "preset",
 )
+LOGGER = logging.getLogger("vl_distillery")
 PLAN = "plan"
 PRESET = "preset"
 GRACE_SECONDS = 5.0
@@ -116,52 +115,37 @@ def settings_of(words: dict[str, Any]) -> list[str]:
 
 
 def _run(name: str, argv: list[str]) -> None:
+    session.begin()  # before anything is imported that takes seconds
     words = vars(parser(name).parse_args(argv))
     words["settings"] = settings_of(words)
+    from tasks.settings import params
+
     if name == PRESET and words.pop("list"):
         presets = params.presets(words["settings"])
         width = max(map(len, presets))
         for preset, found in presets.items():
             print(f"{preset:{width}}  {found.title}: {', '.join(found.cells)}")
         return
-    code = _run_warm(name, argv)
-    if code is not None:
-        sys.exit(code)
-    logging.getLogger("vl_distillery").setLevel(logging.INFO)
-    begun = session.begin()  # boots while the plugins that the parameters name are imported
     if name == PRESET:
         params.load_cells(words["preset"], words["settings"])
     else:
         params.load(words["settings"])
-    if session.find_owner().pid != os.getpid():
-        warm.start(session.find_owner())
+    run(name, words)
+
+
+def run(name: str, words: dict[str, Any]) -> None:
+    """Run a flow with its keyword arguments, and print how many artifacts were made."""
+    LOGGER.setLevel(logging.INFO)
     flow = getattr(importlib.import_module(f"flows.{name}"), name)
-    session.wait(begun)
-    refs = _call(flow, words)
-    fresh, cached = refs.count()
+    if session.API_URL in os.environ:
+        quieten_tracebacks()
+        session.connect()
+    else:
+        logging.basicConfig(format="%(message)s")
+        if "DVC_STAGE" not in os.environ:
+            LOGGER.info("not recorded in Prefect, since no server stands; `make ui` starts one")
+    fresh, cached = flow(**words).count()
     print(f"{name}: {fresh} made, {cached} cached")
-
-
-def _run_warm(name: str, argv: list[str]) -> int | None:
-    """Run in a fork of a warm interpreter, of this `dvc repro` or beside `make ui`; None when this
-    process has to do it.
-    """
-    session.switch_offline()
-    return None if "prefect" in sys.modules else warm.run(session.find_owner(), name, argv)
-
-
-def _call(flow: Any, words: dict[str, Any]) -> Refs:
-    """Run a flow; on a private server without heartbeats, whose end would cost a second a flow and
-    which nobody listens to.
-    """
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
-    quieten_tracebacks()
-    with temporary_settings(
-        updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if session.is_private() else {}
-    ):
-        refs: Refs = flow(**words)
-    return refs
 
 
 def quieten_tracebacks() -> None:
@@ -177,9 +161,7 @@ def quieten_tracebacks() -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
-    """Let Prefect record the interruption; mapped tasks run in a thread that nothing interrupts, so
-    do not wait long.
-    """
+    """Let Prefect record the interruption; its server may be gone, so do not wait long."""
     timer = threading.Timer(GRACE_SECONDS, _give_up)
     timer.daemon = True
     timer.start()

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prefect import flow
-
-from flows import cli, policy
+from flows import cli
 from flows.grid import cells
-from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
+from flows.runner import flow, run
 from flows.services import session
 from flows.train_experts import train_experts
 from tasks import distill as step
@@ -18,7 +16,7 @@ from tasks.settings import params
 from tasks.tracking import runs as measures
 
 
-@flow(name="distill", persist_result=False, task_runner=ONE_AT_A_TIME)
+@flow("distill")
 def distill(
     settings: Sequence[str] = (),
     force: bool = False,
@@ -36,15 +34,16 @@ def distill(
     """
     refs = refs or train_experts.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
-    make = policy.OnGpu(step.distill)
+    how = {"force": force, "accept_code": accept_code}
     given = (chosen, refs.prepared, refs.embeddings, refs.start, refs.experts)
     assert refs.prepared
     made = {}
     for name, size in cells(
         "distillers", chosen.distillers, chosen.general.budgets, method, num_pairs
     ):
-        made[f"{name}-{size}"] = make(*given, name, size, force=force, accept_code=accept_code)
-        measures.log_distilled(chosen, session.invocation(), refs.prepared, made[f"{name}-{size}"])
+        ref = run(step.distill, *given, name, size, **how)
+        measures.log_distilled(chosen, session.invocation(), refs.prepared, ref)
+        made[f"{name}-{size}"] = ref
     return replace(refs, distilled={**refs.distilled, **made})
 
 

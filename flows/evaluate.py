@@ -7,12 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prefect import flow
-
-from flows import cli, policy
+from flows import cli
 from flows.distill import distill
-from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
+from flows.runner import flow, run
 from flows.select_coresets import select_coresets
 from flows.services import session
 from tasks import evaluate as step
@@ -21,7 +19,7 @@ from tasks.store.artifacts import Ref
 from tasks.tracking import runs as measures
 
 
-@flow(name="evaluate", persist_result=False, task_runner=ONE_AT_A_TIME)
+@flow("evaluate")
 def evaluate(
     settings: Sequence[str] = (),
     force: bool = False,
@@ -39,20 +37,17 @@ def evaluate(
         refs=select_coresets.fn(settings, accept_code=accept_code),
     )
     chosen = params.load(settings)
-    build_start, make_gallery = (
-        policy.OnGpu(step.build_student_start),
-        policy.retried(step.make_gallery),
-    )
     how = {"force": force, "accept_code": accept_code}
     given = (chosen, refs.prepared, refs.embeddings)
     galleries = {
-        name: make_gallery(*given, pairs, name, **how) for name, pairs in refs.distilled.items()
+        name: run(step.make_gallery, *given, pairs, name, **how)
+        for name, pairs in refs.distilled.items()
     }
     scores = _score(chosen, refs, refs.start, galleries, how)
     starts = {}
     for name in chosen.students:
         student = chosen.as_student(name)
-        starts[name] = build_start(student, refs.prepared, **how)
+        starts[name] = run(step.build_student_start, student, refs.prepared, **how)
         scores += _score(student, refs, starts[name], {}, how)
     return replace(refs, student_starts=starts, scores=scores, galleries=list(galleries.values()))
 
@@ -65,12 +60,11 @@ def _score(
     how: dict[str, bool],
 ) -> list[Ref]:
     """Train and score one kind of student on every set and on the full data."""
-    train_student = policy.OnGpu(step.train_student)
     sets = {**refs.coresets, **refs.distilled, step.FULL: None}
     given = (student, refs.prepared, refs.embeddings, start)
     found = {
         name: [
-            train_student(*given, pairs, name, seed, **how)
+            run(step.train_student, *given, pairs, name, seed, **how)
             for seed in range(student.evaluate.num_eval)
         ]
         for name, pairs in sets.items()

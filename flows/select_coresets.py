@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prefect import flow
-
-from flows import cli, policy
+from flows import cli
 from flows.grid import cells
-from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
+from flows.runner import flow, run
 from flows.train_experts import train_experts
 from tasks import select_coresets as step
 from tasks.settings import params
 from tasks.store import caching
 
 
-@flow(name="select_coresets", persist_result=False, task_runner=ONE_AT_A_TIME)
+@flow("select_coresets")
 def select_coresets(
     settings: Sequence[str] = (),
     force: bool = False,
@@ -33,12 +31,12 @@ def select_coresets(
     """
     refs = refs or train_experts.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
-    select = policy.OnGpu(step.select_coreset)
+    how = {"force": force, "accept_code": accept_code}
     given = (chosen, refs.prepared, refs.embeddings, refs.start, refs.experts[0])
     grid = cells("coresets", chosen.coresets, chosen.general.budgets, method)
     with caching.forcing_once():  # a method's sizes share what it computes for all of them
         made = {
-            f"{name}-{size}": select(*given, name, size, force=force, accept_code=accept_code)
+            f"{name}-{size}": run(step.select_coreset, *given, name, size, **how)
             for name, size in grid
         }
     return replace(refs, coresets={**refs.coresets, **made})

@@ -8,23 +8,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks import stages
 from tasks.core.foundations.file_names import HISTORY, INITIAL
 from tasks.device import choose_device, describe
 from tasks.progress import reporter
 from tasks.settings.params import Params
+from tasks.steps import step
 from tasks.store import caching
 from tasks.store.artifacts import Key, Ref
 
 STAGE = stages.STAGES["distill"]
 
 
-@task(
-    cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="{method}-{num_pairs}"
-)
+@step("{method}-{num_pairs}")
 def distill(
     params: Params,
     prepared: Ref,

@@ -7,20 +7,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks import stages
 from tasks.device import choose_device
 from tasks.progress import reporter
 from tasks.settings.params import Params
+from tasks.steps import step
 from tasks.store import caching
 from tasks.store.artifacts import Key, Ref
 
 STAGE = stages.STAGES["embed_captions"]
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@step()
 def embed_captions(
     params: Params, prepared: Ref, *, force: bool = False, accept_code: bool = False
 ) -> Ref:

@@ -9,15 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks import stages
 from tasks.core.foundations.file_names import CURVE, GALLERY, SCORE, SHEET
 from tasks.device import choose_device, describe
 from tasks.progress import reporter
 from tasks.settings.params import Params
 from tasks.starts import obtain_start
+from tasks.steps import step
 from tasks.store import caching
 from tasks.store.artifacts import Key, Ref
 
@@ -25,12 +23,7 @@ STAGE = stages.STAGES["evaluate"]
 FULL = "full"
 
 
-@task(
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    tags=["gpu"],
-    task_run_name="start-{params.student}",
-)
+@step("start-{params.student}")
 def build_student_start(
     params: Params, prepared: Ref, *, force: bool = False, accept_code: bool = False
 ) -> Ref:
@@ -55,12 +48,7 @@ def build_student_start(
     )
 
 
-@task(
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    tags=["gpu"],
-    task_run_name="{set_name}-{params.model_name}-seed{seed_idx}",
-)
+@step("{set_name}-{params.model_name}-seed{seed_idx}")
 def train_student(
     params: Params,
     prepared: Ref,
@@ -192,7 +180,7 @@ def _train(
     return {"device": describe()}
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="gallery-{set_name}")
+@step("gallery-{set_name}")
 def make_gallery(
     params: Params,
     prepared: Ref,

@@ -9,19 +9,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks import stages
 from tasks.progress import reporter
 from tasks.settings.params import Params, Plugin
+from tasks.steps import step
 from tasks.store import artifacts, caching, raw_files
 from tasks.store.artifacts import Key, Ref
 
 STAGE = stages.STAGES["prepare_data"]
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@step()
 def prepare_data(params: Params, *, force: bool = False, accept_code: bool = False) -> Ref:
     """Return `data/prepared/<profile>`, built unless a valid one is there."""
     from tasks.core.data.preparation import prepare

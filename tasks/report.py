@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks import stages
 from tasks.settings.params import Params
+from tasks.steps import step
 from tasks.store import artifacts, caching
 from tasks.store.artifacts import Key, Ref
 
@@ -18,7 +16,7 @@ STAGE = stages.STAGES["report"]
 _HERE = Path(__file__).parent
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@step()
 def write_report(
     params: Params,
     scores: list[Ref],

@@ -8,12 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks import stages
 from tasks.device import choose_device
 from tasks.settings.params import Params, Plugin
+from tasks.steps import step
 from tasks.store import caching
 from tasks.store.artifacts import Key, Ref
 
@@ -21,9 +19,7 @@ STAGE = stages.STAGES["select_coresets"]
 SHARED = "shared.safetensors"
 
 
-@task(
-    cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="{method}-{num_pairs}"
-)
+@step("{method}-{num_pairs}")
 def select_coreset(
     params: Params,
     prepared: Ref,

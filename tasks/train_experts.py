@@ -9,14 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks import stages
 from tasks.device import choose_device
 from tasks.progress import reporter
 from tasks.settings.params import Params
 from tasks.starts import obtain_start
+from tasks.steps import step
 from tasks.store import caching
 from tasks.store.artifacts import Key, Ref
 
@@ -24,7 +22,7 @@ STAGE = stages.STAGES["train_experts"]
 LOGGER = logging.getLogger("vl_distillery")
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"])
+@step()
 def build_start(
     params: Params, prepared: Ref, *, force: bool = False, accept_code: bool = False
 ) -> Ref:
@@ -38,7 +36,7 @@ def build_start(
     )
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="expert-{index}")
+@step("expert-{index}")
 def train_expert(
     params: Params,
     prepared: Ref,
