@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from flows import command_line
-from flows.refs import Refs
-from flows.services import session, warm
+from flows.services import session
 
+LOGGER = logging.getLogger("vl_distillery")
 PRESET = "preset"
 WITHOUT_FLOW = ("plan", "demo", "ui")
 FAILED = "Finished in state Failed("
@@ -40,7 +40,7 @@ def console(arguments: Sequence[str] | None = None) -> None:
     if name in WITHOUT_FLOW:
         importlib.import_module(f"flows.{name}").main(**words)
     else:
-        guarded(lambda: _run(name, words, line[1:]))
+        guarded(lambda: _run(name, words))
 
 
 def guarded(run: Callable[[], None]) -> None:
@@ -54,7 +54,8 @@ def guarded(run: Callable[[], None]) -> None:
         sys.exit(_say(error, 130))
 
 
-def _run(name: str, words: dict[str, Any], argv: list[str]) -> None:
+def _run(name: str, words: dict[str, Any]) -> None:
+    session.begin()  # before anything is imported that takes seconds
     from tasks.settings import params  # imports PyTorch, which `--help` does not need
 
     if name == PRESET and words.pop("list"):
@@ -63,44 +64,26 @@ def _run(name: str, words: dict[str, Any], argv: list[str]) -> None:
         for preset, found in presets.items():
             print(f"{preset:{width}}  {found.title}: {', '.join(found.cells)}")
         return
-    code = _run_warm(name, argv)
-    if code is not None:
-        sys.exit(code)
-    logging.getLogger("vl_distillery").setLevel(logging.INFO)
-    begun = session.begin()  # boots while the plugins that the parameters name are imported
     if name == PRESET:
         params.load_cells(words["preset"], words["settings"])
     else:
         params.load(words["settings"])
-    if session.find_owner().pid != os.getpid():
-        warm.start(session.find_owner())
+    run(name, words)
+
+
+def run(name: str, words: dict[str, Any]) -> None:
+    """Run a flow with its keyword arguments, and print how many artifacts were made."""
+    LOGGER.setLevel(logging.INFO)
     flow = getattr(importlib.import_module(f"flows.{name}"), name)
-    session.wait(begun)
-    refs = _call(flow, words)
-    fresh, cached = refs.count()
+    if session.API_URL in os.environ:
+        quieten_tracebacks()
+        session.connect()
+    else:
+        logging.basicConfig(format="%(message)s")
+        if "DVC_STAGE" not in os.environ:
+            LOGGER.info("not recorded in Prefect, since no server stands; `make ui` starts one")
+    fresh, cached = flow(**words).count()
     print(f"{name}: {fresh} made, {cached} cached")
-
-
-def _run_warm(name: str, argv: list[str]) -> int | None:
-    """Run in a fork of a warm interpreter, of this `dvc repro` or beside `make ui`; None when this
-    process has to do it.
-    """
-    session.switch_offline()
-    return None if "prefect" in sys.modules else warm.run(session.find_owner(), name, argv)
-
-
-def _call(flow: Any, words: dict[str, Any]) -> Refs:
-    """Run a flow; on a private server without heartbeats, whose end would cost a second a flow and
-    which nobody listens to.
-    """
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
-    quieten_tracebacks()
-    with temporary_settings(
-        updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if session.is_private() else {}
-    ):
-        refs: Refs = flow(**words)
-    return refs
 
 
 def quieten_tracebacks() -> None:
@@ -118,9 +101,7 @@ def quieten_tracebacks() -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
-    """Let Prefect record the interruption; mapped tasks run in a thread that nothing interrupts, so
-    do not wait long.
-    """
+    """Let Prefect record the interruption; its server may be gone, so do not wait long."""
     timer = threading.Timer(GRACE_SECONDS, _give_up)
     timer.daemon = True
     timer.start()

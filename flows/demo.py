@@ -1,51 +1,59 @@
-"""`make demo`: `dvc repro` on the profile of params.yaml, then where the results are and how much
-time orchestration took.
+"""`make demo`: the pipeline of the profile of params.yaml, once and in one process, recorded by
+Prefect, MLflow and DVC; then where the results are and how much time orchestration took.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import importlib
+import os
+import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
-from flows.services.session import Owner
+from flows import cli
+from flows.services import session, standing
+from flows.services.server import HOST
 from tasks.core.foundations.file_names import METRICS, PAGE
 from tasks.settings import params
 from tasks.stages import DATA, REPORTS
 from tasks.store import manifests
 from tasks.store.manifests import MANIFEST
 
-GONE_SECONDS = 15
-
 
 def main() -> None:
-    """Run, wait until the session's processes are gone, print, and exit with DVC's code."""
+    """Run, and exit as a flow does; the same command goes on where one was interrupted."""
+    cli.guarded(_run)
+
+
+def _run() -> None:
     started, wall = time.time(), time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro"], check=False)
-    seconds = time.monotonic() - wall
-    _wait_for_the_end()
+    session.begin()
+    with _server():
+        cli.run("pipeline", {"settings": ()})
+        # DVC takes over what is there; `dvc repro` then has nothing to do
+        done = subprocess.run([sys.executable, "-m", "dvc", "commit", "--force"], check=False)
     if done.returncode:
-        sys.exit(
-            f"error: dvc repro ended with {done.returncode}; the message is above; `make demo` "
-            "again goes on from there"
-        )
-    computing = computed_since(started)
-    print(
-        f"\nreport   {REPORTS / PAGE}\nmetrics  {REPORTS / METRICS}, or `dvc "
-        "metrics show`\n"
-        f"UIs      `make ui`: Prefect http://127.0.0.1:4200, MLflow http://127.0.0.1:5000\n"
-        f"profile  {params.read_tree()['profile']}, {seconds:.0f} s"
-    )
-    if computing:
-        share = 1.0 - computing / seconds
-        print(
-            f"time     {computing:.0f} s computing, {seconds - computing:.0f} s ({share:.0%}) "
-            "orchestration: imports, Prefect, MLflow, DVC"
-        )
-    else:
-        print("time     nothing had to be computed")
+        sys.exit("error: DVC could not record the run; its message is above; run `dvc repro`")
+    _show(computed_since(started), time.monotonic() - wall)
+
+
+@contextlib.contextmanager
+def _server() -> Iterator[None]:
+    """Name a Prefect server to the flows: one that stands already, or one for this run."""
+    if session.API_URL in os.environ:
+        yield
+        return
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port = int(probe.getsockname()[1])
+    with standing.prefect(port) as server:
+        os.environ[session.API_URL] = server.url
+        importlib.import_module("flows.pipeline")  # while the server starts
+        server.wait()
+        yield
 
 
 def computed_since(started: float) -> float:
@@ -61,22 +69,21 @@ def computed_since(started: float) -> float:
     return sum(manifests.read(path.parent, "seconds").facts["seconds"] for path in fresh)
 
 
-def _wait_for_the_end() -> None:
-    limit = time.monotonic() + GONE_SECONDS
-    while any(_processes()) and time.monotonic() < limit:
-        time.sleep(0.1)
-
-
-def _processes() -> list[Owner]:
-    """Return the living servers of sessions, the standing one left out."""
-    found = []
-    for path in Path(".prefect/sessions").glob("*-*.json"):
-        try:
-            state = json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue
-        found.append(Owner(state["pid"], str(state["created"])))
-    return [server for server in found if server.is_alive]
+def _show(computing: float, seconds: float) -> None:
+    print(
+        f"\nreport   {REPORTS / PAGE}\nmetrics  {REPORTS / METRICS}, or `dvc "
+        "metrics show`\n"
+        f"UIs      `make ui`: Prefect http://127.0.0.1:4200, MLflow http://127.0.0.1:5000\n"
+        f"profile  {params.read_tree()['profile']}, {seconds:.0f} s"
+    )
+    if computing:
+        share = 1.0 - computing / seconds
+        print(
+            f"time     {computing:.0f} s computing, {seconds - computing:.0f} s ({share:.0%}) "
+            "orchestration: imports, Prefect, MLflow, DVC"
+        )
+    else:
+        print("time     nothing had to be computed")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prefect import flow
-
-from flows import cli, policy
+from flows import cli
 from flows.grid import sets
-from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
+from flows.runner import flow, run
 from flows.services import session
 from flows.train_experts import train_experts
 from tasks import distill as step
@@ -18,7 +16,7 @@ from tasks.settings import params, steps
 from tasks.tracking import runs as measures
 
 
-@flow(name="distill", persist_result=False, task_runner=ONE_AT_A_TIME)
+@flow("distill")
 def distill(
     settings: Sequence[str] = (),
     force: bool = False,
@@ -37,11 +35,10 @@ def distill(
     chosen = params.load(settings)
     grid = sets("distillers", chosen.distillers, chosen.general.budgets, method, num_pairs)
     refs = refs or train_experts.fn(settings, accept_code=accept_code)
-    make = policy.OnGpu(step.distill)
+    how = {"force": force, "accept_code": accept_code}
     inputs, made = refs.inputs, {}
     for name in grid:
-        work = steps.distillation(chosen, name)
-        ref = make(work, inputs, refs.experts, force=force, accept_code=accept_code)
+        ref = run(step.distill, steps.distillation(chosen, name), inputs, refs.experts, **how)
         measures.log_distilled(chosen, session.invocation(), inputs.prepared, ref)
         made[str(name)] = ref
     return replace(refs, distilled={**refs.distilled, **made})

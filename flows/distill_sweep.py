@@ -7,14 +7,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prefect import flow
-
 from flows import cli
 from flows.distill import distill
 from flows.evaluate import evaluate
 from flows.grid import sets
-from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
+from flows.runner import flow
 from flows.select_coresets import select_coresets
 from flows.train_experts import train_experts
 from tasks.settings import params
@@ -25,7 +23,7 @@ from tasks.store.artifacts import Ref
 RANDOM = "random"
 
 
-@flow(name="distill-sweep", persist_result=False, task_runner=ONE_AT_A_TIME)
+@flow("distill-sweep")
 def distill_sweep(
     settings: Sequence[str] = (),
     force: bool = False,

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prefect import flow
-
-from flows import cli, policy
-from flows.policy import ONE_AT_A_TIME
+from flows import cli
 from flows.prepare_data import prepare_data
 from flows.refs import Refs
+from flows.runner import flow, run
 from tasks import embed_captions as step
 from tasks.settings import params, steps
 
 
-@flow(name="embed_captions", persist_result=False, task_runner=ONE_AT_A_TIME)
+@flow("embed_captions")
 def embed_captions(
     settings: Sequence[str] = (),
     force: bool = False,
@@ -30,10 +28,10 @@ def embed_captions(
             there.
     """
     refs = refs or prepare_data.fn(settings, accept_code=accept_code)
-    make = policy.OnGpu(step.embed_captions)
     work = steps.embedding(params.load(settings))
-    embeddings = make(work, refs.prepared, force=force, accept_code=accept_code)
-    return replace(refs, embeddings=embeddings)
+    how = {"force": force, "accept_code": accept_code}
+    made = run(step.embed_captions, work, refs.prepared, **how)
+    return replace(refs, embeddings=made)
 
 
 if __name__ == "__main__":

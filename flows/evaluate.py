@@ -7,12 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prefect import flow
-
-from flows import cli, policy
+from flows import cli
 from flows.distill import distill
-from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
+from flows.runner import flow, run
 from flows.select_coresets import select_coresets
 from flows.services import session
 from tasks import evaluate as step
@@ -22,7 +20,7 @@ from tasks.store.artifacts import Ref
 from tasks.tracking import runs as measures
 
 
-@flow(name="evaluate", persist_result=False, task_runner=ONE_AT_A_TIME)
+@flow("evaluate")
 def evaluate(
     settings: Sequence[str] = (),
     force: bool = False,
@@ -40,20 +38,18 @@ def evaluate(
         refs=select_coresets.fn(settings, accept_code=accept_code),
     )
     chosen = params.load(settings)
-    build_start, make_gallery = (
-        policy.OnGpu(step.build_student_start),
-        policy.retried(step.make_gallery),
-    )
     how = {"force": force, "accept_code": accept_code}
     galleries = {}
     for name, pairs in refs.distilled.items():
         work = steps.showing(chosen, SetName.parse(name))
-        galleries[name] = make_gallery(work, refs.prepared, refs.embeddings, pairs, **how)
+        made = run(step.make_gallery, work, refs.prepared, refs.embeddings, pairs, **how)
+        galleries[name] = made
     scores = _score(chosen, refs, refs.start, galleries, how)
     starts = {}
     for name in chosen.students:
         student = chosen.as_student(name)
-        starts[name] = build_start(steps.start(student), refs.prepared, **how)
+        begun = steps.start(student)
+        starts[name] = run(step.build_student_start, begun, refs.prepared, **how)
         scores += _score(student, refs, starts[name], {}, how)
     return replace(refs, student_starts=starts, scores=scores, galleries=list(galleries.values()))
 
@@ -66,13 +62,14 @@ def _score(
     how: dict[str, bool],
 ) -> list[Ref]:
     """Train and score one kind of student on every set and on the full data."""
-    train_student = policy.OnGpu(step.train_student)
     sets = {**refs.coresets, **refs.distilled, FULL: None}
     inputs, found = replace(refs, start=start).inputs, {}
     for name, pairs in sets.items():
         work = steps.evaluation(student, SetName.parse(name))
-        seeds = range(student.evaluate.num_eval)
-        found[name] = [train_student(work, inputs, pairs, seed, **how) for seed in seeds]
+        found[name] = [
+            run(step.train_student, work, inputs, pairs, seed, **how)
+            for seed in range(student.evaluate.num_eval)
+        ]
     measures.log_scores(
         student, session.invocation(), inputs.prepared, found, refs.distilled, galleries
     )

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prefect import flow
-
 from flows import cli
 from flows.distill import distill
 from flows.embed_captions import embed_captions
 from flows.evaluate import evaluate
-from flows.policy import ONE_AT_A_TIME
 from flows.prepare_data import prepare_data
 from flows.refs import Refs
 from flows.report import report
+from flows.runner import flow
 from flows.select_coresets import select_coresets
 from flows.train_experts import train_experts
 
 
-@flow(name="pipeline", persist_result=False, task_runner=ONE_AT_A_TIME)
+@flow("pipeline")
 def pipeline(settings: Sequence[str] = (), force: bool = False, accept_code: bool = False) -> Refs:
     """Make everything of one profile; what is there already is used.
 

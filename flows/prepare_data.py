@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prefect import flow
-
-from flows import cli, policy
-from flows.policy import ONE_AT_A_TIME
+from flows import cli
 from flows.refs import Refs
+from flows.runner import flow, run
 from tasks import prepare_data as step
 from tasks.settings import params, steps
 
 
-@flow(name="prepare_data", persist_result=False, task_runner=ONE_AT_A_TIME)
+@flow("prepare_data")
 def prepare_data(
     settings: Sequence[str] = (), force: bool = False, accept_code: bool = False
 ) -> Refs:
@@ -24,12 +22,9 @@ def prepare_data(
         force: compute again even when it is there.
         accept_code: keep an artifact whose code alone has changed.
     """
-    make = policy.retried(step.prepare_data)
-    return Refs(
-        prepared=make(
-            steps.preparation(params.load(settings)), force=force, accept_code=accept_code
-        )
-    )
+    work = steps.preparation(params.load(settings))
+    made = run(step.prepare_data, work, force=force, accept_code=accept_code)
+    return Refs(prepared=made)
 
 
 if __name__ == "__main__":

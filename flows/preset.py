@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prefect import flow
-
 from flows import cli
 from flows.distill import distill
 from flows.evaluate import evaluate
-from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
+from flows.runner import flow, run
 from flows.select_coresets import select_coresets
 from flows.train_experts import train_experts
 from tasks import preset as step
@@ -42,7 +40,7 @@ class PresetRefs:
         return len(seen) - sum(seen.values()), sum(seen.values())
 
 
-@flow(name="preset", persist_result=False, task_runner=ONE_AT_A_TIME)
+@flow("preset")
 def preset(
     preset: str, settings: Sequence[str] = (), force: bool = False, accept_code: bool = False
 ) -> PresetRefs:
@@ -67,9 +65,8 @@ def preset(
             made[cell] = evaluate.with_options(flow_run_name=name)(own, force, accept_code, refs)
     reference = params.load_cells(preset, [f"profile={next(iter(cells.values())).profile}"])
     scores = {cell: refs.scores for cell, refs in made.items()}
-    files = step.write_table(
-        preset, params.presets(settings)[preset].title, cells, reference, scores
-    )
+    title = params.presets(settings)[preset].title
+    files = run(step.write_table, preset, title, cells, reference, scores)
     print("\n".join(map(str, files)))
     return PresetRefs(made, [str(path) for path in files])
 

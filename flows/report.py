@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prefect import flow
-
 from flows import cli
 from flows.evaluate import evaluate
-from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
+from flows.runner import flow, run
 from tasks import report as step
 from tasks.settings import params, steps
 
 
-@flow(name="report", persist_result=False, task_runner=ONE_AT_A_TIME)
+@flow("report")
 def report(
     settings: Sequence[str] = (),
     force: bool = False,
@@ -29,13 +27,9 @@ def report(
     """
     refs = refs or evaluate.fn(settings, accept_code=accept_code)
     how = {"force": force, "accept_code": accept_code}
-    page = step.write_report(
-        steps.reporting(params.load(settings)),
-        refs.scores,
-        refs.galleries,
-        list(refs.distilled.values()),
-        **how,
-    )
+    work = steps.reporting(params.load(settings))
+    shown = (refs.scores, refs.galleries, list(refs.distilled.values()))
+    page = run(step.write_report, work, *shown, **how)
     return replace(refs, report=page)
 
 

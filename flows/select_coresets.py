@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prefect import flow
-
-from flows import cli, policy
+from flows import cli
 from flows.grid import sets
-from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
+from flows.runner import flow, run
 from flows.train_experts import train_experts
 from tasks import select_coresets as step
 from tasks.settings import params, steps
 from tasks.store import caching
 
 
-@flow(name="select_coresets", persist_result=False, task_runner=ONE_AT_A_TIME)
+@flow("select_coresets")
 def select_coresets(
     settings: Sequence[str] = (),
     force: bool = False,
@@ -34,14 +32,12 @@ def select_coresets(
     chosen = params.load(settings)
     grid = sets("coresets", chosen.coresets, chosen.general.budgets, method)
     refs = refs or train_experts.fn(settings, accept_code=accept_code)
-    select = policy.OnGpu(step.select_coreset)
+    how = {"force": force, "accept_code": accept_code}
     made = {}
     with caching.forcing_once():  # a method's sizes share what it computes for all of them
         for name in grid:
             work = steps.selection(chosen, name)
-            made[str(name)] = select(
-                work, refs.inputs, refs.experts[0], force=force, accept_code=accept_code
-            )
+            made[str(name)] = run(step.select_coreset, work, refs.inputs, refs.experts[0], **how)
     return replace(refs, coresets={**refs.coresets, **made})
 
 

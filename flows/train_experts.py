@@ -1,21 +1,19 @@
-"""train_experts: one trajectory per expert; each is a mapped, cached task that holds a GPU slot."""
+"""train_experts: what all experts share, and one trajectory per expert."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prefect import flow
-
-from flows import cli, policy
+from flows import cli
 from flows.embed_captions import embed_captions
-from flows.policy import ONE_AT_A_TIME
 from flows.refs import Refs
+from flows.runner import flow, run
 from tasks import train_experts as step
 from tasks.settings import params, steps
 
 
-@flow(name="train_experts", persist_result=False, task_runner=ONE_AT_A_TIME)
+@flow("train_experts")
 def train_experts(
     settings: Sequence[str] = (),
     force: bool = False,
@@ -31,12 +29,12 @@ def train_experts(
     """
     refs = refs or embed_captions.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
-    build_start, train_expert = policy.OnGpu(step.build_start), policy.OnGpu(step.train_expert)
-    start = build_start(steps.start(chosen), refs.prepared, force=force, accept_code=accept_code)
-    wanted = list(range(chosen.train_experts.num_experts) if indices is None else indices)
+    how = {"force": force, "accept_code": accept_code}
+    start = run(step.build_start, steps.start(chosen), refs.prepared, **how)
     refs = replace(refs, start=start)
-    given = (steps.training(chosen), refs.inputs)
-    experts = train_expert.map(given, wanted, force=force, accept_code=accept_code)
+    work = steps.training(chosen)
+    wanted = range(chosen.train_experts.num_experts) if indices is None else indices
+    experts = [run(step.train_expert, work, refs.inputs, index, **how) for index in wanted]
     return replace(refs, experts=experts)
 
 

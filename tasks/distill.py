@@ -7,20 +7,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks import keys
 from tasks.core.foundations.file_names import HISTORY, INITIAL
 from tasks.device import choose_device, describe
 from tasks.keys import Inputs
 from tasks.progress import reporter
 from tasks.settings.steps import Distillation
+from tasks.step import step
 from tasks.store import caching
 from tasks.store.artifacts import Ref
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="{work.set_name}")
+@step("{work.set_name}")
 def distill(
     work: Distillation,
     inputs: Inputs,

@@ -7,18 +7,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks import keys
 from tasks.device import choose_device
 from tasks.progress import reporter
 from tasks.settings.steps import Embedding
+from tasks.step import step
 from tasks.store import caching
 from tasks.store.artifacts import Ref
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@step()
 def embed_captions(
     work: Embedding, prepared: Ref, *, force: bool = False, accept_code: bool = False
 ) -> Ref:

@@ -8,9 +8,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks import keys, stages
 from tasks.core.foundations.file_names import CURVE, GALLERY, SCORE, SHEET
 from tasks.device import choose_device, describe
@@ -18,16 +15,12 @@ from tasks.keys import Inputs
 from tasks.progress import reporter
 from tasks.settings.steps import Evaluation, Showing, Start
 from tasks.starts import obtain_start
+from tasks.step import step
 from tasks.store import caching
 from tasks.store.artifacts import Ref
 
 
-@task(
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    tags=["gpu"],
-    task_run_name="start-{work.network.name}",
-)
+@step("start-{work.network.name}")
 def build_student_start(
     work: Start, prepared: Ref, *, force: bool = False, accept_code: bool = False
 ) -> Ref:
@@ -44,12 +37,7 @@ def build_student_start(
     )
 
 
-@task(
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    tags=["gpu"],
-    task_run_name="{work.set_name}-{work.network.name}-seed{seed_idx}",
-)
+@step("{work.set_name}-{work.network.name}-seed{seed_idx}")
 def train_student(
     work: Evaluation,
     inputs: Inputs,
@@ -134,7 +122,7 @@ def _train(
     return {"device": describe()}
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="gallery-{work.set_name}")
+@step("gallery-{work.set_name}")
 def make_gallery(
     work: Showing,
     prepared: Ref,

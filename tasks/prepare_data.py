@@ -7,17 +7,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks import keys
 from tasks.progress import reporter
 from tasks.settings.steps import Preparation
+from tasks.step import step
 from tasks.store import caching, manifests
 from tasks.store.artifacts import Ref
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@step()
 def prepare_data(work: Preparation, *, force: bool = False, accept_code: bool = False) -> Ref:
     """Return `data/prepared/<profile>`, built unless a valid one is there."""
     from tasks.core.data.left_out import LeftOut

@@ -8,18 +8,16 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks import stages
 from tasks.settings.params import Params
+from tasks.step import step
 from tasks.store import artifacts, manifests
 from tasks.store.artifacts import Ref
 
 PRESETS = stages.REPORTS / "presets"
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, task_run_name="{preset}")
+@step("{preset}")
 def write_table(
     preset: str,
     title: str,

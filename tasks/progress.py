@@ -96,9 +96,8 @@ class Reporter:
         """Create or update the artifact; a server that does not answer must not end the work, so
         the failure is logged once.
         """
-        from prefect.context import TaskRunContext
-
-        if TaskRunContext.get() is None:
+        context = sys.modules.get("prefect.context")  # a plain run does without Prefect
+        if context is None or context.TaskRunContext.get() is None:
             self.is_artifact_wanted = False
             return
         from prefect.artifacts import create_progress_artifact, update_progress_artifact

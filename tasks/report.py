@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks import keys, stages
 from tasks.settings.steps import Reporting
+from tasks.step import step
 from tasks.store import caching, manifests
 from tasks.store.artifacts import Ref
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@step()
 def write_report(
     work: Reporting,
     scores: list[Ref],

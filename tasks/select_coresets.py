@@ -7,21 +7,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks import keys
 from tasks.device import choose_device
 from tasks.keys import Inputs
 from tasks.progress import reporter
 from tasks.settings.steps import Network, Selection
+from tasks.step import step
 from tasks.store import caching
 from tasks.store.artifacts import Ref
 
 SHARED = "shared.safetensors"
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="{work.set_name}")
+@step("{work.set_name}")
 def select_coreset(
     work: Selection, inputs: Inputs, warm: Ref, *, force: bool = False, accept_code: bool = False
 ) -> Ref:

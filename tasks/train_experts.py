@@ -8,22 +8,20 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks import keys, stages
 from tasks.device import choose_device
 from tasks.keys import Inputs
 from tasks.progress import reporter
 from tasks.settings.steps import Start, Training
 from tasks.starts import obtain_start
+from tasks.step import step
 from tasks.store import caching
 from tasks.store.artifacts import Ref
 
 LOGGER = logging.getLogger("vl_distillery")
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"])
+@step()
 def build_start(
     work: Start, prepared: Ref, *, force: bool = False, accept_code: bool = False
 ) -> Ref:
@@ -35,7 +33,7 @@ def build_start(
     return obtain_start(work, prepared, code=code, force=force, accept_code=accept_code)
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, tags=["gpu"], task_run_name="expert-{index}")
+@step("expert-{index}")
 def train_expert(
     work: Training, inputs: Inputs, index: int, *, force: bool = False, accept_code: bool = False
 ) -> Ref:

@@ -4,14 +4,11 @@ or two.
 
 from __future__ import annotations
 
-import atexit
-import functools
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +18,7 @@ import yaml
 
 from tasks.settings import params
 from tasks.settings.overrides import override
+from tests.forked import run_flow
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("dvc.yaml", "prefect.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
@@ -47,16 +45,6 @@ TINY = (
     "report.gallery_pairs=2",
     "methods.coresets=[random, herding]",
 )
-SERVE = """
-import shutil, sys
-from flows.services import session, warm
-owner = session.Owner.of(int(sys.argv[1]))
-state = session.sessions() / f"{owner.name}.json"
-session.start_server(owner, state)
-# Both: to flows it is a private server, without slots of `gpu`.
-shutil.copy(state, session.sessions() / session.STANDING)
-warm.start(owner, warm.STANDING)
-"""
 
 
 @dataclass(frozen=True)
@@ -104,18 +92,20 @@ class Workspace:
         process.wait()
         return was_running
 
-    def flow(self, name: str, *options: str, **how: object) -> subprocess.CompletedProcess[str]:
-        """Run a flow beside a standing server and warm interpreter, as a user does while `make ui`
-        runs.
-        """
-        return self.run(
-            "python", "-m", "flows.cli", name, *options, **{"PREFECT_HOME": standing(), **how}
-        )  # type: ignore[arg-type]
+    def flow(
+        self, name: str, *options: str, seconds: float = 120, check: bool = True, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a flow as `python -m flows.cli` does, without the seconds of imports."""
+        done = run_flow(self.folder, name, options, {**environment(), **env}, seconds)
+        assert not check or done.returncode == 0, (
+            f"{name} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        )
+        return done
 
     def flow_alone(
         self, name: str, *options: str, **how: object
     ) -> subprocess.CompletedProcess[str]:
-        """Run `python -m flows.<name>` with a server of its own."""
+        """Run `python -m flows.<name>` as a process of its own."""
         return self.run("python", "-m", f"flows.{name}", *options, **how)  # type: ignore[arg-type]
 
     def set(self, *settings: str) -> None:
@@ -152,19 +142,6 @@ def environment() -> dict[str, str]:
         if not name.startswith(("PREFECT_", "MLFLOW_", "DVC_"))
     }
     return {**kept, "PATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-
-
-@functools.cache
-def standing() -> str:
-    """Start a Prefect server and a warm interpreter that last as long as this process, and return
-    their PREFECT_HOME.
-    """
-    home = Path(tempfile.mkdtemp(prefix="vl-distillery-tests-"))
-    (home / "sessions").mkdir()
-    env = {**environment(), "PREFECT_HOME": str(home)}
-    subprocess.run([sys.executable, "-c", SERVE, str(os.getpid())], cwd=ROOT, env=env, check=True)
-    atexit.register(shutil.rmtree, home, ignore_errors=True)
-    return str(home)
 
 
 def make_workspace(folder: Path, settings: tuple[str, ...] = TINY) -> Workspace:

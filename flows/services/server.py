@@ -1,89 +1,68 @@
-"""A Prefect server that lives as long as its owner: `python -m flows.services.server PID CREATED
-STATE`, started by flows/services/session.py.
+"""A server that ends with the process that started it: `python -m flows.services.server KIND PORT`,
+started by flows/services/standing.py.
 
-It writes its address to STATE before it imports Prefect, and serves on a free port of 127.0.0.1. It
-stops when the owner and every attached process are gone, however they ended. Nothing has to be
-cleaned up after kill -9.
+Its standard input is a pipe that the starter holds open. The pipe closes when the starter is gone,
+however it ended; then the server ends with all that it started. Nothing has to be cleaned up after
+kill -9.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
+import runpy
 import signal
-import socket
 import sys
 import threading
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from flows.services.session import POLL_SECONDS, Owner, switch_offline
+from flows.services.session import switch_offline
+from tasks.tracking.client import STORE, tracking_uri
 
-if TYPE_CHECKING:
-    import uvicorn
+HOST = "127.0.0.1"
+GRACE_SECONDS = 10.0
 
 
-def serve(owner: Owner, state: Path) -> None:
-    """Serve until `owner` and the processes listed beside `state` are gone."""
+def main(kind: str, port: int) -> None:
+    """Serve `prefect` or `mlflow` on a port of this machine's own address."""
     switch_offline()
-    # 1 s; the flows use no blocks
-    os.environ.setdefault("PREFECT_API_BLOCKS_REGISTER_ON_START", "false")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the state file goes, too
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-    me = Owner.of(os.getpid())
-    partial = state.with_suffix(".partial")
-    partial.write_text(json.dumps({"api_url": url, "pid": me.pid, "created": me.created}))
-    partial.replace(state)
-    servers: list[uvicorn.Server] = []
-    threading.Thread(target=_watch, args=(servers, owner, state), daemon=True).start()
-    try:
-        _run(listener, servers)
-    finally:
-        _forget(state)
+    threading.Thread(target=_end_with_starter, daemon=True).start()
+    if kind == "prefect":
+        _serve_prefect(port)
+    else:
+        _serve_mlflow(port)
 
 
-def _run(listener: socket.socket, servers: list[uvicorn.Server]) -> None:
+def _end_with_starter() -> None:
+    """End our group, which is all that we started: in good order, or by force later."""
+    os.read(0, 1)  # returns when the pipe closes
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _serve_prefect(port: int) -> None:
+    origins = f"http://{HOST}:{port},http://localhost:{port}"
+    os.environ |= {
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins,
+        "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api",
+    }
     import uvicorn
     from prefect.server.api.server import create_app
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    app = create_app(ephemeral=True, final=True)
-    servers.append(
-        uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=2)
-        )
-    )
-    servers[0].run(sockets=[listener])
+    app = create_app(final=True)
+    # A page of another site must not reach it under a name of its own
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    uvicorn.run(app, host=HOST, port=port, log_level="warning", timeout_graceful_shutdown=2)
 
 
-def _watch(servers: list[uvicorn.Server], owner: Owner, state: Path) -> None:
-    """End the server with its users: at once while it is importing, else in good order (it may be
-    migrating the database).
-    """
-    while owner.is_alive or any(client.is_alive for client in _clients(state)):
-        time.sleep(POLL_SECONDS)
-    if servers:
-        servers[0].should_exit = True
-    else:
-        _forget(state)
-        os._exit(0)
-
-
-def _forget(state: Path) -> None:
-    state.unlink(missing_ok=True)
-    shutil.rmtree(state.with_suffix(""), ignore_errors=True)
-
-
-def _clients(state: Path) -> list[Owner]:
-    folder = state.with_suffix("")
-    if not folder.is_dir():
-        return []
-    names = [path.name.split("-", 1) for path in folder.iterdir()]
-    return [Owner(int(pid), created) for pid, created in names]
+def _serve_mlflow(port: int) -> None:
+    place = ("--host", HOST, "--port", str(port), "--workers", "1")
+    store = ("--backend-store-uri", tracking_uri())
+    files = ("--artifacts-destination", str((STORE / "artifacts").resolve()))
+    sys.argv = ["mlflow", "server", *store, *files, *place]
+    runpy.run_module("mlflow", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
-    serve(Owner(int(sys.argv[1]), sys.argv[2]), Path(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]))

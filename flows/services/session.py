@@ -1,38 +1,34 @@
-"""One Prefect server and one invocation id for everything that belongs together: a whole `dvc
-repro`, or one process.
+"""What a command runs beside: the `dvc` that started it, and a standing Prefect server.
 
-The owner of a session is the nearest `dvc` process above us, or we ourselves. The first process of
-a session starts a server (`flows/services/server.py`) that stops by itself once its owner and the
-attached processes are gone; later processes find it by a file under PREFECT_HOME. A standing
-server, named by PREFECT_API_URL or started with `make ui`, is used instead. This file imports
-neither Prefect nor MLflow at its top, so that the server boots while they are imported. See
-infra/adr/0001.
+Nothing here imports Prefect or MLflow. `begin` comes first in a process: when the `dvc` above a
+stage ends, the stage ends too, even while it still imports its libraries. See infra/adr/0001.
 """
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import platform
 import signal
-import subprocess
+import socket
 import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-import filelock
 import psutil
 
 START_SECONDS = 120
 POLL_SECONDS = 0.5
+GONE_SECONDS = 10.0
 STANDING = "standing.json"
-OWNER = "VL_SESSION_OWNER"
+API_URL = "PREFECT_API_URL"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -65,131 +61,41 @@ class Owner:
             return False
         return created == self.created and not is_zombie
 
-    @property
-    def text(self) -> str:
-        """Exact form for the environment variable that names the owner to a fork of the warm
-        process.
-        """
-        return f"{self.pid} {self.created}"
 
-    @property
-    def name(self) -> str:
-        return f"{self.pid}-{self.created}"
-
-
-@dataclass(frozen=True)
-class Session:
-    """Where Prefect answers, and the process that serves it when the session started one."""
-
-    api_url: str
-    server: Owner | None
-
-
-def begin() -> Session:
-    """Set the offline switches, find or start the server and put its address into the environment;
-    does not wait for it.
-
-    Raises:
-        RuntimeError: the server process ended at once, or is too slow; the message has the last
-            line of its log.
+def begin() -> None:
+    """Set the offline switches, name the standing server to Prefect, and end with the `dvc` above
+    us.
     """
     switch_offline()
-    owner = find_owner()
-    url = os.environ.get("PREFECT_API_URL") or _standing()
-    if url:
-        _point_to(url)
-        return Session(url, None)
-    state = sessions() / f"{owner.name}.json"
-    with filelock.FileLock(sessions() / ".lock"):
-        found = read_state(state)
-        if found is None:
-            start_server(owner, state)
-            found = read_state(state)
-    if found is None:
-        raise RuntimeError(
-            f"the Prefect server gave no address within {START_SECONDS} s: "
-            f"{_last_words(state.with_suffix('.log'))}"
-        )
-    url, server = found
-    _point_to(url)
-    session = Session(url, server)
-    if owner.pid == os.getpid():
-        # Registered before Prefect's own: runs after its last log was sent
-        atexit.register(end, session)
-    else:
-        (sessions() / owner.name).mkdir(exist_ok=True)
-        (sessions() / owner.name / Owner.of(os.getpid()).name).touch()
-        threading.Thread(target=_follow, args=(owner,), daemon=True).start()
-    return session
-
-
-def invocation() -> str:
-    """Return the id that all processes of one session share, for the parent run in MLflow."""
-    return sha256(f"{platform.node()} {find_owner().name}".encode()).hexdigest()[:32]
-
-
-def wait(session: Session, seconds: float = START_SECONDS) -> None:
-    """Return when the server answers.
-
-    Raises:
-        RuntimeError: it does not within `seconds`, or its process ended; the message then has the
-            last line of its log.
-    """
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit and (session.server is None or session.server.is_alive):
-        try:
-            with urllib.request.urlopen(f"{session.api_url}/health", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.05)
-    raise RuntimeError(
-        f"no Prefect server answers at {session.api_url}: {_why_not(session, seconds)}"
-    )
-
-
-def end(session: Session) -> None:
-    """Stop the session's own server and wait for its end."""
-    if session.server and session.server.is_alive:
-        process = psutil.Process(session.server.pid)
-        process.terminate()
-        try:
-            process.wait(10)
-        except psutil.TimeoutExpired:
-            process.kill()
-
-
-def is_private() -> bool:
-    """Return whether this process uses a server of its own session, which nobody outside it can
-    reach for a slot.
-    """
-    url = os.environ.get("PREFECT_API_URL")
-    states = [path for path in sessions().glob("*.json") if path.name != STANDING]
-    return url is None or any(
-        found is not None and found[0] == url for found in map(read_state, states)
-    )
+    if API_URL not in os.environ and (url := standing()):
+        os.environ[API_URL] = url
+    if "DVC_STAGE" in os.environ:
+        threading.Thread(target=_follow, args=(find_owner(),), daemon=True).start()
 
 
 def switch_offline() -> None:
-    """Set what keeps Prefect, MLflow and DVC from calling out, unless it is set already."""
+    """Set what keeps Prefect, MLflow and DVC from calling out, unless it is set already; and keep
+    any proxy from this machine's own addresses.
+    """
     switches = {
         "PREFECT_HOME": str(Path(".prefect").resolve()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(START_SECONDS),
         "DO_NOT_TRACK": "true",
         "DVC_NO_ANALYTICS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     for name, value in switches.items():
         os.environ.setdefault(name, value)
+    # Libraries read either spelling; where both are set, some the one and some the other
+    for name in ("no_proxy", "NO_PROXY"):
+        spared = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join(dict.fromkeys((*spared, *LOOPBACK)))
 
 
 def find_owner() -> Owner:
     """Return the nearest `dvc` process above this one when a DVC stage runs us, else this
     process.
     """
-    if OWNER in os.environ:
-        pid, created = os.environ[OWNER].split()
-        return Owner(int(pid), created)
     if "DVC_STAGE" in os.environ:
         for parent in psutil.Process().parents():
             try:
@@ -201,6 +107,13 @@ def find_owner() -> Owner:
     return Owner.of(os.getpid())
 
 
+def invocation() -> str:
+    """Return the id that all stages of one `dvc repro` share, for the parent run in MLflow."""
+    owner = find_owner()
+    name = f"{platform.node()} {owner.pid}-{owner.created}"
+    return sha256(name.encode()).hexdigest()[:32]
+
+
 def sessions() -> Path:
     """Return the folder of session files, created on first use."""
     switch_offline()
@@ -209,14 +122,71 @@ def sessions() -> Path:
     return folder
 
 
-def read_state(path: Path) -> tuple[str, Owner] | None:
-    """Return (address, server process) of a session file when that server still runs."""
+def standing() -> str | None:
+    """Return the address of the standing server of this folder, while its process runs."""
     try:
-        state = json.loads(path.read_text())
+        state = json.loads((sessions() / STANDING).read_text())
         server = Owner(state["pid"], str(state["created"]))
     except (OSError, ValueError, KeyError):
         return None
-    return (state["api_url"], server) if server.is_alive else None
+    return str(state["api_url"]) if server.is_alive else None
+
+
+def connect() -> None:
+    """Return when the server of PREFECT_API_URL answers; the run outlives it, see `_outlive`.
+
+    Raises:
+        ConnectionError: nobody answers there; a standing server has `START_SECONDS` to start.
+    """
+    url = os.environ[API_URL]
+    limit = time.monotonic() + START_SECONDS
+    while not answers(f"{url}/health"):
+        if url != standing() or time.monotonic() > limit:
+            raise ConnectionError(
+                f"no Prefect server answers at {url}, the address of {API_URL}; start it (`make "
+                "ui` starts one for this folder), or unset the variable"
+            )
+        time.sleep(0.1)
+    threading.Thread(target=_outlive, args=(url,), daemon=True).start()
+
+
+def answers(url: str) -> bool:
+    """Whether a server answers at an address, with whatever code."""
+    is_near = urllib.parse.urlsplit(url).hostname in LOOPBACK
+    proxies = urllib.request.ProxyHandler({} if is_near else None)
+    try:
+        urllib.request.build_opener(proxies).open(url, timeout=5).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _outlive(url: str) -> None:
+    """Start this command again without Prefect once its server is gone: its client would wait for
+    it for ever. What is made is found, and what was begun goes on from its checkpoint.
+    """
+    place, since = urllib.parse.urlsplit(url), time.monotonic()
+    while time.monotonic() - since < GONE_SECONDS:
+        time.sleep(POLL_SECONDS)
+        if not _is_refused(place):
+            since = time.monotonic()
+    print(f"the Prefect server at {url} is gone; going on without it", file=sys.stderr, flush=True)
+    del os.environ[API_URL]
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _is_refused(place: urllib.parse.SplitResult) -> bool:
+    """Whether nobody listens at an address; a server that is slow does."""
+    port = place.port or {"http": 80, "https": 443}[place.scheme]
+    try:
+        socket.create_connection((place.hostname, port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _identity(pid: int) -> tuple[str, bool]:
@@ -236,65 +206,10 @@ def _identity(pid: int) -> tuple[str, bool]:
     return f"{fields[19]}_{boot[:8]}", fields[0] in "ZX"
 
 
-def _point_to(url: str) -> None:
-    os.environ["PREFECT_API_URL"] = url
-    if "prefect" in sys.modules:  # `python -m flows.<stage>` imports Prefect before it comes here
-        from prefect.context import refresh_global_settings_context
-
-        refresh_global_settings_context()
-
-
-def _standing() -> str | None:
-    found = read_state(sessions() / STANDING)
-    return found[0] if found else None
-
-
-def start_server(owner: Owner, state: Path) -> None:
-    """Start a server that lasts as long as its owner, and return once it has written its address to
-    `state`.
-    """
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "flows.services.server",
-        str(owner.pid),
-        owner.created,
-        str(state),
-    ]
-    with state.with_suffix(".log").open("wb") as log:
-        server = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-    limit = time.monotonic() + START_SECONDS
-    while time.monotonic() < limit and server.poll() is None and read_state(state) is None:
-        time.sleep(0.02)
-
-
-def _why_not(session: Session, seconds: float) -> str:
-    if session.server is None:
-        return (
-            f"waited {seconds:.0f} s; the address is that of PREFECT_API_URL: start that server, "
-            "or unset the variable"
-        )
-    log = sessions() / f"{find_owner().name}.log"
-    if session.server.is_alive:
-        return f"waited {seconds:.0f} s; its log is {log}"
-    return f"its process ended; {_last_words(log)}"
-
-
-def _last_words(log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
-    return (
-        f"its last words were: {last}; mend what they name and run the command again; the whole "
-        f"log is {log}"
-    )
-
-
 def _follow(owner: Owner) -> None:
     """Interrupt this stage when its `dvc` is gone: nobody would record its outputs."""
-    while owner.is_alive:
+    # No `dvc` above us, and the system our parent: it ended before we looked
+    is_orphan = owner.pid == os.getpid() and os.getppid() == 1
+    while owner.is_alive and not is_orphan:
         time.sleep(POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGINT)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -153,8 +154,15 @@ def test_an_interrupted_run_stops_at_once_and_leaves_no_process(workspace):
     assert left_behind(workspace) == []
 
 
+def test_two_first_runs_at_once_make_each_artifact_once(workspace):
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(workspace.flow, ["pipeline", "pipeline"]))
+    made = [int(run.stdout.split("pipeline: ")[1].split()[0]) for run in done]
+    assert sum(made) == 14
+
+
 def test_a_killed_run_leaves_no_server(workspace):
-    command = [sys.executable, "-W", "ignore", "-m", "flows.prepare_data"]
+    command = [sys.executable, "-W", "ignore", "-m", "flows.demo"]
     run = subprocess.Popen(
         command,
         cwd=workspace.folder,

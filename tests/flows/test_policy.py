@@ -1,22 +1,46 @@
-"""Tasks ask for a slot of the limit `gpu` only where somebody else could hold it."""
+"""What can heal is tried again, and nothing else."""
 
 from __future__ import annotations
+
+import errno
 
 import pytest
 
 from flows import policy
-from tasks import distill, evaluate, train_experts
 
-
-@pytest.mark.parametrize(
-    "task", [train_experts.train_expert, distill.distill, evaluate.train_student]
+HEALING = (ConnectionError("reset"), TimeoutError("slow"), OSError(errno.EIO, "input/output"))
+LASTING = (
+    ValueError("shape"),
+    FileNotFoundError(errno.ENOENT, "x"),
+    OSError(errno.ENOSPC, "full"),
+    MemoryError(),
 )
-def test_on_a_private_server_a_task_takes_no_slot_and_keeps_its_retries(
-    task, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    free = policy.OnGpu(task).chosen()
-    assert free.tags == set()
-    assert free.retries == len(policy.RETRY_SECONDS)
-    assert task.tags == {policy.GPU}
+
+
+@pytest.mark.parametrize("error", HEALING)
+def test_what_can_heal_is_tried_again(error):
+    errors = [error, error]
+
+    def make(number):
+        if errors:
+            raise errors.pop()
+        return number
+
+    assert policy.heals(error)
+    assert policy.retried(make, (0.0, 0.0))(3) == 3
+
+
+def test_a_third_failure_is_raised():
+    with pytest.raises(TimeoutError):
+        policy.retried(_fail, (0.0, 0.0))(TimeoutError())
+
+
+@pytest.mark.parametrize("error", LASTING)
+def test_what_stays_wrong_is_raised_at_once(error):
+    assert not policy.heals(error)
+    with pytest.raises(type(error)):
+        policy.retried(_fail, (1e9,))(error)
+
+
+def _fail(error):
+    raise error

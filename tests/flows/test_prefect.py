@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
 import signal
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +18,9 @@ import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 
-from flows.policy import GPU
 from tests.flows.test_flows import left_behind
 from tests.workspace import ROOT, TINY, Workspace, environment, make_workspace
 
@@ -93,31 +92,19 @@ def create_pools(api: dict[str, str]) -> None:
     with prefect_client(api) as client:
         for path in sorted((ROOT / "infra/work_pools").glob("*.json")):
             template = json.loads(path.read_text())
-            limit = 1 if path.stem == "gpu" else None
-            pool = WorkPoolCreate(
-                name=path.stem, type="process", base_job_template=template, concurrency_limit=limit
-            )
-            made = client.create_work_pool(pool)
-            assert made.base_job_template == template and made.concurrency_limit == limit
+            pool = WorkPoolCreate(name=path.stem, type="process", base_job_template=template)
+            assert client.create_work_pool(pool).base_job_template == template
 
 
-def held_slots(client: SyncPrefectClient) -> dict[str, bool]:
-    """Return for each task of the latest flow run that can compute on a card, by name, whether it
-    held a slot of the limit `gpu`.
-    """
-    (latest,) = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
-    runs = client.read_task_runs(
-        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[latest.id]))
-    )
+def flow_runs(client: SyncPrefectClient) -> list[FlowRun]:
+    """Return all flow runs in the order in which they began; each is complete."""
+    runs = client.read_flow_runs(sort=FlowRunSort.START_TIME_ASC)
     assert all(run.state is not None and run.state.is_completed() for run in runs)
-    names = {run.name.removesuffix(f"-{run.dynamic_key[:3]}"): GPU in run.tags for run in runs}
-    return {name: held for name, held in names.items() if not name.startswith("prepare_data")}
+    return runs
 
 
-def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_private_server(tmp_path):
-    deployed, private = (
-        make_workspace(tmp_path / name, TINIEST) for name in ("deployed", "private")
-    )
+def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_plain_run(tmp_path):
+    deployed, plain = (make_workspace(tmp_path / name, TINIEST) for name in ("deployed", "plain"))
     ports = free_port(), free_port()
     home = {
         "PREFECT_HOME": str(deployed.folder / ".prefect"),
@@ -125,72 +112,48 @@ def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_private_server(
         "DO_NOT_TRACK": "true",
     }
     api = {"PREFECT_API_URL": f"http://127.0.0.1:{ports[0]}/api", **home}
-    command = (
-        "python",
-        "-m",
-        "flows.ui",
-        "--prefect-port",
-        str(ports[0]),
-        "--mlflow-port",
-        str(ports[1]),
-    )
-    with running(deployed, *command) as ui:
-        assert first_line(*ui).startswith("Prefect http://127.0.0.1")
+    ui = ("--prefect-port", str(ports[0]), "--mlflow-port", str(ports[1]))
+    with running(deployed, "python", "-m", "flows.ui", *ui) as served:
+        assert first_line(*served).startswith("Prefect http://127.0.0.1")
         for port in ports:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as page:
+            address = f"http://127.0.0.1:{port}/"
+            with urllib.request.urlopen(address, timeout=30) as page:
                 assert page.status == 200
-        worker = (
-            "prefect",
-            "worker",
-            "start",
-            "--pool",
-            "gpu",
-            "--type",
-            "process",
-            "--name",
-            "one",
-        )
+            foreign = urllib.request.Request(address, headers={"Host": "example.org"})
+            with pytest.raises(urllib.error.HTTPError):
+                urllib.request.urlopen(foreign, timeout=30)
         create_pools(api)
-        with running(deployed, *worker, **api), prefect_client(api) as client:
-            deployed.run(
-                "prefect",
-                "--no-prompt",
-                "deploy",
-                "--name",
-                "train_experts/gpu",
-                PWD=str(deployed.folder),
-                **api,
-            )
-            run = (
-                "prefect",
-                "deployment",
-                "run",
-                "train_experts/gpu",
-                "--watch",
-                "--watch-interval",
-                "1",
-            )
-            deployed.run(*run, seconds=200, **api)
-            assert client.read_global_concurrency_limit_by_name("tag:gpu").limit == 1
-            computed = held_slots(client)
-            deployed.run("python", "-m", "flows.train_experts", **api)
-            assert computed == {
-                "embed_captions": True,
-                "build_start": True,
-                "expert-0": True,
-                "expert-1": True,
-            }
-            # What is there already waits for no card
-            assert held_slots(client) == dict.fromkeys(computed, False)
-            (first,) = deployed.folder.glob("data/experts/toy/*/expert_000")
-            shutil.rmtree(first)
-            deployed.run("python", "-m", "flows.train_experts", **api)
-            assert held_slots(client) == {**dict.fromkeys(computed, False), "expert-0": True}
+        with prefect_client(api) as client:
+            run_on_one_worker(deployed, api)
+            first, second = flow_runs(client)
+            assert first.name != second.name and first.end_time <= second.start_time
+            # A plain command, and a stage of DVC, are recorded in the server that stands
+            assert "0 made, 5 cached" in deployed.flow_alone("train_experts").stdout
+            deployed.run("dvc", "repro", "prepare_data")
+            last = [run.flow_id for run in flow_runs(client)[2:]]
+            assert [client.read_flow(flow).name for flow in last] == [
+                "train_experts",
+                "prepare_data",
+            ]
+            tasks = {run.name.partition("-")[0] for run in client.read_task_runs()}
+            assert tasks == {"prepare_data", "embed_captions", "build_start", "expert"}
     assert left_behind(deployed) == []
-    private.flow_alone("train_experts")
+    plain.flow("train_experts")
     made = deployed.digests()
     assert len(made) == 5  # prepared, embeddings, the start and two experts
-    assert made == private.digests()
+    assert made == plain.digests()
+
+
+def run_on_one_worker(workspace: Workspace, api: dict[str, str]) -> None:
+    """Give a worker of one card two runs at once, an expert each, and wait for both."""
+    deploy = ("prefect", "--no-prompt", "deploy", "--name", "train_experts/gpu")
+    workspace.run(*deploy, PWD=str(workspace.folder), **api)
+    run = ("prefect", "deployment", "run", "train_experts/gpu")
+    workspace.run(*run, "-p", "indices=[0]", **api)
+    worker = ("prefect", "worker", "start", "--pool", "gpu", "--limit", "1", "--name", "card-0")
+    with running(workspace, *worker, **api):
+        watch = ("--watch", "--watch-interval", "1")
+        workspace.run(*run, "-p", "indices=[1]", *watch, seconds=200, **api)
 
 
 def test_prefect_yaml_names_flows_that_exist():
@@ -205,28 +168,3 @@ def test_prefect_yaml_names_flows_that_exist():
     assert names == {"pipeline/local", "train_experts/gpu", "distill-sweep/gpu", "preset/gpu"}
     pools = {deployment["work_pool"]["name"] for deployment in declared}
     assert pools == {path.stem for path in (ROOT / "infra/work_pools").glob("*.json")}
-
-
-def test_what_can_heal_is_tried_again_and_nothing_else():
-    import errno
-
-    from prefect.states import Failed
-
-    from flows.policy import heals
-
-    def state_of(error: Exception):
-        return Failed(data=error)
-
-    for error in (
-        ConnectionError("reset"),
-        TimeoutError("slow"),
-        OSError(errno.EIO, "input/output"),
-    ):
-        assert heals(None, None, state_of(error))
-    for error in (
-        ValueError("shape"),
-        FileNotFoundError(errno.ENOENT, "x"),
-        OSError(errno.ENOSPC, "full"),
-        MemoryError(),
-    ):
-        assert not heals(None, None, state_of(error))

@@ -1,0 +1,85 @@
+"""Flows and steps: recorded by Prefect where a server stands, plain functions elsewhere.
+
+PREFECT_API_URL names the server; the command line sets it to that of `make ui`. Without one Prefect
+is not even imported, which takes 2 s a process. Retries are the same in both ways.
+See infra/adr/0001.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from tasks.step import Step
+
+from flows.policy import retried
+
+SERVER = "PREFECT_API_URL"
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Flow(Generic[P, R]):
+    """A function that calls steps and other flows.
+
+    Attributes:
+        fn: the function itself; called by another flow, its steps are recorded as that flow's own.
+        name: in Prefect.
+        run_name: what Prefect calls a run; None lets it choose.
+    """
+
+    fn: Callable[P, R]
+    name: str
+    run_name: str | None = None
+
+    def __call__(self, *args: P.args, **how: P.kwargs) -> R:
+        if SERVER not in os.environ:
+            return self.fn(*args, **how)
+        found: R = self.recorded()(*args, **how)
+        return found
+
+    def with_options(self, *, flow_run_name: str) -> Flow[P, R]:
+        """Return the flow with another name of its run."""
+        return replace(self, run_name=flow_run_name)
+
+    def recorded(self) -> Any:
+        """Return the flow of Prefect that records this one."""
+        from prefect import flow
+
+        define = flow(name=self.name, flow_run_name=self.run_name, persist_result=False)
+        return define(self.fn)
+
+
+def flow(name: str) -> Callable[[Callable[P, R]], Any]:
+    """Make a function a flow: a `Flow`, or Prefect's own class where Prefect is here already.
+
+    A worker and `prefect deploy` load flows from their files, and take that class alone.
+    """
+
+    def define(fn: Callable[P, R]) -> Any:
+        made = Flow(fn, name)
+        return made.recorded() if "prefect" in sys.modules else made
+
+    return define
+
+
+def run(step: Step[..., R], *args: Any, **how: Any) -> R:
+    """Run a step with retries; inside a recorded flow it is a task of Prefect."""
+    make = retried(step.fn)
+    context = sys.modules.get("prefect.context")
+    if context is None or context.FlowRunContext.get() is None:
+        return make(*args, **how)
+    from prefect import task
+    from prefect.cache_policies import NO_CACHE
+
+    define = task(
+        name=step.fn.__name__,
+        task_run_name=step.run_name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+    return define(make)(*args, **how)
