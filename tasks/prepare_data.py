@@ -37,6 +37,7 @@ def prepare_data(work: Preparation, *, force: bool = False, accept_code: bool = 
     ref = caching.obtain(
         work.folder, key, build, force=force, accept_code=accept_code, missing=missing
     )
+    # Here, not when a coreset is selected: experts would have been trained for nothing
     _check_budgets(work, ref)
     return ref
 
