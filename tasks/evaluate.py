@@ -117,6 +117,7 @@ def _train(
         **outcome.test,
     }
     (place / SCORE).write_text(json.dumps(score, indent=1, sort_keys=True) + "\n")
+    # Curves of all students are joined in the report, so each row says of whom it is
     curve = pd.DataFrame(outcome.curve).assign(set=str(work.set_name), seed=seed_idx)
     curve.to_parquet(place / CURVE, index=False)
     return {"device": describe()}

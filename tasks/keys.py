@@ -80,9 +80,11 @@ def of_start(network: Network, prepared: Ref, code: Sequence[str]) -> tuple[Key,
     """
     encoder, inputs, missing = _encoder(network.image_encoder)
     is_frozen = network.model.is_encoder_frozen
+    # Features of the images are in it; a trained encoder has none, and the data may change
     if is_frozen:
         inputs["prepared"] = prepared.digest
     what = {**encoder, "seed": network.seed, "is_frozen": is_frozen}
+    # Of the distilled encoder images are as prepared, which its inputs say
     if network.is_further:
         what["input_size"] = network.input_size
     digest = caching.code_digest([*code, network.image_encoder.module_name])
@@ -94,19 +96,16 @@ def of_expert(work: Training, inputs: Inputs, index: int) -> Key:
     # More experts, or more of the first, do not change the others
     section = _without(work.section, "num_experts", "num_epochs", "coreset_epochs")
     section["stored_epochs"] = work.section.stored_epochs(index)
-    what = {"train_experts": section, **_trained(work.network), "index": index}
-    return _key("train_experts", what, inputs.digests(), *_modules(work.network))
+    what = {"train_experts": section, "index": index}
+    return _trained("train_experts", work.network, what, inputs.digests())
 
 
 def of_shared(work: Selection, inputs: Inputs) -> Key:
     """Return the key of what a coreset method computes once for all sizes."""
+    # How experts are stored, and how many there are, changes nothing of what is counted here
     recipe = _without(work.experts, "num_experts", "num_epochs", "coreset_epochs", "storage")
-    what = {
-        "shared": work.method.as_params(),
-        **_trained(work.network),
-        "train_experts": recipe,
-    }
-    return _key("select_coresets", what, inputs.digests(), *_modules(work.network, work.method))
+    what = {"shared": work.method.as_params(), "train_experts": recipe}
+    return _trained("select_coresets", work.network, what, inputs.digests(), work.method)
 
 
 def of_coreset(work: Selection, inputs: Inputs, warm: Ref, shared: Ref | None) -> Key:
@@ -114,15 +113,12 @@ def of_coreset(work: Selection, inputs: Inputs, warm: Ref, shared: Ref | None) -
     what = {
         "method": work.method.as_params(),
         "num_pairs": work.set_name.num_pairs,
-        **_trained(work.network),
         "coreset_epochs": work.experts.coreset_epochs,
     }
     read = {"warm": warm}
     if shared:
         read["shared"] = shared
-    return _key(
-        "select_coresets", what, inputs.digests(**read), *_modules(work.network, work.method)
-    )
+    return _trained("select_coresets", work.network, what, inputs.digests(**read), work.method)
 
 
 def of_distilled(work: Distillation, inputs: Inputs, experts: Sequence[Ref]) -> Key:
@@ -132,29 +128,29 @@ def of_distilled(work: Distillation, inputs: Inputs, experts: Sequence[Ref]) -> 
     what = {
         "method": method,
         "num_pairs": work.set_name.num_pairs,
-        **_trained(work.network),
     }
     read = {f"expert_{index:03d}": ref for index, ref in enumerate(experts)}
-    return _key("distill", what, inputs.digests(**read), *_modules(work.network, work.method))
+    return _trained("distill", work.network, what, inputs.digests(**read), work.method)
 
 
 def of_score(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx: int) -> Key:
     """Return the key of the scores of one student; `pairs` None trains on the full data."""
     network, section = work.network, work.section
+    # A score holds the one recipe that trained its student
     recipe, augment = section.small, None
     if pairs is None:
         recipe, augment = section.full, asdict(work.augment)
-    what = {
+    what: dict[str, Any] = {
         "recipe": asdict(recipe),
         "augment": augment,
         "protocol": section.protocol,
-        **_trained(network),
         "seed_idx": seed_idx,
     }
+    # Added for further students alone: the keys of all others are older than these
     if network.is_further:
         what |= {"student": network.name, "input_size": network.input_size}
     read = {"pairs": pairs} if pairs else {}
-    return _key("evaluate", what, inputs.digests(**read), *_modules(network))
+    return _trained("evaluate", network, what, inputs.digests(**read))
 
 
 def of_gallery(work: Showing, prepared: Ref, embeddings: Ref, pairs: Ref) -> Key:
@@ -191,12 +187,13 @@ def _key(stage: str, what: dict[str, Any], inputs: dict[str, str], *modules: str
     return Key(stage, what, inputs, caching.code_digest([*STAGES[stage].code, *modules]))
 
 
-def _trained(network: Network) -> dict[str, Any]:
-    return {"seed": network.seed, "model": asdict(network.model)}
-
-
-def _modules(network: Network, *plugins: Plugin) -> list[str]:
-    return [plugin.module_name for plugin in (*plugins, network.image_encoder)]
+def _trained(
+    stage: str, network: Network, what: dict[str, Any], inputs: dict[str, str], *methods: Plugin
+) -> Key:
+    """Return the key of what a network, and a method, are trained for."""
+    what = {**what, "seed": network.seed, "model": asdict(network.model)}
+    modules = [plugin.module_name for plugin in (*methods, network.image_encoder)]
+    return _key(stage, what, inputs, *modules)
 
 
 def _without(section: Any, *names: str) -> dict[str, Any]:

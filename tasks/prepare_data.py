@@ -43,6 +43,7 @@ def prepare_data(work: Preparation, *, force: bool = False, accept_code: bool = 
         missing=missing,
         is_unchanged=lambda: keys.of_prepared(work) == (key, None),
     )
+    # Here, not when a coreset is selected: experts would have been trained for nothing
     _check_budgets(work, ref)
     return ref
 

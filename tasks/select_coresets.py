@@ -116,6 +116,7 @@ def _select(
     model = new_model(network, encoder, train.text_embeds.shape[1], "expert", 0)
     flat = FlatModel(model)
     buffer = Buffer([warm.folder], flat.flatten(), device=flat.device)
+    # Pairs are selected where the data are known a little, and before experts differ much
     flat.load(buffer.snapshot(0, epochs))
     image_features, text_features = embed_split(model, train, encoder, device=device)
     report(1, 2)

@@ -208,8 +208,8 @@ def line_chart(
     )
 
 
-def round_ticks(low: float, high: float, *, count: int = 5, is_inside: bool = False) -> list[float]:
-    """Return about `count` round numbers (steps of 1, 2 or 5 times a power of ten) that enclose
+def round_ticks(low: float, high: float, *, is_inside: bool = False) -> list[float]:
+    """Return about five round numbers (steps of 1, 2 or 5 times a power of ten) that enclose
     low..high, or lie inside it.
 
     A range that is flat (`FLAT`, `SMALLEST`) gets the ticks of one as wide as its values are large.
@@ -217,7 +217,7 @@ def round_ticks(low: float, high: float, *, count: int = 5, is_inside: bool = Fa
     span = _span(low, high) or max(abs(low), abs(high))
     if span < SMALLEST:
         span = 1.0
-    raw = span / count
+    raw = span / 5
     power = 10.0 ** math.floor(math.log10(raw))
     factors = np.array([1.0, 2.0, 5.0, 10.0]) * power
     step = float(factors[factors >= raw * (1 - 1e-9)][0])
@@ -237,6 +237,7 @@ def _span(low: float, high: float) -> float:
 
 def _is_drawable(values: Any, is_log: bool = False) -> Any:
     """Whether each value is finite, not too large, and has a logarithm where it needs one."""
+    # log(0) and less are no places
     lowest = 0.0 if is_log else -math.inf
     return np.isfinite(values) & (np.abs(values) <= LARGEST) & (np.asarray(values) > lowest)
 

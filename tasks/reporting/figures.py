@@ -101,6 +101,7 @@ def learning_curves(
     """Return one panel for each size, a line for each method: validation mean recall over epochs,
     averaged over seeds.
     """
+    # Marks of many epochs would hide the lines
     plain = {name: replace(style, marker="none") for name, style in styles.items()}
     plain[FULL] = replace(plain[FULL], dash="")
     by_set = dict(iter(averaged.groupby("set", sort=True)))
@@ -153,6 +154,7 @@ def _history_panels(
         histories = histories.assign(set=histories["set"].where(histories[PARTS] != 1.0, warm))
     for name, rows in histories.groupby("set", sort=True):
         rows = rows.sort_values("iteration")
+        # Thousands of iterations would make megabytes of SVG
         size = -(-len(rows) // MAX_POINTS)
         largest = max(largest, size)
         values = rows[list(columns)].rename(columns=columns).astype(float)

@@ -103,6 +103,7 @@ def fit_galleries(galleries: Sequence[Gallery], max_bytes: int) -> tuple[ShownGa
     """
     all_pairs = [tuple(map(_pair, one.rows[:MAX_ROWS])) for one in galleries]
     limit = MAX_ROWS
+    # All galleries are cut alike, so that they show the same number of pairs
     while limit > 1 and _picture_bytes(all_pairs, limit) > max_bytes:
         limit -= 1
     shown = []

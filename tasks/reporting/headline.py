@@ -64,6 +64,7 @@ def headline(shown: pd.DataFrame, distilled: frozenset[str]) -> Headline:
             f"{sorted(set(shown['method']))}; allowed is any list "
             "with random in it; change `methods.coresets` in params.yaml"
         )
+    # A distilled set is spoken of even where a selection is better: it is what the report is about
     is_made = small["set"].isin(distilled)
     best = _best(small[is_made] if is_made.any() else small)
     assert best is not None

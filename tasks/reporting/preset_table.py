@@ -136,6 +136,7 @@ def write_table(table: PresetTable, folder: Path) -> list[Path]:
     paths = []
     for ending, text in texts.items():
         path = folder / f"{table.name}.{ending}"
+        # A reader never sees half a table
         partial = path.with_name(f".{path.name}")
         partial.write_text(text, encoding="utf-8", newline="\n")
         paths.append(partial.replace(path))

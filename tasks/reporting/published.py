@@ -96,6 +96,7 @@ def same_budget(
     rows = published[(published["dataset"] == dataset) & published["budget"].isin(budgets)]
     if has_mean:
         rows = rows[rows["mean_recall"].notna()]
+    # Within a source: random first, full data last, as in our tables
     place = rows["method"].map({RANDOM: 0, FULL: 2}).fillna(1)
     rows = rows.assign(place=place).sort_values(["source", "place", "method"], kind="stable")
     return rows.drop(columns="place").reset_index(drop=True)

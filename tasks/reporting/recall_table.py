@@ -124,6 +124,7 @@ def _rows(
     rows: pd.DataFrame, distilled: frozenset[str], best: Mapping[str, float] | None = None
 ) -> tuple[Row, ...]:
     """Return the rows of a group, ours or published; the numbers that show `best` are marked."""
+    # Compared as printed, so that two equal numbers on the page are both marked
     marks = {name: _displayed(name, rows[name]) == value for name, value in (best or {}).items()}
     made = []
     for index, row in rows.iterrows():

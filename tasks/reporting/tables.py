@@ -113,19 +113,20 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
             deviation = math.nan if found.deviation is None else found.deviation
             row[name], row[f"{name}_std"] = found.mean, deviation
         rows.append(row)
-    summary = pd.DataFrame(rows)
-    for name in DERIVED:
-        summary[name] = math.nan
-    for _, group in summary.groupby(["student", "protocol"]):
-        full = group.loc[group["method"] == FULL, "mean_recall"]
-        if len(full) and full.iloc[0] > 0:
-            summary.loc[group.index, "recovery"] = group["mean_recall"] / full.iloc[0]
-        for _, size in group[group["method"] != FULL].groupby("num_pairs"):
-            random = float(size.loc[size["method"] == RANDOM, "mean_recall"].iloc[0])
-            summary.loc[size.index, "gain_over_random"] = size["mean_recall"] - random
-            if random > 0:
-                summary.loc[size.index, "over_random"] = size["mean_recall"] / random
-    return summary
+    summary, same = pd.DataFrame(rows), ["student", "protocol"]
+    is_full = summary["method"] == FULL
+    full = summary[is_full].set_index(same)["mean_recall"].rename("full")
+    sized = [*same, "num_pairs"]
+    random = summary[summary["method"] == RANDOM].set_index(sized)["mean_recall"].rename("random")
+    recall = summary["mean_recall"]
+    # A ratio to zero is unknown
+    beside = summary.join(full.where(full > 0), on=same).join(random, on=sized)
+    known = beside["random"].mask(is_full)
+    return summary.assign(
+        recovery=recall / beside["full"],
+        over_random=recall / known.where(known > 0),
+        gain_over_random=recall - known,
+    )
 
 
 def note_above_full(rows: pd.DataFrame) -> str:

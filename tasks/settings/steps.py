@@ -169,6 +169,7 @@ def embedding(params: Params) -> Embedding:
 
 def start(params: Params) -> Start:
     """Return what is told about the start; no set decides that of a further student."""
+    # The experts' start is theirs alone, so that evaluation changes nothing of it
     if params.student is None:
         return Start(training(params).folder / START, network(params))
     space = params.space("evaluate", SetName(START))

@@ -56,6 +56,7 @@ class Tracker:
 
         self.invocation = invocation
         STORE.mkdir(exist_ok=True)
+        # Two first users at once would both migrate the database
         with filelock.FileLock(STORE / "setup.lock"):
             self.client = MlflowClient(tracking_uri())
             experiment = self.client.get_experiment_by_name(dataset)
@@ -126,13 +127,13 @@ class Tracker:
         dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": source}))
         self.client.log_inputs(run_id, [DatasetInput(dataset)])
 
-    def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
+    def log_file(self, run_id: str, path: Path) -> None:
         """Attach a file to a run."""
-        self.client.log_artifact(run_id, str(path), folder)
+        self.client.log_artifact(run_id, str(path))
 
-    def finish(self, run_id: str, status: str = "FINISHED") -> None:
+    def finish(self, run_id: str) -> None:
         """Mark a run as ended."""
-        self.client.set_terminated(run_id, status)
+        self.client.set_terminated(run_id)
 
     def _create(self, name: str, tags: dict[str, str]) -> str:
         tags = {"invocation": self.invocation, **tags}

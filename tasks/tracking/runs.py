@@ -67,6 +67,7 @@ def log_scores(
 
     def log(tracker: tracking.Tracker, parent: str) -> None:
         summary = {}
+        # The parent is marked last: a process that dies before leaves a run that is logged again
         for name, refs in students.items():
             made, gallery = distilled.get(name), galleries.get(name)
             values = _statistics(refs)
@@ -180,6 +181,7 @@ def _child(tracker: tracking.Tracker, parent: str, params: Params, made: Ref, na
         words.insert(0, params.variant.cell)
         tags |= {"preset": params.variant.preset, "variant": params.variant.cell}
         told |= tracking.flatten(params.variant.settings, "cell.")
+    # Full data has no method, and a recipe of its own
     recipe = params.evaluate.full
     if plugin:
         recipe = params.evaluate.small
