@@ -62,11 +62,14 @@ def open_image(data: bytes, source: str) -> Image.Image:
                 f"picture in the format {kind}",
                 f"the image is {kind}, allowed are {allowed}; convert the file",
             ) from error
+        reason, found = "damaged picture", ""
+        if kind:
+            reason, found = f"file that is {kind}, no picture", f"; it is {kind}"
         raise Unusable(
             source,
-            f"file that is {kind}, no picture" if kind else "damaged picture",
+            reason,
             f"not an image ({len(data)} bytes beginning with {data[:8]!r}); allowed are {allowed}"
-            f"{f'; it is {kind}' if kind else ''}; replace the file",
+            f"{found}; replace the file",
         ) from error
 
 

@@ -164,7 +164,8 @@ def _place(example: ImageCaptions, otherwise: str) -> str:
 
 
 def _write_tables(rows: Sequence[ImageCaptions], work: Path) -> None:
-    names, splits, texts, image_idx = [], [], [], []
+    names, splits, image_idx = [], [], []
+    texts: list[str] = []
     for index, row in enumerate(rows):
         names.append(row.name)
         splits.append(row.split)
