@@ -97,6 +97,7 @@ def read_text(path: Path) -> str:
 
 def _content(path: Path) -> bytes:
     """Return the bytes of a file, unpacked in blocks: a bomb is seen before it is whole."""
+    # Read as a whole, ten megabytes of zeros packed well would be ten gigabytes.
     limit = max(_MIN_LIMIT, _MAX_RATIO * path.stat().st_size)
     data = bytearray()
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as handle:

@@ -101,8 +101,10 @@ def _is_whole(chunk: bytes) -> bool:
 
 def _has_lost_its_end(data: bytes) -> bool:
     """Return whether a JPEG ends in zeros inside its last scan: a decoder takes them for grey."""
-    is_open = data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN)
-    return data.startswith(_JPEG) and data.endswith(bytes(_ZEROS)) and is_open
+    if not data.startswith(_JPEG) or not data.endswith(bytes(_ZEROS)):
+        return False
+    # Inside a scan neither mark can be: a zero byte follows each 0xff there.
+    return data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN)
 
 
 def decode(image: Image.Image, source: str, *, image_size: int, max_pixels: int) -> np.ndarray:

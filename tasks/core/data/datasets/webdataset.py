@@ -112,6 +112,8 @@ def _samples(path: Path, left_out: LeftOut) -> dict[str, _Sample]:
         for stored in archive.members:
             with left_out.catching():
                 _add(samples, stored, handle, path, left_out)
+    # Writers that are not closed leave whole samples and no end. A copy that broke off leaves the
+    # same, but for one place in many inside a sample.
     if not archive.has_end:
         _check_last(list(samples.values()), path)
         left_out.mention("tar without the zero blocks that end it", str(path))
