@@ -11,6 +11,7 @@ import bisect
 import gzip
 import hashlib
 import json
+import os
 import re
 import unicodedata
 import zlib
@@ -44,6 +45,22 @@ class Annotation:
     where: str
 
 
+def dataset_folder(root: str) -> Path:
+    """Return the dataset folder; raise FileNotFoundError when it is not there."""
+    if not Path(root).is_dir():
+        raise FileNotFoundError(
+            f"there is no dataset folder {root!r}; put the raw data there or change `path` of "
+            "the dataset in params.yaml"
+        )
+    return Path(root)
+
+
+def first_names(folder: Path) -> str:
+    """Return the first names in a folder, for messages."""
+    names = sorted(os.listdir(folder))
+    return ", ".join(names[:10]) or "nothing"
+
+
 def annotation_path(root: str, name: str, field: str) -> Path:
     """Return the path of annotation file `name` inside the dataset folder `root`.
 
@@ -53,17 +70,11 @@ def annotation_path(root: str, name: str, field: str) -> Path:
     Raises:
         FileNotFoundError: the folder or the file is not there.
     """
-    if not Path(root).is_dir():
-        raise FileNotFoundError(
-            f"there is no dataset folder {root!r}; put the raw data there or change `path` of "
-            "the dataset in params.yaml"
-        )
-    path = Path(root, name)
+    path = dataset_folder(root) / name
     if not path.is_file():
-        present = ", ".join(sorted(item.name for item in Path(root).iterdir())[:10]) or "nothing"
         raise FileNotFoundError(
-            f"there is no annotation file {str(path)!r}; the folder holds {present}; change "
-            f"`{field}` of the dataset in params.yaml"
+            f"there is no annotation file {str(path)!r}; the folder holds "
+            f"{first_names(Path(root))}; change `{field}` of the dataset in params.yaml"
         )
     return path
 
@@ -86,6 +97,7 @@ def read_text(path: Path) -> str:
 
 def _content(path: Path) -> bytes:
     """Return the bytes of a file, unpacked in blocks: a bomb is seen before it is whole."""
+    # Read as a whole, ten megabytes of zeros packed well would be ten gigabytes.
     limit = max(_MIN_LIMIT, _MAX_RATIO * path.stat().st_size)
     data = bytearray()
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as handle:
@@ -145,12 +157,7 @@ def member(entry: Any, key: str, kind: type[T], where: str) -> T:
         ValueError: not an object, no such member, or another type.
     """
     if not isinstance(entry, dict):
-        raise Unusable(
-            where,
-            _MALFORMED,
-            f"received {type(entry).__name__} {_short(entry)}, allowed is an object with the "
-            f"member {key!r}{kind_of_annotations(entry)}",
-        )
+        raise _wrong_type(entry, where, f"an object with the member {key!r}")
     if key not in entry:
         raise Unusable(
             where,
@@ -164,12 +171,7 @@ def member(entry: Any, key: str, kind: type[T], where: str) -> T:
 def of_type(value: Any, kind: type[T], where: str) -> T:
     """Return `value` after checking that it has the type `kind`."""
     if not isinstance(value, kind):
-        raise Unusable(
-            where,
-            _MALFORMED if value is not None else "null in place of a value",
-            f"received {type(value).__name__} {_short(value)}, allowed is {kind.__name__}"
-            f"{kind_of_annotations(value)}; repair the file",
-        )
+        raise _wrong_type(value, where, kind.__name__)
     return value
 
 
@@ -238,12 +240,7 @@ def check_captions(captions: Any, where: str) -> tuple[str, ...]:
     otherwise.
     """
     if not isinstance(captions, list | tuple):
-        raise Unusable(
-            where,
-            _MALFORMED if captions is not None else "null in place of a value",
-            f"received {type(captions).__name__} {_short(captions)}, allowed is a list of "
-            "captions; repair the file",
-        )
+        raise _wrong_type(captions, where, "a list of captions")
     if not captions:
         raise Unusable(
             where,
@@ -278,6 +275,16 @@ def file_digest(path: Path) -> str:
     """Return the sha256 of a file, read in blocks."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _wrong_type(value: Any, where: str, allowed: str) -> Unusable:
+    reason = "null in place of a value" if value is None else _MALFORMED
+    return Unusable(
+        where,
+        reason,
+        f"received {type(value).__name__} {_short(value)}, allowed is {allowed}"
+        f"{kind_of_annotations(value)}; repair the file",
+    )
 
 
 def _num_shared(one: str, other: str) -> int:

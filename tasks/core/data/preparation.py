@@ -70,6 +70,7 @@ def prepare(
     rows = check_examples(examples, left_out)
     check_free_space(required_bytes(rows, image_size), shutil.disk_usage(work).free, work)
     try:
+        # Tables come last: a picture that cannot be used takes its row with it.
         rows = _write_images(
             rows, work / IMAGES, image_size, max_pixels, left_out, progress or _ignore
         )

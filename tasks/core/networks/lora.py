@@ -107,18 +107,16 @@ def target_layers(encoder: nn.Module, targets: Sequence[str]) -> list[str]:
         raise ValueError(
             f"LoRA needs at least one target and none twice; received {list(targets)}; {allowed}"
         )
-    found = [
-        name
-        for name, layer in encoder.named_modules()
-        if any(_fits(layer, name, target) for target in targets)
-    ]
-    absent = [
-        target for target in targets if not any(f".{name}".endswith(f".{target}") for name in found)
-    ]
+    found, absent = [], set(targets)
+    for name, layer in encoder.named_modules():
+        fitting = [target for target in targets if _fits(layer, name, target)]
+        if fitting:
+            found.append(name)
+            absent.difference_update(fitting)
     if absent:
         raise ValueError(
             f"{type(encoder).__name__} has no linear layer or 1 x 1 convolution named "
-            f"{', '.join(absent)} for LoRA to adapt; {allowed}"
+            f"{', '.join(sorted(absent))} for LoRA to adapt; {allowed}"
         )
     for name in found:
         owner = encoder.get_submodule(name.rpartition(".")[0])
