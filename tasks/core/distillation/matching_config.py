@@ -26,20 +26,6 @@ LogStepSizeRate = Annotated[float, Range(ge=0.0, le=10.0)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GrowthSection(Section):
-    """Growing range of start epochs, easy parts of the trajectory first (DATM, arXiv 2310.05773).
-
-    Attributes:
-        min_start_epoch: in the first iteration, start epochs are drawn from 0 .. min_start_epoch -
-            1.
-        iterations: after so many, they are drawn from the whole range.
-    """
-
-    min_start_epoch: Count
-    iterations: Count
-
-
-@dataclass(frozen=True, kw_only=True)
 class OptimiserSection(Section):
     """The outer optimiser of each kind of tensor, named like its `lr_*`.
 
@@ -66,10 +52,6 @@ class MatchingConfig(Section):
             in the paper.
         expert_epochs: epochs of the expert that the student has to follow, R.
         max_start_epoch: start epochs are drawn from 0 .. max_start_epoch - 1.
-        start_epoch_growth: let that range grow over the first iterations; null: all of it from the
-            beginning.
-        are_start_epochs_shared: image and text group start at the same epoch; false draws them
-            independently (AMD).
         goals_per_iteration: goals (with `bi_trajectory` segments) that an outer update averages
             over, each with its own mini-batches and dropout. With a frozen encoder further ones are
             cheap: images are encoded once for all.
@@ -83,11 +65,6 @@ class MatchingConfig(Section):
         lr_step_size: outer step size of log beta.
         lr_decay: `none`, or `cosine`: all outer step sizes fall to zero along half a cosine over
             the iterations.
-        ema_decay: the stored set is an average over the iterations of images, texts, further
-            tensors and log beta. Weights fall by this factor an iteration into the past; 0 stores
-            the last ones.
-        skip_above: iterations with a larger terminal loss change nothing and are counted in the
-            history; null skips none.
         step_size_img, step_size_txt: initial beta of the two groups.
         optimise: `both`, or one modality alone (ablation).
         init_image, init_text: `real`, `noise` or `k_means`, see `initialisation.py`.
@@ -116,8 +93,6 @@ class MatchingConfig(Section):
     student_momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
     expert_epochs: Count
     max_start_epoch: Count
-    start_epoch_growth: GrowthSection | None
-    are_start_epochs_shared: bool
     goals_per_iteration: UpTo1000
     mini_batch_size: MiniBatch | dict[int, MiniBatch]
     optimiser: Optimiser | OptimiserSection
@@ -126,8 +101,6 @@ class MatchingConfig(Section):
     lr_txt: PerBudget
     lr_step_size: LogStepSizeRate
     lr_decay: Literal["none", "cosine"]
-    ema_decay: Annotated[float, Range(ge=0.0, lt=1.0)]
-    skip_above: Annotated[float, Range(gt=0.0)] | None
     step_size_img: StepSize
     step_size_txt: StepSize
     optimise: Literal["both", "image", "text"]
@@ -170,16 +143,6 @@ class MatchingConfig(Section):
             0.5 * (1.0 + math.cos(math.pi * iteration / self.iterations))
             if self.lr_decay == "cosine"
             else 1.0
-        )
-
-    def start_epochs(self, iteration: int) -> int:
-        """Return from how many epochs an iteration draws its start, 0 .. that - 1."""
-        growth = self.start_epoch_growth
-        if growth is None or iteration >= growth.iterations:
-            return self.max_start_epoch
-        return (
-            growth.min_start_epoch
-            + (self.max_start_epoch - growth.min_start_epoch) * iteration // growth.iterations
         )
 
 
@@ -225,21 +188,12 @@ def check_matching(
 
 
 def check_starts(config: MatchingConfig, num_epochs: int, *, where: str) -> None:
-    """Raise ValueError when experts of `num_epochs` do not have all start epochs, or their range
-    does not grow.
-    """
+    """Raise ValueError when experts of `num_epochs` do not have all start epochs."""
     if config.max_start_epoch - 1 > num_epochs:
         raise ValueError(
             f"{where}.max_start_epoch: received {config.max_start_epoch} with experts of "
             f"{num_epochs} epochs (train_experts.num_epochs); "
             f"allowed is 1 to {num_epochs + 1}; raise that or lower it"
-        )
-    growth = config.start_epoch_growth
-    if growth is not None and growth.min_start_epoch > config.max_start_epoch:
-        raise ValueError(
-            f"{where}.start_epoch_growth: received min_start_epoch {growth.min_start_epoch}; "
-            "allowed is 1 to max_start_epoch "
-            f"{config.max_start_epoch}; change one of them"
         )
 
 

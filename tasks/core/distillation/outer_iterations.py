@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from torch import Tensor
 from tasks.core.distillation.buffer import Buffer
 from tasks.core.distillation.matching_config import MatchingConfig
 from tasks.core.distillation.objective import Goal, Objective
+from tasks.core.distillation.outer_checkpoint import write
+from tasks.core.distillation.outer_guard import Guard
 from tasks.core.distillation.outer_state import OuterState
 from tasks.core.distillation.segments import draw_segment
 from tasks.core.distillation.views import ViewFeatures
@@ -34,7 +36,6 @@ from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.functional import FlatModel, Theta
 
 Log = Callable[[dict[str, float], int], None]
-Save = Callable[[dict[str, Tensor], dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -64,37 +65,36 @@ class Problem:
 def iterate(
     problem: Problem,
     config: MatchingConfig,
-    state: OuterState,
+    guard: Guard,
     objective: Objective,
     *,
-    save: Save,
+    checkpoint: Path | None,
     log: Log | None,
 ) -> None:
-    """Move `state` in place until it has done `config.iterations`.
+    """Move the state of `guard` in place until it has done `config.iterations`.
 
     Args:
-        save: writes the tensors and the JSON state of a checkpoint; called every
-            `config.checkpoint_every` iterations and after the last one, for what comes after it.
+        checkpoint: file written every `config.checkpoint_every` iterations and after the last one,
+            for what comes after it; None writes nothing.
         log: called with the history row and the iteration (0-based) after each iteration.
 
     Raises:
-        ValueError: the loss or a step size stopped being finite twice, see `OuterState.update`.
+        ValueError: the loss or a step size stopped being finite twice, see `Guard.update`.
     """
+    state = guard.state
     still = _still_features(problem, config, state)
     while state.iteration < config.iterations:
         iteration = state.iteration
         found, terms = _gradient(problem, config, state, objective, still)
-        row = {
-            "loss": found.loss,
-            **terms,
-            **{f"step_size_{group}": size for group, size in state.step_sizes().items()},
-        }
-        if not state.update(found, row):
+        row = {"loss": found.loss, **terms}
+        for group, size in state.step_sizes().items():
+            row[f"step_size_{group}"] = size
+        if not guard.update(found, row):
             continue  # rolled back: this iteration comes again
         if log:
             log(state.history[-1], iteration)
         if state.iteration % config.checkpoint_every == 0 or state.iteration == config.iterations:
-            save(*state.dump())
+            write(checkpoint, guard)
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _draw(
     goal = (
         objective.goal(state.iteration, draw)
         if objective.goal
-        else draw_segment(problem.buffer, config, state.iteration, draw)
+        else draw_segment(problem.buffer, config, draw)
     )
     batches = draw_batches(state.num_pairs, state.batch_size, config.syn_steps, draw)
     return _Draw(goal, [batch.to(problem.flat.device) for batch in batches], names)

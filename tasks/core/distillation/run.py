@@ -12,17 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-from torch import Tensor
+from typing import TypeVar
 
 from tasks.core.distillation.engine_probe import engine_of_network
 from tasks.core.distillation.initialisation import Start, initial_pairs
 from tasks.core.distillation.matching_config import MatchingConfig
 from tasks.core.distillation.objective import Objective
+from tasks.core.distillation.outer_checkpoint import resume
+from tasks.core.distillation.outer_guard import Guard
 from tasks.core.distillation.outer_iterations import Log, Problem, iterate
 from tasks.core.distillation.outer_state import OuterState
-from tasks.core.foundations.checkpoints import load_checkpoint, save_checkpoint
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.frozen_features import prepare_frozen
 from tasks.core.networks.precision import check_machine, frozen_encoder, products, student_model
@@ -40,9 +39,8 @@ class Distilled:
     Attributes:
         pairs: the set.
         start: what it started from.
-        history: one row an iteration: loss, loss_img, loss_txt, step_size_img, step_size_txt; with
-            `skip_above` also num_skipped, the iterations skipped so far; methods of several parts
-            (`meta_model`) say in a further column which.
+        history: one row an iteration: loss, loss_img, loss_txt, step_size_img, step_size_txt;
+            methods of several parts (`meta_model`) say in a further column which.
     """
 
     pairs: PairSet
@@ -90,16 +88,11 @@ def run(
     problem = replace(
         problem, flat=student_model(problem.flat, config.precision, is_compiled=is_student_compiled)
     )
-    stored = load_checkpoint(checkpoint) if checkpoint else None
-
-    def save(tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, tensors, facts)
-
     state = OuterState(
         config, num_pairs, images, texts, objective.learnable, device=problem.flat.device
     )
-    state.restore(stored)
+    guard = Guard(state)
+    resume(checkpoint, guard)
     with products(config.precision):
         engine = engine_of_network(
             problem.flat,
@@ -110,7 +103,7 @@ def run(
             is_encoder_frozen=problem.is_encoder_frozen,
         )
         config = replace(config, engine=engine)
-        iterate(problem, config, state, objective, save=save, log=log)
+        iterate(problem, config, guard, objective, checkpoint=checkpoint, log=log)
     return Distilled(_pair_set(problem.encoder, state, objective), start, state.history)
 
 
@@ -150,7 +143,7 @@ def _start(problem: Problem, config: MatchingConfig, size: int) -> Start:
 
 
 def _pair_set(encoder: ImageEncoder, state: OuterState, objective: Objective) -> PairSet:
-    rows, step_sizes = state.result()
+    rows = {name: value.cpu().contiguous() for name, value in state.rows().items()}
     similarity = objective.similarity(rows) if objective.similarity else None
     return PairSet(
         rows["images"],
@@ -158,6 +151,6 @@ def _pair_set(encoder: ImageEncoder, state: OuterState, objective: Objective) ->
         encoder.mean,
         encoder.std,
         similarity=similarity,
-        step_sizes=step_sizes,
+        step_sizes=state.step_sizes(),
         loss=objective.loss_name,
     )

@@ -89,32 +89,21 @@ class Segment:
         return {group: (theta[group] - self.target[group]).square().sum() for group in self.lengths}
 
 
-def draw_start(
-    buffer: Buffer, config: MatchingConfig, iteration: int, draw: torch.Generator
-) -> tuple[int, dict[str, int]]:
-    """Return a random expert and the start epoch of each group, {"img", "txt"}."""
+def draw_start(buffer: Buffer, config: MatchingConfig, draw: torch.Generator) -> tuple[int, int]:
+    """Return a random expert, and the epoch at which the student starts on its trajectory."""
     expert = int(torch.randint(buffer.num_experts, (1,), generator=draw))
-    limit = config.start_epochs(iteration)
-    epoch = int(torch.randint(limit, (1,), generator=draw))
-    text_epoch = (
-        epoch if config.are_start_epochs_shared else int(torch.randint(limit, (1,), generator=draw))
-    )
-    return expert, {"img": epoch, "txt": text_epoch}
+    return expert, int(torch.randint(config.max_start_epoch, (1,), generator=draw))
 
 
-def draw_segment(
-    buffer: Buffer, config: MatchingConfig, iteration: int, draw: torch.Generator
-) -> Goal:
-    """Return the goal theta*_s -> theta*_{s + expert_epochs} of an iteration.
+def draw_segment(buffer: Buffer, config: MatchingConfig, draw: torch.Generator) -> Goal:
+    """Return the goal theta*_s -> theta*_{s + expert_epochs} of a random expert and epoch s.
 
     Raises:
         ValueError: the expert did not move on the segment, or was not trained that far.
     """
-    expert, epochs = draw_start(buffer, config, iteration, draw)
-    start = snapshots(buffer, expert, epochs)
-    target = snapshots(
-        buffer, expert, {group: epoch + config.expert_epochs for group, epoch in epochs.items()}
-    )
+    expert, epoch = draw_start(buffer, config, draw)
+    start = buffer.snapshot(expert, epoch)
+    target = buffer.snapshot(expert, epoch + config.expert_epochs)
     segment = Segment.between(start, target, merge_branches=config.merge_branches)
 
     def terms(theta: Theta) -> dict[str, float]:
@@ -122,8 +111,3 @@ def draw_segment(
         return {f"loss_{group}": float(ratios.get(group, 0.0)) for group in GROUPS}
 
     return Goal(start, segment.loss, terms)
-
-
-def snapshots(buffer: Buffer, expert: int, epochs: dict[str, int]) -> Theta:
-    """Return theta* of an expert, each group at its own epoch."""
-    return {group: buffer.snapshot(expert, epochs[group])[group] for group in GROUPS}

@@ -10,59 +10,27 @@ import torch
 from torch.nn.functional import normalize
 
 from tasks.core.distillation import distillers
-from tasks.core.distillation.distillers import bi_trajectory, lors, meta_model, repblend
+from tasks.core.distillation.distillers import bi_trajectory, lors, repblend
 from tasks.core.foundations import plugins
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.training.losses import info_nce
 from tasks.core.training.pair_files import load_pairs, save_pairs
 from tasks.core.training.similarity import set_loss
 from tasks.core.training.student_losses import soft_contrastive
+from tests.core.distillation.method_samples import LORS, REPBLEND, Killed, mean_loss, run_method
 from tests.core.hypergradient.small_problem import MATCHING, make_problem
 from tests.workspace import ROOT
-
-SOFT = {"lr_sim": 0.02, "sim_rank": 2, "sim_alpha": 1.0, "is_budget_compensated": False}
-LORS = lors.Config(**MATCHING, **SOFT, loss="wbce")
-META = meta_model.Config(**MATCHING, real_batch_size=16, start_from="expert", warm_start=None)
-WARM = meta_model.WarmStart(
-    iterations=6,
-    syn_steps=3,
-    expert_epochs=1,
-    max_start_epoch=1,
-    goals_per_iteration=2,
-    lr_img=0.02,
-    lr_txt=0.01,
-    lr_step_size=0.01,
-    step_size_img=0.05,
-    step_size_txt=0.06,
-    step_size_scale=2.0,
-)
-REPBLEND = repblend.Config(**MATCHING, **SOFT, loss="wbce")
-
-
-def _run(module, problem, config, num_pairs=6, checkpoint=None, log=None, **changes):
-    return module.distill(
-        problem,
-        dataclasses.replace(config, **changes),
-        num_pairs,
-        tau=0.07,
-        checkpoint=checkpoint,
-        log=log,
-    )
-
-
-def _mean(rows):
-    return sum(row["loss"] for row in rows) / len(rows)
 
 
 def test_lors_learns_a_similarity_that_lowers_the_matching_loss(tmp_path):
     problem = make_problem(tmp_path, "heads")
     change = {"iterations": 30, "max_start_epoch": 1, "step_size_img": 0.03, "step_size_txt": 0.03}
     found, fixed = (
-        _run(lors, problem, LORS, **change),
-        _run(lors, problem, LORS, **change, **{"lr_sim": 1e-9}),
+        run_method(lors, problem, LORS, **change),
+        run_method(lors, problem, LORS, **change, **{"lr_sim": 1e-9}),
     )
-    assert _mean(found.history[-10:]) < 0.95 * min(
-        _mean(found.history[:10]), _mean(fixed.history[-10:])
+    assert mean_loss(found.history[-10:]) < 0.95 * min(
+        mean_loss(found.history[:10]), mean_loss(fixed.history[-10:])
     )
     soft = found.pairs.similarity
     assert found.pairs.loss == "wbce" and soft.alpha == 1.0
@@ -74,7 +42,7 @@ def test_soft_losses_get_the_gradient_of_plain_autograd(tmp_path, loss):
     problem = make_problem(tmp_path, "heads")
     change = {"loss": loss, "iterations": 2, "optimiser": "sgd", "lr_sim": 1.0}
     got, expected = (
-        _run(lors, problem, LORS, engine=engine, **change).pairs
+        run_method(lors, problem, LORS, engine=engine, **change).pairs
         for engine in ("double_backward", "unroll")
     )
     for name in ("diagonal", "left", "right"):
@@ -87,8 +55,8 @@ def test_soft_losses_get_the_gradient_of_plain_autograd(tmp_path, loss):
 
 def test_lors_without_similarity_is_bi_trajectory_matching(tmp_path):
     problem = make_problem(tmp_path, "heads")
-    hard = _run(lors, problem, LORS, loss="info_nce", is_budget_compensated=True).pairs
-    plain = _run(
+    hard = run_method(lors, problem, LORS, loss="info_nce", is_budget_compensated=True).pairs
+    plain = run_method(
         bi_trajectory, problem, bi_trajectory.Config(**MATCHING, include_positive=True)
     ).pairs
     assert (
@@ -101,7 +69,7 @@ def test_lors_without_similarity_is_bi_trajectory_matching(tmp_path):
 def test_evaluation_leaves_the_positive_out_where_matching_did(tmp_path):
     problem = make_problem(tmp_path, "heads")
     config = bi_trajectory.Config(**{**MATCHING, "iterations": 1}, include_positive=False)
-    save_pairs(tmp_path, _run(bi_trajectory, problem, config).pairs)
+    save_pairs(tmp_path, run_method(bi_trajectory, problem, config).pairs)
     img, txt = (
         normalize(torch.randn(4, 5, generator=make_generator(0, name)), dim=1) for name in "it"
     )
@@ -118,14 +86,14 @@ def test_one_pair_pays_for_the_similarity_and_options_may_depend_on_the_budget(t
         "sim_alpha": {6: 2.0},
         "mini_batch_size": {6: 3},
     }
-    pairs = _run(lors, problem, LORS, iterations=2, **change).pairs
+    pairs = run_method(lors, problem, LORS, iterations=2, **change).pairs
     assert (
         pairs.num_pairs == 5
         and pairs.similarity.right.shape == (5, 3)
         and pairs.similarity.alpha == 2.0
     )
     with pytest.raises(ValueError, match=r"takes 1005 floats, more than the pair of 198"):
-        _run(lors, problem, LORS, **{**change, "sim_rank": 100})
+        run_method(lors, problem, LORS, **{**change, "sim_rank": 100})
     with pytest.raises(ValueError, match=r"x\.lr_sim: received \{6: 0\.02\} for 7 pairs"):
         lors.check(
             dataclasses.replace(LORS, lr_sim={6: 0.02}), 3, (6, 7), trainable="full", where="x"
@@ -149,14 +117,14 @@ def test_repblend_mixes_both_modalities_alike_and_is_differentiated_exactly(tmp_
     problem = make_problem(tmp_path, "heads")
     change = {"iterations": 2, "optimiser": "sgd", "loss": loss}
     got, expected = (
-        _run(repblend, problem, REPBLEND, engine=engine, **change).pairs
+        run_method(repblend, problem, REPBLEND, engine=engine, **change).pairs
         for engine in ("double_backward", "unroll")
     )
     assert torch.allclose(got.text_embeds, expected.text_embeds, atol=1e-5) and torch.allclose(
         got.images, expected.images, atol=1e-5
     )
     assert not torch.allclose(
-        got.text_embeds, _run(lors, problem, LORS, **change).pairs.text_embeds, atol=1e-4
+        got.text_embeds, run_method(lors, problem, LORS, **change).pairs.text_embeds, atol=1e-4
     )
     assert got.loss == loss and got.similarity is not None
 
@@ -170,28 +138,23 @@ def test_repblend_refuses_a_trained_encoder():
         repblend.check(REPBLEND, 3, (6,), trainable="full", where="here")
 
 
-class Killed(Exception):
-    pass
-
-
-def test_an_interrupted_run_with_similarity_and_averages_ends_with_the_same_bytes(tmp_path):
+def test_an_interrupted_run_with_similarity_ends_with_the_same_bytes(tmp_path):
     problem = make_problem(tmp_path, "heads")
 
     def kill(row, iteration):
         if iteration == 8:
             raise Killed
 
-    expected = _run(repblend, problem, REPBLEND, ema_decay=0.9)
+    expected = run_method(repblend, problem, REPBLEND)
     with pytest.raises(Killed):
-        _run(
+        run_method(
             repblend,
             problem,
             REPBLEND,
             checkpoint=tmp_path / "c.safetensors",
             log=kill,
-            ema_decay=0.9,
         )
-    got = _run(repblend, problem, REPBLEND, checkpoint=tmp_path / "c.safetensors", ema_decay=0.9)
+    got = run_method(repblend, problem, REPBLEND, checkpoint=tmp_path / "c.safetensors")
     for name in ("diagonal", "left", "right"):
         assert torch.equal(
             getattr(got.pairs.similarity, name), getattr(expected.pairs.similarity, name)
@@ -203,7 +166,7 @@ def test_an_interrupted_run_with_similarity_and_averages_ends_with_the_same_byte
 
 
 def test_evaluation_and_student_use_the_same_loss(tmp_path):
-    pairs = _run(lors, make_problem(tmp_path, "heads"), LORS, loss="bce", iterations=3).pairs
+    pairs = run_method(lors, make_problem(tmp_path, "heads"), LORS, loss="bce", iterations=3).pairs
     img, txt = (
         torch.nn.functional.normalize(torch.randn(4, 5, generator=make_generator(0, n)), dim=1)
         for n in "it"
@@ -230,8 +193,8 @@ def test_the_method_of_the_readme_is_one_file(tmp_path, monkeypatch):
         "step_size_img": 0.03,
         "step_size_txt": 0.03,
     }
-    found = _run(module, make_problem(tmp_path, "heads"), module.Config(**MATCHING), **change)
-    assert _mean(found.history[-4:]) < 0.95 * _mean(found.history[:4])
+    found = run_method(module, make_problem(tmp_path, "heads"), module.Config(**MATCHING), **change)
+    assert mean_loss(found.history[-4:]) < 0.95 * mean_loss(found.history[:4])
     assert all(
         row["loss"] == pytest.approx(row["loss_img"] + row["loss_txt"], rel=1e-5)
         for row in found.history

@@ -5,46 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from tasks.core.distillation.distillers import bi_trajectory, lors, meta_model, repblend
-from tasks.core.distillation.matching_config import GrowthSection
+from tasks.core.distillation.distillers import bi_trajectory, meta_model
+from tests.core.distillation.method_samples import META, WARM, Killed, mean_loss, run_method
 from tests.core.hypergradient.small_problem import MATCHING, make_problem
-
-SOFT = {"lr_sim": 0.02, "sim_rank": 2, "sim_alpha": 1.0, "is_budget_compensated": False}
-LORS = lors.Config(**MATCHING, **SOFT, loss="wbce")
-META = meta_model.Config(**MATCHING, real_batch_size=16, start_from="expert", warm_start=None)
-WARM = meta_model.WarmStart(
-    iterations=6,
-    syn_steps=3,
-    expert_epochs=1,
-    max_start_epoch=1,
-    goals_per_iteration=2,
-    lr_img=0.02,
-    lr_txt=0.01,
-    lr_step_size=0.01,
-    step_size_img=0.05,
-    step_size_txt=0.06,
-    step_size_scale=2.0,
-)
-REPBLEND = repblend.Config(**MATCHING, **SOFT, loss="wbce")
-
-
-class Killed(Exception):
-    pass
-
-
-def _run(module, problem, config, num_pairs=6, checkpoint=None, log=None, **changes):
-    return module.distill(
-        problem,
-        dataclasses.replace(config, **changes),
-        num_pairs,
-        tau=0.07,
-        checkpoint=checkpoint,
-        log=log,
-    )
-
-
-def _mean(rows):
-    return sum(row["loss"] for row in rows) / len(rows)
 
 
 def test_meta_model_lowers_the_loss_on_real_pairs(tmp_path):
@@ -55,7 +18,7 @@ def test_meta_model_lowers_the_loss_on_real_pairs(tmp_path):
         "step_size_img": 0.03,
         "step_size_txt": 0.03,
     }
-    history = _run(
+    history = run_method(
         meta_model,
         make_problem(tmp_path, "heads"),
         META,
@@ -63,7 +26,7 @@ def test_meta_model_lowers_the_loss_on_real_pairs(tmp_path):
         is_dropout_on=False,
         real_batch_size=99,
     ).history
-    assert _mean(history[-5:]) < 0.9 * _mean(history[:5])
+    assert mean_loss(history[-5:]) < 0.9 * mean_loss(history[:5])
     assert all(
         row["loss"] == pytest.approx(row["loss_img"] + row["loss_txt"], rel=1e-5) for row in history
     )
@@ -80,7 +43,7 @@ def test_meta_model_is_differentiated_exactly_from_fresh_students_too(tmp_path, 
         "start_from": "fresh",
     }
     got, expected = (
-        _run(meta_model, problem, META, engine=engine, **change)
+        run_method(meta_model, problem, META, engine=engine, **change)
         for engine in ("double_backward", "unroll")
     )
     assert torch.allclose(got.pairs.images, expected.pairs.images, atol=1e-5) and not torch.equal(
@@ -88,7 +51,8 @@ def test_meta_model_is_differentiated_exactly_from_fresh_students_too(tmp_path, 
     )
     assert torch.allclose(got.pairs.text_embeds, expected.pairs.text_embeds, atol=1e-5)
     assert (
-        _run(meta_model, problem, META, **{**change, "start_from": "expert"}).history != got.history
+        run_method(meta_model, problem, META, **{**change, "start_from": "expert"}).history
+        != got.history
     )
 
 
@@ -96,7 +60,7 @@ def test_meta_model_goes_on_from_a_set_that_bi_trajectory_matching_made(tmp_path
     problem = make_problem(tmp_path, "heads")
     change = {"iterations": 3, "student_momentum": 0.5, "start_from": "fresh"}
     seen: list[int] = []
-    found = _run(
+    found = run_method(
         meta_model,
         problem,
         META,
@@ -105,14 +69,14 @@ def test_meta_model_goes_on_from_a_set_that_bi_trajectory_matching_made(tmp_path
         **change,
     )
     own = {name: value for name, value in vars(WARM).items() if name != "step_size_scale"}
-    matched = _run(
+    matched = run_method(
         bi_trajectory,
         problem,
         bi_trajectory.Config(**{**MATCHING, **own, "student_momentum": 0.5}, include_positive=True),
     )
     assert [row.pop("is_warm_start") for row in found.history] == [1.0] * 6 + [0.0] * 3
     assert found.history[:6] == matched.history and seen == list(range(9))
-    still = _run(
+    still = run_method(
         meta_model,
         problem,
         META,
@@ -139,16 +103,16 @@ def test_a_run_with_a_warm_start_that_is_killed_in_either_part_ends_with_the_sam
     config = dataclasses.replace(
         META, warm_start=WARM, iterations=4, checkpoint_every=2, start_from="fresh"
     )
-    expected = _run(meta_model, problem, config)
+    expected = run_method(meta_model, problem, config)
 
     def kill(row, iteration):
         if iteration == moment:
             raise Killed
 
     with pytest.raises(Killed):
-        _run(meta_model, problem, config, checkpoint=tmp_path / "c.safetensors", log=kill)
+        run_method(meta_model, problem, config, checkpoint=tmp_path / "c.safetensors", log=kill)
     seen: list[int] = []
-    got = _run(
+    got = run_method(
         meta_model,
         problem,
         config,
@@ -173,19 +137,6 @@ def test_a_warm_start_is_checked_with_its_place():
             where="x",
         )
     assert dataclasses.replace(META, warm_start=WARM).total_iterations == META.iterations + 6
-    with pytest.raises(
-        ValueError, match=r"x\.skip_above: received 2\.0 with a warm_start, .* allowed is null"
-    ):
-        meta_model.check(
-            dataclasses.replace(META, warm_start=WARM, skip_above=2.0),
-            3,
-            (6,),
-            trainable="heads",
-            where="x",
-        )
-
-
-GROWTH = GrowthSection(min_start_epoch=1, iterations=4)
 
 
 def _check_meta(**changes):
@@ -201,49 +152,21 @@ def test_options_of_experts_that_meta_model_does_not_read_are_not_checked():
         match=r"x\.max_start_epoch: received 5 with experts of 3 epochs .*allowed is 1 to 4",
     ):
         _check_meta(max_start_epoch=5)
+
+
+@pytest.mark.parametrize("start_from", ["expert", "fresh"])
+def test_an_option_of_segments_that_meta_model_would_ignore_is_the_warm_starts_or_refused(
+    start_from,
+):
+    change = {"merge_branches": True, "start_from": start_from}
     with pytest.raises(
         ValueError,
-        match=r"x\.start_epoch_growth: received min_start_epoch 3; allowed is 1 to "
-        r"max_start_epoch 2",
+        match=r"x\.merge_branches: received True; .* reads no segments of experts; allowed is "
+        r"false",
     ):
-        _check_meta(start_epoch_growth=dataclasses.replace(GROWTH, min_start_epoch=3))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"merge_branches": True},
-            r"x\.merge_branches: received True; .* reads no segments of experts; allowed is false",
-        ),
-        (
-            {"start_from": "fresh", "start_epoch_growth": GROWTH},
-            r"x\.start_epoch_growth: received .* reads no start epochs .* is null",
-        ),
-        (
-            {"start_from": "fresh", "are_start_epochs_shared": False},
-            r"x\.are_start_epochs_shared: received False; .* allowed is true",
-        ),
-    ],
-)
-def test_options_of_experts_that_meta_model_would_ignore_are_the_warm_starts_or_refused(
-    change, message
-):
-    with pytest.raises(ValueError, match=message):
         _check_meta(**change)
     _check_meta(**change, warm_start=WARM)
-    warm = dataclasses.replace(META, **change, warm_start=WARM).matching()
-    assert all(
-        getattr(warm, name) == value for name, value in change.items() if name != "start_from"
-    )
-
-
-def test_a_growing_range_of_start_epochs_cannot_suit_both_parts():
-    with pytest.raises(
-        ValueError,
-        match=r"x\.start_epoch_growth: received .* with a warm_start, .* allowed is null",
-    ):
-        _check_meta(start_epoch_growth=GROWTH, warm_start=WARM)
+    assert dataclasses.replace(META, **change, warm_start=WARM).matching().merge_branches
 
 
 def test_every_goal_of_meta_model_has_a_fresh_student_of_its_own(tmp_path):
@@ -254,7 +177,7 @@ def test_every_goal_of_meta_model_has_a_fresh_student_of_its_own(tmp_path):
         return problem.fresh_start(number)
 
     noted = dataclasses.replace(problem, fresh_start=fresh)
-    _run(meta_model, noted, META, iterations=2, goals_per_iteration=3, start_from="fresh")
+    run_method(meta_model, noted, META, iterations=2, goals_per_iteration=3, start_from="fresh")
     assert len(asked) == len(set(asked)) == 6
-    _run(meta_model, noted, META, iterations=1, goals_per_iteration=3, start_from="fresh")
+    run_method(meta_model, noted, META, iterations=1, goals_per_iteration=3, start_from="fresh")
     assert asked[6:] == asked[:3]

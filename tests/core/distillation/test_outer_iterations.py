@@ -1,5 +1,5 @@
-"""Options of the outer loop: averages, skipped iterations, start epochs, memory; a resumed run
-heals as an uninterrupted one.
+"""Options of the outer loop: decay, start epochs, goals, memory; a resumed run heals as an
+uninterrupted one.
 """
 
 import dataclasses
@@ -9,13 +9,14 @@ import torch
 
 from tasks.core.distillation.buffer import Buffer
 from tasks.core.distillation.distillers.bi_trajectory import Config, distill
-from tasks.core.distillation.matching_config import GrowthSection, check_matching
+from tasks.core.distillation.matching_config import check_matching
 from tasks.core.distillation.objective import Objective
 from tasks.core.distillation.run import run
 from tasks.core.distillation.segments import draw_segment, draw_start
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.training.experts import save_snapshots
 from tasks.core.training.losses import info_nce
+from tests.core.distillation.method_samples import Killed
 from tests.core.hypergradient.small_problem import CPU, MATCHING, make_problem
 
 CONFIG = Config(**MATCHING, include_positive=True)
@@ -23,22 +24,6 @@ CONFIG = Config(**MATCHING, include_positive=True)
 
 def _run(problem, **changes):
     return distill(problem, dataclasses.replace(CONFIG, **changes), 6, tau=0.07)
-
-
-def test_the_average_weighs_iterations_by_their_age_and_leaves_out_the_start(tmp_path):
-    problem = make_problem(tmp_path, "heads")
-    sets = [_run(problem, iterations=count).pairs for count in (1, 2, 3)]
-    averaged = _run(problem, iterations=3, ema_decay=0.4).pairs
-    weights = torch.tensor([0.16, 0.4, 1.0]) / 1.56
-    for name in ("images", "text_embeds"):
-        expected = sum(
-            weight * getattr(pairs, name) for weight, pairs in zip(weights, sets, strict=True)
-        )
-        assert torch.allclose(getattr(averaged, name), expected, atol=1e-5)
-    logs = torch.tensor([pairs.step_sizes["img"] for pairs in sets]).log()
-    assert averaged.step_sizes["img"] == pytest.approx(
-        float((weights * logs).sum().exp()), rel=1e-5
-    )
 
 
 def test_outer_steps_fall_along_half_a_cosine(tmp_path):
@@ -64,74 +49,17 @@ def test_outer_steps_fall_along_half_a_cosine(tmp_path):
     assert torch.allclose(decayed, 0.5 * plain, rtol=1e-4, atol=1e-7)
 
 
-def test_iterations_above_the_limit_change_nothing_and_are_counted(tmp_path):
-    problem = make_problem(tmp_path, "heads")
-    nothing = _run(problem, iterations=3, skip_above=1e-6, ema_decay=0.5)
-    assert torch.equal(nothing.pairs.images, nothing.start.images) and torch.equal(
-        nothing.pairs.text_embeds, nothing.start.texts
-    )
-    assert [row["num_skipped"] for row in nothing.history] == [1.0, 2.0, 3.0]
-    losses = sorted(row["loss"] for row in _run(problem).history)
-    limit = losses[len(losses) // 2]
-    some = _run(problem, skip_above=limit).history
-    assert some[-1]["num_skipped"] == sum(row["loss"] > limit for row in some) > 0
-    assert "num_skipped" not in _run(problem, iterations=1).history[0]
-
-
-def test_the_range_of_start_epochs_grows():
-    growth = GrowthSection(min_start_epoch=2, iterations=8)
-    config = dataclasses.replace(CONFIG, max_start_epoch=4, start_epoch_growth=growth)
-    assert [config.start_epochs(iteration) for iteration in (0, 3, 4, 7, 8, 99)] == [
-        2,
-        2,
-        3,
-        3,
-        4,
-        4,
-    ]
-    assert dataclasses.replace(config, start_epoch_growth=None).start_epochs(0) == 4
-
-
-@pytest.mark.parametrize("is_shared", [True, False])
-def test_start_epochs_are_drawn_from_the_range_as_far_as_it_has_grown(tmp_path, is_shared):
+def test_start_epochs_are_drawn_from_their_whole_range_for_both_groups_alike(tmp_path):
     buffer = make_problem(tmp_path, "heads").buffer
-    growth = GrowthSection(min_start_epoch=1, iterations=8)
-    config = dataclasses.replace(
-        CONFIG, max_start_epoch=3, start_epoch_growth=growth, are_start_epochs_shared=is_shared
-    )
-
-    def drawn(iteration):
-        epochs = [
-            draw_start(buffer, config, iteration, make_generator(0, index))[1]
-            for index in range(60)
-        ]
-        return [{epoch[group] for epoch in epochs} for group in ("img", "txt")]
-
-    assert [drawn(iteration) for iteration in (0, 3, 4, 7, 8)] == [
-        [found, found] for found in ({0}, {0}, {0, 1}, {0, 1}, {0, 1, 2})
-    ]
-
-
-def test_image_and_text_start_at_epochs_of_their_own_if_asked(tmp_path):
-    buffer = make_problem(tmp_path).buffer
-    alone = dataclasses.replace(CONFIG, are_start_epochs_shared=False)
-    shared = [draw_start(buffer, CONFIG, 0, make_generator(0, index))[1] for index in range(20)]
-    independent = [draw_start(buffer, alone, 0, make_generator(0, index)) for index in range(20)]
-    assert all(epochs["img"] == epochs["txt"] for epochs in shared)
-    assert {(epochs["img"], epochs["txt"]) for _, epochs in independent} == {
-        (0, 0),
-        (0, 1),
-        (1, 0),
-        (1, 1),
-    }
-    index = next(i for i, (_, epochs) in enumerate(independent) if epochs == {"img": 0, "txt": 1})
-    expert, goal = independent[index][0], draw_segment(buffer, alone, 0, make_generator(0, index))
-    assert torch.equal(goal.start["img"], buffer.snapshot(expert, 0)["img"])
-    assert torch.equal(goal.start["txt"], buffer.snapshot(expert, 1)["txt"])
-    reached = {"img": buffer.snapshot(expert, 1)["img"], "txt": buffer.snapshot(expert, 2)["txt"]}
-    assert float(goal.loss(reached)) == 0.0 and goal.terms(goal.start) == pytest.approx(
-        {"loss_img": 1.0, "loss_txt": 1.0}
-    )
+    config = dataclasses.replace(CONFIG, max_start_epoch=3)
+    drawn = [draw_start(buffer, config, make_generator(0, index)) for index in range(60)]
+    assert set(drawn) == {(expert, epoch) for expert in (0, 1) for epoch in (0, 1, 2)}
+    expert, epoch = drawn[0]
+    goal = draw_segment(buffer, config, make_generator(0, 0))
+    for group in ("img", "txt"):
+        assert torch.equal(goal.start[group], buffer.snapshot(expert, epoch)[group])
+    assert float(goal.loss(buffer.snapshot(expert, epoch + 1))) == 0.0
+    assert goal.terms(goal.start) == pytest.approx({"loss_img": 1.0, "loss_txt": 1.0})
 
 
 @pytest.mark.parametrize("trainable", ["full", "heads"])
@@ -164,10 +92,7 @@ def test_an_update_averages_the_gradients_of_its_goals(tmp_path, trainable):
 
     def moved(*segments):
         goals = iter(
-            [
-                draw_segment(problem.buffer, config, 0, make_generator(0, index))
-                for index in segments
-            ]
+            [draw_segment(problem.buffer, config, make_generator(0, index)) for index in segments]
         )
         objective = Objective(
             lambda img, txt, rows: info_nce(img, txt), goal=lambda iteration, draw: next(goals)
@@ -192,7 +117,7 @@ def test_an_update_averages_the_gradients_of_its_goals(tmp_path, trainable):
 def test_goals_of_one_iteration_draw_batches_and_dropout_of_their_own(tmp_path):
     """The same segment twice: the second goal must not repeat the first one's batches and masks."""
     problem = make_problem(tmp_path, "heads")
-    segment = draw_segment(problem.buffer, CONFIG, 0, make_generator(0))
+    segment = draw_segment(problem.buffer, CONFIG, make_generator(0))
     objective = Objective(
         lambda img, txt, rows: info_nce(img, txt), goal=lambda iteration, draw: segment
     )
@@ -212,10 +137,6 @@ def test_goals_of_one_iteration_draw_batches_and_dropout_of_their_own(tmp_path):
     assert alone[0] == alone[1]
 
 
-class Killed(Exception):
-    pass
-
-
 class Faulty:
     """The goal of bi-trajectory matching, whose loss is NaN once, in iteration 5; or that is killed
     there.
@@ -225,7 +146,7 @@ class Faulty:
         self.problem, self.config, self.is_killed, self.is_done = problem, config, is_killed, False
 
     def __call__(self, iteration, draw):
-        goal = draw_segment(self.problem.buffer, self.config, iteration, draw)
+        goal = draw_segment(self.problem.buffer, self.config, draw)
         if iteration != 5 or self.is_done:
             return goal
         self.is_done = True
@@ -239,7 +160,7 @@ def test_a_non_finite_iteration_right_after_a_resume_heals_as_without_the_interr
     tmp_path, optimiser
 ):
     problem = make_problem(tmp_path, "heads")
-    config = dataclasses.replace(CONFIG, optimiser=optimiser, iterations=8, ema_decay=0.5)
+    config = dataclasses.replace(CONFIG, optimiser=optimiser, iterations=8)
 
     def distil(is_killed=False, checkpoint=None):
         objective = Objective(
@@ -281,19 +202,6 @@ def test_merged_branches_go_on_where_the_texts_of_the_experts_stand_still(tmp_pa
 
 
 def test_options_that_contradict_each_other_are_refused():
-    growth = GrowthSection(min_start_epoch=3, iterations=8)
-    with pytest.raises(
-        ValueError,
-        match=r"here\.start_epoch_growth: received min_start_epoch 3; allowed is 1 to "
-        r"max_start_epoch 2",
-    ):
-        check_matching(
-            dataclasses.replace(CONFIG, start_epoch_growth=growth),
-            3,
-            (6,),
-            trainable="full",
-            where="here",
-        )
     cut = dataclasses.replace(CONFIG, engine="tesla", micro_batch=8)
     with pytest.raises(
         ValueError, match=r"here: the engine 'tesla' does not cut a step.*received micro_batch 8"

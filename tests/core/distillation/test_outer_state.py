@@ -10,21 +10,21 @@ import torch
 from tasks.core.distillation.distillers import lors
 from tasks.core.distillation.distillers.bi_trajectory import Config, distill
 from tasks.core.distillation.matching_config import OptimiserSection
+from tasks.core.distillation.outer_checkpoint import dump
+from tasks.core.distillation.outer_guard import Guard
 from tasks.core.distillation.outer_state import OuterState
 from tasks.core.hypergradient.trajectory import Gradient
+from tests.core.distillation.method_samples import LORS, Killed
 from tests.core.hypergradient.small_problem import CPU, MATCHING, make_problem
 
 CONFIG = Config(**MATCHING, include_positive=True)
-LORS = lors.Config(
-    **MATCHING, lr_sim=0.02, sim_rank=2, sim_alpha=1.0, is_budget_compensated=False, loss="wbce"
-)
 
 
-def _state(**changes):
+def _guard():
     config = dataclasses.replace(
-        CONFIG, optimiser="sgd", momentum=0.0, lr_img=1.5, lr_txt=1.5, lr_step_size=1.0, **changes
+        CONFIG, optimiser="sgd", momentum=0.0, lr_img=1.5, lr_txt=1.5, lr_step_size=1.0
     )
-    return OuterState(config, 3, torch.zeros(3, 3, 4, 4), torch.zeros(3, 5), {}, device=CPU)
+    return Guard(OuterState(config, 3, torch.zeros(3, 3, 4, 4), torch.zeros(3, 5), {}, device=CPU))
 
 
 def _gradient(*, text=0.0, log_img=0.0):
@@ -37,23 +37,18 @@ def _gradient(*, text=0.0, log_img=0.0):
 # Each is too much for a whole step in float32 and not for half of it: 3e38 * 1.5 is infinite,
 # exp(+-150 / 2) is neither 0 nor infinite.
 @pytest.mark.parametrize("steps", [{"text": 3e38}, {"log_img": 150.0}, {"log_img": -150.0}])
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_an_update_that_leaves_the_finite_numbers_is_taken_back_at_once(steps, ema_decay):
-    state = _state(ema_decay=ema_decay)
-    before = state.dump()[0]
-    assert not state.update(_gradient(**steps), {"loss": 1.0})
+def test_an_update_that_leaves_the_finite_numbers_is_taken_back_at_once(steps):
+    guard = _guard()
+    state, before = guard.state, dump(guard)[0]
+    assert not guard.update(_gradient(**steps), {"loss": 1.0})
     assert state.iteration == 0 and state.history == []
     assert all(
-        torch.equal(value, before[name])
-        for name, value in state.dump()[0].items()
-        if name in before
+        torch.equal(value, before[name]) for name, value in dump(guard)[0].items() if name in before
     )
-    assert state.update(_gradient(**steps), {"loss": 1.0})  # the outer steps are halved
-    assert state.iteration == 1 and all(
-        value.isfinite().all() for value in state.dump()[0].values()
-    )
-    rows, step_sizes = state.result()
-    assert bool(rows["texts"].isfinite().all()) and 0.0 < step_sizes["img"] < float("inf")
+    assert guard.update(_gradient(**steps), {"loss": 1.0})  # the outer steps are halved
+    assert state.iteration == 1 and all(value.isfinite().all() for value in dump(guard)[0].values())
+    assert bool(state.rows()["texts"].isfinite().all())
+    assert 0.0 < state.step_sizes()["img"] < float("inf")
 
 
 @pytest.mark.parametrize(
@@ -61,15 +56,15 @@ def test_an_update_that_leaves_the_finite_numbers_is_taken_back_at_once(steps, e
     [({"text": -3e38}, "texts"), ({"log_img": 400.0}, "log_img"), ({"log_img": -400.0}, "log_img")],
 )
 def test_a_second_update_that_leaves_the_finite_numbers_stops_with_what_did(steps, what):
-    state = _state()
-    state.update(_gradient(**steps), {"loss": 1.0})
+    guard = _guard()
+    guard.update(_gradient(**steps), {"loss": 1.0})
     with pytest.raises(
         ValueError,
         match=rf"after its step, not finite, or a step size of 0: {what};.*one roll-back.*lower "
         r".*lr_step_size",
     ):
         for _ in range(3):
-            state.update(_gradient(**steps), {"loss": 1.0})
+            guard.update(_gradient(**steps), {"loss": 1.0})
 
 
 def test_a_last_update_with_an_absurd_outer_step_stores_nothing(tmp_path):
@@ -96,7 +91,7 @@ KINDS = ("img", "txt", "sim", "step_size")
 
 def _learned(problem, **optimisers):
     """What one iteration makes of each kind of tensor."""
-    config = dataclasses.replace(LORS, iterations=1, ema_decay=0.0, **optimisers)
+    config = dataclasses.replace(LORS, iterations=1, **optimisers)
     pairs = lors.distill(problem, config, 6, tau=0.07).pairs
     return {
         "img": pairs.images,
@@ -116,10 +111,6 @@ def test_each_kind_of_tensor_has_the_optimiser_that_is_asked_for(tmp_path, diffe
     assert all(
         torch.equal(mixed[kind], (sgd if kind == different else adam)[kind]) for kind in KINDS
     )
-
-
-class Killed(Exception):
-    pass
 
 
 def test_a_run_with_both_optimisers_goes_on_to_the_same_bytes(tmp_path):

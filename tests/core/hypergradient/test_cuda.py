@@ -154,7 +154,7 @@ def test_methods_distil_the_same_set(tmp_path, method, trainable):
         {"is_theta_on_host": True},
         {"micro_batch": 2},
         {"is_compiled": True},
-        {"goals_per_iteration": 2, "ema_decay": 0.9},
+        {"goals_per_iteration": 2},
         {"engine": "forward_over_reverse", "student_momentum": 0.9},
     ],
     ids=str,

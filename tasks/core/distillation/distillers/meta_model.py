@@ -11,7 +11,6 @@ the real batch for each goal, which needs its memory at once where the encoder i
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,7 +32,7 @@ from tasks.core.distillation.matching_config import (
 )
 from tasks.core.distillation.objective import Goal, Objective, StudentLoss
 from tasks.core.distillation.run import Distilled, Log, Problem, run
-from tasks.core.distillation.segments import draw_start, snapshots
+from tasks.core.distillation.segments import draw_start
 from tasks.core.foundations.section import Range, Section
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.networks.functional import Theta
@@ -75,9 +74,8 @@ class Config(MatchingConfig):
 
     Nothing of an expert is matched: whatever the shared options say of segments is the warm
     start's. `expert_epochs` means nothing beside it, and with `fresh` students `max_start_epoch`
-    neither; as they have no value for that, any is taken. `merge_branches`, and with `fresh`
-    students `start_epoch_growth` and `are_start_epochs_shared`, have one, and without a warm start
-    no other is allowed.
+    neither; as they have no value for that, any is taken. `merge_branches` has one, and without a
+    warm start no other is allowed.
 
     Attributes:
         real_batch_size: real pairs of the terminal loss, drawn anew for each goal; more than the
@@ -120,42 +118,19 @@ def check(
     if matching is None:
         _check_unused(config, where)
     else:
-        _check_warm_start(config, where)
         check_matching(
             matching, num_epochs, budgets, trainable=trainable, where=f"{where}.warm_start"
         )
 
 
 def _check_unused(config: Config, where: str) -> None:
-    """Refuse what would be ignored: options of segments and start epochs that nothing reads."""
-    unused: dict[str, object] = {"merge_branches": False}
-    if config.start_from == "fresh":
-        unused |= {"start_epoch_growth": None, "are_start_epochs_shared": True}
-    for name, neutral in unused.items():
-        value = getattr(config, name)
-        if value != neutral:
-            raise ValueError(
-                f"{where}.{name}: received {value!r}; meta_model with start_from "
-                f"{config.start_from!r} and no warm_start reads no "
-                f"{'segments' if name == 'merge_branches' else 'start epochs'} of experts; "
-                f"allowed is {json.dumps(neutral)}; change it "
-                "there (it may come from distill.matching)"
-            )
-
-
-def _check_warm_start(config: Config, where: str) -> None:
-    """Refuse shared options that cannot suit both losses, or both ranges of start epochs."""
-    for name in (
-        ("skip_above", "start_epoch_growth") if config.start_from == "expert" else ("skip_above",)
-    ):
-        value = getattr(config, name)
-        if value is not None:
-            raise ValueError(
-                f"{where}.{name}: received {value!r} with a warm_start, whose loss and start "
-                "epochs are others; allowed is null; change "
-                f"{where}.{name} (it may come from distill.matching) or set {where}.warm_start: "
-                "null"
-            )
+    """Refuse what would be ignored: an option of segments that nothing reads."""
+    if config.merge_branches:
+        raise ValueError(
+            f"{where}.merge_branches: received True; meta_model without a warm_start reads no "
+            "segments of experts; allowed is false; change it there (it may come from "
+            "distill.matching)"
+        )
 
 
 def distill(
@@ -230,7 +205,7 @@ def _objective(problem: Problem, config: Config, tau: float) -> Objective:
 
     def goal(iteration: int, draw: torch.Generator) -> Goal:
         if config.start_from == "expert":
-            start = snapshots(problem.buffer, *draw_start(problem.buffer, config, iteration, draw))
+            start = problem.buffer.snapshot(*draw_start(problem.buffer, config, draw))
         else:
             # Each goal of an iteration its own
             start = problem.fresh_start(int(torch.randint(_NUM_STARTS, (1,), generator=draw)))

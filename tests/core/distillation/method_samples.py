@@ -1,0 +1,61 @@
+"""Options of each method on the tiny problem, and how tests run one."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tasks.core.distillation.distillers import lors, meta_model, repblend
+from tasks.core.distillation.run import Distilled, Log, Problem
+from tests.core.hypergradient.small_problem import MATCHING
+
+SOFT: dict[str, Any] = {
+    "lr_sim": 0.02,
+    "sim_rank": 2,
+    "sim_alpha": 1.0,
+    "is_budget_compensated": False,
+}
+LORS = lors.Config(**MATCHING, **SOFT, loss="wbce")
+REPBLEND = repblend.Config(**MATCHING, **SOFT, loss="wbce")
+META = meta_model.Config(**MATCHING, real_batch_size=16, start_from="expert", warm_start=None)
+WARM = meta_model.WarmStart(
+    iterations=6,
+    syn_steps=3,
+    expert_epochs=1,
+    max_start_epoch=1,
+    goals_per_iteration=2,
+    lr_img=0.02,
+    lr_txt=0.01,
+    lr_step_size=0.01,
+    step_size_img=0.05,
+    step_size_txt=0.06,
+    step_size_scale=2.0,
+)
+
+
+class Killed(Exception):
+    """What a test raises in the middle of a run."""
+
+
+def run_method(
+    module: ModuleType,
+    problem: Problem,
+    config: Any,
+    num_pairs: int = 6,
+    checkpoint: Path | None = None,
+    log: Log | None = None,
+    **changes: Any,
+) -> Distilled:
+    """Distil with a method's options, some of them changed."""
+    config = dataclasses.replace(config, **changes)
+    found: Distilled = module.distill(
+        problem, config, num_pairs, tau=0.07, checkpoint=checkpoint, log=log
+    )
+    return found
+
+
+def mean_loss(rows: list[dict[str, float]]) -> float:
+    """The mean loss of rows of a history."""
+    return sum(row["loss"] for row in rows) / len(rows)
