@@ -13,9 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from tasks.step import Step
-
 from flows.policy import retried
+from tasks.step import Step
 
 SERVER = "PREFECT_API_URL"
 P = ParamSpec("P")
