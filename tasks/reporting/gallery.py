@@ -151,7 +151,7 @@ def data_uri(image: np.ndarray, *, max_side: int = MAX_SIDE) -> str:
 
 
 def write_contact_sheet(gallery: Gallery, path: Path, *, columns: int = SHEET_COLUMNS) -> None:
-    """Write the gallery as one PNG: each cell has the initial and the distilled picture, captions
+    """Write the gallery as one PNG: each tile has the initial and the distilled picture, captions
     below. Same input, same bytes.
     """
     font, bold = ImageFont.load_default(12), ImageFont.load_default(14)

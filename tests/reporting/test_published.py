@@ -7,6 +7,7 @@ import math
 import pandas as pd
 import pytest
 
+from tasks.reporting import published
 from tasks.reporting.published import FOLDER, gap, load_published, same_budget
 
 
@@ -51,6 +52,15 @@ def test_the_mean_of_six_published_recalls_is_their_mean():
         24.6,
     ]
     assert row["mean_recall"] == pytest.approx(122.3 / 6)
+
+
+def test_a_metric_of_ours_that_nobody_published_leaves_the_published_means(monkeypatch):
+    before = load_published()["mean_recall"]
+    for name in ("RECALLS", "METRICS"):
+        monkeypatch.setattr(published, name, (*getattr(published, name), "i2t_r50"))
+    after = load_published()
+    assert after["i2t_r50"].isna().all()
+    pd.testing.assert_series_equal(after["mean_recall"], before)
 
 
 def test_a_source_that_prints_only_the_mean_has_no_recalls():
