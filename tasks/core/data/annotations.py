@@ -11,12 +11,13 @@ import bisect
 import gzip
 import hashlib
 import json
+import os
 import re
 import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from tasks.core.data.file_kinds import HEAD_BYTES, kind_of, kind_of_annotations
@@ -44,6 +45,22 @@ class Annotation:
     where: str
 
 
+def dataset_folder(root: str) -> Path:
+    """Return the dataset folder; raise FileNotFoundError when it is not there."""
+    if not Path(root).is_dir():
+        raise FileNotFoundError(
+            f"there is no dataset folder {root!r}; put the raw data there or change `path` of "
+            "the dataset in params.yaml"
+        )
+    return Path(root)
+
+
+def first_names(folder: Path) -> str:
+    """Return the first names in a folder, for messages."""
+    names = sorted(os.listdir(folder))
+    return ", ".join(names[:10]) or "nothing"
+
+
 def annotation_path(root: str, name: str, field: str) -> Path:
     """Return the path of annotation file `name` inside the dataset folder `root`.
 
@@ -53,17 +70,11 @@ def annotation_path(root: str, name: str, field: str) -> Path:
     Raises:
         FileNotFoundError: the folder or the file is not there.
     """
-    if not Path(root).is_dir():
-        raise FileNotFoundError(
-            f"there is no dataset folder {root!r}; put the raw data there or change `path` of "
-            "the dataset in params.yaml"
-        )
-    path = Path(root, name)
+    path = dataset_folder(root) / name
     if not path.is_file():
-        present = ", ".join(sorted(item.name for item in Path(root).iterdir())[:10]) or "nothing"
         raise FileNotFoundError(
-            f"there is no annotation file {str(path)!r}; the folder holds {present}; change "
-            f"`{field}` of the dataset in params.yaml"
+            f"there is no annotation file {str(path)!r}; the folder holds "
+            f"{first_names(Path(root))}; change `{field}` of the dataset in params.yaml"
         )
     return path
 
@@ -72,20 +83,29 @@ def read_text(path: Path) -> str:
     """Return the UTF-8 text of a file, unpacked when its name ends in `.gz`.
 
     Raises:
-        ValueError: damaged gzip data, or bytes that are not UTF-8.
+        ValueError: damaged gzip data, another format, or bytes that are not UTF-8.
     """
     try:
-        return _content(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: byte {error.start} is not UTF-8; the file must be UTF-8 text"
-        ) from error
+        return decode_text(_content(path), str(path))
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read ({error}); get the file again") from error
 
 
+def decode_text(data: bytes, where: str) -> str:
+    """Return UTF-8 text without its byte order mark; raise Unusable when it is none."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Unusable(
+            where,
+            "text that is not UTF-8",
+            f"byte {error.start} is not UTF-8; captions and names must be UTF-8 text",
+        ) from error
+
+
 def _content(path: Path) -> bytes:
     """Return the bytes of a file, unpacked in blocks: a bomb is seen before it is whole."""
+    # Read as a whole, ten megabytes of zeros packed well would be ten gigabytes.
     limit = max(_MIN_LIMIT, _MAX_RATIO * path.stat().st_size)
     data = bytearray()
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as handle:
@@ -112,7 +132,12 @@ def read_json(path: Path, *, ignored_keys: frozenset[str] = frozenset()) -> Any:
     Raises:
         ValueError: malformed JSON; the message has the file, the line and the column.
     """
-    text = read_text(path)
+    return parse_json(read_text(path), str(path), ignored_keys)
+
+
+def parse_json(text: str, where: str, ignored_keys: frozenset[str] = frozenset()) -> Any:
+    """Return the value of JSON text, see `read_json`; raise Unusable when it is none."""
+    problem = "JSON nested too deeply to hold captions"
     try:
         return json.loads(
             text,
@@ -120,15 +145,13 @@ def read_json(path: Path, *, ignored_keys: frozenset[str] = frozenset()) -> Any:
                 key: value for key, value in pairs if key not in ignored_keys
             },
         )
-    except RecursionError as error:
-        raise ValueError(
-            f"{path}: JSON nested too deeply to be an annotation file; repair or replace the file"
-        ) from error
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}: line {error.lineno} column {error.colno}: malformed JSON ({error.msg})"
-            f"{kind_of_annotations(text)}; repair or replace the file"
-        ) from error
+        problem = f"line {error.lineno} column {error.colno}: malformed JSON ({error.msg})"
+    except RecursionError:
+        pass
+    raise Unusable(
+        where, "malformed JSON", f"{problem}{kind_of_annotations(text)}; repair or replace it"
+    )
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -145,12 +168,7 @@ def member(entry: Any, key: str, kind: type[T], where: str) -> T:
         ValueError: not an object, no such member, or another type.
     """
     if not isinstance(entry, dict):
-        raise Unusable(
-            where,
-            _MALFORMED,
-            f"received {type(entry).__name__} {_short(entry)}, allowed is an object with the "
-            f"member {key!r}{kind_of_annotations(entry)}",
-        )
+        raise _wrong_type(entry, where, f"an object with the member {key!r}")
     if key not in entry:
         raise Unusable(
             where,
@@ -164,12 +182,7 @@ def member(entry: Any, key: str, kind: type[T], where: str) -> T:
 def of_type(value: Any, kind: type[T], where: str) -> T:
     """Return `value` after checking that it has the type `kind`."""
     if not isinstance(value, kind):
-        raise Unusable(
-            where,
-            _MALFORMED if value is not None else "null in place of a value",
-            f"received {type(value).__name__} {_short(value)}, allowed is {kind.__name__}"
-            f"{kind_of_annotations(value)}; repair the file",
-        )
+        raise _wrong_type(value, where, kind.__name__)
     return value
 
 
@@ -178,9 +191,10 @@ def check_name(name: Any, where: str) -> str:
     ValueError otherwise.
     """
     of_type(name, str, where)
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    is_absolute = name.startswith(("/", "\\")) or bool(PureWindowsPath(name).drive)
-    if not parts or is_absolute or ".." in parts or "\0" in name or not _is_unicode(name):
+    parts = set(name.replace("\\", "/").split("/"))
+    is_absolute = name.startswith(("/", "\\")) or name[1:2] == ":"
+    is_empty = parts <= {"", "."}
+    if is_empty or is_absolute or ".." in parts or "\0" in name or not _is_unicode(name):
         raise Unusable(
             where,
             "image name that is no relative path",
@@ -237,12 +251,7 @@ def check_captions(captions: Any, where: str) -> tuple[str, ...]:
     otherwise.
     """
     if not isinstance(captions, list | tuple):
-        raise Unusable(
-            where,
-            _MALFORMED if captions is not None else "null in place of a value",
-            f"received {type(captions).__name__} {_short(captions)}, allowed is a list of "
-            "captions; repair the file",
-        )
+        raise _wrong_type(captions, where, "a list of captions")
     if not captions:
         raise Unusable(
             where,
@@ -277,6 +286,16 @@ def file_digest(path: Path) -> str:
     """Return the sha256 of a file, read in blocks."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _wrong_type(value: Any, where: str, allowed: str) -> Unusable:
+    reason = "null in place of a value" if value is None else _MALFORMED
+    return Unusable(
+        where,
+        reason,
+        f"received {type(value).__name__} {_short(value)}, allowed is {allowed}"
+        f"{kind_of_annotations(value)}; repair the file",
+    )
 
 
 def _num_shared(one: str, other: str) -> int:

@@ -134,13 +134,16 @@ def content_digests(
     """Return (name relative to `root`, digest of the content) of every picture file and tar,
     sorted.
     """
-    paths, _ = _containers(Path(root), patterns)
-    return sorted((path.relative_to(root).as_posix(), digest_of(path)) for path in paths)
+    digests = []
+    for path in _containers(Path(root), patterns):
+        if path.is_file():
+            digests.append((path.relative_to(root).as_posix(), digest_of(path)))
+    return sorted(digests)
 
 
-def _containers(root: Path, patterns: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """Return the tars and single files that the patterns name, folders unfolded, each once; and
-    the entries of folders that are no files: named pipes, devices, broken links.
+def _containers(root: Path, patterns: Sequence[str]) -> list[Path]:
+    """Return the tars and single files that the patterns name, each once; of folders all entries,
+    also those that are no files: named pipes, devices, broken links.
     """
     if not patterns:
         raise ValueError(
@@ -158,9 +161,7 @@ def _containers(root: Path, patterns: Sequence[str]) -> tuple[list[Path], list[P
             else:
                 _check_container(match)
                 paths[match] = None
-    return [path for path in paths if path.is_file()], [
-        path for path in paths if not path.is_file()
-    ]
+    return list(paths)
 
 
 def _check_container(path: Path) -> None:
@@ -185,26 +186,23 @@ def _unfolded(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(os.path.realpath(place))
-        yield from (Path(place, name) for name in names)
+        for name in names:
+            yield Path(place, name)
 
 
 def _index(root: Path, patterns: Sequence[str], left_out: LeftOut) -> dict[str, list[StoredFile]]:
     """Return the files by the last component of their names, as `compared` writes them."""
     index: dict[str, list[StoredFile]] = defaultdict(list)
-    paths, others = _containers(root, patterns)
-    for path in others:
-        left_out.mention("named pipe, device or broken link among the pictures", str(path))
-    for path in paths:
-        files = [_single(path, root)]
+    for path in _containers(root, patterns):
+        if not path.is_file():
+            left_out.mention("named pipe, device or broken link among the pictures", str(path))
+            continue
+        files = [StoredFile(path.relative_to(root).as_posix(), path, 0, path.stat().st_size)]
         if path.name.endswith(_TARS):
             files = _members(path, left_out)
         for file in files:
             index[PurePosixPath(compared(file.name)).name].append(file)
     return index
-
-
-def _single(path: Path, root: Path) -> StoredFile:
-    return StoredFile(path.relative_to(root).as_posix(), path, 0, path.stat().st_size)
 
 
 def _members(path: Path, left_out: LeftOut) -> list[StoredFile]:
@@ -238,7 +236,7 @@ def _find(
             "file or change `images` of the dataset in params.yaml",
         )
     if len(found) > 1:
-        places = ", ".join(str(StoredImage(file, "candidate")) for file in found[:3])
+        places = ", ".join(map(str, (found[0].container, found[1].container)))
         raise Unusable(
             annotation.where,
             "name of several files",

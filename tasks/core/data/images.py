@@ -62,11 +62,14 @@ def open_image(data: bytes, source: str) -> Image.Image:
                 f"picture in the format {kind}",
                 f"the image is {kind}, allowed are {allowed}; convert the file",
             ) from error
+        reason, found = "damaged picture", ""
+        if kind:
+            reason, found = f"file that is {kind}, no picture", f"; it is {kind}"
         raise Unusable(
             source,
-            f"file that is {kind}, no picture" if kind else "damaged picture",
+            reason,
             f"not an image ({len(data)} bytes beginning with {data[:8]!r}); allowed are {allowed}"
-            f"{f'; it is {kind}' if kind else ''}; replace the file",
+            f"{found}; replace the file",
         ) from error
 
 
@@ -98,8 +101,10 @@ def _is_whole(chunk: bytes) -> bool:
 
 def _has_lost_its_end(data: bytes) -> bool:
     """Return whether a JPEG ends in zeros inside its last scan: a decoder takes them for grey."""
-    is_open = data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN)
-    return data.startswith(_JPEG) and data.endswith(bytes(_ZEROS)) and is_open
+    if not data.startswith(_JPEG) or not data.endswith(bytes(_ZEROS)):
+        return False
+    # Inside a scan neither mark can be: a zero byte follows each 0xff there.
+    return data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN)
 
 
 def decode(image: Image.Image, source: str, *, image_size: int, max_pixels: int) -> np.ndarray:

@@ -8,6 +8,7 @@ Files: `images.safetensors` (`images`, (N, S, S, 3) uint8), `images.parquet` (na
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import struct
@@ -69,6 +70,7 @@ def prepare(
     rows = check_examples(examples, left_out)
     check_free_space(required_bytes(rows, image_size), shutil.disk_usage(work).free, work)
     try:
+        # Tables come last: a picture that cannot be used takes its row with it.
         rows = _write_images(
             rows, work / IMAGES, image_size, max_pixels, left_out, progress or _ignore
         )
@@ -80,13 +82,14 @@ def prepare(
             (work / name).unlink(missing_ok=True)
         raise
     counts = [len(row.captions) for row in rows]
-    num_images = Counter(row.split for row in rows)
+    num_images, num_captions = Counter[str](), Counter[str]()
+    for row, count in zip(rows, counts, strict=True):
+        num_images[row.split] += 1
+        num_captions[row.split] += count
     return {
         "image_size": image_size,
-        "num_images": {split: num_images[split] for split in SPLITS},
-        "num_captions": {
-            split: sum(len(row.captions) for row in rows if row.split == split) for split in SPLITS
-        },
+        "num_images": dict(num_images),
+        "num_captions": dict(num_captions),
         "captions_per_image": {"min": min(counts), "max": max(counts)},
         "left_out": left_out.facts(),
     }
@@ -119,7 +122,7 @@ def check_examples(examples: Iterable[ImageCaptions], left_out: LeftOut) -> list
                     "is once in all splits together; remove one of the two",
                 )
             by_split[example.split].append(example)
-    rows = [example for split in SPLITS for example in by_split[split]]
+    rows = list(itertools.chain.from_iterable(by_split.values()))
     if not all(by_split.values()):
         left_out.check(len(rows))
     _check_splits(rows)
@@ -127,21 +130,24 @@ def check_examples(examples: Iterable[ImageCaptions], left_out: LeftOut) -> list
 
 
 def _check_splits(rows: Sequence[ImageCaptions]) -> None:
-    num_images = Counter(row.split for row in rows)
-    empty = [split for split in SPLITS if not num_images[split]]
-    if empty:
-        counts = ", ".join(f"{split} {num_images[split]}" for split in SPLITS)
-        raise ValueError(
-            f"split {empty[0]!r} has no images (received {counts}), allowed is at least one in "
-            "each; complete the annotation files or the options of the dataset in params.yaml"
-        )
+    num_images = Counter(dict.fromkeys(SPLITS, 0))
+    num_images.update(row.split for row in rows)
+    for split, count in num_images.items():
+        if count == 0:
+            received = ", ".join(f"{name} {number}" for name, number in num_images.items())
+            raise ValueError(
+                f"split {split!r} has no images (received {received}), allowed is at least one in "
+                "each; complete the annotation files or the options of the dataset in params.yaml"
+            )
 
 
 def required_bytes(rows: Sequence[ImageCaptions], image_size: int) -> int:
     """Return an upper estimate of the bytes that preparing `rows` writes."""
-    texts = sum(len(text.encode()) + 16 for row in rows for text in row.captions)
-    names = sum(len(row.name.encode()) + 16 for row in rows)
-    return len(rows) * image_size * image_size * 3 + texts + names + 65_536
+    needed = len(rows) * image_size * image_size * 3 + 65_536
+    for row in rows:
+        for text in (row.name, *row.captions):
+            needed += len(text.encode()) + 16
+    return needed
 
 
 def check_free_space(needed: int, free: int, folder: Path) -> None:
@@ -159,13 +165,15 @@ def _place(example: ImageCaptions, otherwise: str) -> str:
 
 
 def _write_tables(rows: Sequence[ImageCaptions], work: Path) -> None:
-    names = pa.table({"name": [row.name for row in rows], "split": [row.split for row in rows]})
-    pq.write_table(names, work / NAMES)
-    image_idx = np.repeat(np.arange(len(rows), dtype=np.int64), [len(row.captions) for row in rows])
-    texts = [text for row in rows for text in row.captions]
-    pq.write_table(
-        pa.table({"image_idx": image_idx, "text": pa.array(texts, pa.string())}), work / CAPTIONS
-    )
+    names, splits, image_idx = [], [], []
+    texts: list[str] = []
+    for index, row in enumerate(rows):
+        names.append(row.name)
+        splits.append(row.split)
+        texts += row.captions
+        image_idx += [index] * len(row.captions)
+    pq.write_table(pa.table({"name": names, "split": splits}), work / NAMES)
+    pq.write_table(pa.table({"image_idx": image_idx, "text": texts}), work / CAPTIONS)
 
 
 def _write_images(

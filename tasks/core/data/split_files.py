@@ -3,39 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from tasks.core.data.annotations import dataset_folder, first_names
+from tasks.core.foundations.records import SPLITS
+from tasks.core.foundations.section import Section
 
-def files_of_splits(
-    root: str, patterns: Mapping[str, Sequence[str]]
-) -> dict[Path, tuple[str, ...]]:
-    """Return every file that the patterns name, with the splits whose patterns name it.
+
+@dataclass(frozen=True, kw_only=True)
+class SplitFiles(Section):
+    """The options that all readers of such a dataset have.
+
+    Attributes:
+        path: the dataset folder.
+        train, val, test: names or globs of the files of each split inside it.
+    """
+
+    path: str
+    train: list[str]
+    val: list[str]
+    test: list[str]
+
+
+def files_of_splits(config: SplitFiles) -> dict[Path, tuple[str, ...]]:
+    """Return every file that the options name, with the splits whose options name it.
 
     The order is that of the splits, then of their patterns, then of the names that match one.
-
-    Args:
-        root: the dataset folder.
-        patterns: {split: names or globs of files inside `root`}; the splits are also the parameters
-            that hold them, for messages.
 
     Raises:
         FileNotFoundError: there is no such folder, or a pattern matches no file.
         ValueError: a split without patterns, or a pattern that leaves the folder.
     """
-    if not Path(root).is_dir():
-        raise FileNotFoundError(
-            f"there is no dataset folder {root!r}; put the raw data there or change `path` of "
-            "the dataset in params.yaml"
-        )
+    root = dataset_folder(config.path)
     splits: dict[Path, tuple[str, ...]] = {}
-    for split, globs in patterns.items():
-        if not globs:
+    for split in SPLITS:
+        patterns = getattr(config, split)
+        if not patterns:
             raise ValueError(
                 f"`{split}` of the dataset is empty; name at least one file or glob inside "
                 f"{root} in params.yaml"
             )
-        for pattern in globs:
-            for path in _files(Path(root), pattern, split):
+        for pattern in patterns:
+            for path in _files(root, pattern, split):
                 found = splits.get(path, ())
                 splits[path] = found if split in found else (*found, split)
     return splits
@@ -45,9 +55,8 @@ def only_split(path: Path, splits: Sequence[str]) -> str:
     """Return the split of a file that belongs to one; raise ValueError when several name it."""
     if len(splits) > 1:
         raise ValueError(
-            f"{path} is named by {' and by '.join(f'`{split}`' for split in splits)} of the "
-            "dataset, allowed is one split for a file; "
-            "narrow the globs in params.yaml"
+            f"{path} is named by `{'` and by `'.join(splits)}` of the dataset, allowed is one "
+            "split for a file; narrow the globs in params.yaml"
         )
     return splits[0]
 
@@ -84,10 +93,9 @@ def matches(root: Path, pattern: str, field: str, allowed: str) -> list[Path]:
 
 def no_match(root: Path, pattern: str, field: str, problem: str) -> FileNotFoundError:
     """Return the error that a pattern matches `problem`, such as "nothing"."""
-    present = ", ".join(sorted(item.name for item in root.iterdir())[:10]) or "nothing"
     return FileNotFoundError(
         f"`{field}` of the dataset has {pattern!r}, which matches {problem} in {root}; the "
-        f"folder holds {present}; change it in params.yaml"
+        f"folder holds {first_names(root)}; change it in params.yaml"
     )
 
 

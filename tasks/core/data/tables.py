@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from tasks.core.data.file_kinds import kind_of_file
 
+_LISTS = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
 PICTURE = "binary, a struct with the binary field `bytes`, or text (a path)"
 # Rows decoded at once, and bytes read at once: a row group, which may be the whole file, is
 # streamed page by page.
@@ -77,10 +78,13 @@ class Table:
                 and chunk.statistics.null_count == 0
             ):
                 return []
-        is_null = [
-            value for array in self.arrays(group, leaf) for value in array.is_null().to_pylist()
-        ]
-        return [row for row, missing in enumerate(is_null) if missing]
+        rows, place = [], 0
+        for array in self.arrays(group, leaf):
+            for is_null in array.is_null().to_pylist():
+                if is_null:
+                    rows.append(place)
+                place += 1
+        return rows
 
     def check_text(self, column: str, field: str) -> None:
         """Raise ValueError when `column`, which the parameter `field` names, is neither of text nor
@@ -104,9 +108,8 @@ class Table:
         if _is_list(kind):
             kind = kind.value_type
         if leaf.inner is not None:
-            fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
-            kind = fields.get(leaf.inner)
-        if kind is None or not _is_text(kind):
+            kind = _fields(kind).get(leaf.inner)
+        if not _is_text(kind):
             raise self._wrong_type(column, stored, "text or a list of texts", "captions")
         return leaf
 
@@ -122,12 +125,11 @@ class Table:
             return None, Leaf(column)
         if _is_binary(kind):
             return Leaf(column), None
-        inner = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
-        if "bytes" not in inner or not _is_binary(inner["bytes"]):
+        inner = _fields(kind)
+        if not _is_binary(inner.get("bytes")):
             raise self._wrong_type(column, kind, PICTURE, "image")
-        return Leaf(column, "bytes"), Leaf(column, "path") if "path" in inner and _is_text(
-            inner["path"]
-        ) else None
+        has_paths = _is_text(inner.get("path"))
+        return Leaf(column, "bytes"), Leaf(column, "path") if has_paths else None
 
     def _type(self, column: str, field: str) -> Any:
         schema = self.file.schema_arrow
@@ -184,23 +186,19 @@ def _other_kind(path: Path) -> str:
     return "" if "Parquet" in kind else kind
 
 
+def _fields(kind: Any) -> dict[str, Any]:
+    """Return the types of the fields of a struct; none of another type."""
+    return {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
+
+
 def _is_text(kind: Any) -> bool:
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return any(is_kind(value) for is_kind in checks)
+    value = kind.value_type if isinstance(kind, pa.DictionaryType) else kind
+    return str(value) in ("string", "large_string", "string_view")
 
 
 def _is_list(kind: Any) -> bool:
-    checks = (
-        pa.types.is_list,
-        pa.types.is_large_list,
-        pa.types.is_fixed_size_list,
-        pa.types.is_list_view,
-        pa.types.is_large_list_view,
-    )
-    return any(is_kind(kind) for is_kind in checks)
+    return str(kind).partition("<")[0] in _LISTS
 
 
 def _is_binary(kind: Any) -> bool:
-    checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
-    return any(is_kind(kind) for is_kind in checks)
+    return str(kind) in ("binary", "large_binary", "binary_view")

@@ -79,6 +79,7 @@ def read_tar(path: Path) -> Tar:
                 continue
             is_file = info.isreg() and "GNU.sparse.major" not in info.pax_headers
             member = Member(info.name, info.offset_data, info.size, is_file)
+            # tar packs a file with several names once; the other names are links to the first.
             if info.islnk() and info.linkname in by_name:
                 target = by_name[info.linkname]
                 member = Member(info.name, target.offset, target.num_bytes, target.is_file)
@@ -114,6 +115,7 @@ def _next(handle: BinaryIO, path: Path, place: int, num_bytes: int) -> tarfile.T
             )
         if info.type not in _EXTENSIONS:
             return info
+        # Headers for the whole archive hold a comment at most: they are stepped over unread.
         if info.size > _MAX_HEADER and info.type != tarfile.XGLTYPE:
             raise _damaged(path, place, f"a header has {info.size} bytes, allowed {_MAX_HEADER}")
         if info.type != tarfile.XGLTYPE:

@@ -157,12 +157,11 @@ def _fold(module: nn.Module, pair: _Pair) -> Callable[[], None] | None:
     conv.weight, conv.bias = _folded(conv, norm)
     with torch.no_grad():
         change = _relative_change(replacement(conv(pair.inputs)), expected)
-    places = [
-        (part, name)
-        for part in module.modules()
-        for name, child in part._modules.items()
-        if child is norm
-    ]
+    places = []
+    for part in module.modules():
+        for name, child in part._modules.items():
+            if child is norm:
+                places.append((part, name))
 
     def undo() -> None:
         conv.weight, conv.bias = weight, bias

@@ -39,8 +39,13 @@ class FlatModel:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model.eval()
-        trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        kinds = {(p.dtype, p.device) for _, p in trainable}
+        self._layout: dict[str, list[tuple[str, torch.Size]]] = {group: [] for group in GROUPS}
+        kinds = set()
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                group = "txt" if name.startswith("text_") else "img"
+                self._layout[group].append((name, parameter.shape))
+                kinds.add((parameter.dtype, parameter.device))
         if len(kinds) != 1:
             raise ValueError(
                 f"a matched model needs trainable parameters of one dtype on one device; received "
@@ -48,14 +53,6 @@ class FlatModel:
                 "module as a whole"
             )
         self.dtype, self.device = next(iter(kinds))
-        self._layout: dict[str, list[tuple[str, torch.Size]]] = {group: [] for group in GROUPS}
-        for name, parameter in trainable:
-            self._layout["txt" if name.startswith("text_") else "img"].append(
-                (name, parameter.shape)
-            )
-        self._sizes = {
-            group: [shape.numel() for _, shape in self._layout[group]] for group in GROUPS
-        }
 
     def flatten(self) -> Theta:
         """Return copies of the trainable parameters, {"img": (P_img,), "txt": (P_txt,)}; a group
@@ -63,12 +60,13 @@ class FlatModel:
         """
         parameters = dict(self.model.named_parameters())
         empty = torch.empty(0, dtype=self.dtype, device=self.device)
-        return {
-            group: torch.cat(
-                [empty, *(parameters[name].detach().reshape(-1) for name, _ in self._layout[group])]
-            )
-            for group in GROUPS
-        }
+        theta: Theta = {}
+        for group, layout in self._layout.items():
+            parts = [empty]
+            for name, _ in layout:
+                parts.append(parameters[name].detach().reshape(-1))
+            theta[group] = torch.cat(parts)
+        return theta
 
     def call(
         self,
@@ -101,11 +99,10 @@ class FlatModel:
         Raises:
             ValueError: `theta` has other sizes, or the forward pass changed a buffer of the module.
         """
-        inside = {
-            name.removeprefix(_ENCODER): value
-            for name, value in self._unflatten(theta).items()
-            if name.startswith(_ENCODER)
-        }
+        inside: dict[str, Tensor] = {}
+        for name, value in self._unflatten(theta).items():
+            if name.startswith(_ENCODER):
+                inside[name.removeprefix(_ENCODER)] = value
         features: Tensor = self._call(
             self.model.get_submodule(_ENCODER.removesuffix(".")), inside, images
         )
@@ -137,8 +134,8 @@ class FlatModel:
 
     def _unflatten(self, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
         views: dict[str, Tensor] = {}
-        for group in GROUPS:
-            sizes = self._sizes[group]
+        for group, layout in self._layout.items():
+            sizes = [shape.numel() for _, shape in layout]
             if theta[group].shape != (sum(sizes),):
                 raise ValueError(
                     f"theta[{group!r}] must have shape ({sum(sizes)},) for this model; received "
@@ -146,12 +143,8 @@ class FlatModel:
                     "trainable set"
                 )
             parts = theta[group].split(sizes) if sizes else ()
-            views.update(
-                {
-                    name: part.view(shape)
-                    for (name, shape), part in zip(self._layout[group], parts, strict=True)
-                }
-            )
+            for (name, shape), part in zip(layout, parts, strict=True):
+                views[name] = part.view(shape)
         return views
 
     def _buffer_versions(self) -> dict[str, tuple[int, int]]:

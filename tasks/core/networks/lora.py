@@ -107,14 +107,13 @@ def target_layers(encoder: nn.Module, targets: Sequence[str]) -> list[str]:
         raise ValueError(
             f"LoRA needs at least one target and none twice; received {list(targets)}; {allowed}"
         )
-    found = [
-        name
-        for name, layer in encoder.named_modules()
-        if any(_fits(layer, name, target) for target in targets)
-    ]
-    absent = [
-        target for target in targets if not any(f".{name}".endswith(f".{target}") for name in found)
-    ]
+    found = []
+    absent = list(targets)
+    for name, layer in encoder.named_modules():
+        fitting = [target for target in targets if _fits(layer, name, target)]
+        if fitting:
+            found.append(name)
+            absent = [target for target in absent if target not in fitting]
     if absent:
         raise ValueError(
             f"{type(encoder).__name__} has no linear layer or 1 x 1 convolution named "

@@ -43,7 +43,8 @@ def products(precision: Precision) -> Iterator[None]:
     The switch is the process's: not for two threads at once.
     """
     before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    wanted = "high" if precision == "tf32" else "highest"
+    torch.set_float32_matmul_precision(wanted)
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     try:
         yield

@@ -181,7 +181,8 @@ def _cells(
 ) -> list[str]:
     """Return the cells of a row, which takes more of the lines while a quote is open."""
     *cells, text = line.split(separator, num_cells - 1)
-    for _, more in itertools.islice(lines, _MAX_LINES if _is_open(text) else 0):
+    num_lines = _MAX_LINES if _is_open(text) else 0
+    for _, more in itertools.islice(lines, num_lines):
         text += f"\n{more}"
         if not _is_open(text):
             break

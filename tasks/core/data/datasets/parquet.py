@@ -32,20 +32,17 @@ from tasks.core.data.annotations import (
 )
 from tasks.core.data.image_files import StoredFile, StoredImage
 from tasks.core.data.left_out import LeftOut, Unusable
-from tasks.core.data.split_files import files_of_splits, only_split, split_digests
+from tasks.core.data.split_files import SplitFiles, files_of_splits, only_split, split_digests
 from tasks.core.data.table_pictures import PictureReader, TablePicture
 from tasks.core.data.tables import PICTURE, Leaf, Table, open_table
 from tasks.core.foundations.records import SPLITS, ImageCaptions
-from tasks.core.foundations.section import Section
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Section):
-    """Where the raw data lie.
+class Config(SplitFiles):
+    """Where the tables lie, see `SplitFiles`, and what their columns mean.
 
     Attributes:
-        path: the dataset folder.
-        train, val, test: names or globs of the tables inside it that hold rows of each split.
         rows: `images`, each row another image with all its captions, or `captions`: rows of the
             same name are one image, with the captions of all. It stands where the first of them is.
             Without a column of names, rows of the same path are one image; its picture is that of
@@ -62,10 +59,6 @@ class Config(Section):
             without the column.
     """
 
-    path: str
-    train: list[str]
-    val: list[str]
-    test: list[str]
     rows: Literal["images", "captions"]
     image: str
     captions: list[str]
@@ -218,7 +211,7 @@ def _paths(config: Config) -> dict[Path, tuple[str, ...]]:
             f"{config.split!r}; allowed is one entry for "
             "each value of the column `split`, and {} without a column; change it in params.yaml"
         )
-    paths = files_of_splits(config.path, {split: getattr(config, split) for split in SPLITS})
+    paths = files_of_splits(config)
     if config.split is None:
         for path, splits in paths.items():
             only_split(path, splits)
@@ -265,11 +258,12 @@ def _pictures(
     """
     pictures: list[Leaf | str | None] = [stored] * table.num_rows(group)
     missing = table.null_rows(group, stored) if stored is not None else list(range(len(pictures)))
-    paths: list[str | None] = [None] * len(pictures)
+    paths: list[str | None] = []
     if missing and named_by is not None:
-        paths = [path for array in table.arrays(group, named_by) for path in array.to_pylist()]
+        for array in table.arrays(group, named_by):
+            paths += array.to_pylist()
     for row in missing:
-        pictures[row] = paths[row]
+        pictures[row] = paths[row] if paths else None
     return pictures
 
 

@@ -19,26 +19,27 @@ beginning; inside a split a key is there once. Nothing is unpacked.
 
 from __future__ import annotations
 
-import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from tasks.core.data.annotations import (
     check_caption,
     check_captions,
     check_name,
+    decode_text,
     file_digest,
     member,
+    parse_json,
     text_digest,
 )
 from tasks.core.data.image_files import StoredFile, StoredImage
 from tasks.core.data.left_out import LeftOut, Unusable
-from tasks.core.data.split_files import files_of_splits, only_split, split_digests
+from tasks.core.data.split_files import SplitFiles, files_of_splits, only_split, split_digests
 from tasks.core.data.tars import Member, read_tar
-from tasks.core.foundations.records import SPLITS, ImageCaptions
-from tasks.core.foundations.section import Section
+from tasks.core.foundations.records import ImageCaptions
 
 _PICTURES, _CAPTIONS = ("jpg", "jpeg", "png", "webp"), ("txt", "json")
 _READ = ", ".join(f".{ending}" for ending in (*_PICTURES, *_CAPTIONS))
@@ -49,18 +50,8 @@ _MAX_TEXT = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Section):
-    """Where the raw data lie.
-
-    Attributes:
-        path: the dataset folder.
-        train, val, test: names or globs of the shards of each split inside it, `.tar`.
-    """
-
-    path: str
-    train: list[str]
-    val: list[str]
-    test: list[str]
+class Config(SplitFiles):
+    """Where the shards lie, `.tar`; see `SplitFiles`."""
 
 
 @dataclass
@@ -90,7 +81,7 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
         FileNotFoundError, ValueError: a shard is missing or damaged.
     """
     places: dict[tuple[str, str], str] = {}
-    for path, splits in _shards(config).items():
+    for path, splits in files_of_splits(config).items():
         split = only_split(path, splits)
         for key, sample in _samples(path, left_out).items():
             where = f"{path}: key {key!r}"
@@ -111,11 +102,7 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
     """Return the digest of name, split and content of the shards; `path` does not enter."""
-    return text_digest({"shards": split_digests(config.path, _shards(config), digest_of)})
-
-
-def _shards(config: Config) -> dict[Path, tuple[str, ...]]:
-    return files_of_splits(config.path, {split: getattr(config, split) for split in SPLITS})
+    return text_digest({"shards": split_digests(config.path, files_of_splits(config), digest_of)})
 
 
 def _samples(path: Path, left_out: LeftOut) -> dict[str, _Sample]:
@@ -126,6 +113,8 @@ def _samples(path: Path, left_out: LeftOut) -> dict[str, _Sample]:
         for stored in archive.members:
             with left_out.catching():
                 _add(samples, stored, handle, path, left_out)
+    # Writers that are not closed leave whole samples and no end. A copy that broke off leaves the
+    # same, but for one place in many inside a sample.
     if not archive.has_end:
         _check_last(list(samples.values()), path)
         left_out.mention("tar without the zero blocks that end it", str(path))
@@ -186,12 +175,14 @@ def _leave_out_others(sample: _Sample, where: str, left_out: LeftOut) -> None:
     """Refuse the members that no rule reads when they are no addition to an example: those of a key
     without an example, and a picture with captions of its own under a name with more dots.
     """
-    stems = {ending: ending.rpartition(".")[0] for ending in sample.others}
-    pictures = {stems[ending] for ending in stems if ending.lower().endswith(_PICTURES)}
-    captions = {stems[ending] for ending in stems if ending.lower().endswith(_CAPTIONS)}
+    kinds: dict[str, set[str]] = defaultdict(set)
     for ending in sample.others:
-        is_addition = bool(sample.pictures or sample.texts)
-        if is_addition and stems[ending] not in pictures & captions:
+        stem, _, kind = ending.lower().rpartition(".")
+        kinds[stem].add(kind)
+    for ending in sample.others:
+        own = kinds[ending.lower().rpartition(".")[0]]
+        is_example = not own.isdisjoint(_PICTURES) and not own.isdisjoint(_CAPTIONS)
+        if (sample.pictures or sample.texts) and not is_example:
             left_out.mention("member beside an example that no rule reads", f"{where}.{ending}")
         else:
             left_out.refuse(
@@ -226,10 +217,10 @@ def _picture(sample: _Sample, where: str) -> StoredFile:
 
 def _captions(sample: _Sample, where: str) -> tuple[str, ...]:
     if "txt" in sample.texts:
-        text = _text(sample.texts["txt"], f"{where}.txt")
+        text = _text(sample, "txt", f"{where}.txt")
         lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
         if len(lines) > 1 and "json" in sample.texts:
-            entry = _json(sample.texts["json"], f"{where}.json")
+            entry = parse_json(_text(sample, "json", f"{where}.json"), f"{where}.json")
             whole = entry.get("caption") if isinstance(entry, dict) else None
             # img2dataset writes a caption into both: its line breaks do not part captions.
             if isinstance(whole, str) and whole.split() == text.split():
@@ -243,40 +234,17 @@ def _captions(sample: _Sample, where: str) -> tuple[str, ...]:
             f"the image has no captions, received neither .txt nor .json{others}; add one to the "
             "shard",
         )
-    entry = _json(sample.texts["json"], f"{where}.json")
+    where = f"{where}.json"
+    entry = parse_json(_text(sample, "json", where), where)
     if isinstance(entry, dict) and "captions" in entry:
-        return check_captions(entry["captions"], f"{where}.json.captions")
-    return (check_caption(member(entry, "caption", str, f"{where}.json"), f"{where}.json.caption"),)
+        return check_captions(entry["captions"], f"{where}.captions")
+    return (check_caption(member(entry, "caption", str, where), f"{where}.caption"),)
 
 
-def _json(data: bytes, where: str) -> Any:
-    try:
-        return json.loads(_text(data, where))
-    except RecursionError as error:
-        raise Unusable(
-            where,
-            "malformed JSON",
-            "JSON nested too deeply to hold captions; repair the shard",
-        ) from error
-    except json.JSONDecodeError as error:
-        raise Unusable(
-            where,
-            "malformed JSON",
-            f"line {error.lineno} column {error.colno}: malformed JSON ({error.msg}); repair the "
-            "shard",
-        ) from error
-
-
-def _text(data: bytes, where: str) -> str:
+def _text(sample: _Sample, ending: str, where: str) -> str:
+    data = sample.texts[ending]
     if b"\0" in data:
         raise Unusable(
             where, "captions with zero bytes", "zero bytes are among the text; get the shard again"
         )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Unusable(
-            where,
-            "captions that are not UTF-8",
-            f"byte {error.start} is not UTF-8; captions must be UTF-8 text",
-        ) from error
+    return decode_text(data, where)

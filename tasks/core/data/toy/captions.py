@@ -102,9 +102,9 @@ def _caption(scene: Scene, style: Style, generator: torch.Generator) -> str:
     if style.has_layout:
         clause = pick(_RELATIONS[scene.layout][style.is_reversed], generator).format(*phrases)
     else:
-        clause = " and ".join(
-            [", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases
-        )
+        # "a", "a and b", "a, b and c".
+        first = [", ".join(phrases[:-1])] if len(phrases) > 1 else []
+        clause = " and ".join([*first, phrases[-1]])
     text = style.frame.format(
         clause=clause, background=_word(scene.background, generator), number=_NUMBERS[len(phrases)]
     )
