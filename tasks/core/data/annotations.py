@@ -83,16 +83,24 @@ def read_text(path: Path) -> str:
     """Return the UTF-8 text of a file, unpacked when its name ends in `.gz`.
 
     Raises:
-        ValueError: damaged gzip data, or bytes that are not UTF-8.
+        ValueError: damaged gzip data, another format, or bytes that are not UTF-8.
     """
     try:
-        return _content(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: byte {error.start} is not UTF-8; the file must be UTF-8 text"
-        ) from error
+        return decode_text(_content(path), str(path))
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read ({error}); get the file again") from error
+
+
+def decode_text(data: bytes, where: str) -> str:
+    """Return UTF-8 text without its byte order mark; raise Unusable when it is none."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Unusable(
+            where,
+            "text that is not UTF-8",
+            f"byte {error.start} is not UTF-8; captions and names must be UTF-8 text",
+        ) from error
 
 
 def _content(path: Path) -> bytes:
@@ -124,7 +132,12 @@ def read_json(path: Path, *, ignored_keys: frozenset[str] = frozenset()) -> Any:
     Raises:
         ValueError: malformed JSON; the message has the file, the line and the column.
     """
-    text = read_text(path)
+    return parse_json(read_text(path), str(path), ignored_keys)
+
+
+def parse_json(text: str, where: str, ignored_keys: frozenset[str] = frozenset()) -> Any:
+    """Return the value of JSON text, see `read_json`; raise Unusable when it is none."""
+    problem = "JSON nested too deeply to hold captions"
     try:
         return json.loads(
             text,
@@ -132,15 +145,13 @@ def read_json(path: Path, *, ignored_keys: frozenset[str] = frozenset()) -> Any:
                 key: value for key, value in pairs if key not in ignored_keys
             },
         )
-    except RecursionError as error:
-        raise ValueError(
-            f"{path}: JSON nested too deeply to be an annotation file; repair or replace the file"
-        ) from error
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}: line {error.lineno} column {error.colno}: malformed JSON ({error.msg})"
-            f"{kind_of_annotations(text)}; repair or replace the file"
-        ) from error
+        problem = f"line {error.lineno} column {error.colno}: malformed JSON ({error.msg})"
+    except RecursionError:
+        pass
+    raise Unusable(
+        where, "malformed JSON", f"{problem}{kind_of_annotations(text)}; repair or replace it"
+    )
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -107,12 +107,13 @@ def target_layers(encoder: nn.Module, targets: Sequence[str]) -> list[str]:
         raise ValueError(
             f"LoRA needs at least one target and none twice; received {list(targets)}; {allowed}"
         )
-    found, absent = [], set(targets)
+    found = []
+    absent = list(targets)
     for name, layer in encoder.named_modules():
         fitting = [target for target in targets if _fits(layer, name, target)]
         if fitting:
             found.append(name)
-            absent.difference_update(fitting)
+            absent = [target for target in absent if target not in fitting]
     if absent:
         raise ValueError(
             f"{type(encoder).__name__} has no linear layer or 1 x 1 convolution named "

@@ -156,10 +156,10 @@ def test_a_hundred_thousand_members_are_read_in_seconds(tmp_path):
     block = np.frombuffer(info.tobuf(tarfile.USTAR_FORMAT), np.uint8)
     blocks = np.tile(block, (100_000, 1))
     (tmp_path / "t.tar").write_bytes(blocks.tobytes() + bytes(1024))
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(read_tar(tmp_path / "t.tar").members) == 100_000
-    # 1.5 s when this was written.
-    assert time.perf_counter() - start < 20
+    # Seconds of this process, which others on the machine do not lengthen: 1.6 when written.
+    assert time.process_time() - start < 20
 
 
 @pytest.mark.parametrize(

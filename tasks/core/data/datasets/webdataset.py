@@ -19,19 +19,20 @@ beginning; inside a split a key is there once. Nothing is unpacked.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from tasks.core.data.annotations import (
     check_caption,
     check_captions,
     check_name,
+    decode_text,
     file_digest,
     member,
+    parse_json,
     text_digest,
 )
 from tasks.core.data.image_files import StoredFile, StoredImage
@@ -216,10 +217,10 @@ def _picture(sample: _Sample, where: str) -> StoredFile:
 
 def _captions(sample: _Sample, where: str) -> tuple[str, ...]:
     if "txt" in sample.texts:
-        text = _text(sample.texts["txt"], f"{where}.txt")
+        text = _text(sample, "txt", f"{where}.txt")
         lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
         if len(lines) > 1 and "json" in sample.texts:
-            entry = _json(sample.texts["json"], f"{where}.json")
+            entry = parse_json(_text(sample, "json", f"{where}.json"), f"{where}.json")
             whole = entry.get("caption") if isinstance(entry, dict) else None
             # img2dataset writes a caption into both: its line breaks do not part captions.
             if isinstance(whole, str) and whole.split() == text.split():
@@ -233,40 +234,17 @@ def _captions(sample: _Sample, where: str) -> tuple[str, ...]:
             f"the image has no captions, received neither .txt nor .json{others}; add one to the "
             "shard",
         )
-    entry = _json(sample.texts["json"], f"{where}.json")
+    where = f"{where}.json"
+    entry = parse_json(_text(sample, "json", where), where)
     if isinstance(entry, dict) and "captions" in entry:
-        return check_captions(entry["captions"], f"{where}.json.captions")
-    return (check_caption(member(entry, "caption", str, f"{where}.json"), f"{where}.json.caption"),)
+        return check_captions(entry["captions"], f"{where}.captions")
+    return (check_caption(member(entry, "caption", str, where), f"{where}.caption"),)
 
 
-def _json(data: bytes, where: str) -> Any:
-    try:
-        return json.loads(_text(data, where))
-    except RecursionError as error:
-        raise Unusable(
-            where,
-            "malformed JSON",
-            "JSON nested too deeply to hold captions; repair the shard",
-        ) from error
-    except json.JSONDecodeError as error:
-        raise Unusable(
-            where,
-            "malformed JSON",
-            f"line {error.lineno} column {error.colno}: malformed JSON ({error.msg}); repair the "
-            "shard",
-        ) from error
-
-
-def _text(data: bytes, where: str) -> str:
+def _text(sample: _Sample, ending: str, where: str) -> str:
+    data = sample.texts[ending]
     if b"\0" in data:
         raise Unusable(
             where, "captions with zero bytes", "zero bytes are among the text; get the shard again"
         )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Unusable(
-            where,
-            "captions that are not UTF-8",
-            f"byte {error.start} is not UTF-8; captions must be UTF-8 text",
-        ) from error
+    return decode_text(data, where)
