@@ -55,6 +55,7 @@ def write_table(
     table = build_table(
         preset, title, any_cell.dataset_name, found, load_published(), _facts(cells, scores)
     )
+    artifacts.confirm(ref for refs in scores.values() for ref in refs)
     return write(table, PRESETS / any_cell.profile)
 
 

@@ -112,6 +112,7 @@ def _log_sets(
             for file in (SHEET, GALLERY):
                 tracker.log_file(child, galleries[name].folder / file)
         tracker.log_history(child, [(0, values), *_curve(refs)])
+        artifacts.confirm(filter(None, (*refs, galleries.get(name))))
         tracker.mark(child, STUDENTS, shown)
         tracker.finish(child)
     if params.student is None:
@@ -214,6 +215,7 @@ def _log_history(tracker: tracking.Tracker, child: str, distilled: Ref) -> None:
         for row in history
     ]
     tracker.log_history(child, rows)
+    artifacts.confirm([distilled])
     tracker.mark(child, DISTILLED, distilled.digest)
 
 
