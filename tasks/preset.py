@@ -51,6 +51,7 @@ def write_table(
             frozenset(made),
             _setting(chosen) == _setting(reference[cell]),
         )
+    artifacts.confirm(ref for refs in scores.values() for ref in refs)
     dataset, profile = chosen.report.dataset, chosen.profile
     table = build_table(preset, title, dataset, found, load_published(), _facts(cells, scores))
     return write(table, PRESETS / profile)

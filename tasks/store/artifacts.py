@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -79,6 +79,22 @@ def verify(folder: Path) -> Manifest | None:
         if file_digest(folder / name) != digest:
             raise DamagedArtifact(f"{folder}: file {name} does not match its sha256 in {MANIFEST}")
     return manifest
+
+
+def confirm(refs: Iterable[Ref]) -> None:
+    """Check that artifacts are still what their references say, after they were read outside of a
+    build.
+
+    Raises:
+        Replaced: one is not.
+    """
+    for ref in refs:
+        try:
+            manifest = verify(Path(ref.path))
+        except DamagedArtifact as error:
+            raise holding.Replaced(ref.path, str(error)) from error
+        if manifest is None or manifest.digest != ref.digest:
+            raise holding.Replaced(ref.path, "it has other content")
 
 
 def work_folder(key: Key, folder: Path, data: Path = DATA) -> Path:

@@ -125,6 +125,7 @@ def _log_set(
         for file in (SHEET, GALLERY):
             tracker.log_file(child, gallery.folder / file)
     tracker.log_history(child, [(0, values), *_curve(refs)])
+    artifacts.confirm(filter(None, (*refs, gallery)))
     tracker.mark(child, STUDENTS, shown)
     tracker.finish(child)
 
@@ -199,6 +200,7 @@ def _log_history(tracker: tracking.Tracker, child: str, distilled: Ref) -> None:
         return
     history = pd.read_parquet(distilled.folder / HISTORY).set_index("iteration")
     tracker.log_history(child, _by_step(history.add_prefix("distill/")))
+    artifacts.confirm([distilled])
     tracker.mark(child, DISTILLED, distilled.digest)
 
 

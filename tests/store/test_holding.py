@@ -211,3 +211,14 @@ def test_a_full_disk_while_an_artifact_is_moved_to_another_one_leaves_the_old_on
         caching.obtain(Path("reports"), Key("report", {"value": 2}, {}, ""), build)
     assert artifacts.verify(Path("reports")).params == {"value": 1}
     assert sorted(os.listdir("reports")) == ["manifest.json", "x"]
+
+
+def test_what_was_read_outside_of_a_build_is_confirmed():
+    source = _input(1)
+    artifacts.confirm([source])
+    (FOLDER / "x").write_text("z")
+    with pytest.raises(holding.Replaced, match="file x does not match"):
+        artifacts.confirm([source])
+    _input(2)
+    with pytest.raises(holding.Replaced, match="other content"):
+        artifacts.confirm([source])
