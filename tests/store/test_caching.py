@@ -121,7 +121,7 @@ def test_a_docstring_or_a_comment_changes_no_key(copy):
 
 def test_shared_mathematics_changes_the_keys_of_what_uses_it(copy):
     changed = _changed(
-        copy, "tasks/core/training/losses.py", "img @ txt.T / tau", "txt @ img.T / tau"
+        copy, "tasks/core/training/losses.py", "img_BD @ txt_BD.T / tau", "txt_BD @ img_BD.T / tau"
     )
     assert changed == {"train_experts", "select_coresets", "distill", "evaluate"}
 

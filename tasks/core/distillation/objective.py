@@ -57,7 +57,8 @@ class Objective:
 
     Attributes:
         student_loss: scalar of L2-normalised image and text embeddings (B, d) and the batch's rows:
-            `images` (features where the encoder is done), `texts`, and every further learnable.
+            `texts`, every further learnable, and `images`. With a frozen encoder these are called
+            `features`, or `views` if there are several.
         loss_name: of `student_losses.py`, the loss with which evaluation trains on the stored set.
         learnable: further learnable tensors by name.
         similarity: makes the record of the stored set out of the learned further tensors (on the

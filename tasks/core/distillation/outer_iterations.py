@@ -1,8 +1,8 @@
 """The outer iterations of stage 2 (METHOD 4): draw a goal, train a student on the synthetic pairs,
 move them along the gradient.
 
-Every draw is named by (seed, iteration). Images under optimisation are pixels, or with a frozen
-encoder its features of them.
+Every draw is named by (seed, iteration). What is optimised are pixels; with a frozen encoder the
+students see its features of them.
 """
 
 from __future__ import annotations
@@ -108,16 +108,18 @@ class _Draw:
     names: tuple[int, ...]
 
 
-def _still_features(problem: Problem, config: MatchingConfig, state: OuterState) -> Tensor | None:
-    """Return the features of images that no iteration changes, computed once; None where images
-    change or the encoder does.
+def _still_features(problem: Problem, config: MatchingConfig, state: OuterState) -> Rows:
+    """Return the features or views of images that no iteration changes, computed once; empty where
+    images change or the encoder does.
 
-    They are as of `ViewFeatures.values`; students see the same views in all iterations.
+    Students see the same views in all iterations.
     """
+    if not problem.is_encoder_frozen or config.optimise != "text":
+        return {}
     images = state.rows()["images"]
-    if not problem.is_encoder_frozen or config.optimise != "text" or images.ndim != 4:
-        return None
-    return _views(problem, config, images, torch.arange(len(images), device=images.device)).values
+    every = torch.arange(len(images), device=images.device)
+    found = _views(problem, config, images, every)
+    return {found.name: found.values}
 
 
 def _views(
@@ -138,32 +140,38 @@ def _gradient(
     config: MatchingConfig,
     state: OuterState,
     objective: Objective,
-    still: Tensor | None,
+    still: Rows,
 ) -> tuple[Gradient, dict[str, float]]:
     """Differentiate the mean terminal loss of this iteration's goals; also the mean of its terms,
     for the history.
 
-    Features of images are computed and pulled back to pixels once for all goals, with new views in
-    every iteration; `still` are those that never change.
+    Rows called `images` are pixels. With a frozen encoder their `features` or `views` take their
+    place. These are computed and pulled back to pixels once for all goals, with new views in every
+    iteration; `still` are those that never change.
     """
+    draws = []
+    for index in range(config.goals_per_iteration):
+        draws.append(_draw(problem, config, state, objective, index))
     rows, frozen = state.rows(), None
-    draws = [
-        _draw(problem, config, state, objective, index)
-        for index in range(config.goals_per_iteration)
-    ]
-    if still is not None:
-        rows["images"] = still
-    elif problem.is_encoder_frozen and rows["images"].ndim == 4:
-        used = torch.cat([batch for draw in draws for batch in draw.batches])
-        frozen = _views(problem, config, rows["images"], used, state.iteration)
-        rows["images"] = frozen.values
-    parts = [_gradient_of(problem, config, state, objective, draw, rows) for draw in draws]
-    found = mean_gradient([gradient for gradient, _ in parts])
+    if still:
+        del rows["images"]
+        rows.update(still)
+    elif problem.is_encoder_frozen:
+        used = torch.cat([torch.cat(draw.batches) for draw in draws])
+        frozen = _views(problem, config, rows.pop("images"), used, state.iteration)
+        rows[frozen.name] = frozen.values
+    gradients, terms = [], []
+    for draw in draws:
+        gradient, own_terms = _gradient_of(problem, config, state, objective, draw, rows)
+        gradients.append(gradient)
+        terms.append(own_terms)
+    found = mean_gradient(gradients)
     if frozen is not None:
-        found.inputs["images"] = frozen.pull_back(found.inputs["images"])
-    return found, {
-        name: sum(terms[name] for _, terms in parts) / len(parts) for name in parts[0][1]
-    }
+        found.inputs["images"] = frozen.pull_back(found.inputs.pop(frozen.name))
+    means = {}
+    for name in terms[0]:
+        means[name] = sum(part[name] for part in terms) / len(terms)
+    return found, means
 
 
 def _draw(
@@ -171,11 +179,10 @@ def _draw(
 ) -> _Draw:
     names = (index,) if index else ()  # the first goal draws what the only one would
     draw = make_generator(problem.seed, "iteration", state.iteration, *names)
-    goal = (
-        objective.goal(state.iteration, draw)
-        if objective.goal
-        else draw_segment(problem.buffer, config, draw)
-    )
+    if objective.goal:
+        goal = objective.goal(state.iteration, draw)
+    else:
+        goal = draw_segment(problem.buffer, config, draw)
     batches = draw_batches(state.num_pairs, state.batch_size, config.syn_steps, draw)
     return _Draw(goal, [batch.to(problem.flat.device) for batch in batches], names)
 
@@ -216,30 +223,33 @@ def _loss_fn(
     """
     device = problem.flat.device
 
+    def drawing(name: str, step: int) -> torch.Generator:
+        return make_generator(problem.seed, name, iteration, step, *names, device=device)
+
     def loss_fn(theta: Theta, rows: Rows, step: int) -> Tensor:
-        features, texts = rows["images"], rows["texts"]
-        if features.ndim == 3:
-            viewing = make_generator(problem.seed, "views", iteration, step, *names, device=device)
-            chosen = torch.randint(
-                features.shape[1], (len(features),), generator=viewing, device=device
-            )
-            features = features[torch.arange(len(features), device=device), chosen]
+        texts = rows["texts"]
+        if "views" in rows:
+            features = _one_view(rows["views"], drawing("views", step))
+        elif "features" in rows:
+            features = rows["features"]
+        else:
+            features = rows["images"]  # as `encode` left them
         if objective.blend is not None:
-            mixing = make_generator(problem.seed, "blend", iteration, step, *names, device=device)
-            features, texts = objective.blend(features, texts, mixing)
+            features, texts = objective.blend(features, texts, drawing("blend", step))
         if config.feature_dropout:
-            dropping = make_generator(
-                problem.seed, "feature_dropout", iteration, step, *names, device=device
-            )
+            dropping = drawing("feature_dropout", step)
             features = _drop(features, config.feature_dropout, dropping)
-        masks = (
-            make_generator(problem.seed, "dropout", iteration, step, *names, device=device)
-            if config.is_dropout_on
-            else None
-        )
+        masks = drawing("dropout", step) if config.is_dropout_on else None
         return objective.student_loss(*problem.flat.call(theta, features, texts, masks), rows)
 
     return loss_fn
+
+
+def _one_view(views: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a random view (B, F) of each pair's (B, V, F)."""
+    num_pairs, num_views = views.shape[:2]
+    chosen = torch.randint(num_views, (num_pairs,), generator=generator, device=views.device)
+    return views[torch.arange(num_pairs, device=views.device), chosen]
 
 
 def _drop(features: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -251,7 +261,12 @@ def _split_rows(config: MatchingConfig, rows: Rows) -> tuple[Rows, Rows]:
     """Rows that are differentiated, and rows that stay as they are (single-modality ablations);
     further ones are learned.
     """
-    still = {"both": (), "image": ("texts",), "text": ("images",)}[config.optimise]
-    return {n: v for n, v in rows.items() if n not in still}, {
-        n: v for n, v in rows.items() if n in still
-    }
+    images = ("images", "features", "views")
+    still = {"both": (), "image": ("texts",), "text": images}[config.optimise]
+    inputs, constants = {}, {}
+    for name, value in rows.items():
+        if name in still:
+            constants[name] = value
+        else:
+            inputs[name] = value
+    return inputs, constants

@@ -33,7 +33,8 @@ class ViewFeatures:
         micro_batch: images per pass; None: as of `FrozenFeatures`.
 
     Attributes:
-        values: (M, V, F) features, (M, F) with one view; rows that are not used are zero.
+        name: of the values among the rows of a student: `features` with one view, else `views`.
+        values: (M, F) with one view, else (M, V, F); rows that are not used are zero.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class ViewFeatures:
             for number in range(num_views)
         ]
         values = [view.values for view in self._views]
-        self.values = values[0] if num_views == 1 else torch.stack(values, 1)
+        self.name, self.values = "features", values[0]
+        if num_views > 1:
+            self.name, self.values = "views", torch.stack(values, 1)
 
     def pull_back(self, grads: Tensor) -> Tensor:
         """Return dL/d(pixels) (M, C, H, W) of dL/d(features), shaped like `values`."""

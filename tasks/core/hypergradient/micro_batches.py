@@ -63,24 +63,22 @@ class MicroBatches:
         is_image_wanted = with_rows and IMAGES in batch.rows
         pulled: list[Tensor] = []
         for part, cotangent in zip(parts, cotangents, strict=True):
-            at = leaves(
-                {**(theta if with_theta else {}), **({IMAGES: part} if is_image_wanted else {})}
-            )
+            at = leaves(theta) if with_theta else {}
+            if is_image_wanted:
+                at |= leaves({IMAGES: part})
             if not at:
                 break
             features = self._encode({**theta, **split(at)[0]}, at.get(IMAGES, part))
-            found = dict(
-                zip(
-                    at,
-                    torch.autograd.grad(
-                        features, list(at.values()), cotangent, materialize_grads=True
-                    ),
-                    strict=True,
-                )
+            grads = torch.autograd.grad(
+                features, list(at.values()), cotangent, materialize_grads=True
             )
+            found = dict(zip(at, grads, strict=True))
             grad = {group: value + found[group] for group, value in grad.items()}
-            pulled.extend([found[IMAGES]] if is_image_wanted else [])
-        return grad, {**row_grads, IMAGES: torch.cat(pulled)} if is_image_wanted else row_grads
+            if is_image_wanted:
+                pulled.append(found[IMAGES])
+        if is_image_wanted:
+            row_grads[IMAGES] = torch.cat(pulled)
+        return grad, row_grads
 
     def trace(self, theta: Theta, batch: Batch) -> None:
         with torch.no_grad():
@@ -104,12 +102,11 @@ class MicroBatches:
             {**w, IMAGES: along},
             [*groups, *head.rows],
         )
-        cotangents, turns = (
-            grads.pop(IMAGES).split(self._size),
-            changes.pop(IMAGES).split(self._size),
-        )
+        cotangents = grads.pop(IMAGES).split(self._size)
+        turns = changes.pop(IMAGES).split(self._size)
         (grad, _), (h_theta, h_rows) = split(grads), split(changes)
         is_image_wanted = IMAGES in batch.rows
+        wanted = [*groups, IMAGES] if is_image_wanted else groups
         pulled = []
         for part, cotangent, turn in zip(parts, cotangents, turns, strict=True):
 
@@ -120,14 +117,15 @@ class MicroBatches:
                 against,
                 {**theta, IMAGES: part, _COTANGENT: cotangent},
                 {**w, _COTANGENT: turn},
-                [*groups, *([IMAGES] * is_image_wanted)],
+                wanted,
             )
             grad = {group: grad[group] + found[group] for group in GROUPS}
             h_theta = {group: value + change[group] for group, value in h_theta.items()}
-            pulled.extend([change[IMAGES]] if is_image_wanted else [])
-        return Product(
-            grad, h_theta, {**h_rows, IMAGES: torch.cat(pulled)} if is_image_wanted else h_rows
-        )
+            if is_image_wanted:
+                pulled.append(change[IMAGES])
+        if is_image_wanted:
+            h_rows[IMAGES] = torch.cat(pulled)
+        return Product(grad, h_theta, h_rows)
 
     def _parts(self, batch: Batch) -> tuple[Tensor, ...]:
         return {**batch.constants, **batch.rows}[IMAGES].split(self._size)

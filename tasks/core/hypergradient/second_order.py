@@ -8,7 +8,7 @@ ones; neither exists for the fused attention kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -39,10 +39,9 @@ class ForwardOverReverse:
 
     def push(self, function: Scalar, at: Tensors, along: Tensors) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            moved = {name: at[name] for name in along}
             # Without aux it returns two, which its annotation does not say.
             value, change = torch.func.jvp(  # type: ignore[misc]
-                lambda m: function({**at, **m}), (moved,), (along,)
+                lambda moved: function({**at, **moved}), (_part(at, along),), (along,)
             )
         return value, change
 
@@ -53,16 +52,14 @@ class ForwardOverReverse:
 
         def gradients(moved: Tensors) -> Tensors:
             here = {**at, **moved}
-            found: Tensors = torch.func.grad(lambda part: phi({**here, **part}))(
-                {name: here[name] for name in names}
-            )
+            gradient = torch.func.grad(lambda part: phi({**here, **part}))
+            found: Tensors = gradient(_part(here, names))
             return found
 
-        moved = {name: at[name] for name in along}
         grads, changes = torch.func.jvp(  # type: ignore[misc]
-            gradients, (moved,), (along,)
+            gradients, (_part(at, along),), (along,)
         )
-        return {name: grads[name] for name in along}, {name: changes[name] for name in wanted}
+        return _part(grads, along), _part(changes, wanted)
 
 
 class DoubleBackward:
@@ -70,26 +67,21 @@ class DoubleBackward:
 
     def push(self, function: Scalar, at: Tensors, along: Tensors) -> tuple[Tensor, Tensor]:
         # J w is the derivative of <J^T v, w> with respect to v, which does not depend on v.
-        at = {**at, **leaves({name: at[name] for name in along})}
+        at = {**at, **leaves(_part(at, along))}
         value = function(at)
         v = torch.zeros_like(value, requires_grad=True)
-        pulled = dict(zip(along, _gradient(value, [at[name] for name in along], v), strict=True))
-        (change,) = _gradient(inner(pulled, along), [v], None)
+        pulled = _gradient(value, _part(at, along), v)
+        change = _gradient(inner(pulled, along), {"v": v})["v"]
         return value.detach(), change.detach()
 
     def change(
         self, phi: Scalar, at: Tensors, along: Tensors, wanted: Sequence[str]
     ) -> tuple[Tensors, Tensors]:
-        at = {**at, **leaves({name: at[name] for name in at if name in along or name in wanted})}
-        grads = dict(
-            zip(along, _gradient(phi(at), [at[name] for name in along], None), strict=True)
-        )
-        changes = _gradient(
-            inner(grads, along), [at[name] for name in wanted], None, create_graph=False
-        )
-        return {name: grad.detach() for name, grad in grads.items()}, dict(
-            zip(wanted, changes, strict=True)
-        )
+        names = [name for name in at if name in along or name in wanted]
+        at = {**at, **leaves(_part(at, names))}
+        grads = _gradient(phi(at), _part(at, along))
+        changes = _gradient(inner(grads, along), _part(at, wanted), create_graph=False)
+        return {name: grad.detach() for name, grad in grads.items()}, changes
 
 
 def leaves(tensors: Tensors) -> Tensors:
@@ -102,13 +94,17 @@ def inner(a: Tensors, b: Tensors) -> Tensor:
     return torch.stack([(value * b[name]).sum() for name, value in a.items()]).sum()
 
 
+def _part(tensors: Tensors, names: Iterable[str]) -> Tensors:
+    return {name: tensors[name] for name in names}
+
+
 def _gradient(
-    value: Tensor, wanted: list[Tensor], v: Tensor | None, *, create_graph: bool = True
-) -> tuple[Tensor, ...]:
+    value: Tensor, wanted: Tensors, v: Tensor | None = None, *, create_graph: bool = True
+) -> Tensors:
     """Return (d value / d each)^T v, zeros where the value does not depend on it."""
     if not wanted or not value.requires_grad:
-        return tuple(torch.zeros_like(leaf) for leaf in wanted)
-    found: tuple[Tensor, ...] = torch.autograd.grad(
-        value, wanted, v, create_graph=create_graph, materialize_grads=True
+        return {name: torch.zeros_like(leaf) for name, leaf in wanted.items()}
+    found = torch.autograd.grad(
+        value, list(wanted.values()), v, create_graph=create_graph, materialize_grads=True
     )
-    return found
+    return dict(zip(wanted, found, strict=True))

@@ -88,14 +88,14 @@ class WholeBatch:
     def gradient(
         self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool
     ) -> tuple[Theta, Rows]:
-        theta = leaves(theta) if with_theta else theta
-        rows = leaves(batch.rows) if with_rows else batch.rows
-        wanted = {**(theta if with_theta else {}), **(rows if with_rows else {})}
+        wanted = leaves(theta) if with_theta else {}
+        if with_rows:
+            wanted |= leaves(batch.rows)
         if not wanted:
             return {}, {}
-        found = torch.autograd.grad(
-            self.loss(theta, rows, batch), list(wanted.values()), materialize_grads=True
-        )
+        at, rows = split({**theta, **batch.rows, **wanted})
+        loss = self.loss(at, rows, batch)
+        found = torch.autograd.grad(loss, list(wanted.values()), materialize_grads=True)
         return split(dict(zip(wanted, found, strict=True)))
 
     def trace(self, theta: Theta, batch: Batch) -> None:
@@ -114,9 +114,11 @@ class WholeBatch:
 
 def split(tensors: Tensors) -> tuple[Theta, Rows]:
     """Return the parameters and the rows of one dictionary."""
-    return {g: tensors[g] for g in GROUPS if g in tensors}, {
-        n: value for n, value in tensors.items() if n not in GROUPS
-    }
+    theta: Theta = {}
+    rows: Rows = {}
+    for name, value in tensors.items():
+        (theta if name in GROUPS else rows)[name] = value
+    return theta, rows
 
 
 def draw_batches(

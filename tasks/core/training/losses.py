@@ -1,5 +1,7 @@
-"""Contrastive losses between image and text embeddings, hard (InfoNCE) and with a soft similarity
-(LoRS). METHOD 2 and 6.
+"""The contrastive loss between image and text embeddings, InfoNCE. METHOD 2.
+
+Experts are trained with it. Losses that students may have instead: `student_losses.py`.
+Shape suffixes: B pairs of a batch, D dimensions of the shared space.
 """
 
 from __future__ import annotations
@@ -11,30 +13,39 @@ from torch.nn import functional
 TAU = 0.07
 
 
-def logits(img: Tensor, txt: Tensor, tau: float = TAU) -> Tensor:
-    """Return z (B, B): cosine similarity over tau of L2-normalised (B, d) embeddings, rows are
+def logits(img_BD: Tensor, txt_BD: Tensor, tau: float = TAU) -> Tensor:
+    """Return z (B, B): cosine similarity over tau of L2-normalised (B, D) embeddings, rows are
     images.
     """
-    return img @ txt.T / tau
+    return img_BD @ txt_BD.T / tau
 
 
 def info_nce(
-    img: Tensor, txt: Tensor, *, tau: float = TAU, include_positive: bool = True
+    img_BD: Tensor, txt_BD: Tensor, *, tau: float = TAU, include_positive: bool = True
 ) -> Tensor:
     """Return the symmetric InfoNCE loss, 1/2 [CE(z, diag) + CE(z^T, diag)].
 
-    `include_positive=False` leaves the positive out of the denominator (the formula of the slides
-    of Wu et al., 2024); it needs at least two pairs, and is called `info_nce_without_positive` in a
-    stored set.
+    Args:
+        img_BD, txt_BD: L2-normalised embeddings; row i of both is pair i.
+        tau: temperature.
+        include_positive: keep the pair itself in the denominator. False is the formula on the
+            slides of Wu et al., 2024, called `info_nce_without_positive` in a stored set.
+
+    Raises:
+        ValueError: a single pair without `include_positive`, which has no denominator.
     """
-    z = logits(img, txt, tau)
+    z_BB = logits(img_BD, txt_BD, tau)
     if include_positive:
-        target = torch.arange(len(z), device=z.device)
-        return 0.5 * (functional.cross_entropy(z, target) + functional.cross_entropy(z.T, target))
-    if len(z) < 2:
+        target_B = torch.arange(len(z_BB), device=z_BB.device)
+        i2t = functional.cross_entropy(z_BB, target_B)
+        t2i = functional.cross_entropy(z_BB.T, target_B)
+        return 0.5 * (i2t + t2i)
+    if len(z_BB) < 2:
         raise ValueError(
-            f"include_positive: false needs at least 2 pairs in a batch, received {len(z)}; "
+            f"include_positive: false needs at least 2 pairs in a batch, received {len(z_BB)}; "
             "raise the mini-batch size"
         )
-    negatives = z.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), -torch.inf)
-    return 0.5 * (negatives.logsumexp(0) + negatives.logsumexp(1) - 2 * z.diagonal()).mean()
+    is_positive_BB = torch.eye(len(z_BB), dtype=torch.bool, device=z_BB.device)
+    negatives_BB = z_BB.masked_fill(is_positive_BB, -torch.inf)
+    both_B = negatives_BB.logsumexp(0) + negatives_BB.logsumexp(1)
+    return 0.5 * (both_B - 2 * z_BB.diagonal()).mean()
