@@ -23,7 +23,7 @@ pytestmark = pytest.mark.services
 def made(tmp_path_factory) -> Workspace:
     """A workspace in which `dvc repro` has run once and was committed to git."""
     workspace = make_workspace(tmp_path_factory.mktemp("dvc") / "copy")
-    workspace.run("dvc", "repro", seconds=240)
+    workspace.run("dvc", "repro", seconds=500)
     assert left_behind(workspace) == []
     git = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org")
     workspace.run("git", "add", ".")
@@ -50,7 +50,7 @@ def test_pipeline_and_dvc_take_what_the_other_made(made):
     done = made.flow("pipeline")
     assert "pipeline: 4 made" in done.stdout  # the set, its student, its gallery and the report
     before = made.digests()
-    done = made.run("dvc", "repro", seconds=240)
+    done = made.run("dvc", "repro", seconds=400)
     assert "distill: 0 made" in done.stdout
     assert "report: 0 made" in done.stdout
     assert "Stage 'prepare_data' didn't change" in done.stdout
@@ -84,7 +84,8 @@ def test_an_experiment_overrides_one_value_and_runs_what_it_touches(made):
         "short",
         "-S",
         "profiles.toy.distill.matching.iterations=1",
-        seconds=240,
+        "distill@bi_trajectory",
+        seconds=400,
     )
     assert "Running stage 'distill@bi_trajectory'" in done.stdout
     assert "Running stage 'train_experts'" not in done.stdout
@@ -102,7 +103,7 @@ def test_a_repro_that_is_killed_goes_on_with_the_same_command(made):
 
     assert made.kill_when(is_distilling, "dvc", "repro")
     assert is_distilling()
-    done = made.run("dvc", "repro", seconds=240)
+    done = made.run("dvc", "repro", seconds=400)
     assert "distill: 1 made" in done.stdout
     assert not is_distilling() and left_behind(made) == []
     assert "up to date" in made.run("dvc", "status").stdout

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tasks.stages import STAGES
 from tests.workspace import Workspace, environment, make_workspace
 
 pytestmark = pytest.mark.services
@@ -107,6 +111,22 @@ def test_a_run_is_compared_in_mlflow_by_nested_runs_with_curves_inputs_and_galle
         "gallery.json",
     }
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_the_demo_is_recorded_by_prefect_and_dvc_and_a_second_one_computes_nothing(made):
+    shutil.rmtree(made.folder / "reports")
+    demo = ("python", "-m", "flows.demo")
+    shown = made.run(*demo, seconds=300).stdout
+    assert "pipeline: 1 made" in shown and "orchestration" in shown
+    assert "up to date" in made.run("dvc", "repro").stdout
+    assert "nothing had to be computed" in made.run(*demo, seconds=300).stdout
+    with contextlib.closing(sqlite3.connect(made.folder / ".prefect/prefect.db")) as database:
+        runs = database.execute(
+            "select flow.name, flow_run.state_type, count(*) from flow_run"
+            " join flow on flow.id = flow_run.flow_id group by 1, 2"
+        ).fetchall()
+    assert sorted(runs) == sorted((name, "COMPLETED", 2) for name in (*STAGES, "pipeline"))
+    assert left_behind(made) == []
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 
+from flows.services import standing
 from tests.flows.test_flows import left_behind
 from tests.workspace import ROOT, TINY, Workspace, environment, make_workspace
 
@@ -154,6 +155,31 @@ def run_on_one_worker(workspace: Workspace, api: dict[str, str]) -> None:
     with running(workspace, *worker, **api):
         watch = ("--watch", "--watch-interval", "1")
         workspace.run(*run, "-p", "indices=[1]", *watch, seconds=200, **api)
+
+
+def test_a_run_goes_on_when_its_server_is_killed(workspace, monkeypatch):
+    monkeypatch.chdir(workspace.folder)
+    command = ("python", "-m", "flows.cli", "distill")
+    longer = ("distill.matching.iterations=60", "distill.matching.checkpoint_every=2")
+    workspace.set(*longer)
+    with standing.prefect(free_port()) as server:
+        server.wait()
+        run = subprocess.Popen(
+            command,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        limit = time.monotonic() + 200
+        while not any(workspace.folder.glob("data/.work/*/.checkpoint.safetensors")):
+            assert time.monotonic() < limit and run.poll() is None
+            time.sleep(0.1)
+        server.process.kill()
+        output, messages = run.communicate(timeout=300)
+    assert run.returncode == 0, messages
+    assert "is gone; going on without it" in messages
+    assert "distill: 1 made, 5 cached" in output or "distill: 0 made, 6 cached" in output
 
 
 def test_prefect_yaml_names_flows_that_exist():

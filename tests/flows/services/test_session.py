@@ -8,11 +8,14 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 import pytest
 
+from flows.services import session
 from flows.services.session import Owner
 from tests.workspace import ROOT, environment
 
@@ -48,6 +51,29 @@ def test_there_is_no_owner_without_a_process():
     child.wait()
     with pytest.raises(psutil.NoSuchProcess):
         Owner.of(child.pid)
+
+
+def test_no_proxy_stands_between_us_and_this_machine(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert session.answers(f"http://127.0.0.1:{server.server_port}/nothing")
+        server.shutdown()
+    session.switch_offline()
+    assert os.environ["NO_PROXY"] == "example.org,127.0.0.1,localhost,::1"
+    assert os.environ["no_proxy"] == "127.0.0.1,localhost,::1"
+
+
+def test_a_server_that_refuses_is_told_at_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    started = time.monotonic()
+    with pytest.raises(ConnectionError, match=r"no Prefect server answers at http://127.0.0.1:9"):
+        session.connect()
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.services
