@@ -168,8 +168,9 @@ def take_stock(params: Params) -> Inventory:
         find = partial(evaluate.make_gallery.fn, work, *needs)
         galleries.append(ask("evaluate", f"{name} gallery", f"gallery {name}", needs, find))
     last: list[Any] = [scores, galleries, list(distilled.values())]
-    find = partial(report.write_report.fn, steps.reporting(params), *last)
-    ask("report", "report", "report", [ref for refs in last for ref in refs], find)
+    find = partial(report.write_report.fn, steps.reporting(params), prepared, *last)
+    needs = [prepared, *(ref for refs in last for ref in refs)]
+    ask("report", "report", "report", needs, find)
     return stock
 
 

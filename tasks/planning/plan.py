@@ -271,7 +271,7 @@ class _Planner:
             galleries[name], self.usages[f"gallery {name}", None] = wide.make(
                 evaluate.make_gallery, *given
             )
-        shows = [[*scores.values()], [*galleries.values()], [*distilled.values()]]
+        shows = [wide.prepared, [*scores.values()], [*galleries.values()], [*distilled.values()]]
         told = steps.reporting(self.small)
         self.usages["report", None] = wide.make(report.write_report, told, *shows)[1]
 
