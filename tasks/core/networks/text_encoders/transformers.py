@@ -103,8 +103,8 @@ def embed(
 
     Raises:
         ValueError: no captions, weights that the checkpoint lacks, more tokens than the encoder has
-            positions for, a pooling that it does not have or that says nothing, or a tokenizer that
-            knows no word.
+            positions for, or a tokenizer that knows no word. The encoder does not have the pooling,
+            or all captions would be the same under it.
         FileNotFoundError: no weights there, or none that the hub gives.
     """
     if not captions:
