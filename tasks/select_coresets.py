@@ -49,8 +49,8 @@ def select_coreset(
         "start": start.digest,
         "warm": warm.digest,
     }
-    shared = _shared(
-        params, plugin, prepared, embeddings, start, inputs, force=force, accept_code=accept_code
+    shared = make_shared(
+        params, prepared, embeddings, start, method, force=force, accept_code=accept_code
     )
     if shared:
         inputs = {**inputs, "shared": shared.digest}
@@ -75,20 +75,20 @@ def select_coreset(
     return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
 
 
-def _shared(
+def make_shared(
     params: Params,
-    plugin: Plugin,
     prepared: Ref,
     embeddings: Ref,
     start: Ref,
-    inputs: dict[str, str],
+    method: str,
     *,
-    force: bool,
-    accept_code: bool,
+    force: bool = False,
+    accept_code: bool = False,
 ) -> Ref | None:
-    """What a method computes once for all budgets (forgetting counts), an artifact of its own; None
-    without such a part.
+    """Return what a method computes once for all budgets (forgetting counts), an artifact of its
+    own; None without such a part.
     """
+    plugin = params.coresets[method]
     if not hasattr(plugin.module, "prepare"):
         return None
     key = Key(
@@ -99,7 +99,7 @@ def _shared(
             "model": asdict(params.model),
             "train_experts": _recipe(params),
         },
-        {name: digest for name, digest in inputs.items() if name != "warm"},
+        {"prepared": prepared.digest, "embeddings": embeddings.digest, "start": start.digest},
         caching.code_digest([*STAGE.code, plugin.module_name, params.image_encoder.module_name]),
     )
 

@@ -1,11 +1,12 @@
-"""Which artifacts of a profile are there already: the stage tasks are asked, and make nothing
-(`caching.looking`).
+"""Every artifact of a profile as a cell, and which of them are there: the stage tasks are asked,
+and make nothing (`caching.looking`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from tasks import (
@@ -17,205 +18,193 @@ from tasks import (
     select_coresets,
     train_experts,
 )
+from tasks.core.evaluation.students import num_scorings
 from tasks.settings.params import Params
 from tasks.store import caching
 from tasks.store.artifacts import Ref
 
+COUNTED = ("iterations", "num_epochs")  # of a method that does not say what repeats its work
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Cell:
-    """One artifact of a profile.
+    """One artifact of a profile: `make(*inputs)` finds or builds it.
 
     Attributes:
         stage, name: for example `distill` and `lors-100`.
-        kind: what it costs is that of all cells of this kind: `first expert`, `expert`, `lors-100`,
-            `student lors-100`.
-        student: the further student that trains, or None.
-        because: why it would be made, where that is known.
+        kind: cells of one kind take the same.
+        inputs: what `make` is given, parameters first; a cell stands for its artifact.
+        split: `train`, or `all`: its images are passed over. None: work that no image adds to.
+        repeats: counts in `Params` that repeat the work, by dotted name.
+        scorings: of the validation and of the test split.
     """
 
     stage: str
     name: str
+    make: Callable[..., Ref | None]
+    inputs: tuple[Any, ...]
     kind: str
-    is_cached: bool
-    student: str | None = None
-    because: str | None = None
+    split: str | None = None
+    repeats: dict[str, int] = field(default_factory=dict)
+    scorings: tuple[int, int] = (0, 0)
 
-
-@dataclass
-class Inventory:
-    """The cells of a profile in the order of the stages, and the artifacts that later stages would
-    read.
-    """
-
-    params: Params
-    cells: list[Cell] = field(default_factory=list)
-    prepared: Ref | None = None
-    embeddings: Ref | None = None
-
-    def is_wanted(self, kind: str, student: str | None = None) -> bool:
-        """Whether some cell of a kind has to be made."""
-        return any(
-            cell.kind == kind and cell.student == student and not cell.is_cached
-            for cell in self.cells
-        )
-
-    def ask(
-        self,
-        stage: str,
-        name: str,
-        kind: str,
-        task: Any,
-        needs: Sequence[Any],
-        *more: Any,
-        student: str | None = None,
-    ) -> Ref | None:
-        """Return the artifact that `task(*needs, *more)` would find, and note its cell.
-
-        None when it would have to be made, or when one of `needs` is None: then what it is made
-        from will be new.
-        """
-        found, because = None, None
-        if None not in needs:
-            try:
-                with caching.looking():
-                    found = task.fn(*needs, *more)
-            except caching.NotMade as missing:
-                because = missing.reason
-                self._note_shared(stage, missing.folder.name)
-            except FileNotFoundError:
-                # Raw data or weights are not there and nothing stands in; who makes the artifact
-                # says so
-                found = None
-        elif stage == "select_coresets":
-            self._note_shared(stage, f"{name.rpartition('-')[0]}-shared")
-        self.cells.append(Cell(stage, name, kind, found is not None, student, because))
+    @property
+    def params(self) -> Params:
+        found: Params = self.inputs[0]
         return found
 
-    def _note_shared(self, stage: str, name: str) -> None:
-        """A coreset method may make a part for all its sizes first."""
-        method, _, rest = name.rpartition("-")
-        is_noted = any(cell.name == name for cell in self.cells)
-        if (
-            rest == "shared"
-            and not is_noted
-            and hasattr(self.params.coresets[method].module, "prepare")
-        ):
-            self.cells.append(Cell(stage, name, name, False))
+
+@dataclass(frozen=True)
+class Usage:
+    """What a piece of work takes: seconds, bytes resident at its peak, bytes on the card at its
+    peak, bytes on disk.
+    """
+
+    seconds: float = 0.0
+    host_bytes: int = 0
+    gpu_bytes: int = 0
+    disk_bytes: int = 0
 
 
-def take_stock(params: Params) -> Inventory:
-    """Return every artifact that a run of the pipeline makes or finds."""
-    stock = Inventory(params)
-    ask = stock.ask
-    prepared = stock.prepared = ask(
-        "prepare_data", "prepared", "prepared", prepare_data.prepare_data, [params]
-    )
-    given: list[Any] = [params, prepared]
-    embeddings = stock.embeddings = ask(
-        "embed_captions", "embeddings", "embeddings", embed_captions.embed_captions, given
-    )
-    start = ask("train_experts", "start", "start", train_experts.build_start, given)
-    given += [embeddings, start]
-    experts = _ask_experts(stock, params, given)
-    grid = [(method, size) for method in params.coresets for size in params.general.budgets]
-    sets = {
-        f"{method}-{size}": ask(
-            "select_coresets",
-            f"{method}-{size}",
-            f"{method}-{size}",
-            select_coresets.select_coreset,
-            [*given, experts[0]],
-            method,
-            size,
-        )
-        for method, size in grid
-    }
-    buffer = None if None in experts else experts
-    grid = [(method, size) for method in params.distillers for size in params.general.budgets]
-    distilled = {
-        f"{method}-{size}": ask(
-            "distill",
-            f"{method}-{size}",
-            f"{method}-{size}",
-            distill.distill,
-            [*given, buffer],
-            method,
-            size,
-        )
-        for method, size in grid
-    }
-    scores = _ask_students(stock, params, given, {**sets, **distilled})
+@dataclass(frozen=True)
+class Entry:
+    """A cell with its artifact, or with why it would be made, where that is known.
+
+    Attributes:
+        usage: what making it will take; nothing when it is there.
+    """
+
+    cell: Cell
+    ref: Ref | None
+    because: str | None = None
+    usage: Usage = Usage()
+
+
+def look(cells: list[Cell]) -> list[Entry]:
+    """Return which artifacts are there."""
+    entries: dict[Cell, Entry] = {}
+
+    def there(cell: Cell) -> Ref:
+        ref = entries[cell].ref
+        if ref is None:
+            raise FileNotFoundError(f"{cell.name} is not there")
+        return ref
+
+    for cell in cells:
+        ref, because = None, None
+        try:
+            with caching.looking():
+                ref = cell.make(*standing(cell.inputs, there))
+        except caching.NotMade as missing:
+            because = missing.reason
+        except FileNotFoundError:
+            # So are raw data or weights that are missing; who makes the artifact says so
+            because = None
+        entries[cell] = Entry(cell, ref, because)
+    return [*entries.values()]
+
+
+def standing(inputs: Iterable[Any], artifact: Callable[[Cell], Ref]) -> list[Any]:
+    """Return inputs with artifacts in place of cells, also inside lists."""
+    found: list[Any] = []
+    for value in inputs:
+        if isinstance(value, list):
+            found.append(standing(value, artifact))
+        else:
+            found.append(artifact(value) if isinstance(value, Cell) else value)
+    return found
+
+
+def cells_of(params: Params) -> list[Cell]:
+    """Return every artifact that a run of the pipeline makes or finds, inputs first."""
+    cells: list[Cell] = []
+
+    def add(stage: str, name: str, task: Any, *inputs: Any, kind: str = "", **more: Any) -> Cell:
+        make = getattr(task, "fn", task)
+        cells.append(Cell(stage, name, make, inputs, kind or name, **more))
+        return cells[-1]
+
+    task = embed_captions.embed_captions
+    prepared = add("prepare_data", "prepared", prepare_data.prepare_data, params, split="all")
+    embeddings = add("embed_captions", "embeddings", task, params, prepared, split="all")
+    start = add("train_experts", "start", train_experts.build_start, params, prepared, split="all")
+    given = (params, prepared, embeddings, start)
+    experts = _add_experts(add, given)
+    sets, distilled = _add_coresets(add, given, experts[0]), {}
+    for method, plugin in params.distillers.items():
+        repeats = _repeats(f"distillers.{method}", plugin.config)
+        for size in params.general.budgets:
+            name, more = f"{method}-{size}", (experts, method, size)
+            distilled[name] = add("distill", name, distill.distill, *given, *more, repeats=repeats)
+    scores = _add_students(add, given, {**sets, **distilled})
     for student in params.students:
-        other = params.as_student(student)
-        base = ask(
-            "evaluate",
-            f"{student} start",
-            "start",
-            evaluate.build_student_start,
-            [other, prepared],
-            student=student,
-        )
-        scores += _ask_students(
-            stock, other, [other, prepared, embeddings, base], {**sets, **distilled}
-        )
+        other, task = params.as_student(student), evaluate.build_student_start
+        base = add("evaluate", f"{student} start", task, other, prepared, split="all")
+        scores += _add_students(add, (other, prepared, embeddings, base), {**sets, **distilled})
     galleries = [
-        ask(
-            "evaluate",
-            f"{name} gallery",
-            f"gallery {name}",
-            evaluate.make_gallery,
-            [params, prepared, embeddings, pairs],
-            name,
-        )
+        add("evaluate", f"{name} gallery", evaluate.make_gallery, *given[:3], pairs, name)
         for name, pairs in distilled.items()
     ]
-    last = [
-        params,
-        *(None if None in refs else refs for refs in (scores, galleries, [*distilled.values()])),
-    ]
-    ask("report", "report", "report", report.write_report, last)
-    return stock
+    add("report", "report", report.write_report, params, scores, galleries, [*distilled.values()])
+    return cells
 
 
-def _ask_experts(stock: Inventory, params: Params, given: list[Any]) -> list[Ref | None]:
-    """Ask for every expert; the first one takes longer when coresets need more epochs of it."""
-    return [
-        stock.ask(
-            "train_experts",
-            f"expert_{index:03d}",
-            "expert" if index else "first expert",
-            train_experts.train_expert,
-            given,
-            index,
-        )
-        for index in range(params.train_experts.num_experts)
-    ]
+Add = Callable[..., Cell]
 
 
-def _ask_students(
-    stock: Inventory, params: Params, given: list[Any], sets: dict[str, Ref | None]
-) -> list[Ref | None]:
-    found, task = [], evaluate.train_student
-    for name in (*sets, evaluate.FULL):
-        needs, more = ([*given, sets[name]], ()) if name in sets else (given, (None,))
-        for seed in range(params.evaluate.num_eval):
-            cell = (
-                f"{name} seed {seed}"
-                if params.student is None
-                else f"{name} {params.student} seed {seed}"
-            )
-            found.append(
-                stock.ask(
-                    "evaluate",
-                    cell,
-                    f"student {name}",
-                    task,
-                    needs,
-                    *more,
-                    name,
-                    seed,
-                    student=params.student,
-                )
-            )
+def _add_experts(add: Add, given: tuple[Any, ...]) -> list[Cell]:
+    """Add every expert; the first one takes longer when coresets need more epochs of it."""
+    section, experts = given[0].train_experts, []
+    for index in range(section.num_experts):
+        name, task = f"expert_{index:03d}", train_experts.train_expert
+        repeats = {"train_experts.num_epochs": section.stored_epochs(index)[-1]}
+        how = {"kind": "expert", "split": "train", "repeats": repeats}
+        experts.append(add("train_experts", name, task, *given, index, **how))
+    return experts
+
+
+def _add_coresets(add: Add, given: tuple[Any, ...], warm: Cell) -> dict[str, Cell]:
+    """Add the part that a method makes for all sizes, where it has one, and a coreset a size."""
+    params, found, stage = given[0], {}, "select_coresets"
+    task = select_coresets.select_coreset
+    for method, plugin in params.coresets.items():
+        if hasattr(plugin.module, "prepare"):
+            how = {"split": "train", "repeats": _repeats(f"coresets.{method}", plugin.config)}
+            add(stage, f"{method}-shared", select_coresets.make_shared, *given, method, **how)
+        for size in params.general.budgets:
+            name = f"{method}-{size}"
+            found[name] = add(stage, name, task, *given, warm, method, size, split="train")
     return found
+
+
+def _add_students(add: Add, given: tuple[Any, ...], sets: dict[str, Cell]) -> list[Cell]:
+    """Add every student; those of coresets of one size take the same."""
+    params, scores = given[0], []
+    section, label = params.evaluate, [params.student] if params.student else []
+    for name, pairs in {**sets, evaluate.FULL: None}.items():
+        recipe, place = (section.small, "small") if pairs else (section.full, "full")
+        is_real = pairs is not None and pairs.stage == "select_coresets"
+        work = f"{name.rpartition('-')[2]} real pairs" if is_real else name
+        how = {
+            "kind": " ".join(["student", *label, work]),
+            "split": None if pairs else "train",
+            "repeats": {f"evaluate.{place}.num_epochs": recipe.num_epochs},
+            "scorings": num_scorings(recipe, section.protocol),
+        }
+        for seed in range(section.num_eval):
+            cell = " ".join([name, *label, f"seed {seed}"])
+            scores.append(
+                add("evaluate", cell, evaluate.train_student, *given, pairs, name, seed, **how)
+            )
+    return scores
+
+
+def _repeats(place: str, config: Any) -> dict[str, int]:
+    """Return the counts that repeat the work of a method: its `repeats`, or else options with a
+    usual name. A method with neither is measured as it is.
+    """
+    usual = [option.name for option in fields(config) if option.name in COUNTED]
+    return {
+        f"{place}.config.{name}": functools.reduce(getattr, name.split("."), config)
+        for name in getattr(config, "repeats", usual)
+    }

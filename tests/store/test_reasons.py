@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.planning.inventory import Inventory
+from tasks.planning.inventory import Cell, look
 from tasks.store import artifacts, caching, code_digests, reasons
 from tasks.store.artifacts import Key
 
@@ -95,13 +95,9 @@ def test_accepted_code_is_compared_from_then_on(monkeypatch, caplog):
 
 
 def test_the_inventory_of_a_plan_knows_why():
-    class Task:
-        @staticmethod
-        def fn(number):
-            return caching.obtain(FOLDER, Key("distill", {"lr": number}, {}, "code"), _build)
+    def make(number):
+        return caching.obtain(FOLDER, Key("distill", {"lr": number}, {}, "code"), _build)
 
-    Task.fn(1)
-    stock = Inventory(None)
-    stock.ask("distill", "a", "a", Task, [1])
-    stock.ask("distill", "a", "a", Task, [2])
-    assert [cell.because for cell in stock.cells] == [None, "changed lr 1 -> 2"]
+    make(1)
+    entries = look([Cell("distill", "a", make, (number,), "a") for number in (1, 2)])
+    assert [entry.because for entry in entries] == [None, "changed lr 1 -> 2"]
