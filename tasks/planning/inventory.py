@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from tasks import (
@@ -111,17 +111,23 @@ def look(cells: list[Cell]) -> list[Entry]:
     return [*entries.values()]
 
 
-def standing(value: Any, artifact: Callable[[Cell], Ref]) -> Any:
+def standing(inputs: Any, artifact: Callable[[Cell], Ref]) -> Any:
     """Return inputs with artifacts in place of cells."""
-    if isinstance(value, Cell):
-        return artifact(value)
-    if isinstance(value, Inputs):
-        return Inputs(**standing(vars(value), artifact))
-    if isinstance(value, dict):
-        return {name: standing(part, artifact) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [standing(part, artifact) for part in value]
-    return value
+    return rewritten(inputs, lambda _, value: artifact(value) if isinstance(value, Cell) else value)
+
+
+def rewritten(tree: Any, rule: Callable[[str, Any], Any], place: str = "") -> Any:
+    """Return records with `rule(name, value)` in place of each value; names are like
+    `section.small.num_epochs`.
+    """
+    if isinstance(tree, list | tuple):
+        return type(tree)(rewritten(value, rule, place) for value in tree)
+    is_dict = isinstance(tree, dict)
+    if isinstance(tree, Cell) or not (is_dict or is_dataclass(tree)):
+        return rule(place.removeprefix("."), tree)
+    named = (tree if is_dict else vars(tree)).items()
+    inner = {name: rewritten(value, rule, f"{place}.{name}") for name, value in named}
+    return inner if is_dict else replace(tree, **inner)
 
 
 def cells_of(params: Params) -> list[Cell]:
@@ -134,41 +140,26 @@ def cells_of(params: Params) -> list[Cell]:
         cells.append(Cell(stage, name, kind or name, make, work, inputs, **how))
         return cells[-1]
 
-    prepared: Any = add(
-        "prepared", prepare_data.prepare_data, steps.preparation(params), split="all"
-    )
-    embeddings: Any = add(
-        "embeddings",
-        embed_captions.embed_captions,
-        steps.embedding(params),
-        prepared,
-        split="all",
-    )
+    prepare, embed = prepare_data.prepare_data, embed_captions.embed_captions
+    prepared: Any = add("prepared", prepare, steps.preparation(params), split="all")
+    embeddings: Any = add("embeddings", embed, steps.embedding(params), prepared, split="all")
 
     def started(name: str, build: Any, params: Params) -> Inputs:
         start: Any = add(name, build, steps.start(params), prepared, split="all")
         return Inputs(prepared, embeddings, start)
 
     inputs = started("start", train_experts.build_start, params)
-    experts = _add_experts(add, params, inputs)
-    sets = _add_sets(add, params, inputs, experts)
+    sets = _add_sets(add, params, inputs, _add_experts(add, params, inputs))
     scores = _add_students(add, params, inputs, sets)
     for student in params.students:
         other = params.as_student(student)
         base = started(f"{student} start", evaluate.build_student_start, other)
         scores += _add_students(add, other, base, sets)
+    make, galleries = evaluate.make_gallery, []
     distilled = {name: cell for name, cell in sets.items() if cell.stage == "distill"}
-    galleries = [
-        add(
-            f"{name} gallery",
-            evaluate.make_gallery,
-            steps.showing(params, name),
-            prepared,
-            embeddings,
-            pairs,
-        )
-        for name, pairs in distilled.items()
-    ]
+    for name, pairs in distilled.items():
+        given = (steps.showing(params, name), prepared, embeddings, pairs)
+        galleries.append(add(f"{name} gallery", make, *given))
     shown = (scores, galleries, [*distilled.values()])
     add("report", report.write_report, steps.reporting(params), *shown)
     return cells
@@ -209,22 +200,19 @@ def _add_students(
     add: Add, params: Params, inputs: Inputs, sets: dict[SetName, Cell]
 ) -> list[Cell]:
     """Add every student; those of coresets of one size take the same."""
-    section, further, scores = params.evaluate, [params.student] if params.student else [], []
+    section, student, scores = params.evaluate, params.student or "", []
     for name in (*sets, SetName(FULL)):
-        pairs = sets.get(name)
+        pairs, work = sets.get(name), steps.evaluation(params, name)
         recipe, place = (section.small, "small") if pairs else (section.full, "full")
         is_real = pairs is not None and pairs.stage == "select_coresets"
         how = {
-            "kind": " ".join(
-                ["student", *further, f"{name.num_pairs} real" if is_real else str(name)]
-            ),
+            "kind": f"student {student} {name.num_pairs if is_real else name}",
             "split": None if pairs else "train",
             "repeats": {f"section.{place}.num_epochs": recipe.num_epochs},
             "scorings": num_scorings(recipe, section.protocol),
         }
-        work = steps.evaluation(params, name)
         for seed in range(section.num_eval):
-            cell = " ".join([str(name), *further, f"seed {seed}"])
+            cell = " ".join([str(name), *student.split(), f"seed {seed}"])
             scores.append(add(cell, evaluate.train_student, work, inputs, pairs, seed, **how))
     return scores
 

@@ -14,8 +14,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from tasks.core.data.preparation import check_examples
 from tasks.core.foundations.file_names import CAPTIONS, IMAGES, NAMES
 from tasks.core.foundations.records import SPLITS, ImageCaptions
 from tasks.core.foundations.tensor_files import map_tensor
-from tasks.planning.inventory import Cell, Usage, standing
+from tasks.planning.inventory import COUNTED, Cell, Usage, rewritten, standing
 from tasks.settings.params import Params
 from tasks.settings.validation import Plugin
 from tasks.store import manifests
@@ -154,7 +154,8 @@ def shrink(params: Params, text_encoder: Plugin) -> Params:
     """
 
     def small(name: str, value: Any) -> Any:
-        if name.endswith(ONES):
+        # A coreset's miniature makes what its method shares as well, whose seconds are not its own
+        if name.endswith(ONES) or (name.startswith("coresets.") and name.endswith(COUNTED)):
             return 1
         if name.endswith(".weights"):
             return "random"
@@ -162,19 +163,6 @@ def shrink(params: Params, text_encoder: Plugin) -> Params:
         return CALM if is_rate and isinstance(value, float) else value
 
     return replace(rewritten(params, small), text_encoder=text_encoder)
-
-
-def rewritten(tree: Any, rule: Callable[[str, Any], Any], place: str = "") -> Any:
-    """Return settings with `rule(name, value)` in place of each value; names are like
-    `section.small.num_epochs`.
-    """
-    if isinstance(tree, dict):
-        return {name: rewritten(value, rule, f"{place}.{name}") for name, value in tree.items()}
-    if is_dataclass(tree):
-        names = [option.name for option in fields(tree)]
-        inner = {name: rewritten(getattr(tree, name), rule, f"{place}.{name}") for name in names}
-        return replace(tree, **inner)  # type: ignore[type-var]
-    return rule(place.removeprefix("."), tree)
 
 
 def rows_of(params: Params, prepared: Ref | None) -> list[ImageCaptions]:
