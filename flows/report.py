@@ -28,7 +28,7 @@ def report(
     refs = refs or evaluate.fn(settings, accept_code=accept_code)
     how = {"force": force, "accept_code": accept_code}
     work = steps.reporting(params.load(settings))
-    shown = (refs.scores, refs.galleries, list(refs.distilled.values()))
+    shown = (refs.inputs.prepared, refs.scores, refs.galleries, list(refs.distilled.values()))
     page = run(step.write_report, work, *shown, **how)
     return replace(refs, report=page)
 

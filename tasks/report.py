@@ -15,6 +15,7 @@ from tasks.store.artifacts import Ref
 @step()
 def write_report(
     work: Reporting,
+    prepared: Ref,
     scores: list[Ref],
     galleries: list[Ref],
     distilled: list[Ref],
@@ -25,9 +26,15 @@ def write_report(
     """Return `reports/`, written unless it shows exactly these scores, galleries and histories.
 
     Args:
+        prepared: says what of the dataset was left out.
         galleries: in the order of `distilled`.
     """
-    shown = {"scores": scores, "galleries": galleries, "distilled": distilled}
+    shown = {
+        "prepared": [prepared],
+        "scores": scores,
+        "galleries": galleries,
+        "distilled": distilled,
+    }
 
     def build(place: Path) -> dict[str, Any]:
         from tasks.reporting.build import build_report
@@ -43,7 +50,7 @@ def write_report(
                 load_gallery(gallery.folder, pairs.folder, work.gallery_pairs)
                 for gallery, pairs in zip(galleries, distilled, strict=True)
             ],
-            _facts(work, [*scores, *distilled]),
+            {**_facts(work, [*scores, *distilled]), "left_out": _left_out(prepared)},
             place,
             published=load_published(),
         )
@@ -75,3 +82,14 @@ def _facts(work: Reporting, refs: list[Ref]) -> dict[str, Any]:
         "student": work.models[0],
         "dataset": work.dataset,
     }
+
+
+def _left_out(prepared: Ref) -> str:
+    """Return what of the dataset was not used, by reason, with the first name of each."""
+    found: Any = manifests.read(prepared.folder).facts.get("left_out")
+    if found is None:
+        return "not counted when this dataset was prepared"
+    lines = [
+        f"{tally['count']} x {reason}, first {tally['first'][0]}" for reason, tally in found.items()
+    ]
+    return "; ".join(lines) or "nothing"

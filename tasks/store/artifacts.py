@@ -106,6 +106,11 @@ def work_folder(key: Key, folder: Path, data: Path = DATA) -> Path:
     return data / ".work" / canonical_digest([key.digest, str(folder)])[:24]
 
 
+def forget_work(folder: Path, key: Key) -> None:
+    """Remove what a build left that was killed just after its artifact was whole."""
+    shutil.rmtree(work_folder(key, folder), ignore_errors=True)
+
+
 def lock(folder: Path, data: Path = DATA) -> FileLock:
     """Return the lock that serialises builds of one artifact across processes."""
     locks = data / ".locks"

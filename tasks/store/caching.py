@@ -144,6 +144,7 @@ def _kept(folder: Path, manifest: artifacts.Manifest, key: Key, *, accept_code: 
     accepted.
     """
     if manifest.key == key.digest:
+        artifacts.forget_work(folder, key)
         return Ref(str(folder), manifest.digest, is_cached=True)
     if not accept_code or set(reasons.changed_parts(manifest, key)) - {"code"}:
         return None

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tasks.core.distillation.distillers import lors, meta_model
-from tests.core.distillation.test_meta_model import LORS, META, WARM
+from tests.core.distillation.method_samples import LORS, META, WARM
 from tests.core.hypergradient.small_problem import make_problem
 from tests.core.training.test_experts import _train
 from tests.faults.rounds import flip, rounds

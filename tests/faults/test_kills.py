@@ -125,6 +125,8 @@ def test_a_report_that_is_killed_while_it_replaces_another_loses_nothing_of_othe
             continue
         assert found.params["value"] in ("old", "new")
     assert calls >= 5 and artifacts.verify(Path("reports")).params == {"value": "new"}
+    _replace_report()
+    assert not list(Path("data/.work").iterdir())
     names = sorted(str(path) for path in Path("reports").rglob("*") if path.is_file())
     made = ["index.html", "manifest.json", "presets/toy/main.md", "tables/new.csv"]
     assert names == [f"reports/{name}" for name in made]

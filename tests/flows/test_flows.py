@@ -20,6 +20,23 @@ from tasks.stages import STAGES
 from tests.workspace import Workspace, environment, make_workspace
 
 pytestmark = pytest.mark.services
+# Each takes seconds of a process that imports it
+HEAVY = (
+    "timm",
+    "torchvision",
+    "transformers",
+    "peft",
+    "mlflow",
+    "prefect",
+    "faiss",
+    "torch._dynamo",
+)
+STAGE = """
+import sys
+from flows.cli import main
+main({stage!r}, [])
+print("imported", *[name for name in {libraries!r} if name in sys.modules])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +144,22 @@ def test_the_demo_is_recorded_by_prefect_and_dvc_and_a_second_one_computes_nothi
         ).fetchall()
     assert sorted(runs) == sorted((name, "COMPLETED", 2) for name in (*STAGES, "pipeline"))
     assert left_behind(made) == []
+
+
+def imported(workspace: Workspace, stage: str) -> list[str]:
+    """Return the heavy libraries that a process has imported when a stage of it has ended."""
+    done = workspace.run("python", "-c", STAGE.format(stage=stage, libraries=HEAVY))
+    assert f"{stage}: 1 made" in done.stdout
+    return done.stdout.splitlines()[-1].split()[1:]
+
+
+def test_preparing_pictures_imports_no_network_and_no_service(workspace):
+    assert imported(workspace, "prepare_data") == []
+
+
+def test_a_report_of_what_is_there_imports_no_network_and_no_service(made):
+    (made.folder / "reports/manifest.json").unlink()
+    assert imported(made, "report") == []
 
 
 @pytest.mark.parametrize(

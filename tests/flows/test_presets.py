@@ -24,8 +24,12 @@ def test_a_variant_has_folders_of_its_own_only_for_what_builds_on_its_changes():
         assert image.space(stage) == "toy", stage
     for stage in ("distill", "evaluate"):
         assert image.space(stage) == "toy+single_modality-image", stage
-    assert image.space("evaluate", "bi_trajectory-20") == "toy+single_modality-image"
-    assert image.space("evaluate", "random-20") == image.space("evaluate", "full") == "toy"
+    assert image.space("evaluate", SetName.parse("bi_trajectory-20")) == "toy+single_modality-image"
+    assert (
+        image.space("evaluate", SetName.parse("random-20"))
+        == image.space("evaluate", SetName.parse("full"))
+        == "toy"
+    )
 
 
 def test_a_cell_without_a_change_and_a_list_of_methods_or_sizes_are_the_profile_itself():
@@ -42,8 +46,8 @@ def test_another_text_encoder_shares_the_images_alone():
         for stage in ("embed_captions", "train_experts", "select_coresets", "distill")
     } == {"toy+text_encoders-words"}
     assert (
-        words.space("evaluate", "full")
-        == words.space("evaluate", "random-20")
+        words.space("evaluate", SetName.parse("full"))
+        == words.space("evaluate", SetName.parse("random-20"))
         == "toy+text_encoders-words"
     )
 
@@ -59,19 +63,24 @@ def test_cells_that_differ_in_distillation_share_the_students_of_coresets_and_fu
     cells = params.load_cells("cross_architecture")
     both, text = cells["pixels_and_texts"], cells["text_only"]
     assert {
-        chosen.space("evaluate", name) for chosen in (both, text) for name in ("random-20", "full")
+        chosen.space("evaluate", name)
+        for chosen in (both, text)
+        for name in (SetName("random", 20), SetName(FULL))
     } == {"toy"}
     others = [chosen.as_student("test_resnet") for chosen in (both, text)]
     shared = {
         chosen.space("evaluate", name)
         for chosen in others
-        for name in ("random-20", "full", "start")
+        for name in (SetName("random", 20), SetName(FULL), SetName("start"))
     }
     # Beside the outputs of the profile
     assert shared == {"toy+cross_architecture-pixels_and_texts"}
-    assert both.space("evaluate", "bi_trajectory-20") == "toy"
-    assert text.space("evaluate", "bi_trajectory-20") == "toy+cross_architecture-text_only"
-    assert [chosen.space("evaluate", "bi_trajectory-20") for chosen in others] == [
+    assert both.space("evaluate", SetName.parse("bi_trajectory-20")) == "toy"
+    assert (
+        text.space("evaluate", SetName.parse("bi_trajectory-20"))
+        == "toy+cross_architecture-text_only"
+    )
+    assert [chosen.space("evaluate", SetName.parse("bi_trajectory-20")) for chosen in others] == [
         "toy+cross_architecture-pixels_and_texts", "toy+cross_architecture-text_only",
     ]  # fmt: skip
 

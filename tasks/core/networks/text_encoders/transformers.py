@@ -102,9 +102,9 @@ def embed(
     """Return (T, D) float32 embeddings on the CPU, in the order of `captions`.
 
     Raises:
-        ValueError: no captions, weights that the checkpoint lacks, or more tokens than the encoder
-            has positions for. A pooling that the encoder lacks or that says nothing. A tokenizer
-            that knows no word.
+        ValueError: no captions, weights that the checkpoint lacks, more tokens than the encoder has
+            positions for, or a tokenizer that knows no word. The encoder does not have the pooling,
+            or all captions would be the same under it.
         FileNotFoundError: no weights there, or none that the hub gives.
     """
     if not captions:
