@@ -34,37 +34,19 @@ def main(settings: Sequence[str], *, is_json: bool) -> None:
 
 def show(plan: Any, *, is_json: bool) -> None:
     """Print a `Plan` as a table, one line a stage and one a distilled set, or as JSON."""
-    from tasks.planning import plan as planning
-
     if is_json:
         print(json.dumps(_as_json(plan), indent=1))
         return
     rows: list[tuple[str, ...]] = [HEADINGS]
     for stage in STAGES:
-        rows.append(_row(stage, planning.counts(plan, stage), planning.total(plan.of(stage))))
+        rows.append(_row(stage, plan.of(stage)))
         if stage == "distill":
-            rows += [
-                _row(f"  {e.cell.name}", (int(not e.cell.is_cached), 1), e.usage)
-                for e in plan.of(stage)
-            ]
-    numbers = [planning.counts(plan, stage) for stage in STAGES]
-    rows.append(
-        _row(
-            "total",
-            (sum(n for n, _ in numbers), sum(n for _, n in numbers)),
-            planning.total(plan.entries),
-        )
-    )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    for row in rows:
-        print(
-            "  ".join(
-                [
-                    row[0].ljust(widths[0]),
-                    *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-                ]
-            )
-        )
+            rows += [_row(f"  {entry.cell.name}", [entry]) for entry in plan.of(stage)]
+    rows.append(_row("total", plan.entries))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *cells in rows:
+        aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        print("  ".join([name.ljust(widths[0]), *aligned]))
     for note in (*_reasons(plan), *plan.notes, ON_TOP):
         print(f"* {note}")
 
@@ -74,9 +56,9 @@ def _reasons(plan: Any) -> list[str]:
     from tasks.store import reasons
 
     return [
-        f"{entry.cell.stage}: {entry.cell.name} would be made, because {entry.cell.because}"
+        f"{entry.cell.stage}: {entry.cell.name} would be made, because {entry.because}"
         for entry in plan.entries
-        if entry.cell.because not in (None, reasons.ABSENT)
+        if entry.because not in (None, reasons.ABSENT)
     ]
 
 
@@ -92,23 +74,21 @@ def _print(settings: Sequence[str], is_json: bool) -> None:
     show(plan, is_json=is_json)
 
 
-def _row(name: str, numbers: tuple[int, int], usage: Any) -> tuple[str, ...]:
-    made, in_all = numbers
+def _row(name: str, entries: Any) -> tuple[str, ...]:
+    from tasks.planning.plan import total
+
+    made = sum(entry.ref is None for entry in entries)
     if made == 0:
         return (name, "cached", "0", "-", "-", "-")
-    memory = [
-        _bytes(number) if number else "-"
-        for number in (usage.host_bytes, usage.gpu_bytes, usage.disk_bytes)
-    ]
-    return (
-        name,
-        f"{made} of {in_all}",
-        f"{usage.seconds:.1f}" if usage.seconds < 100 else f"{usage.seconds:.0f}",
-        *memory,
-    )
+    usage = total(entries)
+    seconds = f"{usage.seconds:.1f}" if usage.seconds < 100 else f"{usage.seconds:.0f}"
+    numbers = (usage.host_bytes, usage.gpu_bytes, usage.disk_bytes)
+    return (name, f"{made} of {len(entries)}", seconds, *map(_bytes, numbers))
 
 
 def _bytes(number: int) -> str:
+    if number == 0:
+        return "-"
     for unit, name in UNITS:
         if number >= unit:
             return f"{number / unit:.1f} {name}"
@@ -118,7 +98,11 @@ def _bytes(number: int) -> str:
 def _as_json(plan: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
-    cells = [{**asdict(entry.cell), **asdict(entry.usage)} for entry in plan.entries]
+    cells = []
+    for entry in plan.entries:
+        cell = {name: getattr(entry.cell, name) for name in ("stage", "name", "kind", "student")}
+        told = {"is_cached": entry.ref is not None, "because": entry.because}
+        cells.append({**cell, **told, **asdict(entry.usage)})
     return {"profile": plan.profile, "notes": plan.notes, "load": plan.load, "cells": cells}
 
 

@@ -30,7 +30,7 @@ def select_coreset(
             epochs (expert_000).
     """
     how: Any = {"force": force, "accept_code": accept_code}
-    shared = _shared(work, inputs, how) if hasattr(work.method.module, "prepare") else None
+    shared = make_shared(work, inputs, **how) if hasattr(work.method.module, "prepare") else None
     return caching.obtain(
         work.folder,
         keys.of_coreset(work, inputs, warm, shared),
@@ -39,8 +39,10 @@ def select_coreset(
     )
 
 
-def _shared(work: Selection, inputs: Inputs, how: Any) -> Ref:
-    """What a method computes once for all budgets (forgetting counts), an artifact of its own."""
+def make_shared(work: Selection, inputs: Inputs, **how: Any) -> Ref:
+    """Return what a method computes once for all budgets (forgetting counts), an artifact of its
+    own; only for methods with `prepare`.
+    """
 
     def build(place: Path) -> dict[str, Any]:
         from tasks.core.foundations.tensor_files import save_tensors

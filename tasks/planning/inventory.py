@@ -1,12 +1,12 @@
-"""Which artifacts of a profile are there already: the stage tasks are asked, and make nothing
-(`caching.looking`).
+"""Every artifact of a profile as a cell, and which of them are there: the stage tasks are asked,
+and make nothing (`caching.looking`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from tasks import (
@@ -18,199 +18,212 @@ from tasks import (
     select_coresets,
     train_experts,
 )
+from tasks.core.evaluation.students import num_scorings
 from tasks.keys import Inputs
 from tasks.settings import steps
 from tasks.settings.params import Params
 from tasks.settings.sets import FULL, SetName
+from tasks.settings.validation import Plugin
 from tasks.store import caching
 from tasks.store.artifacts import Ref
 
-SHARED = "-shared"  # ends the name of what a coreset method computes once for all sizes
+COUNTED = ("iterations", "num_epochs")  # of a method that does not say what repeats its work
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
-    """One artifact of a profile.
+    """One artifact of a profile: `make(work, *inputs)` finds or builds it.
 
     Attributes:
         stage, name: for example `distill` and `lors-100`.
-        kind: what it costs is that of all cells of this kind: `first expert`, `expert`, `lors-100`,
-            `student lors-100`.
-        student: the further student that trains, or None.
-        because: why it would be made, where that is known.
+        kind: cells of one kind take the same.
+        work: what the task is told, a record of `settings/steps.py`.
+        inputs: what it reads; a cell stands for its artifact.
+        split: `train`, or `all`: its images are passed over. None: work that no image adds to.
+        repeats: counts in `work` that repeat it, by dotted name.
+        scorings: of the validation and of the test split.
     """
 
     stage: str
     name: str
     kind: str
-    is_cached: bool
-    student: str | None = None
-    because: str | None = None
+    make: Callable[..., Ref]
+    work: Any
+    inputs: tuple[Any, ...]
+    split: str | None = None
+    repeats: dict[str, int] = field(default_factory=dict)
+    scorings: tuple[int, int] = (0, 0)
+
+    @property
+    def student(self) -> str | None:
+        """The further student that it is of."""
+        network = getattr(self.work, "network", None)
+        return network.name if network and network.is_further else None
 
 
-@dataclass
-class Inventory:
-    """The cells of a profile in the order of the stages, and the artifacts that later stages would
-    read.
+@dataclass(frozen=True)
+class Usage:
+    """What a piece of work takes: seconds, bytes resident at its peak, bytes on the card at its
+    peak, bytes on disk.
     """
 
-    params: Params
-    cells: list[Cell] = field(default_factory=list)
-    prepared: Ref | None = None
-    embeddings: Ref | None = None
-
-    def is_wanted(self, kind: str, student: str | None = None) -> bool:
-        """Whether some cell of a kind has to be made."""
-        return any(
-            cell.kind == kind and cell.student == student and not cell.is_cached
-            for cell in self.cells
-        )
-
-    def ask(
-        self,
-        stage: str,
-        name: str,
-        kind: str,
-        needs: Sequence[Any],
-        find: Callable[[], Ref],
-        *,
-        student: str | None = None,
-    ) -> Ref | None:
-        """Return the artifact that `find()` would find, and note its cell.
-
-        None when it would have to be made, or when one of `needs` is None: then what it is made
-        from will be new.
-        """
-        found, because = None, None
-        if None not in needs:
-            try:
-                with caching.looking():
-                    found = find()
-            except caching.NotMade as missing:
-                because = missing.reason
-                self._note_shared(stage, missing.folder.name)
-            except FileNotFoundError:
-                # Raw data or weights are not there and nothing stands in; who makes the artifact
-                # says so
-                found = None
-        elif stage == "select_coresets":
-            self._note_shared(stage, f"{SetName.parse(name).method}{SHARED}")
-        self.cells.append(Cell(stage, name, kind, found is not None, student, because))
-        return found
-
-    def _note_shared(self, stage: str, name: str) -> None:
-        """A coreset method may make a part for all its sizes first."""
-        method = self.params.coresets.get(name.removesuffix(SHARED))
-        is_noted = any(cell.name == name for cell in self.cells)
-        if name.endswith(SHARED) and method and not is_noted and hasattr(method.module, "prepare"):
-            self.cells.append(Cell(stage, name, name, False))
+    seconds: float = 0.0
+    host_bytes: int = 0
+    gpu_bytes: int = 0
+    disk_bytes: int = 0
 
 
-def take_stock(params: Params) -> Inventory:
-    """Return every artifact that a run of the pipeline makes or finds."""
-    stock = Inventory(params)
-    ask = stock.ask
-    stock.prepared = ask(
-        "prepare_data",
-        "prepared",
-        "prepared",
-        [],
-        partial(prepare_data.prepare_data.fn, steps.preparation(params)),
-    )
-    # What is missing is not looked at: `ask` finds it among `needs` first
-    prepared: Any = stock.prepared
-    stock.embeddings = embeddings = ask(
-        "embed_captions",
-        "embeddings",
-        "embeddings",
-        [prepared],
-        partial(embed_captions.embed_captions.fn, steps.embedding(params), prepared),
-    )
-    start = ask(
-        "train_experts",
-        "start",
-        "start",
-        [prepared],
-        partial(train_experts.build_start.fn, steps.start(params), prepared),
-    )
-    given: list[Any] = [prepared, embeddings, start]
-    inputs = Inputs(*given)
-    experts = _ask_experts(stock, params, given)
-    sets: dict[str, Ref | None] = {}
-    distilled: dict[str, Ref | None] = {}
-    for one in params.sets:
-        name = str(one)
-        if one.method in params.coresets:
-            select = partial(select_coresets.select_coreset.fn, steps.selection(params, one))
-            needs = [*given, experts[0]]
-            find = partial(select, inputs, experts[0])
-            sets[name] = ask("select_coresets", name, name, needs, find)
-        else:
-            make = partial(distill.distill.fn, steps.distillation(params, one))
-            find = partial(make, inputs, experts)
-            distilled[name] = ask("distill", name, name, [*given, *experts], find)
-    scores = _ask_students(stock, params, given, {**sets, **distilled})
+@dataclass(frozen=True)
+class Entry:
+    """A cell with its artifact, or with why it would be made, where that is known.
+
+    Attributes:
+        usage: what making it will take; nothing when it is there.
+    """
+
+    cell: Cell
+    ref: Ref | None
+    because: str | None = None
+    usage: Usage = Usage()
+
+
+def look(cells: list[Cell]) -> list[Entry]:
+    """Return which artifacts are there."""
+    entries: dict[Cell, Entry] = {}
+
+    def there(cell: Cell) -> Ref:
+        ref = entries[cell].ref
+        if ref is None:
+            raise FileNotFoundError(f"{cell.name} is not there")
+        return ref
+
+    for cell in cells:
+        ref, because = None, None
+        try:
+            with caching.looking():
+                ref = cell.make(cell.work, *standing(cell.inputs, there))
+        except caching.NotMade as missing:
+            because = missing.reason
+        except FileNotFoundError:
+            # So are raw data or weights that are missing; who makes the artifact says so
+            because = None
+        entries[cell] = Entry(cell, ref, because)
+    return [*entries.values()]
+
+
+def standing(inputs: Any, artifact: Callable[[Cell], Ref]) -> Any:
+    """Return inputs with artifacts in place of cells."""
+    return rewritten(inputs, lambda _, value: artifact(value) if isinstance(value, Cell) else value)
+
+
+def rewritten(tree: Any, rule: Callable[[str, Any], Any], place: str = "") -> Any:
+    """Return records with `rule(name, value)` in place of each value; names are like
+    `section.small.num_epochs`.
+    """
+    if isinstance(tree, list | tuple):
+        return type(tree)(rewritten(value, rule, place) for value in tree)
+    is_dict = isinstance(tree, dict)
+    if isinstance(tree, Cell) or not (is_dict or is_dataclass(tree)):
+        return rule(place.removeprefix("."), tree)
+    named = (tree if is_dict else vars(tree)).items()
+    inner = {name: rewritten(value, rule, f"{place}.{name}") for name, value in named}
+    return inner if is_dict else replace(tree, **inner)
+
+
+def cells_of(params: Params) -> list[Cell]:
+    """Return every artifact that a run of the pipeline makes or finds, inputs first."""
+    cells: list[Cell] = []
+
+    def add(name: str, task: Any, work: Any, *inputs: Any, kind: str = "", **how: Any) -> Cell:
+        make = getattr(task, "fn", task)
+        stage = make.__module__.rpartition(".")[2]
+        cells.append(Cell(stage, name, kind or name, make, work, inputs, **how))
+        return cells[-1]
+
+    prepare, embed = prepare_data.prepare_data, embed_captions.embed_captions
+    prepared: Any = add("prepared", prepare, steps.preparation(params), split="all")
+    embeddings: Any = add("embeddings", embed, steps.embedding(params), prepared, split="all")
+
+    def started(name: str, build: Any, params: Params) -> Inputs:
+        start: Any = add(name, build, steps.start(params), prepared, split="all")
+        return Inputs(prepared, embeddings, start)
+
+    inputs = started("start", train_experts.build_start, params)
+    sets = _add_sets(add, params, inputs, _add_experts(add, params, inputs))
+    scores = _add_students(add, params, inputs, sets)
     for student in params.students:
         other = params.as_student(student)
-        base = ask(
-            "evaluate",
-            f"{student} start",
-            "start",
-            [prepared],
-            partial(evaluate.build_student_start.fn, steps.start(other), prepared),
-            student=student,
-        )
-        scores += _ask_students(stock, other, [prepared, embeddings, base], {**sets, **distilled})
-    galleries = []
+        base = started(f"{student} start", evaluate.build_student_start, other)
+        scores += _add_students(add, other, base, sets)
+    make, galleries = evaluate.make_gallery, []
+    distilled = {name: cell for name, cell in sets.items() if cell.stage == "distill"}
     for name, pairs in distilled.items():
-        work = steps.showing(params, SetName.parse(name))
-        needs = [prepared, embeddings, pairs]
-        find = partial(evaluate.make_gallery.fn, work, *needs)
-        galleries.append(ask("evaluate", f"{name} gallery", f"gallery {name}", needs, find))
-    last: list[Any] = [scores, galleries, list(distilled.values())]
-    find = partial(report.write_report.fn, steps.reporting(params), prepared, *last)
-    needs = [prepared, *(ref for refs in last for ref in refs)]
-    ask("report", "report", "report", needs, find)
-    return stock
+        given = (steps.showing(params, name), prepared, embeddings, pairs)
+        galleries.append(add(f"{name} gallery", make, *given))
+    shown = (prepared, scores, galleries, [*distilled.values()])
+    add("report", report.write_report, steps.reporting(params), *shown)
+    return cells
 
 
-def _ask_experts(stock: Inventory, params: Params, given: list[Any]) -> list[Ref | None]:
-    """Ask for every expert; the first one takes longer when coresets need more epochs of it."""
-    find = partial(train_experts.train_expert.fn, steps.training(params), Inputs(*given))
-    return [
-        stock.ask(
-            "train_experts",
-            f"expert_{index:03d}",
-            "expert" if index else "first expert",
-            given,
-            partial(find, index),
-        )
-        for index in range(params.train_experts.num_experts)
-    ]
+Add = Callable[..., Cell]
 
 
-def _ask_students(
-    stock: Inventory, params: Params, given: list[Any], sets: dict[str, Ref | None]
-) -> list[Ref | None]:
-    found = []
-    for name in (*sets, FULL):
-        needs = [*given, sets[name]] if name in sets else given
-        work = steps.evaluation(params, SetName.parse(name))
-        find = partial(evaluate.train_student.fn, work, Inputs(*given), sets.get(name))
-        for seed in range(params.evaluate.num_eval):
-            cell = (
-                f"{name} seed {seed}"
-                if params.student is None
-                else f"{name} {params.student} seed {seed}"
-            )
-            found.append(
-                stock.ask(
-                    "evaluate",
-                    cell,
-                    f"student {name}",
-                    needs,
-                    partial(find, seed),
-                    student=params.student,
-                )
-            )
+def _add_experts(add: Add, params: Params, inputs: Inputs) -> list[Cell]:
+    """Add every expert; the first one takes longer when coresets need more epochs of it."""
+    work, experts = steps.training(params), []
+    for index in range(work.section.num_experts):
+        repeats = {"section.num_epochs": work.section.stored_epochs(index)[-1]}
+        how = {"kind": "expert", "split": "train", "repeats": repeats}
+        name = f"expert_{index:03d}"
+        experts.append(add(name, train_experts.train_expert, work, inputs, index, **how))
+    return experts
+
+
+def _add_sets(add: Add, params: Params, inputs: Inputs, experts: list[Cell]) -> dict[SetName, Cell]:
+    """Add every small set, and before a coreset what its method makes for all sizes."""
+    found: dict[SetName, Cell] = {}
+    for name in params.sets:
+        if plugin := params.distillers.get(name.method):
+            told, repeats = steps.distillation(params, name), _repeats(plugin)
+            found[name] = add(str(name), distill.distill, told, inputs, experts, repeats=repeats)
+            continue
+        plugin, work = params.coresets[name.method], steps.selection(params, name)
+        if hasattr(plugin.module, "prepare") and name.num_pairs == params.general.budgets[0]:
+            how = {"split": "train", "repeats": _repeats(plugin)}
+            add(f"{name.method}-shared", select_coresets.make_shared, work, inputs, **how)
+        select = select_coresets.select_coreset
+        found[name] = add(str(name), select, work, inputs, experts[0], split="train")
     return found
+
+
+def _add_students(
+    add: Add, params: Params, inputs: Inputs, sets: dict[SetName, Cell]
+) -> list[Cell]:
+    """Add every student; those of coresets of one size take the same."""
+    section, student, scores = params.evaluate, params.student or "", []
+    for name in (*sets, SetName(FULL)):
+        pairs, work = sets.get(name), steps.evaluation(params, name)
+        recipe, place = (section.small, "small") if pairs else (section.full, "full")
+        is_real = pairs is not None and pairs.stage == "select_coresets"
+        how = {
+            "kind": f"student {student} {name.num_pairs if is_real else name}",
+            "split": None if pairs else "train",
+            "repeats": {f"section.{place}.num_epochs": recipe.num_epochs},
+            "scorings": num_scorings(recipe, section.protocol),
+        }
+        for seed in range(section.num_eval):
+            cell = " ".join([str(name), *student.split(), f"seed {seed}"])
+            scores.append(add(cell, evaluate.train_student, work, inputs, pairs, seed, **how))
+    return scores
+
+
+def _repeats(plugin: Plugin) -> dict[str, int]:
+    """Return the counts that repeat the work of a method: its `repeats`, or else options with a
+    usual name. A method with neither is measured as it is.
+    """
+    config = plugin.config
+    usual = [option.name for option in fields(config) if option.name in COUNTED]
+    return {
+        f"method.config.{name}": functools.reduce(getattr, name.split("."), config)
+        for name in getattr(config, "repeats", usual)
+    }

@@ -1,8 +1,5 @@
-"""A dataset of a few rows in a folder of its own, on which the real stage tasks run: what they cost
-there is measured.
-
-Networks have random weights and small learning rates: they cost what trained ones do, need no
-download and stay finite.
+"""A dataset of a few rows in a folder of its own, in which the stages run: what they take there is
+measured.
 """
 
 from __future__ import annotations
@@ -12,67 +9,53 @@ import ctypes
 import functools
 import gc
 import platform
-import threading
+import resource
+import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 from PIL import Image
 
-from tasks import train_experts
 from tasks.core.data.left_out import LeftOut
-from tasks.core.data.preparation import check_examples, prepare
-from tasks.core.data.storage import EMBEDDINGS
+from tasks.core.data.preparation import check_examples
 from tasks.core.foundations.file_names import CAPTIONS, IMAGES, NAMES
-from tasks.core.foundations.records import ImageCaptions
-from tasks.core.foundations.seeding import make_generator
-from tasks.core.foundations.tensor_files import map_tensor, save_tensors
-from tasks.keys import Inputs
-from tasks.planning.calibration import free_seconds
-from tasks.settings import steps
-from tasks.settings.params import Params, Plugin
-from tasks.store import artifacts, manifests
-from tasks.store.artifacts import Key, Ref
+from tasks.core.foundations.records import SPLITS, ImageCaptions
+from tasks.core.foundations.tensor_files import map_tensor
+from tasks.planning.inventory import COUNTED, Cell, Usage, rewritten, standing
+from tasks.settings.params import Params
+from tasks.settings.validation import Plugin
+from tasks.store import manifests
+from tasks.store.artifacts import Ref
 
-CALM = 1e-3  # learning rates and step sizes: random networks must not leave the finite numbers
-TINY_PAIRS = 4
-_ANY = Key("plan", {}, {}, "")  # no stage made these artifacts
-SAMPLE_SECONDS = 0.01
+ONES = ("num_experts", "coreset_epochs", "num_eval", "num_validations")
+CALM = 1e-3  # rates and step sizes: random networks must not leave the finite numbers
+RATES = ("lr_", "step_size_")
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
-@dataclass(frozen=True)
-class Usage:
-    """What a piece of work takes: seconds, bytes resident at its peak, bytes on the card at its
-    peak, bytes on disk.
+def usage_of(folder: Path) -> Usage:
+    """Return the seconds that the manifest of an artifact records, and its bytes."""
+    disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Usage(manifests.read(folder, "seconds").facts["seconds"], disk_bytes=disk)
+
+
+def free_seconds() -> float:
+    """Return a clock that stands still while this thread waits for a core that other work has
+    (Linux; elsewhere it does not).
     """
-
-    seconds: float
-    host_bytes: int = 0
-    gpu_bytes: int = 0
-    disk_bytes: int = 0
-
-    def plus(
-        self, *, seconds: float = 0.0, host: float = 0.0, gpu: float = 0.0, disk: float = 0.0
-    ) -> Usage:
-        """Return the sum; a work's seconds are never negative."""
-        return Usage(
-            max(0.0, self.seconds + seconds),
-            self.host_bytes + int(host),
-            self.gpu_bytes + int(gpu),
-            self.disk_bytes + int(disk),
-        )
-
-
-class Peak:
-    """Largest memory seen while `watch` was open, in bytes."""
-
-    def __init__(self) -> None:
-        self.host_bytes, self.gpu_bytes = 0, 0
+    try:
+        # Ns ready to run, without a core
+        waited = int(Path("/proc/thread-self/schedstat").read_text().split()[1])
+    except (OSError, IndexError):
+        waited = 0
+    return time.perf_counter() - waited / 1e9
 
 
 @functools.cache
@@ -80,123 +63,106 @@ def idle_bytes() -> int:
     """Return what was resident at the first call, which comes once the libraries of the stages are
     imported and before any work.
     """
-    return int(psutil.Process().memory_info().rss)
+    gc.freeze()  # a collection need not look at them
+    return _resident_bytes()
 
 
 @contextlib.contextmanager
-def watch() -> Iterator[Peak]:
-    """Find the peak of host memory, sampled, and of the card's counter of allocated memory.
+def watch() -> Iterator[list[int]]:
+    """Give a list that at the end holds the peaks of host memory and of the card's allocations.
 
     A stage runs in a process of its own, so that what earlier measurements left behind here is none
     of its memory: the peak is that of an idle process and what the work adds. What a process
     allocates once (buffers of thread pools and kernels) is in the first work alone.
     """
-    peak, ended, process = Peak(), threading.Event(), psutil.Process()
-    idle, before = idle_bytes(), _trimmed_bytes(process)
-    peak.host_bytes = idle
-
-    def sample() -> None:
-        while not ended.is_set():
-            peak.host_bytes = max(peak.host_bytes, idle + process.memory_info().rss - before)
-            ended.wait(SAMPLE_SECONDS)
-
-    thread = threading.Thread(target=sample, daemon=True)
-    has_card = torch.cuda.is_available()
-    if has_card:
-        torch.cuda.reset_peak_memory_stats()
-    thread.start()
-    try:
-        yield peak
-    finally:
-        ended.set()
-        thread.join()
-        peak.host_bytes = max(peak.host_bytes, idle + process.memory_info().rss - before)
-        peak.gpu_bytes = torch.cuda.max_memory_allocated() if has_card else 0
-
-
-def _trimmed_bytes(process: psutil.Process) -> int:
-    """Return what is resident once freed memory went back to the system, which glibc does when it
-    is asked.
-    """
     gc.collect()
     if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
-    return int(process.memory_info().rss)
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory goes back to the system
+    left, peaks, has_card = _resident_bytes() - idle_bytes(), list[int](), torch.cuda.is_available()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew
+    if has_card:
+        torch.cuda.reset_peak_memory_stats()
+    yield peaks
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
+    peaks += [peak - left, torch.cuda.max_memory_allocated() if has_card else 0]
+
+
+def _resident_bytes() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+@dataclass(frozen=True)
+class _Picked(Plugin):
+    """A dataset plugin, its own module, that gives chosen rows in place of all."""
+
+    rows: Sequence[ImageCaptions] = ()
+
+    @property
+    def module(self) -> Any:
+        return self
+
+    def examples(self, config: Any, left_out: LeftOut) -> Sequence[ImageCaptions]:
+        return self.rows
+
+    def raw_digest(self, config: Any, digest_of: Any) -> str:
+        return str(len(self.rows))
 
 
 class World:
-    """A prepared dataset, random embeddings and a start artifact in `folder`; stage tasks run
-    inside it.
+    """Stages run in `folder` on a few `rows` of all three splits."""
 
-    Args:
-        params: see `shrink`.
-        rows: the pictures of the three splits.
-        text_dim: width of the embeddings.
-    """
+    def __init__(self, folder: Path, rows: list[ImageCaptions]) -> None:
+        folder.mkdir()
+        self.folder, self.rows, self.num_images = folder, rows, num_images(rows)
+        self.made: dict[Any, Ref] = {}
 
-    def __init__(
-        self, folder: Path, params: Params, rows: Sequence[ImageCaptions], text_dim: int
-    ) -> None:
-        self.folder, self.params = folder, params
-        place, section = folder / "prepared", params.prepare_data
-        place.mkdir(parents=True)
-        prepare(
-            rows,
-            place,
-            image_size=section.image_size,
-            max_pixels=section.max_pixels,
-            left_out=LeftOut(section.max_left_out),
-        )
-        self.prepared = Ref(str(place), artifacts.seal(place, _ANY, {}).digest)
-        num_captions = sum(len(row.captions) for row in rows)
-        embeds = torch.randn(num_captions, text_dim, generator=make_generator(params.seed, "plan"))
-        (folder / "embeddings").mkdir()
-        save_tensors(folder / "embeddings" / EMBEDDINGS, {"embeddings": embeds})
-        self.embeddings = Ref(
-            str(folder / "embeddings"), artifacts.seal(folder / "embeddings", _ANY, {}).digest
-        )
-        self.start, self.start_usage = self.make(
-            train_experts.build_start, steps.start(params), self.prepared
-        )
+    def artifact(self, cell: Cell) -> Ref:
+        """Return the artifact of a cell that others read, made once.
 
-    def inputs(self, start: Ref) -> Inputs:
-        """Return what a network that begins with `start` is trained on here."""
-        return Inputs(self.prepared, self.embeddings, start)
+        Its repeated work is done once. Experts keep their epochs, which distillation starts from.
+        """
+        counts = {} if cell.stage == "train_experts" else dict.fromkeys(cell.repeats, 1)
+        known = (cell, *counts.items())
+        if known not in self.made:
+            self.make(cell, counts)
+        return self.made[known]
 
-    def make(self, task: Any, *given: Any) -> tuple[Ref, Usage]:
-        """Run a stage task as it is, and return its artifact and what it took: seconds of its
+    def make(self, cell: Cell, counts: dict[str, int]) -> Usage:
+        """Make a cell with other counts in a folder of its own and say what it took: seconds of its
         manifest, less those without a core.
         """
-        with contextlib.chdir(self.folder), watch() as peak:
+        inputs = standing(cell.inputs, self.artifact)
+        work = rewritten(cell.work, lambda name, value: counts.get(name, value))
+        if cell.stage == "prepare_data":
+            work = replace(work, dataset=_Picked(**vars(work.dataset), rows=self.rows))
+        with contextlib.chdir(tempfile.mkdtemp(dir=self.folder)), watch() as peaks:
             started, free = time.perf_counter(), free_seconds()
-            ref = task.fn(*given, force=True)
+            ref = cell.make(work, *inputs)
             share = (free_seconds() - free) / (time.perf_counter() - started)
             folder = ref.folder.resolve()
-        seconds = manifests.read(folder, "seconds").facts["seconds"] * share
-        disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        return Ref(str(folder), ref.digest), Usage(seconds, peak.host_bytes, peak.gpu_bytes, disk)
+        self.made[cell, *counts.items()] = Ref(str(folder), ref.digest)
+        usage = usage_of(folder)
+        return Usage(usage.seconds * share, peaks[0], peaks[1], usage.disk_bytes)
 
 
-def shrink(params: Params) -> Params:
-    """Return parameters with which the stages of a profile run on a few rows: same networks,
-    batches and sets.
+def shrink(params: Params, text_encoder: Plugin) -> Params:
+    """Return parameters with which every kind of artifact is made once.
+
+    Networks have random weights and small rates: they cost what trained ones do, need no download
+    and stay finite.
     """
-    experts = _calm(replace(params.train_experts, batch_size=TINY_PAIRS, num_experts=1))
-    recipes = {name: _calm(getattr(params.evaluate, name)) for name in ("small", "full")}
-    return replace(
-        params,
-        image_encoder=_random(params.image_encoder),
-        train_experts=experts,
-        distillers={
-            name: replace(plugin, config=_calm(plugin.config))
-            for name, plugin in params.distillers.items()
-        },
-        evaluate=replace(params.evaluate, num_eval=1, **recipes),
-        students={
-            name: replace(student, image_encoder=_random(student.image_encoder))
-            for name, student in params.students.items()
-        },
-    )
+
+    def small(name: str, value: Any) -> Any:
+        # A coreset's miniature makes what its method shares as well, whose seconds are not its own
+        if name.endswith(ONES) or (name.startswith("coresets.") and name.endswith(COUNTED)):
+            return 1
+        if name.endswith(".weights"):
+            return "random"
+        is_rate = any(part.startswith(RATES) for part in name.split("."))
+        return CALM if is_rate and isinstance(value, float) else value
+
+    return replace(rewritten(params, small), text_encoder=text_encoder)
 
 
 def rows_of(params: Params, prepared: Ref | None) -> list[ImageCaptions]:
@@ -207,43 +173,31 @@ def rows_of(params: Params, prepared: Ref | None) -> list[ImageCaptions]:
         FileNotFoundError, ValueError: the raw data are not there, or bad.
     """
     if prepared is None:
-        left_out = LeftOut(params.prepare_data.max_left_out)
-        return check_examples(
-            params.dataset.module.examples(params.dataset.config, left_out), left_out
-        )
+        dataset, left_out = params.dataset, LeftOut(params.prepare_data.max_left_out)
+        return check_examples(dataset.module.examples(dataset.config, left_out), left_out)
     import pandas as pd
 
     names = pd.read_parquet(prepared.folder / NAMES)
     captions = pd.read_parquet(prepared.folder / CAPTIONS).groupby("image_idx")["text"].agg(tuple)
     images = map_tensor(prepared.folder / IMAGES, "images")
     return [
-        ImageCaptions(name, split, captions[index], functools.partial(_picture, images, index))
-        for index, (name, split) in enumerate(zip(names["name"], names["split"], strict=True))
+        ImageCaptions(name, split, texts, functools.partial(Image.fromarray, picture))
+        for name, split, texts, picture in zip(
+            names["name"], names["split"], captions, images, strict=True
+        )
     ]
 
 
-def _picture(images: np.ndarray, index: int) -> Image.Image:
-    return Image.fromarray(np.asarray(images[index]))
+def pick(rows: list[ImageCaptions], num_train: int, num_others: int) -> list[ImageCaptions]:
+    """Return evenly spaced examples of each split."""
+    found = []
+    for split in SPLITS:
+        own = [row for row in rows if row.split == split]
+        count = min(num_train if split == "train" else num_others, len(own))
+        found += [own[index * len(own) // count] for index in range(count)]
+    return found
 
 
-def _random(plugin: Plugin) -> Plugin:
-    has_weights = any(field.name == "weights" for field in fields(plugin.config))
-    return (
-        replace(plugin, config=replace(plugin.config, weights="random")) if has_weights else plugin
-    )
-
-
-def _calm(section: Any) -> Any:
-    assert is_dataclass(section)
-    names = [field.name for field in fields(section)]
-    rates = [
-        name
-        for name in names
-        if name.startswith(("lr_", "step_size_")) and name not in ("lr_decay", "step_size_scale")
-    ]
-    inner = {
-        name: _calm(getattr(section, name))
-        for name in names
-        if is_dataclass(getattr(section, name))
-    }
-    return replace(section, **dict.fromkeys(rates, CALM), **inner)  # type: ignore[type-var]
+def num_images(rows: list[ImageCaptions]) -> Counter[str]:
+    """Return the images of each split, and of `all`."""
+    return Counter([*(row.split for row in rows), *["all"] * len(rows)])

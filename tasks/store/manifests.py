@@ -40,6 +40,7 @@ class Facts(TypedDict, total=False):
     seconds: float
     device: str
     num_images: dict[str, int]
+    out_dim: int
 
 
 @dataclass(frozen=True)

@@ -7,25 +7,30 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
-from dataclasses import replace
+import sys
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
+from flows import cli
 from flows import plan as command
-from tasks.core.foundations.records import Split
+from tasks.core.distillation import distillers
+from tasks.core.distillation.matching_config import MatchingConfig
+from tasks.core.evaluation.students import num_scorings
+from tasks.core.foundations import plugins
 from tasks.distill import distill
 from tasks.embed_captions import embed_captions
 from tasks.keys import Inputs
-from tasks.planning import calibration, costs, miniature
+from tasks.planning import miniature
 from tasks.planning import plan as planning
-from tasks.planning.inventory import take_stock
+from tasks.planning.inventory import Entry, Usage, cells_of, look
 from tasks.prepare_data import prepare_data
 from tasks.select_coresets import select_coreset
 from tasks.settings import params, steps
 from tasks.settings.params import Params
 from tasks.settings.sets import SetName
+from tasks.settings.validation import Plugin
 from tasks.store import caching
 from tasks.train_experts import build_start, train_expert
 from tests.workspace import ROOT, SETTINGS, TINY
@@ -46,8 +51,8 @@ def tiny(tmp_path, monkeypatch) -> Params:
     """The tiny profile of the pipeline's tests, in an empty folder; measurements are as short as
     they can be.
     """
-    monkeypatch.setattr(calibration, "MIN_SECONDS", 0.0)
-    monkeypatch.setattr(costs, "MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr(planning, "MEASURED_SECONDS", 0.0)
+    monkeypatch.setattr(planning, "SHORT_SECONDS", 0.0)
     monkeypatch.chdir(tmp_path)
     more = (
         "methods.coresets=[random, forgetting]",
@@ -58,11 +63,7 @@ def tiny(tmp_path, monkeypatch) -> Params:
 
 
 def _bytes(folder) -> int:
-    return sum(
-        path.stat().st_size
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "manifest.json"
-    )
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 WARM = (
@@ -70,6 +71,14 @@ WARM = (
     "lr_img: 0.01, lr_txt: 0.01, "
     "lr_step_size: 0.01, step_size_img: 0.05, step_size_txt: 0.05, step_size_scale: 1.0}"
 )
+
+
+def _planner(chosen, folder, *names):
+    """A planner of a profile, and those of its missing cells that have the names."""
+    (folder / "scratch").mkdir()
+    entries = look(cells_of(chosen))
+    found = {entry.cell.name: entry.cell for entry in entries if entry.ref is None}
+    return planning._Planner(chosen, entries, folder / "scratch"), [found[name] for name in names]
 
 
 def test_the_iterations_of_a_warm_start_are_planned_too(tiny, tmp_path, monkeypatch):
@@ -81,19 +90,61 @@ def test_the_iterations_of_a_warm_start_are_planned_too(tiny, tmp_path, monkeypa
     chosen = params.load(
         [*("profile=toy", *TINY), "methods.coresets=[random]", *method], path=ROOT / "params.yaml"
     )
-    seconds, whole = {}, costs.repeated
+    planner, (cell,) = _planner(chosen, tmp_path, "meta_model-4")
+    place = "method.config"
+    assert cell.repeats == {f"{place}.iterations": 5, f"{place}.warm_start.iterations": 7}
 
-    def noted(run, count):
-        found, usage = whole(run, count)
-        seconds[count] = usage.seconds
-        return found, usage
+    def take(self, cell, counts):
+        own, warm = counts[f"{place}.iterations"], counts[f"{place}.warm_start.iterations"]
+        return Usage(2.0 + 0.5 * own + 0.25 * warm)
 
-    monkeypatch.setattr(costs, "repeated", noted)
-    (tmp_path / "scratch").mkdir()
-    plan = planning.make_plan(chosen, tmp_path / "scratch")
-    (entry,) = [entry for entry in plan.entries if entry.cell.stage == "distill"]
-    assert entry.usage.seconds == pytest.approx(plan.load * (seconds[5] + seconds[7]))
-    assert seconds[5] > 0.0 and seconds[7] > 0.0
+    monkeypatch.setattr(planner.small, "make", take.__get__(planner.small))
+    monkeypatch.setattr(planner, "_with_memory", lambda cell, usage, once: usage)
+    assert planner.usage(cell).seconds == pytest.approx(2.0 + 0.5 * 5 + 0.25 * 7)
+
+
+UNTOLD = """
+from dataclasses import dataclass
+from tasks.core.distillation.distillers import bi_trajectory
+from tasks.core.distillation.matching_config import MatchingConfig
+from tasks.core.foundations.section import Section
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Section):
+    rounds: int
+
+    @property
+    def total_iterations(self):
+        return self.rounds
+
+
+def distill(problem, config, num_pairs, **how):
+    shared = bi_trajectory.Config(**SHARED, include_positive=True, iterations=config.rounds)
+    return bi_trajectory.distill(problem, shared, num_pairs, **how)
+"""
+
+
+def test_a_method_that_plan_knows_nothing_of_is_planned(tiny, tmp_path, monkeypatch):
+    shared = {
+        field.name: getattr(tiny.distillers["bi_trajectory"].config, field.name)
+        for field in fields(MatchingConfig)
+        if field.name != "iterations"
+    }
+    (tmp_path / "untold.py").write_text(f"SHARED = {shared!r}\n{UNTOLD}")
+    monkeypatch.setattr(distillers, "__path__", [*distillers.__path__, str(tmp_path)])
+    name = "tasks.core.distillation.distillers.untold"
+    # Restores the absence afterwards
+    monkeypatch.setitem(sys.modules, name, None)
+    del sys.modules[name]
+    module = plugins.load("distillers", "untold")
+    plugin = Plugin("distillers", "untold", module.Config(rounds=3))
+    chosen = replace(tiny, distillers={"untold": plugin})
+    planner, cells = _planner(chosen, tmp_path, "untold-4", "untold-4 gallery")
+    assert cells[0].repeats == {}
+    for cell in cells:
+        usage = planner.usage(cell)
+        assert usage.seconds > 0.0 and usage.host_bytes > 1e8 and usage.disk_bytes > 0
 
 
 def test_every_artifact_of_a_profile_is_planned_and_its_bytes_are_those_that_it_has_then(
@@ -102,7 +153,7 @@ def test_every_artifact_of_a_profile_is_planned_and_its_bytes_are_those_that_it_
     (tmp_path / "scratch").mkdir()
     plan = planning.make_plan(tiny, tmp_path / "scratch")
     assert {entry.cell.stage for entry in plan.entries} == set(STAGES)
-    assert [planning.counts(plan, stage) for stage in STAGES] == [
+    assert [_counts(plan, stage) for stage in STAGES] == [
         (1, 1),
         (1, 1),
         (3, 3),
@@ -133,52 +184,59 @@ def test_every_artifact_of_a_profile_is_planned_and_its_bytes_are_those_that_it_
         "bi_trajectory-4": distill.fn(distillation, given, [expert]),
     }
     for name, ref in made.items():
-        assert usages[name].disk_bytes == pytest.approx(_bytes(ref.folder), rel=0.06), name
+        assert usages[name].disk_bytes == pytest.approx(_bytes(ref.folder), rel=0.01), name
+
+
+def _counts(plan, stage):
+    entries = plan.of(stage)
+    return sum(entry.ref is None for entry in entries), len(entries)
 
 
 def test_what_is_there_is_cached_and_costs_nothing(tiny, tmp_path):
     prepared = prepare_data.fn(steps.preparation(tiny))
     embed_captions.fn(steps.embedding(tiny), prepared)
-    stock = take_stock(tiny)
-    assert {cell.stage for cell in stock.cells if cell.is_cached} == {
-        "prepare_data",
-        "embed_captions",
-    }
+    stock = look(cells_of(tiny))
+    assert {entry.cell.stage for entry in stock if entry.ref} == {"prepare_data", "embed_captions"}
     with caching.looking(), pytest.raises(caching.NotMade):
         build_start.fn(steps.start(tiny), prepared)
-    planner = planning._Planner(tiny, stock, tmp_path)
-    entries = [planner._entry(cell, 1.0) for cell in stock.cells if cell.is_cached]
-    assert planning.total(entries) == costs.Usage(0.0)
-    assert planning.counts(planning.Plan("toy", entries, [], 1.0), "prepare_data") == (0, 1)
+    assert planning.total([entry for entry in stock if entry.ref]) == Usage(0.0)
+    assert _counts(planning.Plan("toy", stock, [], 1.0), "prepare_data") == (0, 1)
     next(prepared.folder.glob("*.safetensors")).write_bytes(b"damaged")
-    assert not any(cell.is_cached for cell in take_stock(tiny).cells)
+    assert not any(entry.ref for entry in look(cells_of(tiny)))
+
+
+def test_what_one_of_a_kind_took_is_what_the_others_take(tiny, tmp_path):
+    prepared = prepare_data.fn(steps.preparation(tiny))
+    embeddings = embed_captions.fn(steps.embedding(tiny), prepared)
+    start = build_start.fn(steps.start(tiny), prepared)
+    made = train_expert.fn(steps.training(tiny), Inputs(prepared, embeddings, start), 0)
+    planner, (other,) = _planner(tiny, tmp_path, "expert_001")
+    usage = planner.usage(other)
+    assert usage.seconds == miniature.usage_of(made.folder).seconds
+    assert usage.disk_bytes == miniature.usage_of(made.folder).disk_bytes
+    assert usage.host_bytes > 1e8
 
 
 def test_the_total_adds_seconds_and_disk_and_takes_the_peak_of_memory(tiny):
-    cell = take_stock(tiny).cells[0]
+    cell = cells_of(tiny)[0]
     entries = [
-        planning.Entry(cell, costs.Usage(1.0, 300, 0, 5)),
-        planning.Entry(cell, costs.Usage(2.5, 200, 7, 6)),
+        Entry(cell, None, usage=Usage(1.0, 300, 0, 5)),
+        Entry(cell, None, usage=Usage(2.5, 200, 7, 6)),
     ]
-    assert planning.total(entries) == costs.Usage(3.5, 300, 7, 11)
+    assert planning.total(entries) == Usage(3.5, 300, 7, 11)
 
 
 def test_a_measurement_goes_on_along_the_line_of_its_two_points_and_never_falls():
-    assert calibration.onward((100, 1.0), (400, 2.5), 1600) == pytest.approx(8.5)
-    assert calibration.onward((100, 2.0), (400, 1.9), 1600) == pytest.approx(1.9)
-    assert calibration.onward((100, 1.0), (400, 2.0), 200) == pytest.approx(1.0)
+    once, last = Usage(1.0, 5, 0, 100), Usage(2.5, 4, 1, 400)
+    assert planning.grown(once, once, last, (1600 - 100) / 300, 2.0) == Usage(8.5, 5, 1, 700)
+    assert planning.grown(last, last, once, 10.0, 0.0).seconds == pytest.approx(2.5)
 
 
-def test_first_images_keeps_their_captions_and_no_others():
-    owners = torch.tensor([0, 0, 1, 2, 2, 2])
-    images = torch.arange(3 * 2 * 2 * 3, dtype=torch.uint8).reshape(3, 2, 2, 3).numpy()
-    split = Split(
-        images, owners, torch.arange(6.0)[:, None], tuple("abcdef"), torch.arange(3.0)[:, None]
-    )
-    found = calibration.first_images(split, 2)
-    assert found.captions == ("a", "b", "c")
-    assert found.caption_image_idx.tolist() == [0, 0, 1] and found.num_images == 2
-    assert found.features is not None and found.features[:, 0].tolist() == [0.0, 1.0]
+def test_the_scorings_of_a_student_are_counted_as_they_are_done(tiny):
+    recipe = replace(tiny.evaluate.small, num_epochs=24, num_validations=3)
+    assert num_scorings(recipe, "strict") == (3, 1)
+    assert num_scorings(replace(recipe, num_epochs=2), "strict") == (2, 1)
+    assert num_scorings(recipe, "upstream_best") == (11, 12)
 
 
 def test_memory_is_that_of_a_process_of_its_own():
@@ -189,36 +247,25 @@ def test_memory_is_that_of_a_process_of_its_own():
         more = torch.ones(25_000_000)
     with miniature.watch() as passing:
         passed = torch.ones(25_000_000)
-        time.sleep(20 * miniature.SAMPLE_SECONDS)
         del passed
     assert kept.sum() == more.sum() > 0
-    assert idle.host_bytes - miniature.idle_bytes() == pytest.approx(0.0, abs=1e7)
-    assert peak.host_bytes - miniature.idle_bytes() == pytest.approx(1e8, rel=0.1)
-    assert passing.host_bytes - miniature.idle_bytes() == pytest.approx(1e8, rel=0.1)
+    assert idle[0] - miniature.idle_bytes() == pytest.approx(0.0, abs=1e7)
+    assert peak[0] - miniature.idle_bytes() == pytest.approx(1e8, rel=0.1)
+    assert passing[0] - miniature.idle_bytes() == pytest.approx(1e8, rel=0.1)
 
 
-def test_repeated_work_is_scaled_from_its_differences():
-    asked = []
+def test_work_on_images_is_scaled_by_images_times_repetitions(tiny, tmp_path, monkeypatch):
+    planner, (cell,) = _planner(tiny, tmp_path, "expert_001")
 
-    def run(count):
-        asked.append(count)
-        # Of the first call, and of one look at either number
-        disturbance = 5.0 if len(asked) in (1, 3, 4) else 0.0
-        return "ref", costs.Usage(3.0 + 0.5 * count + disturbance, count)
+    def take(self, cell, counts):
+        passes = counts["section.num_epochs"] * self.num_images["train"]
+        return Usage(3.0 + 0.01 * passes, passes)
 
-    ref, usage = costs.repeated(run, 100)
-    assert (ref, usage.seconds, asked) == ("ref", pytest.approx(53.0), [1, 1, 1, 2, 2])
-    assert usage.host_bytes == 2
-
-
-def test_long_work_is_looked_at_once():
-    asked = []
-
-    def run(count):
-        asked.append(count)
-        return "ref", costs.Usage(10.0 * count, count)
-
-    assert costs.repeated(run, 7)[1].seconds == pytest.approx(70.0) and asked == [1, 1, 2]
+    for world in (planner.small, planner.large):
+        monkeypatch.setattr(world, "make", take.__get__(world))
+    usage = planner.usage(cell)
+    assert usage.seconds == pytest.approx(3.0 + 0.01 * 3 * 48)
+    assert usage.host_bytes == 2 * planner.large.num_images["train"]
 
 
 def test_missing_raw_data_is_one_message(tmp_path, monkeypatch, capsys):
@@ -226,7 +273,7 @@ def test_missing_raw_data_is_one_message(tmp_path, monkeypatch, capsys):
     for name in SETTINGS:
         shutil.copy(ROOT / name, tmp_path)
     with pytest.raises(SystemExit) as ended:
-        command.main(["--profile", "flickr8k"])
+        cli.main("plan", ["--profile", "flickr8k"])
     assert ended.value.code == 2
     assert "there is no dataset folder 'raw/flickr8k'" in capsys.readouterr().err
 
@@ -234,13 +281,9 @@ def test_missing_raw_data_is_one_message(tmp_path, monkeypatch, capsys):
 def test_the_plan_is_a_table_or_json(tiny, tmp_path, monkeypatch, capsys):
     for name in SETTINGS:
         shutil.copy(ROOT / name, tmp_path)
-    stock = take_stock(tiny)
-    found = planning.Plan(
-        "toy",
-        [planning.Entry(cell, costs.Usage(2.0, 3_000_000, 0, 4_000)) for cell in stock.cells],
-        ["a note"],
-        1.0,
-    )
+    stock = look(cells_of(tiny))
+    usage = Usage(2.0, 3_000_000, 0, 4_000)
+    found = planning.Plan("toy", [replace(entry, usage=usage) for entry in stock], ["a note"], 1.0)
     command.show(found, is_json=False)
     table = capsys.readouterr().out
     assert [line.split()[0] for line in table.splitlines()] == [
@@ -254,10 +297,7 @@ def test_the_plan_is_a_table_or_json(tiny, tmp_path, monkeypatch, capsys):
     ]
     assert "3 of 3" in table and "3.0 MB" in table
     command.show(found, is_json=True)
-    assert len(json.loads(capsys.readouterr().out)["cells"]) == len(stock.cells)
-    changed = [replace(cell, because="changed lr 1 -> 2") for cell in stock.cells[:1]]
-    command.show(
-        replace(found, entries=[planning.Entry(cell, costs.Usage(2.0)) for cell in changed]),
-        is_json=False,
-    )
+    assert len(json.loads(capsys.readouterr().out)["cells"]) == len(stock)
+    changed = [replace(entry, because="changed lr 1 -> 2") for entry in stock[:1]]
+    command.show(replace(found, entries=changed), is_json=False)
     assert "prepared would be made, because changed lr 1 -> 2" in capsys.readouterr().out

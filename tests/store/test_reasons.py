@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.planning.inventory import Inventory
+from tasks.planning.inventory import Cell, look
 from tasks.store import artifacts, caching, code_digests, reasons
 from tasks.store.artifacts import Key
 
@@ -95,11 +95,9 @@ def test_accepted_code_is_compared_from_then_on(monkeypatch, caplog):
 
 
 def test_the_inventory_of_a_plan_knows_why():
-    def find(number):
+    def make(number):
         return caching.obtain(FOLDER, Key("distill", {"lr": number}, {}, "code"), _build)
 
-    find(1)
-    stock = Inventory(None)
-    stock.ask("distill", "a", "a", [], lambda: find(1))
-    stock.ask("distill", "a", "a", [], lambda: find(2))
-    assert [cell.because for cell in stock.cells] == [None, "changed lr 1 -> 2"]
+    make(1)
+    entries = look([Cell("distill", "a", "a", make, number, ()) for number in (1, 2)])
+    assert [entry.because for entry in entries] == [None, "changed lr 1 -> 2"]

@@ -169,6 +169,14 @@ def train_student(
     return Outcome(tested, best[2], best[1], curve)
 
 
+def num_scorings(recipe: RecipeSection, protocol: Protocol) -> tuple[int, int]:
+    """Return how often one student is scored on the validation and on the test split."""
+    if protocol == "upstream_best":
+        both = len(_scored_epochs(recipe.num_epochs, 10)) + 1
+        return both, both + 1
+    return len(_scored_epochs(recipe.num_epochs, recipe.num_validations)), 1
+
+
 def _scored_epochs(num_epochs: int, count: int) -> set[int]:
     """`count` epochs, evenly spread over 1..num_epochs, the last among them."""
     count = min(count, num_epochs)

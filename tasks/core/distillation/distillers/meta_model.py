@@ -94,6 +94,11 @@ class Config(MatchingConfig):
         """Outer updates of both parts."""
         return self.iterations + (self.warm_start.iterations if self.warm_start else 0)
 
+    @property
+    def repeats(self) -> tuple[str, ...]:
+        """Options that count iterations: those of both parts take different times."""
+        return ("iterations", "warm_start.iterations") if self.warm_start else ("iterations",)
+
     def matching(self) -> MatchingConfig | None:
         """Return the options of the warm start."""
         if self.warm_start is None:
