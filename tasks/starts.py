@@ -76,7 +76,7 @@ def obtain_start(
             check_informative(features, lambda row: images[row].tobytes(), causes=why, **who)
             save_tensors(place / FEATURES, {"features": features})
         else:
-            check_on_noise(sized, images.shape[-1], device=device, causes=why, **who)
+            check_on_noise(sized, images.shape[1], device=device, causes=why, **who)
         return {
             "out_dim": encoder.out_dim,
             "num_parameters": sum(p.numel() for p in encoder.module.parameters()),

@@ -140,7 +140,7 @@ def test_every_long_stage_says_where_it_is(workspace):
     done = workspace.run("python", "-c", script, seconds=300)
     for line in (
         r"prepare_data toy: \d+ of 72, \d+ s left",
-        r"embed_captions toy: ",
+        r"embed_captions by ",
         r"train_experts expert 0: [1-7] of 8, loss [\d.]+, \d+ s left",
         r"select_coresets forgetting, training: [1-7] of 8, \d+ s left",
         r"select_coresets forgetting-4: ",

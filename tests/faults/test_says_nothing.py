@@ -5,6 +5,7 @@ from safetensors.torch import load_file, save_file
 
 from tasks.embed_captions import embed_captions
 from tasks.prepare_data import prepare_data
+from tasks.settings import steps
 from tasks.train_experts import build_start
 from tests.store.test_pulled import _params, _write_bert, _write_raw, _write_weights
 
@@ -23,7 +24,7 @@ def raw(tmp_path_factory):
 @pytest.fixture
 def prepared(raw, monkeypatch):
     monkeypatch.chdir(raw)
-    return prepare_data.fn(_params())
+    return prepare_data.fn(steps.preparation(_params()))
 
 
 def _fill(file, value):
@@ -44,14 +45,15 @@ def test_a_start_of_weights_that_say_nothing_is_refused(prepared, raw, trainable
     chosen = _params(f"model.trainable={trainable}")
     before = _fill(raw / NFNET, value)
     with pytest.raises(ValueError, match=rf"{message}.*change model\.options"):
-        build_start.fn(chosen, prepared)
+        build_start.fn(steps.start(chosen), prepared)
     (raw / NFNET).write_bytes(before)
     assert not (raw / "data/experts").exists()
 
 
 def test_a_start_of_intact_weights_is_made(prepared, raw):
     for trainable in ("full", "text_head"):
-        assert build_start.fn(_params(f"model.trainable={trainable}"), prepared).folder.is_dir()
+        work = steps.start(_params(f"model.trainable={trainable}"))
+        assert build_start.fn(work, prepared).folder.is_dir()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,8 @@ def test_a_start_of_intact_weights_is_made(prepared, raw):
 def test_captions_under_weights_that_say_nothing_are_refused(prepared, raw, value, message):
     before = _fill(raw / BERT, value)
     with pytest.raises(ValueError, match=rf"text encoder transformers gave {message}"):
-        embed_captions.fn(_params("embed_captions.options.pooling=mean"), prepared)
+        chosen = _params("embed_captions.options.pooling=mean")
+        embed_captions.fn(steps.embedding(chosen), prepared)
     (raw / BERT).write_bytes(before)
     assert not (raw / "data/caption_embeddings").exists()
 

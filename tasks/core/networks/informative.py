@@ -27,9 +27,9 @@ def check_informative(
 ) -> None:
     """Raise ValueError unless the embeddings (N, D) are finite and tell their inputs apart.
 
-    Of a sample of different inputs, at least half need a vector of their own, and two at the least:
-    a few captions may differ in what the encoder drops, as capitals. From 32 different vectors on,
-    their differences to the mean need rank 4.
+    Of a sample of different inputs, at least a quarter need a vector of their own, and two at the
+    least: captions may differ in what the encoder drops, as capitals and words that it does not
+    know. From 32 different vectors on, their differences to the mean need rank 4.
 
     Args:
         input_of: the input of a row; equal ones may share a vector.
@@ -47,7 +47,7 @@ def check_informative(
     first = {input_of(row): row for row in reversed(range(0, len(rows), step))}
     chosen = rows[sorted(first.values())].double()
     own = chosen[_is_first(chosen)]
-    least = max(2, len(chosen) // 2)
+    least = max(2, len(chosen) // 4)
     if len(chosen) > 1 and len(own) < least:
         raise ValueError(
             f"{what} gave {len(own)} different vectors for {len(chosen)} different inputs, needed "

@@ -117,7 +117,7 @@ def target_layers(encoder: nn.Module, targets: Sequence[str]) -> list[str]:
     if absent:
         raise ValueError(
             f"{type(encoder).__name__} has no linear layer or 1 x 1 convolution named "
-            f"{', '.join(sorted(absent))} for LoRA to adapt; {allowed}"
+            f"{', '.join(absent)} for LoRA to adapt; {allowed}"
         )
     for name in found:
         owner = encoder.get_submodule(name.rpartition(".")[0])
