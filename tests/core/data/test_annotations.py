@@ -34,7 +34,7 @@ def _karpathy(tmp_path, data):
         (b"image,caption\na.jpg,x\n", "it is captions.txt of Kaggle, which the reader `flickr_t"),
         (b"filepath\ttitle\na.jpg\tx\n", "it is a csv of open_clip, which the reader `flickr_t"),
         (b'{"filename": "a"}\n{"filename": "b"}\n', "it is JSON lines"),
-        (gzip.compress(b"x"), "it is gzip data"),
+        (gzip.compress(b"x", mtime=0), "it is gzip data"),
         (b"PK\x03\x04xx", "it is a zip archive"),
         (b"<!doctype html><html>", "it is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "it is a git-LFS pointer"),
