@@ -206,7 +206,7 @@ _plain(
     "distill_sweep",
     WHOLE,
     "Distil and score a grid of methods and sizes, each beside random pairs.",
-    "--method bi_trajectory --method lors --num-pairs 100",
+    "--method bi_trajectory --num-pairs 20",
 )
 def _distill_sweep(
     methods: options.Grid = None,

@@ -105,7 +105,7 @@ def _method(names: Callable[[], list[str]], text: str, *declared: str) -> Any:
     )
 
 
-ONE = "This method only, instead of all that `methods` of params.yaml names."
+ONE = "One method that `methods` of params.yaml names, instead of all of them."
 Coreset = Annotated[str | None, _method(_coresets, ONE)]
 Distiller = Annotated[str | None, _method(_distillers, ONE)]
 Grid = Annotated[

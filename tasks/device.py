@@ -15,4 +15,5 @@ def describe() -> str:
     """Return a short description for manifests and the report."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name(0)
-    return f"CPU, {torch.get_num_threads()} threads"
+    count = torch.get_num_threads()
+    return "CPU, 1 thread" if count == 1 else f"CPU, {count} threads"

@@ -47,7 +47,7 @@ class Headline:
         text = ": ".join([text, *filter(None, [" and ".join(parts)])]) + "."
         if self.rival is not None:
             text += (
-                f" The best other selection of {best['num_pairs']} pairs, {self.rival['method']}, "
+                f" The best coreset besides random, {self.rival['method']}, "
                 f"reaches {self.rival['mean_recall']:.1f}."
             )
         return text

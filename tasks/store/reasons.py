@@ -16,16 +16,16 @@ _NOTHING = object()
 
 
 def changed(manifest: Manifest, key: Key) -> str:
-    """Return what changed: modules, parameters with both values, and inputs; long lists are cut."""
+    """Return what changed: parameters with both values, inputs, and modules; long lists are cut."""
     now = _as_json(key)
     found = [
-        *_changed_code(manifest, key),
         *_changed_values("", manifest.params, now["params"]),
         *(
             f"input {name}"
             for name in sorted({*manifest.inputs, *now["inputs"]})
             if manifest.inputs.get(name) != now["inputs"].get(name)
         ),
+        *_changed_code(manifest, key),
     ]
     more = len(found) - SHOWN
     shown = ", ".join(found[:SHOWN]) or "format of the key"

@@ -207,8 +207,8 @@ def test_the_headline_states_the_best_distilled_set_beside_random_full_and_the_b
     assert found.sentence == (
         "bi_trajectory with 3 pairs reaches 12.0 mean recall (mean of 2 students, standard "
         "deviation 1.4): 2.40 times random selection of "
-        "the same size and 30.0 % of full data. The best other selection of 3 pairs, herding, "
-        "reaches 4.0."
+        "the same size and 30.0 % of full data. The best coreset besides random, "
+        "herding, reaches 4.0."
     )
 
 

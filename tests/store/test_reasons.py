@@ -53,8 +53,8 @@ def test_modules_parameters_and_inputs_are_named(monkeypatch, caplog):
     changed = {"train_experts": {"lr_img": 0.03, "sizes": (1, 2), "more": True}, "seed": 0}
     new = Key("train_experts", changed, {"prepared": "2"}, _code(monkeypatch, a="1", b="2", c="1"))
     assert _why(new, caplog) == (
-        "changed code of b, code of c, train_experts.lr_img 0.02 -> 0.03, "
-        "train_experts.more nothing -> true, input prepared"
+        "changed train_experts.lr_img 0.02 -> 0.03, train_experts.more nothing -> true, "
+        "input prepared, code of b, code of c"
     )
     assert _why(new, caplog, force=True) == reasons.FORCED
 

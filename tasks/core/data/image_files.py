@@ -118,7 +118,7 @@ def attach_images(
     for files in index.values():
         for file in files:
             if file not in claims:
-                left_out.mention("picture file that no annotation names", file.name)
+                left_out.mention("picture file of no entry that is used", file.name)
     for annotation, file in found:
         yield ImageCaptions(
             annotation.name,

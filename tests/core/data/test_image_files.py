@@ -131,4 +131,4 @@ def test_files_that_no_annotation_names_are_counted_and_stop_nothing(tmp_path):
     config = _dataset(tmp_path, ["0.jpg", "1.jpg", "2.jpg"])
     left_out.check(len(list(karpathy.examples(config, left_out))))
     [(reason, counted)] = left_out.facts().items()
-    assert (reason, counted["count"]) == ("picture file that no annotation names", 2)
+    assert (reason, counted["count"]) == ("picture file of no entry that is used", 2)
