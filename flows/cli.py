@@ -6,6 +6,7 @@ before anything is computed. What a user can mend is one message and exit code 2
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -75,14 +76,16 @@ def run(name: str, words: dict[str, Any]) -> None:
     """Run a flow with its keyword arguments, and print how many artifacts were made."""
     LOGGER.setLevel(logging.INFO)
     flow = getattr(importlib.import_module(f"flows.{name}"), name)
+    recorded: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if session.API_URL in os.environ:
         quieten_tracebacks()
-        session.connect()
+        recorded = session.connected()
     else:
         logging.basicConfig(format="%(message)s")
         if "DVC_STAGE" not in os.environ:
             LOGGER.info("not recorded in Prefect, since no server stands; `make ui` starts one")
-    fresh, cached = flow(**words).count()
+    with recorded:
+        fresh, cached = flow(**words).count()
     print(f"{name}: {fresh} made, {cached} cached")
 
 

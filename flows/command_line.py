@@ -277,7 +277,7 @@ def _demo() -> Words:
     "--prefect-port 4300",
 )
 def _ui(
-    prefect_port: Annotated[int, typer.Option(help="Port of Prefect.")] = 4200,
-    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow.")] = 5000,
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Prefect.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow.")] = 5000,
 ) -> Words:
     return locals()

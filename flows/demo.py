@@ -31,6 +31,7 @@ def main() -> None:
 def _run() -> None:
     started, wall = time.time(), time.monotonic()
     session.begin()
+    params.load(())  # a wrong folder or value is refused before a server starts
     with _server():
         cli.run("pipeline", {"settings": ()})
         # DVC takes over what is there; `dvc repro` then has nothing to do

@@ -28,6 +28,8 @@ def main(prefect_port: int, mlflow_port: int) -> None:
 
 
 def _serve(prefect_port: int, mlflow_port: int) -> None:
+    if prefect_port == mlflow_port:
+        raise ConnectionError(f"both servers were given the port {mlflow_port}")
     with standing.prefect(prefect_port) as prefect, standing.mlflow(mlflow_port) as mlflow:
         servers = (prefect, mlflow)
         for server in servers:

@@ -6,6 +6,7 @@ stage ends, the stage ends too, even while it still imports its libraries. See i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -132,8 +134,10 @@ def standing() -> str | None:
     return str(state["api_url"]) if server.is_alive else None
 
 
-def connect() -> None:
-    """Return when the server of PREFECT_API_URL answers; the run outlives it, see `_outlive`.
+@contextlib.contextmanager
+def connected() -> Iterator[None]:
+    """Begin when the server of PREFECT_API_URL answers; a run in the block outlives the server, see
+    `_outlive`. At the end everything that Prefect has to send is sent.
 
     Raises:
         ConnectionError: nobody answers there; a standing server has `START_SECONDS` to start.
@@ -147,7 +151,13 @@ def connect() -> None:
                 "ui` starts one for this folder), or unset the variable"
             )
         time.sleep(0.1)
-    threading.Thread(target=_outlive, args=(url,), daemon=True).start()
+    has_ended = threading.Event()
+    threading.Thread(target=_outlive, args=(url, has_ended), daemon=True).start()
+    try:
+        yield
+    finally:
+        has_ended.set()  # what is done must not start again when the server goes
+        _send_the_rest()
 
 
 def answers(url: str) -> bool:
@@ -163,13 +173,25 @@ def answers(url: str) -> bool:
     return True
 
 
-def _outlive(url: str) -> None:
+def _send_the_rest() -> None:
+    """Send the logs and events of Prefect that wait, so that none waits for a server at exit."""
+    if "prefect" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=GONE_SECONDS)
+
+
+def _outlive(url: str, has_ended: threading.Event) -> None:
     """Start this command again without Prefect once its server is gone: its client would wait for
     it for ever. What is made is found, and what was begun goes on from its checkpoint.
     """
     place, since = urllib.parse.urlsplit(url), time.monotonic()
     while time.monotonic() - since < GONE_SECONDS:
-        time.sleep(POLL_SECONDS)
+        if has_ended.wait(POLL_SECONDS):
+            return
         if not _is_refused(place):
             since = time.monotonic()
     print(f"the Prefect server at {url} is gone; going on without it", file=sys.stderr, flush=True)

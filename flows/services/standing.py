@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -85,6 +86,7 @@ def mlflow(port: int) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def _started(kind: str, port: int, log: Path, path: str) -> Iterator[Server]:
+    _check_is_free(port)
     command = [sys.executable, "-W", "ignore", "-m", "flows.services.server", kind, str(port)]
     env = {name: value for name, value in os.environ.items() if name != session.API_URL}
     with log.open("wb") as output:
@@ -103,3 +105,14 @@ def _started(kind: str, port: int, log: Path, path: str) -> Iterator[Server]:
         process.communicate()  # closes the pipe, at which the server ends
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # what a server that was killed left behind
+
+
+def _check_is_free(port: int) -> None:
+    """Raise ConnectionError where another program listens: it would be taken for our server."""
+    with socket.socket() as probe:
+        # As the server does: a port that its last owner left a moment ago is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ConnectionError(f"port {port} of {HOST} cannot be served: {error}") from error

@@ -5,12 +5,14 @@ map.
 from __future__ import annotations
 
 import json
+import os
+import re
 import struct
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,10 +29,21 @@ _DTYPES: dict[str, Any] = {
 def save_tensors(
     path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write named tensors to `path`; equal inputs give equal bytes."""
-    save_file(
-        {name: tensors[name].contiguous() for name in sorted(tensors)}, str(path), metadata=metadata
-    )
+    """Write named tensors to `path`; equal inputs give equal bytes.
+
+    Raises:
+        OSError: the file cannot be written, as on a full disk.
+    """
+    rows = {name: tensors[name].contiguous() for name in sorted(tensors)}
+    try:
+        save_file(rows, str(path), metadata=metadata)
+    except SafetensorError as error:
+        # The library hides the system's error in its text
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import socketserver
 import subprocess
 import sys
 import threading
@@ -71,8 +72,9 @@ def test_a_server_that_refuses_is_told_at_once(monkeypatch, tmp_path):
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     started = time.monotonic()
-    with pytest.raises(ConnectionError, match=r"no Prefect server answers at http://127.0.0.1:9"):
-        session.connect()
+    message = r"no Prefect server answers at http://127.0.0.1:9"
+    with pytest.raises(ConnectionError, match=message), session.connected():
+        pass
     assert time.monotonic() - started < 10
 
 
@@ -96,3 +98,20 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
         done.stderr,
     )
     assert str(tmp_path / "home" / "sessions") in done.stderr
+
+
+@pytest.mark.parametrize(("words", "message"), [((), "cannot be served"), ("same", "both servers")])
+def test_a_port_of_another_program_is_not_announced_as_ours(words, message, tmp_path):
+    with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as other:
+        port = str(other.server_address[1])
+        ports = ["--prefect-port", port, *(["--mlflow-port", port] if words else [])]
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.ui", *ports],
+            cwd=ROOT,
+            env={**environment(), "PREFECT_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 1 and done.stdout == ""
+    assert re.search(rf"error: .*{message}.*{port}|error: port {port} .*{message}", done.stderr)
+    assert "--prefect-port" in done.stderr
