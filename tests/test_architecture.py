@@ -120,3 +120,9 @@ def _sentences(path):
         text = ast.get_docstring(node) if isinstance(node, documented) else None
         for paragraph in re.split(r"\n\s*\n|\n(?=\s*(?:[\w*, ]+:|\* ))", text or ""):
             yield from re.split(r"(?<=[.!?;:])\s+", " ".join(paragraph.split()))
+
+
+def test_no_tracked_file_is_larger_than_a_mebibyte():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    assert [path.name for path in files if path.is_file() and path.stat().st_size > 2**20] == []

@@ -7,6 +7,7 @@ The geometry is that of ALBEF and BLIP: bicubic straight to the square, whatever
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import warnings
 import zlib
@@ -16,6 +17,8 @@ from PIL import Image, ImageOps
 
 from tasks.core.data.file_kinds import HEAD_BYTES, PICTURES, kind_of
 from tasks.core.data.left_out import Unusable
+
+LOGGER = logging.getLogger("vl_distillery")
 
 # Only decoders of pixel formats: PIL would start Ghostscript for an EPS file. JPEG includes the MPO
 # of some cameras.
@@ -144,7 +147,7 @@ def decode(image: Image.Image, source: str, *, image_size: int, max_pixels: int)
         )
     try:
         image.load()
-        upright = _upright(image)
+        upright = _upright(image, source)
         picture = _to_rgb(upright)
         if picture.size != (image_size, image_size):
             picture = picture.resize((image_size, image_size), Image.Resampling.BICUBIC)
@@ -158,12 +161,17 @@ def decode(image: Image.Image, source: str, *, image_size: int, max_pixels: int)
     return np.asarray(picture, dtype=np.uint8)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, source: str) -> Image.Image:
     """Return the picture turned as its EXIF data say, or as it is when they cannot be read."""
     try:
         return ImageOps.exif_transpose(image)
     # The EXIF parser of PIL raises nearly anything, and no pixel depends on what it reads.
-    except Exception:
+    except Exception as error:
+        LOGGER.warning(
+            "%s: its EXIF data cannot be read (%s); the picture is taken as it is stored",
+            source,
+            error,
+        )
         return image
 
 
