@@ -94,24 +94,29 @@ def switch_offline() -> None:
         os.environ[name] = ",".join(dict.fromkeys((*spared, *LOOPBACK)))
 
 
-def find_owner() -> Owner:
-    """Return the nearest `dvc` process above this one when a DVC stage runs us, else this
-    process.
+def find_owner() -> Owner | None:
+    """Return the process that runs us: under DVC the nearest `dvc` above, or the Python program
+    that calls DVC; this process itself where no DVC stage runs; None when the `dvc` has ended.
+
+    The stage and the shell around it have `DVC_STAGE`; what started the shell has not. When that
+    ended, the system has taken the shell over, and the system is no Python program.
     """
-    if "DVC_STAGE" in os.environ:
-        for parent in psutil.Process().parents():
-            try:
-                words = parent.cmdline()
-            except psutil.Error:
-                continue
+    if "DVC_STAGE" not in os.environ:
+        return Owner.of(os.getpid())
+    for parent in psutil.Process().parents():
+        with contextlib.suppress(psutil.Error):  # it ends while we look, or is another user's
+            words = parent.cmdline()
             if any(Path(word).name in ("dvc", "dvc.exe") for word in words[:4]):
                 return Owner.of(parent.pid)
-    return Owner.of(os.getpid())
+            if "DVC_STAGE" not in parent.environ():
+                is_python = "python" in Path("".join(words[:1])).name.lower()
+                return Owner.of(parent.pid) if is_python else None
+    return None
 
 
 def invocation() -> str:
     """Return the id that all stages of one `dvc repro` share, for the parent run in MLflow."""
-    owner = find_owner()
+    owner = find_owner() or Owner.of(os.getpid())
     name = f"{platform.node()} {owner.pid}-{owner.created}"
     return sha256(name.encode()).hexdigest()[:32]
 
@@ -228,10 +233,8 @@ def _identity(pid: int) -> tuple[str, bool]:
     return f"{fields[19]}_{boot[:8]}", fields[0] in "ZX"
 
 
-def _follow(owner: Owner) -> None:
+def _follow(owner: Owner | None) -> None:
     """Interrupt this stage when its `dvc` is gone: nobody would record its outputs."""
-    # No `dvc` above us, and the system our parent: it ended before we looked
-    is_orphan = owner.pid == os.getpid() and os.getppid() == 1
-    while owner.is_alive and not is_orphan:
+    while owner and owner.is_alive:
         time.sleep(POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGINT)

@@ -127,3 +127,22 @@ def test_a_stage_ends_with_its_dvc_even_when_that_is_killed_while_the_stage_star
     dvc.wait()
     assert left_behind(workspace) == []
     assert not (workspace.folder / "data/prepared").exists()
+
+
+def test_a_stage_ends_whose_dvc_ended_before_it_looked(workspace):
+    """The outer shell ends at once; the inner one is what DVC runs a stage in."""
+    workspace.set("prepare_data.options.num_train=100000")
+    subprocess.run(
+        ("sh", "-c", "sh -c 'sleep 1; python -m flows.cli prepare_data; true' &"),
+        cwd=workspace.folder,
+        env={**environment(), "DVC_STAGE": "prepare_data"},
+        check=True,
+    )
+    assert left_behind(workspace) == []
+    assert not (workspace.folder / "data/prepared").exists()
+
+
+def test_a_stage_that_a_program_runs_through_dvc_goes_on(workspace):
+    program = "from dvc.repo import Repo; Repo().reproduce('prepare_data')"
+    workspace.run("python", "-c", program)
+    assert (workspace.folder / "data/prepared/toy/manifest.json").exists()
