@@ -29,6 +29,7 @@ START_SECONDS = 120
 POLL_SECONDS = 0.5
 GONE_SECONDS = 10.0
 STANDING = "standing.json"
+RWLOCK = Path(".dvc/tmp/rwlock")
 API_URL = "PREFECT_API_URL"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -95,23 +96,31 @@ def switch_offline() -> None:
 
 
 def find_owner() -> Owner | None:
-    """Return the process that runs us: under DVC the nearest `dvc` above, or the Python program
-    that calls DVC; this process itself where no DVC stage runs; None when the `dvc` has ended.
-
-    The stage and the shell around it have `DVC_STAGE`; what started the shell has not. When that
-    ended, the system has taken the shell over, and the system is no Python program.
+    """Return the process that runs us: the `dvc` above a stage, or the program that calls DVC; None
+    when it has ended. Where no DVC stage runs it is this process itself.
     """
-    if "DVC_STAGE" not in os.environ:
-        return Owner.of(os.getpid())
-    for parent in psutil.Process().parents():
-        with contextlib.suppress(psutil.Error):  # it ends while we look, or is another user's
-            words = parent.cmdline()
-            if any(Path(word).name in ("dvc", "dvc.exe") for word in words[:4]):
-                return Owner.of(parent.pid)
-            if "DVC_STAGE" not in parent.environ():
-                is_python = "python" in Path("".join(words[:1])).name.lower()
-                return Owner.of(parent.pid) if is_python else None
-    return None
+    if "DVC_STAGE" in os.environ:
+        writers = _dvc_writers()
+        for parent in psutil.Process().parents():
+            with contextlib.suppress(psutil.Error):  # it ends while we look
+                names = [Path(word).name for word in parent.cmdline()[:4]]
+                if parent.pid in writers or "dvc" in names or "dvc.exe" in names:
+                    return Owner.of(parent.pid)
+        if writers:
+            return None
+    return Owner.of(os.getpid())
+
+
+def _dvc_writers() -> set[int]:
+    """Return the ids of the processes that write stages' outputs here, by DVC's own lock file.
+
+    Who runs a stage is in it, and stays in it when it is killed.
+    """
+    try:
+        writers = json.loads(RWLOCK.read_text())["write"].values()
+        return {int(writer["pid"]) for writer in writers}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
 
 
 def invocation() -> str:
