@@ -28,7 +28,7 @@ lint: setup
 	ruff format --check .
 	lint-imports
 type: setup
-	mypy tasks flows
+	mypy tasks flows vl_distillery
 smoke: setup
 	$(PY) -m pytest -m "not services and not shared" -x
 clean:

@@ -10,9 +10,8 @@ from typing import Any
 
 from tasks import keys, stages
 from tasks.core.foundations.file_names import CURVE, GALLERY, SCORE, SHEET
-from tasks.device import choose_device, describe
+from tasks.device import describe
 from tasks.keys import Inputs
-from tasks.progress import reporter
 from tasks.settings.steps import Evaluation, Showing, Start
 from tasks.starts import obtain_start
 from tasks.step import step
@@ -68,50 +67,18 @@ def _train(
 ) -> dict[str, Any]:
     import pandas as pd
 
-    from tasks.core.evaluation.students import train_student
-    from tasks.core.foundations.seeding import derive_seed
-    from tasks.core.training.pair_set import SetPairs
-    from tasks.core.training.similarity import set_loss
-    from tasks.core.training.split_pairs import SplitPairs
-    from tasks.models import new_model, open_split
-    from tasks.search import recall_by_search
-    from tasks.student_models import load_student_encoder, open_pairs
+    from tasks.student_models import train_student
 
-    device, section, network = choose_device(), work.section, work.network
-    tau = network.model.tau
-    encoder = load_student_encoder(network, inputs.start, device)
-    train, val, test = (open_split(network, inputs, split) for split in ("train", "val", "test"))
-    source: SetPairs | SplitPairs
-    step_sizes, loss_fn, recipe = None, None, section.full
-    if pairs is None:
-        source = SplitPairs(train, encoder, work.augment, device=device)
-    else:
-        stored, features = open_pairs(network, inputs.start, pairs, device)
-        source = SetPairs(stored, device=device, features=features)
-        step_sizes, loss_fn, recipe = stored.step_sizes, set_loss(stored, tau), section.small
-    outcome = train_student(
-        new_model(network, encoder, train.text_embeds.shape[1], "student", seed_idx),
-        source,
-        recipe,
-        step_sizes=step_sizes,
-        protocol=section.protocol,
-        encoder=encoder,
-        val=val,
-        test=test,
-        score=recall_by_search,
-        tau=tau,
-        seed=derive_seed(network.seed, "student", seed_idx),
-        loss_fn=loss_fn,
-        progress=reporter(f"evaluate {work.set_name} seed {seed_idx}"),
-    )
+    student = train_student(work, inputs, pairs, seed_idx)
+    outcome = student.outcome
     score = {
         "set": str(work.set_name),
         "method": work.set_name.method,
         # The budget: a set may hold a pair fewer, which paid for its similarity.
-        "num_pairs": work.set_name.num_pairs or source.num_pairs,
-        "student": network.name,
+        "num_pairs": work.set_name.num_pairs or student.num_pairs,
+        "student": work.network.name,
         "seed": seed_idx,
-        "protocol": section.protocol,
+        "protocol": work.section.protocol,
         "chosen_epoch": outcome.chosen_epoch,
         "val_mean_recall": outcome.val["mean_recall"],
         **outcome.test,

@@ -1,23 +1,99 @@
-"""What evaluation opens beside `models.py`: encoders at another size, and sets as a student sees
-them.
+"""A student of an artifact: trained from references, with what it opens beside `models.py`
+(encoders at another size, sets as a student sees them).
 """
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass, field
 
 import torch
 
+from tasks.core.evaluation import students
+from tasks.core.evaluation.students import Outcome
 from tasks.core.evaluation.transfer import at_size, transfer
+from tasks.core.foundations.records import Split
+from tasks.core.foundations.seeding import derive_seed
+from tasks.core.networks.dual_encoder import DualEncoder
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.precision import products
+from tasks.core.training.embedding import embed_split
 from tasks.core.training.pair_files import load_pairs
-from tasks.core.training.pair_set import PairSet
-from tasks.models import Place, load_encoder, load_encoder_of
-from tasks.settings.steps import Network
+from tasks.core.training.pair_set import PairSet, SetPairs
+from tasks.core.training.similarity import set_loss
+from tasks.core.training.split_pairs import SplitPairs
+from tasks.device import choose_device
+from tasks.keys import Inputs
+from tasks.models import Place, load_encoder, load_encoder_of, new_model, open_split
+from tasks.progress import reporter
+from tasks.search import recall_by_search
+from tasks.settings.steps import Evaluation, Network
 from tasks.store.artifacts import Ref
 
 BATCH_SIZE = 64  # images that the frozen encoder sees at once
+
+
+@dataclass(frozen=True)
+class Student:
+    """A trained student.
+
+    Attributes:
+        model: the dual encoder, with the weights of the chosen epoch.
+        encoder: its image encoder.
+        splits: `train`, `val` and `test`, as the student sees them.
+        num_pairs: that it was trained on.
+    """
+
+    outcome: Outcome
+    num_pairs: int
+    model: DualEncoder = field(repr=False)
+    encoder: ImageEncoder = field(repr=False)
+    splits: dict[str, Split] = field(repr=False)
+
+    def score(self, split: str) -> dict[str, float]:
+        """Return Recall@K of a split in percent, see `core/evaluation/retrieval.py`."""
+        shown, device = self.splits[split], next(self.model.parameters()).device
+        embeds = embed_split(self.model, shown, self.encoder, device=device)
+        return recall_by_search(*embeds, shown.caption_image_idx)
+
+
+def train_student(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx: int) -> Student:
+    """Train a fresh student and score it (METHOD 8).
+
+    Args:
+        inputs: with the start of the same network.
+        pairs: a coreset or distilled artifact; None trains on the full data.
+    """
+    device, section, network = choose_device(), work.section, work.network
+    tau = network.model.tau
+    encoder = load_student_encoder(network, inputs.start, device)
+    splits = {split: open_split(network, inputs, split) for split in ("train", "val", "test")}
+    source: SetPairs | SplitPairs
+    step_sizes, loss_fn, recipe = None, None, section.full
+    if pairs is None:
+        source = SplitPairs(splits["train"], encoder, work.augment, device=device)
+    else:
+        stored, features = open_pairs(network, inputs.start, pairs, device)
+        source = SetPairs(stored, device=device, features=features)
+        step_sizes, loss_fn, recipe = stored.step_sizes, set_loss(stored, tau), section.small
+    text_dim = splits["train"].text_embeds.shape[1]
+    model = new_model(network, encoder, text_dim, "student", seed_idx)
+    outcome = students.train_student(
+        model,
+        source,
+        recipe,
+        step_sizes=step_sizes,
+        protocol=section.protocol,
+        encoder=encoder,
+        val=splits["val"],
+        test=splits["test"],
+        score=recall_by_search,
+        tau=tau,
+        seed=derive_seed(network.seed, "student", seed_idx),
+        loss_fn=loss_fn,
+        progress=reporter(f"evaluate {work.set_name} seed {seed_idx}"),
+    )
+    return Student(outcome, source.num_pairs, model, encoder, splits)
 
 
 def load_student_encoder(network: Network, start: Ref, device: torch.device) -> ImageEncoder:

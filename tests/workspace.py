@@ -149,7 +149,7 @@ def make_workspace(folder: Path, settings: tuple[str, ...] = TINY) -> Workspace:
     own.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for package in ("tasks", "flows"):
+    for package in ("tasks", "flows", "vl_distillery"):
         shutil.copytree(
             ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
         )

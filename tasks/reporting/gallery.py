@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ MAX_ROWS = 12
 # Sheet of pictures for MLflow, in pixels.
 SHEET_SIDE, SHEET_TEXT, SHEET_GAP, SHEET_COLUMNS, SHEET_LINES = 160, 66, 12, 4, 4
 INK = "#16191d"
+
+Target = Path | BinaryIO
+Tile = Sequence[tuple[np.ndarray, str]]
 
 
 @dataclass(frozen=True)
@@ -150,30 +154,43 @@ def data_uri(image: np.ndarray, *, max_side: int = MAX_SIDE) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def write_contact_sheet(gallery: Gallery, path: Path, *, columns: int = SHEET_COLUMNS) -> None:
-    """Write the gallery as one PNG: each tile has the initial and the distilled picture, captions
-    below. Same input, same bytes.
+def write_contact_sheet(gallery: Gallery, target: Target, *, columns: int = SHEET_COLUMNS) -> None:
+    """Write the gallery as one PNG, see `write_sheet`: a tile has the initial and the distilled
+    picture.
+    """
+    tiles = []
+    for row in gallery.rows:
+        nearest = f"{row.similarity:.2f}  {row.nearest_sentence}"
+        before, after = (row.initial_image, row.initial_caption), (row.distilled_image, nearest)
+        tiles.append((before, after))
+    title = f"{gallery.set}: initial pair (left), distilled image and nearest sentence (right)"
+    write_sheet(title, tiles, target, columns=columns)
+
+
+def write_sheet(
+    title: str, tiles: Sequence[Tile], target: Target, *, columns: int = SHEET_COLUMNS
+) -> None:
+    """Write tiles of equally many pictures, each with its text below, as one PNG. Same input, same
+    bytes.
     """
     font, bold = ImageFont.load_default(12), ImageFont.load_default(14)
-    columns = max(1, min(columns, len(gallery.rows)))
-    lines = -(-len(gallery.rows) // columns)
-    wide, high = 2 * SHEET_SIDE + 4 + SHEET_GAP, SHEET_SIDE + SHEET_TEXT + SHEET_GAP
+    columns = max(1, min(columns, len(tiles)))
+    lines = -(-len(tiles) // columns)
+    step = SHEET_SIDE + 4
+    wide, high = len(tiles[0]) * step - 4 + SHEET_GAP, SHEET_SIDE + SHEET_TEXT + SHEET_GAP
     head = 22 + SHEET_GAP
     sheet = Image.new("RGB", (columns * wide + SHEET_GAP, lines * high + head), "white")
     draw = ImageDraw.Draw(sheet)
-    title = f"{gallery.set}: initial pair (left), distilled image and nearest sentence (right)"
     draw.text((SHEET_GAP, 8), title, INK, bold)
-    for index, row in enumerate(gallery.rows):
+    for index, tile in enumerate(tiles):
         below, across = divmod(index, columns)
         x, y = SHEET_GAP + across * wide, head + below * high
-        nearest = f"{row.similarity:.2f}  {row.nearest_sentence}"
-        pairs = ((row.initial_image, row.initial_caption), (row.distilled_image, nearest))
-        for image, text in pairs:
+        for image, text in tile:
             sheet.paste(_fit(image), (x, y))
             place = (x, y + SHEET_SIDE + 3)
             draw.multiline_text(place, _wrap(text, font), INK, font, spacing=2)
-            x += SHEET_SIDE + 4
-    sheet.save(path, "PNG")
+            x += step
+    sheet.save(target, "PNG")
 
 
 def _picture_bytes(galleries: Iterable[tuple[Pair, ...]], limit: int) -> int:

@@ -1,0 +1,127 @@
+"""The module for notebooks gives what the pipeline made, and the notebook of docs/ runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from tests.workspace import ROOT, Workspace, environment, make_workspace
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Workspace:
+    """A workspace in which the pipeline has run once."""
+    workspace = make_workspace(tmp_path_factory.mktemp("notebook") / "copy")
+    workspace.flow("pipeline", seconds=300)
+    return workspace
+
+
+@pytest.fixture
+def vld(made, monkeypatch):
+    monkeypatch.chdir(made.folder)
+    import vl_distillery
+
+    return vl_distillery
+
+
+def score_of(made, name: str) -> dict[str, float]:
+    return json.loads((made.folder / f"data/scores/toy/{name}/seed_0/score.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["bi_trajectory-4", "herding-4"])
+def test_a_student_is_the_one_of_the_pipeline(made, vld, name):
+    before = made.digests()
+    profile = vld.open_profile("toy")
+    student = profile.train(profile.set(name))
+    stored = score_of(made, name)
+    assert student.outcome.test == {key: stored[key] for key in student.outcome.test}
+    assert student.score("test") == student.outcome.test
+    assert made.digests() == before
+
+
+def test_the_student_of_full_data_is_the_one_of_the_pipeline(made, vld):
+    scores = vld.open_profile("toy").train().outcome.test
+    assert scores["mean_recall"] == score_of(made, "full")["mean_recall"]
+
+
+@pytest.mark.parametrize("name", ["bi_trajectory-4", "herding-4"])
+def test_a_set_shows_its_pairs_with_a_sentence_each(vld, name):
+    found = vld.open_profile("toy").set(name)
+    assert found._repr_png_().startswith(b"\x89PNG")
+    assert len(found.captions) == found.pairs.num_pairs == 4
+    assert all(isinstance(caption, str) and caption for caption in found.captions)
+
+
+def test_real_pairs_show_their_own_captions(made, vld):
+    found = vld.open_profile("toy").set("herding-4")
+    import torch
+
+    from tasks.core.data.storage import load_split
+
+    embeddings = next(path.parent for path in made.folder.glob("data/caption*/toy/*/manifest.json"))
+    train = load_split(made.folder / "data/prepared/toy", embeddings, "train")
+    rows = [train.captions.index(caption) for caption in found.captions]
+    torch.testing.assert_close(train.text_embeds[rows], found.pairs.text_embeds)
+
+
+def test_a_set_that_is_not_made_says_how_it_is_made(vld):
+    profile = vld.open_profile("toy", ["distill.matching.iterations=7"])
+    assert "bi_trajectory-4" not in profile.sets
+    with pytest.raises(FileNotFoundError, match=r"iterations 2 -> 7; run `vl-distillery pipeline"):
+        profile.set("bi_trajectory-4")
+
+
+def test_an_unknown_set_is_answered_with_the_nearest_one(vld):
+    with pytest.raises(ValueError, match=r"did you mean 'bi_trajectory-4'"):
+        vld.open_profile("toy").set("bi_trajectry-4")
+
+
+def test_the_leaderboard_has_a_row_for_each_set_best_first(made, vld):
+    board = vld.leaderboard()
+    assert set(board["set"]) == {"bi_trajectory-4", "herding-4", "random-4", "full"}
+    assert list(board["mean_recall"]) == sorted(board["mean_recall"], reverse=True)
+    for row in board.itertuples():
+        assert row.mean_recall == score_of(made, row.set)["mean_recall"]
+        assert row.students == 1 and row.deviation is None
+
+
+def test_a_folder_without_scores_is_said(vld, tmp_path):
+    with pytest.raises(FileNotFoundError, match="vl-distillery pipeline"):
+        vld.leaderboard(tmp_path)
+
+
+def test_opening_imports_no_service(made):
+    code = (
+        "import sys, vl_distillery as vld; vld.open_profile('toy').set('herding-4'); "
+        "print({'prefect', 'mlflow', 'dvc'} & set(sys.modules))"
+    )
+    assert made.run(sys.executable, "-c", code).stdout.strip() == "set()"
+
+
+@pytest.mark.services
+def test_the_notebook_runs(made, monkeypatch):
+    notebook = nbformat.read(ROOT / "docs/notebook.ipynb", as_version=4)
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    NotebookClient(notebook, resources={"metadata": {"path": made.folder}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    kinds = {kind for output in outputs for kind in output.get("data", {})}
+    assert {"image/png", "text/html"} <= kinds
+
+
+def test_the_notebook_is_kept_with_its_outputs():
+    notebook = nbformat.read(ROOT / "docs/notebook.ipynb", as_version=4)
+    assert all(cell.outputs for cell in notebook.cells[3:] if cell.cell_type == "code")
+
+
+def test_the_package_has_what_its_list_names():
+    code = "import vl_distillery as vld; print(all(hasattr(vld, name) for name in vld.__all__))"
+    done = subprocess.run(
+        (sys.executable, "-c", code), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "True"

@@ -1,0 +1,175 @@
+"""The pipeline's artifacts from Python: look at a set, train a student on it, compare scores.
+
+Nothing here makes an artifact or starts a service. The working folder is the one with params.yaml.
+See docs/notebook.ipynb.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks import stages
+from tasks.core.data.storage import load_split
+from tasks.core.evaluation import metrics
+from tasks.core.evaluation.statistics import describe
+from tasks.core.foundations.file_names import SCORE
+from tasks.core.foundations.names import hint
+from tasks.core.training.pair_files import load_pairs
+from tasks.core.training.pair_set import PairSet
+from tasks.keys import Inputs
+from tasks.planning.inventory import Entry, cells_of, look
+from tasks.reporting.gallery import to_pictures, write_contact_sheet, write_sheet
+from tasks.reporting.stored import load_gallery
+from tasks.settings import params, steps
+from tasks.settings.params import Params
+from tasks.settings.sets import FULL, SetName
+from tasks.store import manifests
+from tasks.store.artifacts import Ref
+from tasks.student_models import Student, train_student
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Profile", "Set", "Student", "leaderboard", "open_profile"]
+
+SHOWN = 12  # pairs of a contact sheet
+
+
+@dataclass(frozen=True)
+class Set:
+    """A coreset or a distilled set. In a notebook it shows itself as a contact sheet.
+
+    Attributes:
+        pairs: what students train on, see `tasks/core/training/pair_set.py`.
+        captions: of real pairs; the nearest training sentences of distilled ones.
+        sheet: the contact sheet of the first pairs, a PNG.
+    """
+
+    name: str
+    ref: Ref
+    pairs: PairSet
+    captions: tuple[str, ...]
+    sheet: bytes = field(repr=False)
+
+    def _repr_png_(self) -> bytes:
+        return self.sheet
+
+
+class Profile:
+    """What a profile of params.yaml has made so far; nothing is computed to open it."""
+
+    def __init__(self, chosen: Params) -> None:
+        self._params = chosen
+        self._entries = {entry.cell.name: entry for entry in look(cells_of(chosen))}
+
+    @property
+    def sets(self) -> list[str]:
+        """Names of the sets that are there, for example `bi_trajectory-50`."""
+        return [str(name) for name in self._params.sets if self._entries[str(name)].ref]
+
+    def set(self, name: str) -> Set:
+        """Return a set by its name.
+
+        Raises:
+            ValueError: the profile has no such set.
+            FileNotFoundError: it is not made.
+        """
+        ref, buffer = self._made(name), io.BytesIO()
+        pairs = load_pairs(ref.folder)
+        if SetName.parse(name).method in self._params.distillers:
+            decoded = self._made(f"{name} gallery").folder
+            gallery = load_gallery(decoded, ref.folder, pairs.num_pairs)
+            captions = [row.nearest_sentence for row in gallery.rows]
+            write_contact_sheet(replace(gallery, rows=gallery.rows[:SHOWN]), buffer)
+        else:
+            split = load_split(
+                self._made("prepared").folder, self._made("embeddings").folder, "train"
+            )
+            captions = [split.captions[index] for index in pairs.provenance["caption_idx"]]
+            pictures = to_pictures(pairs.images[:SHOWN], pairs.mean, pairs.std)
+            tiles = [(tile,) for tile in zip(pictures, captions, strict=False)]
+            write_sheet(f"{name}: real pairs", tiles, buffer)
+        return Set(name, ref, pairs, tuple(captions), buffer.getvalue())
+
+    def train(self, pairs: Set | None = None, seed: int = 0) -> Student:
+        """Train a fresh student as `evaluate` does, and write nothing.
+
+        Args:
+            pairs: None trains on the full data.
+            seed: the k of the pipeline's `seed_<k>`: the same seed gives the same student.
+        """
+        name = SetName.parse(pairs.name if pairs else FULL)
+        found = (self._made(part) for part in ("prepared", "embeddings", "start"))
+        work = steps.evaluation(self._params, name)
+        return train_student(work, Inputs(*found), pairs.ref if pairs else None, seed)
+
+    def _made(self, name: str) -> Ref:
+        names = [str(one) for one in self._params.sets]
+        if name not in self._entries:
+            raise ValueError(
+                f"received the set {name!r}{hint(name, names)}; allowed: {', '.join(names)}; "
+                "`methods` and `budgets` of params.yaml choose them"
+            )
+        entry: Entry = self._entries[name]
+        if entry.ref is None:
+            raise FileNotFoundError(
+                f"{name} of profile {self._params.profile} would have to be made, because "
+                f"{entry.because or 'what it is made from is not there'}; run `vl-distillery "
+                f"pipeline --profile {self._params.profile}`, then open the profile again"
+            )
+        return entry.ref
+
+
+def open_profile(profile: str | None = None, settings: Sequence[str] = ()) -> Profile:
+    """Return what a profile has made.
+
+    Args:
+        profile: None takes the one that params.yaml names.
+        settings: `section.key=value`, as after `--set`.
+
+    Raises:
+        ValueError: see `tasks.settings.params.load`.
+        FileNotFoundError: no params.yaml in the working folder.
+    """
+    named = [] if profile is None else [f"profile={profile}"]
+    return Profile(params.load([*named, *settings]))
+
+
+def leaderboard(data: Path | str = stages.DATA) -> pd.DataFrame:
+    """Return the scores below a folder of artifacts, best first: one row a profile, set and
+    student.
+
+    Columns: `profile`, `set`, `student`, `protocol`, `students` (how many), the mean of each metric
+    in percent, and `deviation` of mean_recall (divisor n - 1, empty for one student).
+
+    Raises:
+        FileNotFoundError: there are no scores below `data`.
+        DamagedArtifact: a score has no valid manifest.
+    """
+    import pandas as pd
+
+    scores = Path(data) / stages.STAGES["evaluate"].folder
+    rows = []
+    for path in sorted(scores.rglob(SCORE)):
+        manifests.read(path.parent)
+        profile = path.relative_to(scores).parts[0]
+        rows.append({"profile": profile, **json.loads(path.read_text())})
+    if not rows:
+        raise FileNotFoundError(
+            f"no {SCORE} below {scores}; `data` is the folder that a pipeline has written to; run "
+            "`vl-distillery pipeline`"
+        )
+    groups = ["profile", "set", "student", "protocol"]
+    table = []
+    for names, part in pd.DataFrame(rows).groupby(groups):
+        found = describe(part["mean_recall"])
+        numbers = {name: describe(part[name]).mean for name in metrics.NAMES}
+        row = dict(zip(groups, names, strict=True))
+        table.append({**row, "students": found.n, **numbers, "deviation": found.deviation})
+    best = pd.DataFrame(table).sort_values("mean_recall", ascending=False, kind="stable")
+    return best.reset_index(drop=True)
