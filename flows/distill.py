@@ -8,8 +8,7 @@ from dataclasses import replace
 from flows import cli
 from flows.grid import sets
 from flows.refs import Refs
-from flows.runner import flow, run
-from flows.services import session
+from flows.runner import flow, invocation, run
 from flows.train_experts import train_experts
 from tasks import distill as step
 from tasks.settings import params, steps
@@ -39,7 +38,7 @@ def distill(
     inputs, made = refs.inputs, {}
     for name in grid:
         ref = run(step.distill, steps.distillation(chosen, name), inputs, refs.experts, **how)
-        measures.log_distilled(chosen, session.invocation(), inputs.prepared, ref)
+        measures.log_distilled(chosen, invocation(), inputs.prepared, ref)
         made[str(name)] = ref
     return replace(refs, distilled={**refs.distilled, **made})
 

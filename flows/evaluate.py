@@ -10,9 +10,8 @@ from dataclasses import replace
 from flows import cli
 from flows.distill import distill
 from flows.refs import Refs
-from flows.runner import flow, run
+from flows.runner import flow, invocation, run
 from flows.select_coresets import select_coresets
-from flows.services import session
 from tasks import evaluate as step
 from tasks.settings import params, steps
 from tasks.settings.sets import FULL, SetName
@@ -70,9 +69,7 @@ def _score(
             run(step.train_student, work, inputs, pairs, seed, **how)
             for seed in range(student.evaluate.num_eval)
         ]
-    measures.log_scores(
-        student, session.invocation(), inputs.prepared, found, refs.distilled, galleries
-    )
+    measures.log_scores(student, invocation(), inputs.prepared, found, refs.distilled, galleries)
     return [score for of_set in found.values() for score in of_set]
 
 

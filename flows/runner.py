@@ -7,6 +7,8 @@ See infra/adr/0001.
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -14,11 +16,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from flows.policy import retried
+from flows.services import session
 from tasks.step import Step
+from tasks.tracking.records import Invocation
 
 SERVER = "PREFECT_API_URL"
 P = ParamSpec("P")
 R = TypeVar("R")
+_COMMAND: contextvars.ContextVar[str] = contextvars.ContextVar("command")
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,15 @@ def flow(name: str) -> Callable[[Callable[P, R]], Any]:
     """
 
     def define(fn: Callable[P, R]) -> Any:
-        made = Flow(fn, name)
+        @functools.wraps(fn)
+        def named(*args: P.args, **how: P.kwargs) -> R:
+            token = _COMMAND.set(_COMMAND.get(name))  # the outermost flow's
+            try:
+                return fn(*args, **how)
+            finally:
+                _COMMAND.reset(token)
+
+        made = Flow(named, name)
         return made.recorded() if "prefect" in sys.modules else made
 
     return define
@@ -82,3 +95,9 @@ def run(step: Step[..., R], *args: Any, **how: Any) -> R:
         persist_result=False,
     )
     return define(make)(*args, **how)
+
+
+def invocation() -> Invocation:
+    """Return what MLflow calls this run: all stages of one `dvc repro` are one."""
+    command = "dvc repro" if "DVC_STAGE" in os.environ else _COMMAND.get()
+    return Invocation(session.invocation(), command)

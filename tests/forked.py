@@ -32,7 +32,7 @@ def run_flow(
     folder: Path, name: str, options: tuple[str, ...], env: dict[str, str], seconds: float
 ) -> subprocess.CompletedProcess[str]:
     """Run a flow in a folder with an environment, and return it with its output."""
-    _start(env)
+    start(env)
     with tempfile.TemporaryDirectory(prefix="vl-distillery-output-") as place:
         streams = [Path(place) / "stdout", Path(place) / "stderr"]
         child = CONTEXT.Process(target=_become, args=(folder, name, options, env, streams))
@@ -46,7 +46,7 @@ def run_flow(
     return subprocess.CompletedProcess((name, *options), child.exitcode, *texts)
 
 
-def _start(env: dict[str, str]) -> None:
+def start(env: dict[str, str]) -> None:
     """Start the process that forks, once, with the environment that libraries read at import."""
     CONTEXT.set_forkserver_preload(list(LIBRARIES))
     kept = dict(os.environ)
@@ -61,13 +61,18 @@ def _start(env: dict[str, str]) -> None:
 def _become(
     folder: Path, name: str, options: tuple[str, ...], env: dict[str, str], streams: list[Path]
 ) -> None:
+    stand(folder, env, streams)
+    sys.path.insert(0, str(folder))
+    from flows.cli import main
+
+    main(name, options)
+
+
+def stand(folder: Path, env: dict[str, str], streams: list[Path]) -> None:
+    """Give this process a folder, an environment, and files for what it writes."""
     for number, stream in enumerate(streams, start=1):
         handle = os.open(stream, os.O_WRONLY | os.O_CREAT)
         os.dup2(handle, number)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
-    sys.path.insert(0, str(folder))
-    from flows.cli import main
-
-    main(name, options)

@@ -16,6 +16,7 @@ import threading
 import time
 
 from flows.services.session import switch_offline
+from tasks.tracking import database
 from tasks.tracking.client import STORE, tracking_uri
 
 HOST = "127.0.0.1"
@@ -58,6 +59,8 @@ def _serve_prefect(port: int) -> None:
 
 def _serve_mlflow(port: int) -> None:
     place = ("--host", HOST, "--port", str(port), "--workers", "1")
+    if file := database.file_of(tracking_uri()):
+        database.ensure(file, STORE)
     store = ("--backend-store-uri", tracking_uri())
     files = ("--artifacts-destination", str((STORE / "artifacts").resolve()))
     sys.argv = ["mlflow", "server", *store, *files, *place]

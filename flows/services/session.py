@@ -86,6 +86,11 @@ def switch_offline() -> None:
         "DO_NOT_TRACK": "true",
         "DVC_NO_ANALYTICS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Jobs of its server that judge language models
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # What MLflow does not take at once waits in a file, and a second try is the next run's
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     }
     for name, value in switches.items():
         os.environ.setdefault(name, value)

@@ -1,163 +1,196 @@
-"""The only importer of mlflow: one experiment per dataset, a parent run per pipeline, a nested run
-per method and size.
+"""Where MLflow is, and how a record is written to it: one experiment per dataset, a parent run per
+invocation, a nested run per method and size.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
+import logging
 import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
+import re
+import urllib.parse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
+from tasks.core.evaluation.statistics import mean
+from tasks.store.artifacts import canonical_digest
+from tasks.tracking import database
+from tasks.tracking.records import Part, Record, Row, Run
 
 STORE = Path(".mlflow")
+URI = "MLFLOW_TRACKING_URI"
 MAX_METRICS, MAX_PARAMS = 1000, 100  # of one request
+MAX_RUNS = 50_000  # of one search
+# The page of an experiment opens its table of runs, and not the one for language models
+KIND, OURS = "mlflow.experimentKind", "custom_model_development"
+PARENT, SET_KIND, MEAN = "mlflow.parentRunId", "set_kind", "test/mean_recall"
+MADE, CHOSEN = "distilled", "coreset"  # kinds of sets that a parent run is summed up by
 
 
 def tracking_uri() -> str:
     """Return MLFLOW_TRACKING_URI when it is set, otherwise the sqlite database in `.mlflow/`."""
-    STORE.mkdir(exist_ok=True)
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE.resolve()}/mlflow.db"
+    return os.environ.get(URI) or f"sqlite:///{STORE.resolve()}/mlflow.db"
 
 
-def is_remembered(dataset: str, tag: str, digest: str) -> bool:
-    """Whether this store is known to hold what the digest names: the answer of MLflow, kept so that
-    asking needs no import (4 s).
+def address() -> str:
+    """Return where MLflow is, without what may be secret in it: user, password and query."""
+    uri = tracking_uri().partition("?")[0]
+    return uri if uri.startswith("sqlite:") else re.sub("//.*@", "//", uri)
+
+
+def server() -> str:
+    """Return a name for where MLflow is, of letters and digits."""
+    return canonical_digest(address())[:16] if os.environ.get(URI) else "local"
+
+
+def prepare() -> float:
+    """Import MLflow (4 s), make or mend its local database, and return for how many seconds to wait
+    for it.
     """
-    return _memo(dataset, tag, digest).is_file()
+    from mlflow import environment_variables as settings
+    from mlflow.tracking import MlflowClient  # noqa: F401
+
+    if not settings.MLFLOW_LOGGING_LEVEL.is_set():
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors reach us, and are said once
+    settings.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # it may have a password
+    if file := database.file_of(tracking_uri()):
+        database.ensure(file, STORE)
+    return 3.0 * settings.MLFLOW_HTTP_REQUEST_TIMEOUT.get()
 
 
-def remember(dataset: str, tag: str, digest: str) -> None:
-    """Keep that a run with this tag is in the store. The note lies beside the store, never in the
-    artifact, and goes with it.
-    """
-    note = _memo(dataset, tag, digest)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.touch()
+def is_refusal(error: Exception) -> bool:
+    """Whether MLflow answers that it will never take a record, as with a forbidden name."""
+    return getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE"
 
 
-def _memo(dataset: str, tag: str, digest: str) -> Path:
-    named = "\n".join((tracking_uri(), dataset, tag, digest))
-    return STORE / "logged" / hashlib.sha256(named.encode()).hexdigest()
+def reason(error: BaseException) -> str:
+    """Return what is at the bottom of an error, in one line without secrets."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    uri = tracking_uri()
+    text = (str(error).strip() or type(error).__name__).splitlines()[0].replace(uri, address())
+    user = re.findall("//(.*)@|$", uri)[0]
+    words = [user, user.partition(":")[2], os.environ.get("MLFLOW_TRACKING_PASSWORD", "")]
+    for word in filter(None, (*words, os.environ.get("MLFLOW_TRACKING_TOKEN"))):
+        for secret in (word, urllib.parse.unquote(word)):
+            text = text.replace(secret, "***")
+    return text[:300]
 
 
 class Tracker:
-    """Writes runs of one pipeline invocation; `invocation` ties the processes of one `dvc repro` to
-    one parent run.
-    """
+    """Writes records to the experiment of one dataset."""
 
-    def __init__(self, dataset: str, invocation: str) -> None:
+    def __init__(self, dataset: str) -> None:
         from mlflow.tracking import MlflowClient
 
-        self.invocation = invocation
-        STORE.mkdir(exist_ok=True)
-        # Two first users at once would both migrate the database
-        with filelock.FileLock(STORE / "setup.lock"):
-            self.client = MlflowClient(tracking_uri())
-            experiment = self.client.get_experiment_by_name(dataset)
-            if experiment:
-                self.experiment_id = experiment.experiment_id
+        self.client = MlflowClient(tracking_uri())
+        found = self.client.get_experiment_by_name(dataset)
+        if found is None:
+            # A server has a place of its own for files
+            near = None if os.environ.get(URI) else (STORE / "artifacts").resolve().as_uri()
+            self.experiment_id = self.client.create_experiment(dataset, near, {KIND: OURS})
+            return
+        if found.lifecycle_stage != "active":
+            raise ValueError(
+                f"the experiment {dataset} is deleted: restore it, or remove it for good"
+            )
+        self.experiment_id = found.experiment_id
+        if KIND not in found.tags:
+            self.client.set_experiment_tag(self.experiment_id, KIND, OURS)
+
+    def tell(self, record: Record, folder: Path) -> None:
+        """Write a record with the files in `folder`, unless MLflow has it.
+
+        What is there already stays, so that an earlier try that ended anywhere is made whole.
+        """
+        last = record.parts[-1]
+        if self._find(f"tags.`{last.tag}` = '{last.digest}'"):
+            return
+        tags = {"invocation": record.invocation, "level": "pipeline"}
+        query = " and ".join(f"tags.{key} = '{value}'" for key, value in tags.items())
+        parent = self._open(query, record.parent, tags, record.time)
+        for part in record.parts:
+            run = parent
+            if part.child:
+                above = {PARENT: parent.info.run_id}
+                query = f"{_below(parent)} and attributes.run_name = '{part.child.name}'"
+                run = self._open(query, part.child, above, record.time)
             else:
-                location = (STORE / "artifacts").resolve().as_uri()
-                self.experiment_id = self.client.create_experiment(dataset, location)
+                self._summarise(parent, record.time)
+            if run.data.tags.get(part.tag) != part.digest:
+                self._log(run.info.run_id, part, record.time, folder)
+        if last.child:
+            self._end(parent.info.run_id, record.time)
 
-    def parent(self, params: dict[str, Any], tags: dict[str, str]) -> str:
-        """Return the id of this invocation's parent run, created on first use with flat `params`
-        and `tags`.
-        """
-        query = f"tags.invocation = '{self.invocation}' and tags.level = 'pipeline'"
-        if found := self._find(query):
-            return found
-        name = f"{tags.get('preset', 'pipeline')} {self.invocation[:8]}"
-        run_id = self._create(name, {"level": "pipeline", **tags})
-        self.log_params(run_id, params)
-        return run_id
+    def _open(self, query: str, run: Run, tags: dict[str, str], time: int) -> Any:
+        """Return the run that the query finds, or a new one, with all its parameters and inputs."""
+        from mlflow.entities import Dataset, DatasetInput, Param
 
-    def child(self, parent: str, name: str, tags: dict[str, str]) -> str:
-        """Return the id of the nested run `name` (for example `bi_trajectory-20`) under
-        `parent`.
-        """
-        query = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.run_name = '{name}'"
-        return self._find(query) or self._create(name, {"mlflow.parentRunId": parent, **tags})
-
-    def has(self, tag: str, digest: str) -> bool:
-        """Whether a run of this experiment carries the tag: what the digest names was logged to its
-        end.
-        """
-        return self._find(f"tags.`{tag}` = '{digest}'") is not None
-
-    def mark(self, run_id: str, tag: str, digest: str) -> None:
-        """Set the tag that `has` looks for, after the last value was logged."""
-        self.client.set_tag(run_id, tag, digest)
-
-    def is_marked(self, run_id: str, tag: str, digest: str) -> bool:
-        """Whether this run carries the tag."""
-        return bool(self.client.get_run(run_id).data.tags.get(tag) == digest)
-
-    def log_params(self, run_id: str, params: dict[str, Any]) -> None:
-        """Log flat parameters, each value as text of at most 500 characters, once."""
-        from mlflow.entities import Param
-
-        known = self.client.get_run(run_id).data.params
-        fresh = [Param(key, str(value)[:500]) for key, value in params.items() if key not in known]
+        found = next(iter(self._find(query)), None) or self.client.create_run(
+            self.experiment_id, time, {**run.tags, **tags}, run.name
+        )
+        known, run_id = found.data.params, found.info.run_id
+        fresh = [Param(key, value) for key, value in run.params.items() if key not in known]
         for batch in _batches(fresh, MAX_PARAMS):
             self.client.log_batch(run_id, params=batch)
+        inputs = [
+            DatasetInput(Dataset(one.name, one.digest[:36], "local", one.source))
+            for one in run.inputs
+        ]
+        if not found.inputs or len(found.inputs.dataset_inputs) < len(inputs):
+            self.client.log_inputs(run_id, inputs)
+        return found
 
-    def log_history(self, run_id: str, rows: Iterable[tuple[int, dict[str, float]]]) -> None:
-        """Log metrics over steps in batches; values must be finite."""
+    def _log(self, run_id: str, part: Part, time: int, folder: Path) -> None:
+        """Log metrics and files, and set the tag of the part when the run is whole."""
+        self._log_metrics(run_id, part.metrics, time)
+        for name in part.files:
+            self.client.log_artifact(run_id, str(folder / name))
+        self._end(run_id, time)
+        self.client.set_tag(run_id, part.tag, part.digest)
+
+    def _end(self, run_id: str, time: int) -> None:
+        self.client.set_terminated(run_id, end_time=time)
+
+    def _summarise(self, parent: Any, time: int) -> None:
+        """Give the parent run the best and the mean test recall of its distilled sets; of its
+        coresets where it has no others. The step is their number.
+        """
+        nested = self._find(_below(parent))
+        for kind in (MADE, CHOSEN):
+            scores = {
+                run.info.run_name: run.data.metrics[MEAN]
+                for run in nested
+                if run.data.tags.get(SET_KIND) == kind and MEAN in run.data.metrics
+            }
+            if scores:
+                break
+        else:
+            return
+        best = max(scores, key=lambda name: scores[name])
+        values = {"test/best_mean_recall": scores[best], MEAN: mean(scores.values())}
+        if parent.data.metrics != values:
+            self._log_metrics(parent.info.run_id, [(len(scores), values)], time)
+        self.client.set_tag(parent.info.run_id, "best_set", best)
+
+    def _log_metrics(self, run_id: str, rows: Sequence[Row], time: int) -> None:
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        metrics = []
-        for step, values in rows:
-            metrics += [Metric(key, value, now, step) for key, value in values.items()]
-        finite = [metric for metric in metrics if math.isfinite(metric.value)]
-        for batch in _batches(finite, MAX_METRICS):
+        metrics = [
+            Metric(key, value, time, step) for step, values in rows for key, value in values.items()
+        ]
+        for batch in _batches(metrics, MAX_METRICS):
             self.client.log_batch(run_id, metrics=batch)
 
-    def log_inputs(self, run_id: str, name: str, digest: str, source: str) -> None:
-        """Record a dataset input: its name and the first 36 characters of its digest."""
-        from mlflow.entities import Dataset, DatasetInput
+    def _find(self, query: str) -> list[Any]:
+        return list(self.client.search_runs([self.experiment_id], query, max_results=MAX_RUNS))
 
-        dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": source}))
-        self.client.log_inputs(run_id, [DatasetInput(dataset)])
 
-    def log_file(self, run_id: str, path: Path) -> None:
-        """Attach a file to a run."""
-        self.client.log_artifact(run_id, str(path))
-
-    def finish(self, run_id: str) -> None:
-        """Mark a run as ended."""
-        self.client.set_terminated(run_id)
-
-    def _create(self, name: str, tags: dict[str, str]) -> str:
-        tags = {"invocation": self.invocation, **tags}
-        run = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
-        return str(run.info.run_id)
-
-    def _find(self, query: str) -> str | None:
-        runs = self.client.search_runs([self.experiment_id], query, max_results=1)
-        return str(runs[0].info.run_id) if runs else None
+def _below(parent: Any) -> str:
+    return f"tags.`{PARENT}` = '{parent.info.run_id}'"
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
     """Yield `items` in parts of at most `size`."""
     for first in range(0, len(items), size):
         yield list(items[first : first + size])
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested parameter tree as {"section.key": value}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{name}.")
-        else:
-            flat[name] = value
-    return flat

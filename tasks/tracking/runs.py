@@ -1,18 +1,18 @@
 """What MLflow is told: a distilled set when it is made, and every set of a pipeline once its
 students are scored.
 
-Each is logged once, whoever made it: a run that was logged to its end carries the digest of what it
-shows as a tag, set last. A process that died before that logs nothing by halves for good: the next
-one finds no tag and logs again. Where all is logged, MLflow is not imported. At most 40 metric keys
-a run.
+Each is logged once, whoever made it: the run carries the digest of what it shows as a tag, set
+last. Where all is logged, MLflow is not imported. At most 40 metric keys a run. What is logged is
+a record of values (records.py), which reaches MLflow by way of spool.py.
 """
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from tasks.core.evaluation import metrics
@@ -22,27 +22,28 @@ from tasks.settings.params import Params
 from tasks.settings.sets import SetName
 from tasks.store import artifacts, caching, manifests
 from tasks.store.artifacts import Ref
-from tasks.tracking import client as tracking
+from tasks.tracking import client, records, spool
+from tasks.tracking.records import Input, Invocation, Part, Record, Row, Run
 
 DISTILLED, SCORES, STUDENTS = "distilled_digest", "scores_digest", "students_digest"
-MEAN = "test/mean_recall"
 
 
-def log_distilled(params: Params, invocation: str, prepared: Ref, distilled: Ref) -> None:
+def log_distilled(params: Params, invocation: Invocation, prepared: Ref, distilled: Ref) -> None:
     """Log losses and step sizes over the iterations of a set, unless MLflow has them."""
 
-    def log(tracker: tracking.Tracker, parent: str) -> None:
+    def build() -> tuple[Record, dict[str, Path]]:
         name = SetName.parse(distilled.folder.name)
-        child = _child(tracker, parent, params, distilled, name)
-        _log_history(tracker, child, distilled)
-        tracker.finish(child)
+        child = _child(params, prepared, distilled, name, distilled)
+        parts = [_history(child, distilled)]
+        artifacts.confirm([distilled])
+        return _record(params, invocation, prepared, parts), {}
 
-    _once(params, invocation, prepared, DISTILLED, distilled.digest, log)
+    spool.log(params.report.dataset, DISTILLED, distilled.digest, build)
 
 
 def log_scores(
     params: Params,
-    invocation: str,
+    invocation: Invocation,
     prepared: Ref,
     students: dict[str, list[Ref]],
     distilled: dict[str, Ref],
@@ -65,143 +66,117 @@ def log_scores(
     shown = [_digests(refs.values()) for refs in (distilled, galleries)]
     digest = artifacts.canonical_digest({"students": sets, "sets": shown})
 
-    def log(tracker: tracking.Tracker, parent: str) -> None:
-        summary = {}
-        # The parent is marked last: a process that dies before leaves a run that is logged again
+    def build() -> tuple[Record, dict[str, Path]]:
+        parts: list[Part] = []
+        files: dict[str, Path] = {}
         for name, refs in students.items():
             made, gallery = distilled.get(name), galleries.get(name)
-            values = _statistics(refs)
-            child = _child(tracker, parent, params, made or refs[0], SetName.parse(name))
-            _log_set(tracker, child, params, prepared, refs, values, made, gallery)
-            if made or not cell:  # a preset has many cells, which share the other sets
-                place = "/".join(filter(None, ("test_mean_recall", cell, name)))
-                summary[place] = values[MEAN]
-        if params.student is None:
-            tracker.log_history(parent, [(0, summary)])
-        tracker.mark(parent, tag, digest)
+            child = _child(params, prepared, made or refs[0], SetName.parse(name), made)
+            own: dict[str, Path] = {}
+            if made and gallery:
+                parts.append(_history(child, made))
+                own = {f"{name}/{file}": gallery.folder / file for file in (SHEET, GALLERY)}
+            parts.append(_scores(child, refs, own))
+            files |= own
+        artifacts.confirm([*distilled.values(), *galleries.values()])
+        artifacts.confirm(ref for refs in students.values() for ref in refs)
+        # The parent is marked last: a process that dies before leaves a record that is told again
+        parts.append(Part(None, tag, digest))
+        return _record(params, invocation, prepared, parts), files
 
-    _once(params, invocation, prepared, tag, digest, log)
-
-
-def _once(
-    params: Params,
-    invocation: str,
-    prepared: Ref,
-    tag: str,
-    digest: str,
-    log: Callable[[tracking.Tracker, str], None],
-) -> None:
-    """Call `log` with the parent run, unless MLflow has a run with this tag; `log` sets it last."""
-    dataset = params.report.dataset
-    if tracking.is_remembered(dataset, tag, digest):
-        return
-    tracker = _tracker(dataset, invocation)
-    if not tracker.has(tag, digest):
-        parent = _parent(tracker, params, prepared)
-        log(tracker, parent)
-        tracker.finish(parent)
-    tracking.remember(dataset, tag, digest)
-
-
-def _log_set(
-    tracker: tracking.Tracker,
-    child: str,
-    params: Params,
-    prepared: Ref,
-    refs: list[Ref],
-    values: dict[str, float],
-    made: Ref | None,
-    gallery: Ref | None,
-) -> None:
-    shown = artifacts.canonical_digest(_digests(refs))
-    # Full data and coresets of an earlier cell of the same run
-    if tracker.is_marked(child, STUDENTS, shown):
-        return
-    tracker.log_inputs(child, params.report.dataset, prepared.digest, prepared.path)
-    if made:
-        tracker.log_inputs(child, made.folder.name, made.digest, made.path)
-    if made and gallery:
-        _log_history(tracker, child, made)
-        for file in (SHEET, GALLERY):
-            tracker.log_file(child, gallery.folder / file)
-    tracker.log_history(child, [(0, values), *_curve(refs)])
-    artifacts.confirm(filter(None, (*refs, gallery)))
-    tracker.mark(child, STUDENTS, shown)
-    tracker.finish(child)
+    spool.log(params.report.dataset, tag, digest, build)
 
 
 def _digests(refs: Iterable[Ref]) -> list[str]:
     return [ref.digest for ref in refs]
 
 
-@functools.cache
-def _tracker(dataset: str, invocation: str) -> tracking.Tracker:
-    return tracking.Tracker(dataset, invocation)
-
-
-def _parent(tracker: tracking.Tracker, params: Params, prepared: Ref) -> str:
-    """Return the run of this invocation, with all parameters, or with the name of the preset."""
-    git = caching.git_state()
+def _record(params: Params, invocation: Invocation, prepared: Ref, parts: Sequence[Part]) -> Record:
+    """Return parts below the run of this invocation, which has all parameters, or the name of the
+    preset.
+    """
+    git, dataset = caching.git_state(), params.report.dataset
     tags = {
         "profile": params.profile,
-        "git_commit": str(git["commit"]),
         "git_is_dirty": str(git["is_dirty"]).lower(),
         "parameters_hash": params.digest,
         "prepared_digest": prepared.digest,
+        "dataset": dataset,
+        **_source(git["commit"], invocation.command),
     }
-    if params.variant is None:
-        return tracker.parent(tracking.flatten(asdict(params)), tags)
-    named = {"preset": params.variant.preset}
-    return tracker.parent(named, tags | named)
+    words, told = [dataset, invocation.command], records.flatten(asdict(params))
+    if params.variant:
+        words.append(params.variant.preset)
+        told = {"preset": params.variant.preset}
+        tags |= told
+    parent = Run(" ".join(words), tags, told, [_input(dataset, prepared)])
+    return Record(dataset, invocation.id, parent, list(parts))
 
 
-def _child(tracker: tracking.Tracker, parent: str, params: Params, made: Ref, name: SetName) -> str:
+def _child(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref | None) -> Run:
     """Return the nested run of a set, with the parameters that made it and nothing else, so that
     two compare well.
 
     Args:
         made: the artifact whose commit the run names: it may be older than this process.
+        pairs: the distilled set.
     """
     plugin = params.distillers.get(name.method) or params.coresets.get(name.method)
-    git = manifests.read(made.folder, "git").facts["git"]
+    git, dataset = manifests.read(made.folder, "git").facts["git"], params.report.dataset
     tags = {
         "method": name.method,
         "profile": params.profile,
         "student": params.model_name,
-        "git_commit": str(git["commit"]),
         "protocol": params.evaluate.protocol,
+        "dataset": dataset,
+        **_source(git["commit"], str(name)),
     }
     told = {
         "method": name.method,
-        "num_pairs": name.num_pairs or "all",
+        "num_pairs": str(name.num_pairs or "all"),
         "model": params.model_name,
-        "seed": params.seed,
+        "seed": str(params.seed),
     }
     words = [str(name), params.student]
     if params.variant:
         words.insert(0, params.variant.cell)
         tags |= {"preset": params.variant.preset, "variant": params.variant.cell}
-        told |= tracking.flatten(params.variant.settings, "cell.")
+        told |= records.flatten(params.variant.settings, "cell.")
     # Full data has no method, and a recipe of its own
     recipe = params.evaluate.full
     if plugin:
         recipe = params.evaluate.small
-        told |= tracking.flatten(plugin.as_params()["options"], "options.")
-    child = tracker.child(parent, " ".join(filter(None, words)), tags)
-    tracker.log_params(child, {**told, **tracking.flatten(asdict(recipe), "recipe.")})
-    return child
+        told |= records.flatten(plugin.as_params()["options"], "options.")
+        if params.student is None:
+            tags[client.SET_KIND] = client.MADE if pairs else client.CHOSEN
+    told |= records.flatten(asdict(recipe), "recipe.")
+    inputs = [_input(dataset, prepared)]
+    if pairs:
+        inputs.append(_input(pairs.folder.name, pairs))
+    return Run(" ".join(filter(None, words)), tags, told, inputs)
 
 
-def _log_history(tracker: tracking.Tracker, child: str, distilled: Ref) -> None:
-    """Log a distillation's history once per nested run."""
+def _source(commit: str | None, name: str) -> dict[str, str]:
+    """Return the tags of what made a run, and from which commit, as MLflow's page shows them."""
+    tags = {"git_commit": str(commit), "mlflow.source.name": name, "mlflow.source.type": "LOCAL"}
+    return tags | ({"mlflow.source.git.commit": commit} if commit else {})
+
+
+def _input(name: str, ref: Ref) -> Input:
+    return Input(name, ref.digest, json.dumps({"uri": ref.path}))
+
+
+def _history(child: Run, distilled: Ref) -> Part:
     import pandas as pd
 
-    if tracker.is_marked(child, DISTILLED, distilled.digest):
-        return
     history = pd.read_parquet(distilled.folder / HISTORY).set_index("iteration")
-    tracker.log_history(child, _by_step(history.add_prefix("distill/")))
-    artifacts.confirm([distilled])
-    tracker.mark(child, DISTILLED, distilled.digest)
+    rows = _by_step(history.add_prefix("distill/"))
+    return Part(child, DISTILLED, distilled.digest, rows)
+
+
+def _scores(child: Run, refs: list[Ref], files: Iterable[str]) -> Part:
+    digest = artifacts.canonical_digest(_digests(refs))
+    return Part(child, STUDENTS, digest, [(0, _statistics(refs)), *_curve(refs)], list(files))
 
 
 def _statistics(refs: list[Ref]) -> dict[str, float]:
@@ -221,7 +196,7 @@ def _statistics(refs: list[Ref]) -> dict[str, float]:
     return values
 
 
-def _curve(refs: list[Ref]) -> list[tuple[int, dict[str, float]]]:
+def _curve(refs: list[Ref]) -> list[Row]:
     """Validation recall and training loss by epoch, mean over students."""
     import pandas as pd
 
@@ -230,7 +205,9 @@ def _curve(refs: list[Ref]) -> list[tuple[int, dict[str, float]]]:
     return _by_step(frame.groupby("epoch")[list(names)].agg(mean).rename(columns=names))
 
 
-def _by_step(frame: Any) -> list[tuple[int, dict[str, float]]]:
-    """Return the rows of a frame whose index is the step."""
-    rows = frame.astype(float).to_dict("index")
-    return [(int(step), values) for step, values in rows.items()]
+def _by_step(frame: Any) -> list[Row]:
+    """Return the rows of a frame whose index is the step, without values that are not finite."""
+    return [
+        (int(step), {key: value for key, value in values.items() if math.isfinite(value)})
+        for step, values in frame.astype(float).to_dict("index").items()
+    ]

@@ -37,7 +37,8 @@ def test_stages_need_no_server_and_share_the_parent_run(made):
     assert list((made.folder / ".prefect").rglob("*.*")) == []
     client = MlflowClient(f"sqlite:///{made.folder}/.mlflow/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
-    assert sum(run.data.tags.get("level") == "pipeline" for run in runs) == 1
+    (parent,) = [run for run in runs if run.data.tags.get("level") == "pipeline"]
+    assert parent.info.run_name == "toy dvc repro"
 
 
 def test_nothing_changed_is_a_no_op_that_starts_no_server(made):

@@ -128,6 +128,14 @@ def test_a_run_is_compared_in_mlflow_by_nested_runs_with_curves_inputs_and_galle
         "gallery.json",
     }
     assert {run.info.status for run in runs} == {"FINISHED"}
+    # The page of the experiment is the one for models, and its rows say what was run
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    score = cell.data.metrics["test/mean_recall"]
+    assert first.info.run_name == "toy pipeline"
+    assert first.data.metrics == {"test/mean_recall": score, "test/best_mean_recall": score}
+    assert first.data.tags["best_set"] == "bi_trajectory-4"
+    assert [one.dataset.name for one in first.inputs.dataset_inputs] == ["toy"]
+    assert not list((made.folder / ".mlflow/spool/local").iterdir())
 
 
 def test_the_demo_is_recorded_by_prefect_and_dvc_and_a_second_one_computes_nothing(made):

@@ -63,6 +63,11 @@ def test_a_sweep_is_one_run_in_mlflow_with_each_value_once(made):
         if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
     }
     assert set(nested) == {"random-4", "random-6", "bi_trajectory-4", "bi_trajectory-6", "full"}
+    made_sets = ("bi_trajectory-4", "bi_trajectory-6")
+    scores = {name: nested[name].data.metrics["test/mean_recall"] for name in made_sets}
+    assert parent.info.run_name == "toy distill-sweep"
+    assert parent.data.metrics["test/best_mean_recall"] == max(scores.values())
+    assert scores[parent.data.tags["best_set"]] == max(scores.values())
     assert len(client.get_metric_history(nested["full"].info.run_id, "test/mean_recall")) == 1
 
 

@@ -3,6 +3,7 @@ recorded, each set once.
 """
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -15,33 +16,55 @@ from tasks.core.evaluation.metrics import NAMES
 from tasks.settings import params
 from tasks.store import caching
 from tasks.store.artifacts import Key, Ref
+from tasks.tracking import database
 from tasks.tracking import runs as measures
-from tasks.tracking.client import Tracker, flatten
+from tasks.tracking.client import PARENT, Tracker
+from tasks.tracking.records import Input, Invocation, Part, Record, Run, flatten
 from tests.workspace import ROOT
 
 
-@pytest.mark.services
-def test_processes_of_one_invocation_share_a_parent_and_its_nested_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A folder with a database, which takes seconds to make."""
+    place = tmp_path_factory.mktemp("store")
+    database.ensure(place / ".mlflow/mlflow.db", place / ".mlflow")
+    return place
+
+
+@pytest.fixture
+def here(store, monkeypatch):
+    monkeypatch.chdir(store)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    first = Tracker("toy", "abc")
-    parent = first.parent(flatten({"distill": {"syn_steps": 8}}), {"git_commit": "123"})
-    child = first.child(parent, "random-20", {"method": "random"})
-    second = Tracker("toy", "abc")
-    assert second.parent({}, {}) == parent
-    assert second.child(parent, "random-20", {}) == child
-    assert Tracker("toy", "other").parent({}, {}) != parent
-    second.log_history(child, [(0, {"distill/loss": 2.0}), (1, {"distill/loss": 1.5})])
-    second.log_inputs(child, "toy", "d" * 64, "data/prepared/toy")
-    second.finish(child)
-    run = second.client.get_run(child)
-    assert [point.value for point in second.client.get_metric_history(child, "distill/loss")] == [
-        2.0,
-        1.5,
-    ]
-    assert second.client.get_run(parent).data.params == {"distill.syn_steps": "8"}
-    assert run.inputs.dataset_inputs[0].dataset.digest == "d" * 36
-    assert run.info.status == "FINISHED"
+    return store
+
+
+def _record(invocation, digest, loss):
+    child = Run("random-20", {"method": "random"}, {}, [Input("toy", "d" * 64, "{}")])
+    part = Part(child, "digest", digest, [(0, {"distill/loss": 2.0}), (1, {"distill/loss": loss})])
+    parent = Run("shared pipeline", {}, flatten({"distill": {"syn_steps": 8}}), [])
+    return Record("shared", invocation, parent, [part])
+
+
+@pytest.mark.services
+def test_processes_of_one_invocation_share_a_parent_and_its_nested_runs(here):
+    for invocation, digest in (("abc", "one"), ("other", "two")):
+        Tracker("shared").tell(_record(invocation, digest, 1.5), here)
+    again = _record("abc", "three", 1.25)
+    for _ in range(2):  # once more tells nothing more
+        Tracker("shared").tell(again, here)
+    client = Tracker("shared").client
+    found = client.search_runs([client.get_experiment_by_name("shared").experiment_id])
+    parents = [run for run in found if run.data.tags.get("level") == "pipeline"]
+    assert {run.data.tags["invocation"] for run in parents} == {"abc", "other"}
+    (parent,) = [run for run in parents if run.data.tags["invocation"] == "abc"]
+    (child,) = [run for run in found if run.data.tags.get(PARENT) == parent.info.run_id]
+    assert len(found) == 4
+    history = client.get_metric_history(child.info.run_id, "distill/loss")
+    assert sorted(point.value for point in history) == [1.25, 1.5, 2.0, 2.0]
+    assert parent.data.params == {"distill.syn_steps": "8"}
+    (data,) = child.inputs.dataset_inputs
+    assert data.dataset.digest == "d" * 36
+    assert {run.info.status for run in found} == {"FINISHED"}
 
 
 def _made(folder):
@@ -57,37 +80,51 @@ def _made(folder):
 
 
 def _runs(tag, digest):
-    tracker = Tracker("toy", "anybody")
+    tracker = Tracker("toy")
     return tracker.client.search_runs([tracker.experiment_id], f"tags.{tag} = '{digest}'")
 
 
+def _killed_in(method, log):
+    """Call `log` in a process that ends, as by kill -9, when it is to call a method of Tracker."""
+    child = os.fork()
+    if not child:
+        setattr(Tracker, method, lambda *_: os._exit(9))
+        log()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
 @pytest.mark.services
-def test_a_set_whose_logging_was_killed_is_logged_by_the_next_run_and_then_never_again(
-    tmp_path, monkeypatch
-):
+def test_a_set_whose_logging_was_killed_is_logged_by_the_next_run_and_then_never_again(here):
     chosen = params.load(["profile=toy"], path=ROOT / "params.yaml")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     prepared = Ref("data/prepared/toy", "d" * 64)
     folder = Path("data/distilled/toy/bi_trajectory/bi_trajectory-20")
     _made(folder)  # killed here
     distilled = _made(folder)
     assert distilled.is_cached
-    with monkeypatch.context() as killed:
-        killed.setattr(Tracker, "mark", _killed)
-        with pytest.raises(KeyboardInterrupt):
-            measures.log_distilled(chosen, "first", prepared, distilled)
+
+    def log(name):
+        measures.log_distilled(chosen, Invocation(name, "pipeline"), prepared, distilled)
+
+    _killed_in("_end", lambda: log("first"))
     assert _runs(measures.DISTILLED, distilled.digest) == []
-    for invocation in ("second", "third"):
-        measures.log_distilled(chosen, invocation, prepared, distilled)
+    shutil.rmtree(folder)  # what is to be told outlives what it is told of
+    for name in ("second", "third"):
+        log(name)
         (run,) = _runs(measures.DISTILLED, distilled.digest)
         assert run.data.metrics["distill/loss"] == 1.5 and run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.source.name"] == "bi_trajectory-20"
+    _made(folder)
     shutil.rmtree(".mlflow/logged")  # a note alone decides nothing: MLflow is asked
-    measures.log_distilled(chosen, "fourth", prepared, distilled)
+    log("fourth")
     assert len(_runs(measures.DISTILLED, distilled.digest)) == 1
     started = time.monotonic()
-    measures.log_distilled(chosen, "fifth", prepared, distilled)
+    log("fifth")
     assert time.monotonic() - started < 0.3
+    tracker = Tracker("toy")
+    (parent,) = tracker.client.search_runs([tracker.experiment_id], "tags.level = 'pipeline'")
+    assert parent.info.run_name == "toy pipeline"
+    assert parent.inputs.dataset_inputs[0].dataset.name == "toy"
 
 
 def _scored(folder: Path, values: list[float]) -> list[Ref]:
@@ -117,5 +154,6 @@ def test_one_student_has_no_deviation(tmp_path):
     assert not [key for key in found if key.endswith("_std")]
 
 
-def _killed(*_):
-    raise KeyboardInterrupt
+def test_the_page_of_mlflow_is_told_the_commit_where_there_is_one():
+    assert measures._source("abc", "pipeline")["mlflow.source.git.commit"] == "abc"
+    assert "mlflow.source.git.commit" not in measures._source(None, "pipeline")
