@@ -12,6 +12,7 @@ from flows.runner import flow, run
 from flows.services import session
 from flows.train_experts import train_experts
 from tasks import distill as step
+from tasks import preflight
 from tasks.settings import params, steps
 from tasks.tracking import runs as measures
 
@@ -34,6 +35,7 @@ def distill(
     """
     chosen = params.load(settings)
     grid = sets("distillers", chosen.distillers, chosen.general.budgets, method, num_pairs)
+    preflight.check(chosen, "distill")
     refs = refs or train_experts.fn(settings, accept_code=accept_code)
     how = {"force": force, "accept_code": accept_code}
     inputs, made = refs.inputs, {}
