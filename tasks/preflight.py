@@ -120,7 +120,7 @@ def _check_captions(params: Params) -> None:
     def run() -> None:
         from tasks.core.networks.informative import check_informative
 
-        LOGGER.info("checking the text encoder %s", plugin.label)
+        LOGGER.info("checking the text encoder %s, fetched where it is not here", plugin.label)
         captions = plugin.module.examples(plugin.config)
         check_informative(
             plugin.module.embed(plugin.config, captions, device=choose_device()),

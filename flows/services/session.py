@@ -76,8 +76,8 @@ def begin() -> None:
 
 
 def switch_offline() -> None:
-    """Set what keeps Prefect, MLflow and DVC from calling out, unless it is set already; and keep
-    any proxy from this machine's own addresses.
+    """Set what keeps Prefect, MLflow and DVC from calling out, and Hugging Face from drawing bars,
+    unless it is set already; and keep any proxy from this machine's own addresses.
     """
     switches = {
         "PREFECT_HOME": str(Path(".prefect").resolve()),
@@ -85,6 +85,8 @@ def switch_offline() -> None:
         "DO_NOT_TRACK": "true",
         "DVC_NO_ANALYTICS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Stages report progress themselves, in lines where there is no terminal
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
     for name, value in switches.items():
         os.environ.setdefault(name, value)
