@@ -82,8 +82,6 @@ def run(name: str, words: dict[str, Any]) -> None:
         recorded = session.connected()
     else:
         logging.basicConfig(format="%(message)s")
-        if "DVC_STAGE" not in os.environ:
-            LOGGER.info("not recorded in Prefect, since no server stands; `make ui` starts one")
     with recorded:
         fresh, cached = flow(**words).count()
     print(f"{name}: {fresh} made, {cached} cached")

@@ -167,7 +167,7 @@ def _select_coresets(
     "Make synthetic pairs by each distillation method, at each size. It goes on from its last "
     "checkpoint when it was killed.",
     "--method bi_trajectory",
-    "--set distill.matching.iterations=200 --set budgets=[50]",
+    "--set distill.matching.iterations=200 --set 'budgets=[50]'",
 )
 def _distill(
     method: options.Distiller = None,

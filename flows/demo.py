@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from flows import cli
 from flows.services import session, standing
 from flows.services.server import HOST
+from tasks import preflight
 from tasks.core.foundations.file_names import METRICS, PAGE
 from tasks.settings import params
 from tasks.stages import DATA, REPORTS
@@ -31,7 +32,7 @@ def main() -> None:
 def _run() -> None:
     started, wall = time.time(), time.monotonic()
     session.begin()
-    params.load(())  # a wrong folder or value is refused before a server starts
+    preflight.check(params.load(()), "report")  # what is wrong is refused before a server starts
     with _server():
         cli.run("pipeline", {"settings": ()})
         # DVC takes over what is there; `dvc repro` then has nothing to do

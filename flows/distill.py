@@ -11,6 +11,7 @@ from flows.refs import Refs
 from flows.runner import flow, invocation, run
 from flows.train_experts import train_experts
 from tasks import distill as step
+from tasks import preflight
 from tasks.settings import params, steps
 from tasks.tracking import runs as measures
 
@@ -33,6 +34,7 @@ def distill(
     """
     chosen = params.load(settings)
     grid = sets("distillers", chosen.distillers, chosen.general.budgets, method, num_pairs)
+    preflight.check(chosen, "distill")
     refs = refs or train_experts.fn(settings, accept_code=accept_code)
     how = {"force": force, "accept_code": accept_code}
     inputs, made = refs.inputs, {}

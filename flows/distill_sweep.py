@@ -15,6 +15,7 @@ from flows.refs import Refs
 from flows.runner import flow
 from flows.select_coresets import select_coresets
 from flows.train_experts import train_experts
+from tasks import preflight
 from tasks.settings import params
 from tasks.settings.sets import SetName
 from tasks.store import caching
@@ -47,6 +48,7 @@ def distill_sweep(
     grid = [SetName(name, size) for name in names for size in sizes]
     for one in grid:
         sets("distillers", chosen.distillers, chosen.general.budgets, one.method, one.num_pairs)
+    preflight.check(chosen, "evaluate")
     trained = train_experts.fn(settings, accept_code=accept_code)
     selected = select_coresets.fn(settings, force, accept_code, trained, RANDOM).coresets
     made, scores = trained, dict[str, Ref]()

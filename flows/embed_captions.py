@@ -10,6 +10,7 @@ from flows.prepare_data import prepare_data
 from flows.refs import Refs
 from flows.runner import flow, run
 from tasks import embed_captions as step
+from tasks import preflight
 from tasks.settings import params, steps
 
 
@@ -27,8 +28,10 @@ def embed_captions(
         refs: what earlier stages made; without it their tasks run here first, and find what is
             there.
     """
+    chosen = params.load(settings)
+    preflight.check(chosen, "embed_captions")
     refs = refs or prepare_data.fn(settings, accept_code=accept_code)
-    work = steps.embedding(params.load(settings))
+    work = steps.embedding(chosen)
     how = {"force": force, "accept_code": accept_code}
     made = run(step.embed_captions, work, refs.prepared, **how)
     return replace(refs, embeddings=made)

@@ -13,6 +13,7 @@ from flows.refs import Refs
 from flows.runner import flow, invocation, run
 from flows.select_coresets import select_coresets
 from tasks import evaluate as step
+from tasks import preflight
 from tasks.settings import params, steps
 from tasks.settings.sets import FULL, SetName
 from tasks.store.artifacts import Ref
@@ -31,12 +32,13 @@ def evaluate(
     Args:
         settings, force, accept_code, refs: see `embed_captions`.
     """
+    chosen = params.load(settings)
+    preflight.check(chosen, "evaluate")
     refs = refs or distill.fn(
         settings,
         accept_code=accept_code,
         refs=select_coresets.fn(settings, accept_code=accept_code),
     )
-    chosen = params.load(settings)
     how = {"force": force, "accept_code": accept_code}
     galleries = {}
     for name, pairs in refs.distilled.items():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from flows import cli
 from flows.refs import Refs
 from flows.runner import flow, run
+from tasks import preflight
 from tasks import prepare_data as step
 from tasks.settings import params, steps
+
+LAST = "report"
 
 
 @flow("prepare_data")
@@ -22,7 +26,10 @@ def prepare_data(
         force: compute again even when it is there.
         accept_code: keep an artifact whose code alone has changed.
     """
-    work = steps.preparation(params.load(settings))
+    chosen = params.load(settings)
+    if "DVC_STAGE" in os.environ:
+        preflight.check(chosen, LAST)  # DVC runs the stages one by one, and this one first
+    work = steps.preparation(chosen)
     made = run(step.prepare_data, work, force=force, accept_code=accept_code)
     return Refs(prepared=made)
 

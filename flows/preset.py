@@ -17,6 +17,7 @@ from flows.refs import Refs
 from flows.runner import flow, run
 from flows.select_coresets import select_coresets
 from flows.train_experts import train_experts
+from tasks import preflight
 from tasks import preset as step
 from tasks.settings import params
 from tasks.store import caching
@@ -52,6 +53,8 @@ def preset(
         force: compute coresets, distilled sets and scores again.
     """
     cells = params.load_cells(preset, settings)
+    for chosen in cells.values():
+        preflight.check(chosen, "evaluate")
     trained: dict[str, Refs] = {}
     made: dict[str, Refs] = {}
     with caching.forcing_once():  # cells share what they do not change

@@ -9,6 +9,7 @@ from flows import cli
 from flows.evaluate import evaluate
 from flows.refs import Refs
 from flows.runner import flow, run
+from tasks import preflight
 from tasks import report as step
 from tasks.settings import params, steps
 
@@ -25,9 +26,11 @@ def report(
     Args:
         settings, force, accept_code, refs: see `embed_captions`.
     """
+    chosen = params.load(settings)
+    preflight.check(chosen, "report")
     refs = refs or evaluate.fn(settings, accept_code=accept_code)
     how = {"force": force, "accept_code": accept_code}
-    work = steps.reporting(params.load(settings))
+    work = steps.reporting(chosen)
     shown = (refs.inputs.prepared, refs.scores, refs.galleries, list(refs.distilled.values()))
     page = run(step.write_report, work, *shown, **how)
     return replace(refs, report=page)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from flows.services import session
 from tasks.step import Step
 from tasks.tracking.records import Invocation
 
+LOGGER = logging.getLogger("vl_distillery")
 SERVER = "PREFECT_API_URL"
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -79,11 +81,19 @@ def flow(name: str) -> Callable[[Callable[P, R]], Any]:
     return define
 
 
+@functools.cache
+def _say_unrecorded() -> None:
+    """Say it once, and at the first step: what is wrong with a command is told alone."""
+    if not {SERVER, "DVC_STAGE"}.intersection(os.environ):
+        LOGGER.info("not recorded in Prefect, since no server stands; `make ui` starts one")
+
+
 def run(step: Step[..., R], *args: Any, **how: Any) -> R:
     """Run a step with retries; inside a recorded flow it is a task of Prefect."""
     make = retried(step.fn)
     context = sys.modules.get("prefect.context")
     if context is None or context.FlowRunContext.get() is None:
+        _say_unrecorded()
         return make(*args, **how)
     from prefect import task
     from prefect.cache_policies import NO_CACHE

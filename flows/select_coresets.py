@@ -10,6 +10,7 @@ from flows.grid import sets
 from flows.refs import Refs
 from flows.runner import flow, run
 from flows.train_experts import train_experts
+from tasks import preflight
 from tasks import select_coresets as step
 from tasks.settings import params, steps
 from tasks.store import caching
@@ -31,6 +32,7 @@ def select_coresets(
     """
     chosen = params.load(settings)
     grid = sets("coresets", chosen.coresets, chosen.general.budgets, method)
+    preflight.check(chosen, "select_coresets")
     refs = refs or train_experts.fn(settings, accept_code=accept_code)
     how = {"force": force, "accept_code": accept_code}
     made = {}

@@ -9,6 +9,7 @@ from flows import cli
 from flows.embed_captions import embed_captions
 from flows.refs import Refs
 from flows.runner import flow, run
+from tasks import preflight
 from tasks import train_experts as step
 from tasks.settings import params, steps
 
@@ -27,8 +28,9 @@ def train_experts(
         settings, force, accept_code, refs: see `embed_captions`.
         indices: these experts only, so that several workers can share the work; None takes all.
     """
-    refs = refs or embed_captions.fn(settings, accept_code=accept_code)
     chosen = params.load(settings)
+    preflight.check(chosen, "train_experts")
+    refs = refs or embed_captions.fn(settings, accept_code=accept_code)
     how = {"force": force, "accept_code": accept_code}
     start = run(step.build_start, steps.start(chosen), refs.prepared, **how)
     refs = replace(refs, start=start)

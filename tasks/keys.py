@@ -65,9 +65,18 @@ def of_prepared(work: Preparation) -> tuple[Key, Missing]:
     return _key("prepare_data", what, inputs, plugin.module_name), missing
 
 
+def of_encoder(plugin: Plugin) -> tuple[dict[str, Any], dict[str, str], Missing]:
+    """Return name and options of an encoder, the digests of its weights, and what is missing."""
+    weights, missing = caching.digest_files(lambda: plugin.module.weight_files(plugin.config))
+    what = plugin.as_params()
+    if weights or missing:
+        what["options"].pop("weights")  # the content counts, not the place
+    return what, weights, missing
+
+
 def of_embeddings(work: Embedding, prepared: Ref) -> tuple[Key, Missing]:
     """Return the key of the embeddings of all captions."""
-    what, weights, missing = _encoder(work.text_encoder)
+    what, weights, missing = of_encoder(work.text_encoder)
     inputs = {"prepared": prepared.digest, **weights}
     return _key("embed_captions", what, inputs, work.text_encoder.module_name), missing
 
@@ -78,7 +87,7 @@ def of_start(network: Network, prepared: Ref, code: Sequence[str]) -> tuple[Key,
     Args:
         code: modules of the stage that makes it.
     """
-    encoder, inputs, missing = _encoder(network.image_encoder)
+    encoder, inputs, missing = of_encoder(network.image_encoder)
     is_frozen = network.model.is_encoder_frozen
     # Features of the images are in it; a trained encoder has none, and the data may change
     if is_frozen:
@@ -198,12 +207,3 @@ def _trained(
 
 def _without(section: Any, *names: str) -> dict[str, Any]:
     return {name: value for name, value in asdict(section).items() if name not in names}
-
-
-def _encoder(plugin: Plugin) -> tuple[dict[str, Any], dict[str, str], Missing]:
-    """Return name and options of an encoder, the digests of its weights, and what is missing."""
-    weights, missing = caching.digest_files(lambda: plugin.module.weight_files(plugin.config))
-    what = plugin.as_params()
-    if weights or missing:
-        what["options"].pop("weights")  # the content counts, not the place
-    return what, weights, missing

@@ -77,8 +77,8 @@ def begin() -> None:
 
 
 def switch_offline() -> None:
-    """Set what keeps Prefect, MLflow and DVC from calling out, unless it is set already; and keep
-    any proxy from this machine's own addresses.
+    """Set what keeps Prefect, MLflow and DVC from calling out, and Hugging Face from drawing bars,
+    unless it is set already; and keep any proxy from this machine's own addresses.
     """
     switches = {
         "PREFECT_HOME": str(Path(".prefect").resolve()),
@@ -91,6 +91,8 @@ def switch_offline() -> None:
         # What MLflow does not take at once waits in a file, and a second try is the next run's
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        # Stages report progress themselves, in lines where there is no terminal
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
     for name, value in switches.items():
         os.environ.setdefault(name, value)

@@ -4,6 +4,7 @@ measured.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import functools
@@ -64,6 +65,7 @@ def idle_bytes() -> int:
     imported and before any work.
     """
     gc.freeze()  # a collection need not look at them
+    atexit.register(gc.unfreeze)  # what is frozen at the end, triton would call leaked
     return _resident_bytes()
 
 

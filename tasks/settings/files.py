@@ -1,6 +1,7 @@
 """params.yaml and presets.yaml as they stand in the working directory, before anything is checked.
 
-Imports no PyTorch, so that the command line completes names at once.
+Imports no PyTorch, so that the command line completes names at once. Whatever a file holds, it is
+read in bounded time and memory, or refused with its place.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import yaml
 
 PARAMS = Path("params.yaml")
 PRESETS = "presets.yaml"
+MAX_BYTES = 2**18  # of a file, which is read in seconds
+MAX_VALUES = 100_000  # of a file, each alias counted as often as it is used
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -19,16 +22,116 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: it is not in the working directory.
-        ValueError: it is no YAML, or no mapping.
+        ValueError: it is no file, cannot be read, or is no text in UTF-8, no YAML or no mapping; it
+            is too large, holds a key twice, or an alias to what holds itself.
     """
+    try:
+        text = _text(path)
+    except PermissionError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}); needed is a file that you may read; change "
+            "its permissions"
+        ) from error
+    try:
+        tree = yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not valid YAML: {_reason(error, text)}; correct the file there"
+        ) from error
+    if not isinstance(tree, dict):
+        received = "nothing" if tree is None else type(tree).__name__
+        raise ValueError(
+            f"{path} must hold sections, received {received}; take the repository's own file"
+        )
+    return tree
+
+
+def _text(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise ValueError(
+            f"{path} is no file; allowed is a text file of sections; move it away and put the "
+            "repository's own there"
+        )
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is not in {Path.cwd()}; run from the top folder of the repository"
         )
+    with path.open("rb") as handle:
+        data = handle.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{path} has more than {MAX_BYTES} bytes, which are allowed; shorten it")
     try:
-        tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path} must hold sections, received {type(tree).__name__}")
-    return tree
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: received the byte {data[error.start]:#04x}, which is no UTF-8; "
+            "save the file as UTF-8"
+        ) from error
+
+
+def _reason(error: Exception, text: str) -> str:
+    """Return one line: where in the file, and what is wrong."""
+    if isinstance(error, RecursionError):
+        return "values are nested too deeply; a few levels are allowed"
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return f"line {line}: received {chr(error.character)!r}, which is no text"
+    mark = getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    context = getattr(error, "context", None)
+    told = [part for part in (context, getattr(error, "problem", None)) if part]
+    return place + (", ".join(told) or str(error))
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what YAML lets pass: a key given twice, and aliases that make a value without end."""
+
+    def get_single_node(self) -> Any:
+        """Return the one document, once its size is known."""
+        node = super().get_single_node()
+        if node is not None:
+            _count(node, {})
+        return node
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """Return a value; a number or date that Python does not take is refused with its place."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError) as error:
+            raise _wrong(node, f"received {node.value!r:.60}: {error}") from error
+
+
+def _count(node: Any, known: dict[int, int]) -> int:
+    """Return how many values a node stands for, all its aliases written out.
+
+    Raises:
+        yaml.YAMLError: too many, a node that holds itself, or a key given twice.
+    """
+    if id(node) in known:
+        if not known[id(node)]:
+            raise _wrong(node, "the value holds itself through an alias; allowed are other values")
+        return known[id(node)]
+    known[id(node)] = 0  # being counted
+    parts = node.value if isinstance(node, yaml.CollectionNode) else []
+    if isinstance(node, yaml.MappingNode):
+        _check_keys(node)
+        parts = [part for pair in node.value for part in pair]
+    found = known[id(node)] = 1 + sum(_count(part, known) for part in parts)
+    if found > MAX_VALUES:
+        raise _wrong(node, f"it stands for more than {MAX_VALUES} values, which are allowed")
+    return found
+
+
+def _check_keys(node: Any) -> None:
+    seen = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            name = (key.tag, key.value)
+            if name in seen:
+                raise _wrong(key, f"the key {key.value!r} is there twice; leave one out")
+            seen.add(name)
+
+
+def _wrong(node: Any, problem: str) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)

@@ -113,9 +113,10 @@ def section_of(kind: Any, value: Any, where: str) -> Any:
             key=lambda found: len(found["loc"]),
         )
         place = ".".join([where, *(str(part) for part in first["loc"])])
-        raise ValueError(
-            f"{place}: received {first['input']!r}: {first['msg']}; change it there or with --set"
-        ) from error
+        told = f"received {first['input']!r:.200}: {first['msg']}"
+        if first["type"] == "value_error":  # in words of ours, which say what was received
+            told = str(first["ctx"]["error"])
+        raise ValueError(f"{place}: {told}; change it there or with --set") from error
 
 
 def plugin_of(kind: str, section: Any, key: str, where: str) -> tuple[Plugin, dict[str, Any]]:

@@ -75,6 +75,13 @@ def test_help_of_a_command_says_what_it_does_with_an_example(name, capsys):
         assert all(option in text for option in ("--profile", "--set", "--force", "--accept-code"))
 
 
+def test_what_help_and_pages_show_may_be_pasted_into_a_shell():
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    texts = [ROOT / "flows/command_line.py", *pages]
+    for line in "\n".join(path.read_text() for path in texts).splitlines():
+        assert not re.search(r"(?<!')(--set|-S) [\w.]+=[^'\s]*[][{}*#~]", line), line
+
+
 def test_no_command_is_the_help_and_code_2():
     done = run()
     assert done.returncode == 2 and "Usage: vl-distillery" in done.stdout

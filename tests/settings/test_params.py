@@ -178,3 +178,17 @@ def test_one_budget_of_a_mapping_can_be_overridden() -> None:
     override(tree, "distill.matching.lr_img={20: 1.0, 50: 2.0}")
     override(tree, "distill.matching.lr_img.50=3.0")
     assert params.parse(tree).distillers["bi_trajectory"].config.lr_img == {20: 1.0, 50: 3.0}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("seed=-1", "seed: received -1, allowed is >= 0; change it there or with --set"),
+        ("model.dropout=1.5", "model.dropout: received 1.5, allowed is >= 0 and < 1; change"),
+        ("seed=[1, 2]", r"seed: received \[1, 2\]: Input should be a valid integer; change"),
+    ],
+)
+def test_what_was_received_is_said_once(setting, message):
+    with pytest.raises(ValueError, match=rf"profiles\.toy\.{message}") as raised:
+        params.load((setting,))
+    assert str(raised.value).count("received") == 1

