@@ -259,6 +259,29 @@ def _plan(
 
 
 @_command(
+    "export",
+    BESIDE,
+    "Write a set as a folder that loads without this program. Its card says what the set is, how "
+    "it scores and how to load it.",
+    "bi_trajectory-20 --to toy-20",
+    "herding-20 --to toy-20-real --format folder --with-test --licence mit",
+)
+def _export(
+    name: options.Set,
+    to: options.To,
+    layout: options.Layout = "huggingface",
+    picture: options.Picture = "png",
+    is_test_included: options.WithTest = False,
+    licence: options.Licence = "unknown",
+    allowed: options.Allows = "unknown",
+    replace: options.Replace = False,
+    profile: Profile = None,
+    settings: Settings = None,
+) -> Words:
+    return locals()
+
+
+@_command(
     "demo",
     BESIDE,
     "Run everything by DVC, and say where the report is.",
