@@ -282,6 +282,25 @@ def _export(
 
 
 @_command(
+    "score",
+    BESIDE,
+    "Print Recall@K in both directions for embeddings of your own, with any number of captions an "
+    "image and with ties.",
+    "all.safetensors",
+    "images.npy texts.npy --mapping mapping.json --json",
+)
+def _score(
+    files: options.Embeddings,
+    mapping: options.Mapping = None,
+    similarity: options.Similarity = "cosine",
+    is_json: Annotated[
+        bool, typer.Option("--json", help="Print everything, for programs.")
+    ] = False,
+) -> Words:
+    return locals()
+
+
+@_command(
     "demo",
     BESIDE,
     "Run everything by DVC, and say where the report is.",

@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 from tasks.settings import files
 
 VALUES, AGAIN, CHOICE = "Values", "What is made again", "What to run"
-WRITTEN = "What is written"
+WRITTEN, READ = "What is written", "What is read"
 
 
 class Command(TyperCommand):
@@ -169,4 +169,25 @@ Allows = Annotated[str, _text("What that licence allows.", "--allows")]
 Replace = Annotated[
     bool,
     typer.Option("--replace", help="Replace an older export.", rich_help_panel=WRITTEN),
+]
+Embeddings = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="EMBEDDINGS...",
+        help="One .safetensors with everything, or two files, of images and of texts: .npy, "
+        ".safetensors or .parquet, FILE:KEY where one holds several.",
+        rich_help_panel=READ,
+    ),
+]
+Mapping = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="The image of each caption, from 0: .json, .csv, .npy, .safetensors or .parquet.",
+        rich_help_panel=READ,
+    ),
+]
+Similarity = Annotated[
+    str,
+    typer.Option(metavar="KIND", help="cosine, or inner products.", rich_help_panel=READ),
 ]
