@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+# Numpy reads the header of an npy file as an expression of Python
+_NPY_ERRORS = (ValueError, EOFError, MemoryError, SyntaxError, TypeError, tokenize.TokenError)
+_LISTS = pyarrow.FixedSizeListArray | pyarrow.ListArray | pyarrow.LargeListArray
 NEEDED = "allowed are .npy, .safetensors and .parquet files"
 
 
@@ -98,7 +102,7 @@ def read_integers(place: Place, name: str) -> Tensor:
 def _npy(place: Place, name: str) -> Tensor:
     try:
         found = np.load(place.path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except _NPY_ERRORS as error:
         raise _refused(place, "pickled objects, or what is no whole npy file") from error
     return _tensor(found, place)
 
@@ -114,7 +118,7 @@ def _parquet(place: Place, name: str) -> Tensor:
     column = pyarrow.parquet.read_table(place.path, columns=[key])[key].combine_chunks()
     if column.null_count:
         raise _refused(Place(place.path, key), f"{column.null_count} empty rows")
-    if not isinstance(column, pyarrow.FixedSizeListArray | pyarrow.ListArray):
+    if not isinstance(column, _LISTS):
         return _tensor(column.to_numpy(zero_copy_only=False), Place(place.path, key))
     widths = set(pyarrow.compute.list_value_length(column).to_pylist())
     values = column.flatten()
@@ -154,7 +158,7 @@ def _json(place: Place, name: str) -> list[int]:
         raise ValueError(f"{place}: received no json ({error}); change the file") from error
     if isinstance(found, dict):
         found = found.get(name)
-    if not isinstance(found, list) or not all(type(value) is int for value in found):
+    if not isinstance(found, list) or not all(map(_is_index, found)):
         raise ValueError(
             f"{place}: {name}: received {str(found)[:60]!r}; allowed is a list of integers, or an "
             f"object with one under {name!r}; change the file"
@@ -163,13 +167,15 @@ def _json(place: Place, name: str) -> list[int]:
 
 
 def _csv(place: Place, name: str) -> list[int]:
-    with place.path.open(newline="", encoding="utf-8-sig") as handle:
-        rows = list(csv.DictReader(handle))
     column = place.key or "image"
     try:
+        with place.path.open(newline="", encoding="utf-8-sig") as handle:
+            rows = list(csv.DictReader(handle))
         images = [int(row[column]) for row in rows]
         captions = [int(row["caption"]) for row in rows] if rows and "caption" in rows[0] else None
-    except (KeyError, TypeError, ValueError) as error:
+        if not all(map(_is_index, images)):
+            raise ValueError("a number of more than 18 digits")
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ValueError(
             f"{place}: {name}: received {error}; allowed is a header with `{column}`, and whole "
             "numbers in its column and in `caption`; change the file"
@@ -182,6 +188,10 @@ def _csv(place: Place, name: str) -> list[int]:
             f"{len(captions) - 1} once; allowed is one row a caption; change the file"
         )
     return [image for _, image in sorted(zip(captions, images, strict=True))]
+
+
+def _is_index(value: object) -> bool:
+    return type(value) is int and abs(value) < 10**18
 
 
 def _refused(place: Place, received: str) -> ValueError:

@@ -98,7 +98,7 @@ def export(source: Source, target: Path, choice: Choice, *, is_replaced: bool = 
         facts = _facts(source, place, choice, rounding)
         (place / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
         text = card.render(source, facts, choice, file_digest(place / FACTS))
-        (place / card.CARD).write_text(text)
+        (place / card.CARD).write_text(text, encoding="utf-8")
         num_bytes = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
     return Exported(source.pairs.num_pairs, num_bytes, rounding)
 
@@ -132,7 +132,7 @@ def _write_tensors(source: Source, place: Path) -> None:
 
 
 def _write_ids(path: Path, origins: list[Any]) -> None:
-    with path.open("w", newline="") as handle:
+    with path.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle)
         writer.writerow(("split", "file_name", "caption_number"))
         writer.writerows((row.split, row.file_name, row.caption_number) for row in origins)

@@ -31,6 +31,9 @@ def whole(target: Path, *, is_replaced: bool) -> Iterator[Path]:
         work.mkdir(parents=True)
         try:
             yield work
+            for path in work.rglob("*"):  # safetensors writes for its user alone
+                if path.is_file():
+                    path.chmod(work.stat().st_mode & 0o666)
             if target.exists():
                 os.replace(target, old)
             os.replace(work, target)

@@ -72,7 +72,7 @@ def exported(chosen, name, place, layout="folder", *, test=True, licence="unknow
     ("fixture", "name", "layout"),
     [
         ("made", "herding-4", "huggingface"),
-        ("made", "bi_trajectory-4", "webdataset"),
+        ("made", "lors-4", "webdataset"),
         ("made_heads", "herding-4", "folder"),
         ("made_heads", "lors-4", "folder"),
     ],
@@ -83,6 +83,16 @@ def test_the_cards_program_scores_as_the_pipeline_does(fixture, name, layout, re
         source = exported(chosen, name, tmp_path / "out", layout)
         ours = describe(score["mean_recall"] for score in source.scores()).mean
     assert run_alone(tmp_path / "out") == pytest.approx(ours, abs=1.0)
+
+
+def test_what_differs_for_distilled_images_is_what_8_bits_cost(inside, tmp_path, capsys):
+    source, place = exported(inside, "bi_trajectory-4", tmp_path / "out"), tmp_path / "out"
+    ours = describe(score["mean_recall"] for score in source.scores()).mean
+    pixels = (source.pairs.images.permute(0, 2, 3, 1) * 0.5 + 0.5) * 255
+    code = program(place).replace("seen, tested = torch.tensor(images)", "seen, tested = pixels")
+    with contextlib.chdir(place):
+        exec(code, {"pixels": pixels})
+    assert float(capsys.readouterr().out.split()[-1]) == pytest.approx(ours)
 
 
 @pytest.mark.parametrize("layout", ["huggingface", "webdataset", "folder"])

@@ -4,17 +4,22 @@ is refused by file and key.
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from tasks.core.foundations.seeding import make_generator
+from tasks.exchange.arrays import Place, read_array, read_integers
 from tasks.exchange.score import Embedded, read_embeddings, score
 
+FLIPS = 10  # of each file; 200 were tried once
 OWNERS = [0, 0, 1, 2, 2, 2, 3, 4, 4, 5, 6, 6, 6, 6]
 
 
@@ -116,6 +121,34 @@ def test_inner_products_are_asked_for():
         score(given, "l2")
 
 
+def test_lists_with_64_bit_offsets_are_read(tmp_path):
+    images, texts = embeddings()
+    write(tmp_path, images, texts)
+    large = pyarrow.array(texts.tolist(), pyarrow.large_list(pyarrow.float32()))
+    pyarrow.parquet.write_table(pyarrow.table({"e": large}), tmp_path / "large.parquet")
+    files = [str(tmp_path / name) for name in ("image_embeds.npy", "large.parquet")]
+    assert torch.equal(read_embeddings(files, str(tmp_path / "list.json")).texts, texts)
+
+
+def test_a_flipped_or_cut_file_is_read_or_refused_and_nothing_else(tmp_path):
+    images, texts = embeddings()
+    draw = np.random.default_rng(0)
+    write(tmp_path, images, texts)
+    names = [path.name for path in tmp_path.iterdir()]
+    for name in names * FLIPS:
+        path = tmp_path / name
+        whole = path.read_bytes()
+        place = int(draw.integers(len(whole)))
+        flipped = whole[:place] + bytes([whole[place] ^ int(draw.integers(1, 256))])
+        path.write_bytes(flipped + (whole[place + 1 :] if draw.random() < 0.7 else b""))
+        with contextlib.suppress(ValueError, OSError):
+            if name.endswith((".json", ".csv")) or name.startswith("owners"):
+                read_integers(Place(path), "caption_image_idx")
+            else:
+                read_array(Place(path), name.split(".")[0])
+        path.write_bytes(whole)
+
+
 def broken(place):
     """Files that do not fit, each beside what its message says."""
     _, texts = embeddings()
@@ -195,6 +228,9 @@ def test_embeddings_that_do_not_fit_are_refused_by_file_and_key(texts, parts, tm
             ["m.json: caption_image_idx: received '[0.5", "list of integers"],
         ),
         ("m.json", {"owners": OWNERS}, ["an object with one under 'caption_image_idx'"]),
+        ("m.json", [10**30, *OWNERS[1:]], ["m.json: caption_image_idx: received '[1000"]),
+        ("m.csv", "image\n" + "9" * 40, ["m.csv: caption_image_idx: received a number of"]),
+        ("m.csv", 'image\n"' + "9" * 200_000, ["m.csv: caption_image_idx: received field"]),
         ("m.json", "{", ["m.json: received no json"]),
         (
             "m.csv",

@@ -34,6 +34,16 @@ def test_export_says_what_it_wrote_and_what_8_bits_cost(made):
     assert [path.name for path in (made.folder / "out").iterdir()] == ["set"]
 
 
+def test_a_killed_export_leaves_a_whole_target_or_none(made):
+    out = made.folder / "out/killed"
+    partial = out.with_name(".killed.partial")
+    command = ("python", "-m", "flows.cli", "export", "herding-4", "--to", "out/killed")
+    was_running = made.kill_when(partial.exists, *command)
+    assert out.exists() != was_running or (out / "README.md").is_file()
+    made.flow("export", "herding-4", "--to", "out/killed", *(["--replace"] * out.exists()))
+    assert (out / "README.md").is_file() and not partial.exists()
+
+
 def test_a_set_that_is_not_made_is_one_message(made):
     done = made.flow("export", "bi_trajectory-4", "--to", "out/none", check=False)
     assert done.returncode == 2 and "bi_trajectory-4 is not there" in done.stderr
