@@ -259,6 +259,48 @@ def _plan(
 
 
 @_command(
+    "export",
+    BESIDE,
+    "Write a set as a folder that loads without this program. Its card says what the set is, how "
+    "it scores and how to load it.",
+    "bi_trajectory-20 --to toy-20",
+    "herding-20 --to toy-20-real --format folder --with-test --licence mit",
+)
+def _export(
+    name: options.Set,
+    to: options.To,
+    layout: options.Layout = "huggingface",
+    picture: options.Picture = "png",
+    is_test_included: options.WithTest = False,
+    licence: options.Licence = "unknown",
+    allowed: options.Allows = "unknown",
+    replace: options.Replace = False,
+    profile: Profile = None,
+    settings: Settings = None,
+) -> Words:
+    return locals()
+
+
+@_command(
+    "score",
+    BESIDE,
+    "Print Recall@K in both directions for embeddings of your own, with any number of captions an "
+    "image and with ties.",
+    "all.safetensors",
+    "images.npy texts.npy --mapping mapping.json --json",
+)
+def _score(
+    files: options.Embeddings,
+    mapping: options.Mapping = None,
+    similarity: options.Similarity = "cosine",
+    is_json: Annotated[
+        bool, typer.Option("--json", help="Print everything, for programs.")
+    ] = False,
+) -> Words:
+    return locals()
+
+
+@_command(
     "demo",
     BESIDE,
     "Run everything by DVC, and say where the report is.",

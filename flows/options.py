@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 from tasks.settings import files
 
 VALUES, AGAIN, CHOICE = "Values", "What is made again", "What to run"
+WRITTEN, READ = "What is written", "What is read"
 
 
 class Command(TyperCommand):
@@ -139,4 +140,54 @@ List = Annotated[
         help="Name the tables and their cells, and run nothing.",
         rich_help_panel=CHOICE,
     ),
+]
+
+
+def _text(text: str, *declared: str, metavar: str = "TEXT") -> Any:
+    return typer.Option(*declared, metavar=metavar, help=text, rich_help_panel=WRITTEN)
+
+
+Set = Annotated[
+    str,
+    typer.Argument(
+        metavar="SET", help="A set of the profile, <method>-<num_pairs>.", rich_help_panel=CHOICE
+    ),
+]
+To = Annotated[str, _text("The folder to write; it must not exist.", metavar="DIR")]
+Layout = Annotated[str, _text("huggingface, webdataset or folder.", "--format", metavar="LAYOUT")]
+Picture = Annotated[str, _text("png, or webp without loss.", "--pictures", metavar="KIND")]
+WithTest = Annotated[
+    bool,
+    typer.Option(
+        "--with-test",
+        help="Add the test split and the image encoder, on which the card trains and scores.",
+        rich_help_panel=WRITTEN,
+    ),
+]
+Licence = Annotated[str, _text("Licence of the source, as the hub names it.", metavar="NAME")]
+Allows = Annotated[str, _text("What that licence allows.", "--allows")]
+Replace = Annotated[
+    bool,
+    typer.Option("--replace", help="Replace an older export.", rich_help_panel=WRITTEN),
+]
+Embeddings = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="EMBEDDINGS...",
+        help="One .safetensors with everything, or two files, of images and of texts: .npy, "
+        ".safetensors or .parquet, FILE:KEY where one holds several.",
+        rich_help_panel=READ,
+    ),
+]
+Mapping = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="The image of each caption, from 0: .json, .csv, .npy, .safetensors or .parquet.",
+        rich_help_panel=READ,
+    ),
+]
+Similarity = Annotated[
+    str,
+    typer.Option(metavar="KIND", help="cosine, or inner products.", rich_help_panel=READ),
 ]

@@ -1,0 +1,40 @@
+"""export: a stored set as a folder that loads without this program, with a card that tells what it
+is. `vl-distillery export SET --to DIR`.
+
+No flow of Prefect: nothing of `data/` changes. `tasks/exchange/` writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flows import cli
+from flows.services import session
+from tasks.settings import params
+
+
+def main(settings: Sequence[str], **words: Any) -> None:
+    """Export a set, and exit: 0 done, 2 a wrong input, 130 interrupted."""
+    cli.guarded(lambda: _export(settings, **words))
+
+
+def _export(settings: Sequence[str], name: str, to: str, replace: bool, **choice: Any) -> None:
+    session.switch_offline()
+    chosen = params.load(settings)
+    from tasks.exchange.export import Choice, export
+    from tasks.exchange.source import open_source
+
+    how = Choice(**choice)
+    done = export(open_source(chosen, name), Path(to), how, is_replaced=replace)
+    print(f"export: {name}, {done.num_pairs} pairs, {done.num_bytes:,} bytes to {to}")
+    cost = done.rounding
+    print(
+        f"8 bits move a normalised value by at most {cost.largest:.4f}, {cost.mean:.5f} in the "
+        f"mean; {cost.num_clipped:,} of {cost.num_values:,} values lay outside and are clipped"
+    )
+
+
+if __name__ == "__main__":
+    cli.main("export")

@@ -1,0 +1,147 @@
+"""score: Recall@K of anybody's embeddings, with ragged captions and ties (METHOD 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from tasks.core.evaluation.retrieval import TieReport, ties
+from tasks.exchange.arrays import Place, names_of, read_array, read_integers
+
+IMAGES, TEXTS, OWNERS = "image_embeds", "text_embeds", "caption_image_idx"
+SIMILARITIES = ("cosine", "inner")
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Embeddings to score, checked.
+
+    Attributes:
+        images: (N, d) of a float type.  texts: (T, d).
+        owners: (T,) int64, the image of each caption.
+    """
+
+    images: Tensor
+    texts: Tensor
+    owners: Tensor
+
+    @property
+    def captions_per_image(self) -> tuple[int, int]:
+        """Least and most."""
+        counts = self.owners.bincount()
+        return int(counts.min()), int(counts.max())
+
+
+def read_embeddings(files: Sequence[str], mapping: str | None) -> Embedded:
+    """Return embeddings of one safetensors file that holds all, or of a file of images and one of
+    texts with a mapping.
+
+    Raises:
+        ValueError: wrong shapes or types, values that are not finite, a mapping that does not fit.
+        FileNotFoundError: a file is not there.
+    """
+    if not 1 <= len(files) <= 2:
+        raise ValueError(
+            f"EMBEDDINGS: received {len(files)} files; allowed is one .safetensors with {IMAGES} "
+            f"and {TEXTS}, or two, of images and of texts; change EMBEDDINGS"
+        )
+    places = [Place.parse(file) for file in files]
+    if len(places) == 1:
+        _check_all(places[0], mapping)
+        places = [Place(places[0].path, name) for name in (IMAGES, TEXTS)]
+    where = Place.parse(mapping) if mapping else Place(places[0].path, OWNERS)
+    if mapping is None and len(files) == 2:
+        raise ValueError(
+            "--mapping: received none; allowed is a .json, .csv, .npy, .safetensors or .parquet "
+            "with the image of each caption: it is not guessed; give --mapping"
+        )
+    images, texts = (
+        _embeddings(read_array(place, name), place, name)
+        for place, name in zip(places, (IMAGES, TEXTS), strict=True)
+    )
+    if images.shape[1] != texts.shape[1]:
+        raise ValueError(
+            f"{places[1]}: received {texts.shape[1]} numbers a caption, beside "
+            f"{images.shape[1]} an image in {places[0]}; allowed is one width; change a file"
+        )
+    return Embedded(images, texts, _owners(where, len(images), len(texts)))
+
+
+def score(given: Embedded, similarity: str) -> TieReport:
+    """Return the recalls of METHOD 8, with ties as hits, in random order, and as misses.
+
+    Args:
+        similarity: `cosine`, or `inner` for inner products of the embeddings as they are.
+    """
+    if similarity not in SIMILARITIES:
+        raise ValueError(
+            f"--similarity: received {similarity!r}; allowed: {', '.join(SIMILARITIES)}; change "
+            "--similarity"
+        )
+    images, texts = given.images, given.texts
+    kind = torch.promote_types(images.dtype, texts.dtype)
+    images, texts = (
+        value.to(torch.promote_types(kind, torch.float32)) for value in (images, texts)
+    )
+    if similarity == "cosine":
+        images, texts = normalize(images, dim=1), normalize(texts, dim=1)
+    return ties(images, texts, given.owners)
+
+
+def _check_all(place: Place, mapping: str | None) -> None:
+    """Refuse one file that does not hold everything."""
+    needed = {IMAGES, TEXTS} if mapping else {IMAGES, TEXTS, OWNERS}
+    is_tensors = place.path.suffix.lower() == ".safetensors"
+    if is_tensors and not place.path.is_file():
+        raise FileNotFoundError(f"{place.path} is not there; change EMBEDDINGS")
+    names = names_of(place.path) if is_tensors else []
+    if place.key or not needed <= set(names):
+        raise ValueError(
+            f"{place}: received {', '.join(names) or 'one file of another kind'}; allowed alone is "
+            f"a .safetensors with {', '.join(sorted(needed))}; give two files and --mapping"
+        )
+
+
+def _embeddings(found: Tensor, place: Place, name: str) -> Tensor:
+    if found.ndim != 2 or not found.numel() or not found.dtype.is_floating_point:
+        raise ValueError(
+            f"{place}: {name}: received {tuple(found.shape)} of {found.dtype}; allowed is (rows, "
+            "width) of float16, bfloat16, float32 or float64; change the file"
+        )
+    finite = torch.isfinite(found).all(1)
+    empty = ~(found != 0).any(1)
+    for is_bad, what in ((~finite, "a value that is not finite"), (empty, "nothing but zeros")):
+        if bool(is_bad.any()):
+            raise ValueError(
+                f"{place}: {name}: received {what} in row {int(is_bad.nonzero()[0])}, in "
+                f"{int(is_bad.sum())} rows in all; allowed are finite vectors that are not zero; "
+                "change the file"
+            )
+    return found
+
+
+def _owners(place: Place, num_images: int, num_texts: int) -> Tensor:
+    found = read_integers(place, OWNERS)
+    if len(found) != num_texts:
+        raise ValueError(
+            f"{place}: {OWNERS}: received {len(found)} numbers for {num_texts} captions; allowed "
+            "is one a caption, in their order; change the file"
+        )
+    outside = (found < 0) | (found >= num_images)
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        raise ValueError(
+            f"{place}: {OWNERS}: received {int(found[row])} for caption {row}; allowed are 0 to "
+            f"{num_images - 1}, the rows of the images; change the file"
+        )
+    bare = (found.bincount(minlength=num_images) == 0).nonzero()[:, 0]
+    if len(bare):
+        raise ValueError(
+            f"{place}: {OWNERS}: received no caption for {len(bare)} images, the first is image "
+            f"{int(bare[0])}; allowed is at least one an image; leave these images out"
+        )
+    return found

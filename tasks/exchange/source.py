@@ -1,0 +1,181 @@
+"""What an export is made of: a stored set, what it was made from, and the scores of its students.
+
+Everything comes from the artifacts and their manifests: an export tells what was stored, not what
+params.yaml says today.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from tasks.core.data.storage import load_split
+from tasks.core.foundations.file_names import INITIAL, NAMES, SCORE
+from tasks.core.foundations.names import hint
+from tasks.core.foundations.records import Split
+from tasks.core.foundations.tensor_files import load_tensors
+from tasks.core.training.pair_files import load_pairs
+from tasks.core.training.pair_set import PairSet
+from tasks.search import nearest
+from tasks.settings import steps
+from tasks.settings.params import Params
+from tasks.settings.sets import SetName
+from tasks.store import artifacts
+from tasks.store.manifests import Manifest
+
+
+@dataclass(frozen=True)
+class Part:
+    """A verified artifact."""
+
+    folder: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a pair comes from: the real pair it is, or began as.
+
+    Attributes:
+        file_name: of the picture in the dataset.
+        caption_number: of the caption among those of its picture, from 0.
+        nearest_sentence, cosine: the training caption that is nearest to the pair's text.
+    """
+
+    split: str
+    file_name: str
+    caption_number: int
+    caption: str
+    nearest_sentence: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Source:
+    """A stored set with all that an export says of it.
+
+    Attributes:
+        dataset: the name that scores are compared under.
+        is_coreset: whether its pairs are real ones.
+        initial: `images` and `text_embeds` that a distilled set began as; None for a coreset.
+        students: their scores, by seed; empty where the set was not scored.
+        small: how a student is trained on a set, of params.yaml, for a set that was not scored.
+    """
+
+    name: SetName
+    dataset: str
+    is_coreset: bool
+    pairs: PairSet
+    initial: dict[str, Tensor] | None
+    own: Part
+    prepared: Part
+    embeddings: Part
+    start: Part
+    students: tuple[Part, ...]
+    small: dict[str, Any]
+
+    def split(self, name: str) -> Split:
+        """Return a split of the dataset."""
+        return load_split(self.prepared.folder, self.embeddings.folder, name)
+
+    def origins(self) -> list[Origin]:
+        """Return where each pair comes from, and its nearest training sentence."""
+        train, facts = self.split("train"), self.pairs.provenance
+        names = pd.read_parquet(self.prepared.folder / NAMES)
+        names = names.loc[names["split"] == "train", "name"].reset_index(drop=True)
+        cosines, index = nearest(self.pairs.text_embeds, train.text_embeds)
+        owners = train.caption_image_idx
+        found = []
+        for row, (image, caption) in enumerate(
+            zip(facts["image_idx"], facts["caption_idx"], strict=True)
+        ):
+            first = int(torch.searchsorted(owners, image))
+            sentence = train.captions[int(index[row, 0])]
+            text, cosine = train.captions[caption], round(float(cosines[row, 0]), 6)
+            found.append(Origin("train", names[image], caption - first, text, sentence, cosine))
+        return found
+
+    def scores(self) -> list[dict[str, Any]]:
+        """Return the scores of the students, by seed."""
+        return [json.loads((part.folder / SCORE).read_text()) for part in self.students]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How students were trained, or would be today when none was."""
+        found: dict[str, Any] = (
+            self.students[0].manifest.params["recipe"] if self.students else self.small
+        )
+        return found
+
+
+def open_source(params: Params, name: str) -> Source:
+    """Return a set of the profile.
+
+    Raises:
+        ValueError: no such set in the parameters; an artifact that is damaged, or not the one that
+            the set was made from; scores under more than one recipe.
+        FileNotFoundError: it was not made yet.
+    """
+    known = list(map(str, params.sets))
+    if name not in known:
+        raise ValueError(
+            f"SET: received {name!r}{hint(name, known)}; allowed: {', '.join(known)}; change "
+            "`methods` and `budgets` of params.yaml, or --profile"
+        )
+    set_name = SetName.parse(name)
+    is_coreset = set_name.method in params.coresets
+    work = steps.selection if is_coreset else steps.distillation
+    own = _part(work(params, set_name).folder)
+    inputs = own.manifest.inputs
+    scored = steps.evaluation(params, set_name).folder
+    return Source(
+        set_name,
+        params.report.dataset,
+        is_coreset,
+        load_pairs(own.folder),
+        None if is_coreset else load_tensors(own.folder / INITIAL),
+        own,
+        _part(steps.preparation(params).folder, inputs["prepared"]),
+        _part(steps.embedding(params).folder, inputs["embeddings"]),
+        _part(steps.start(params).folder, inputs["start"]),
+        _students(scored, own.manifest.digest, params.evaluate.num_eval),
+        params.evaluate.small.__dict__,
+    )
+
+
+def _part(folder: Path, digest: str | None = None) -> Part:
+    """Return an artifact; with a digest, the one that a set was made from."""
+    manifest = artifacts.verify(folder)
+    if manifest is None:
+        raise FileNotFoundError(
+            f"{folder} is not there; an export takes a set that is made; `vl-distillery pipeline` "
+            "makes it, `dvc pull` brings what others made"
+        )
+    if digest is not None and manifest.digest != digest:
+        raise ValueError(
+            f"{folder}: received the artifact {manifest.digest[:12]}; allowed is {digest[:12]}, of "
+            "which the set was made; run `vl-distillery pipeline` with today's parameters again"
+        )
+    return Part(folder, manifest)
+
+
+def _students(folder: Path, digest: str, num_eval: int) -> tuple[Part, ...]:
+    """Return the scored students of the set with this digest, all under one recipe."""
+    found = [_part(folder / f"seed_{seed}") for seed in range(num_eval)] if folder.exists() else []
+    for part in found:
+        if part.manifest.inputs["pairs"] != digest or _how(part) != _how(found[0]):
+            raise ValueError(
+                f"{part.folder}: received a score of another set or recipe; allowed are scores of "
+                "this very set under one recipe; run `vl-distillery evaluate` again"
+            )
+    return tuple(found)
+
+
+def _how(part: Part) -> dict[str, Any]:
+    return {name: value for name, value in part.manifest.params.items() if name != "seed_idx"}

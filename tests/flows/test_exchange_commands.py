@@ -1,0 +1,65 @@
+"""export and score as commands, by real processes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.workspace import Workspace, make_workspace
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Workspace:
+    """A workspace with one coreset, not scored."""
+    workspace = make_workspace(tmp_path_factory.mktemp("made") / "copy")
+    workspace.flow("select_coresets", "--method", "herding")
+    return workspace
+
+
+def test_export_says_what_it_wrote_and_what_8_bits_cost(made):
+    done = made.flow("export", "herding-4", "--to", "out/set", "--format", "folder")
+    assert "export: herding-4, 4 pairs, " in done.stdout and " bytes to out/set" in done.stdout
+    assert "0 of 12,288 values lay outside and are clipped" in done.stdout
+    assert (made.folder / "out/set/README.md").is_file()
+    again = made.flow("export", "herding-4", "--to", "out/set", check=False)
+    assert again.returncode == 2 and again.stdout == ""
+    (line,) = again.stderr.splitlines()
+    assert line.startswith("error: --to: received") and "--replace" in line
+    assert "herding-4" in made.flow("export", "herding-4", "--to", "out/set", "--replace").stdout
+    assert [path.name for path in (made.folder / "out").iterdir()] == ["set"]
+
+
+def test_a_killed_export_leaves_a_whole_target_or_none(made):
+    out = made.folder / "out/killed"
+    partial = out.with_name(".killed.partial")
+    command = ("python", "-m", "flows.cli", "export", "herding-4", "--to", "out/killed")
+    was_running = made.kill_when(partial.exists, *command)
+    assert out.exists() != was_running or (out / "README.md").is_file()
+    made.flow("export", "herding-4", "--to", "out/killed", *(["--replace"] * out.exists()))
+    assert (out / "README.md").is_file() and not partial.exists()
+
+
+def test_a_set_that_is_not_made_is_one_message(made):
+    done = made.flow("export", "bi_trajectory-4", "--to", "out/none", check=False)
+    assert done.returncode == 2 and "bi_trajectory-4 is not there" in done.stderr
+    assert not (made.folder / "out/none").exists()
+
+
+def test_score_prints_a_table_and_json(made):
+    unit = torch.eye(3)
+    tensors = {"image_embeds": unit, "text_embeds": unit[[0, 0, 1, 2]]}
+    owners = torch.tensor([0, 0, 1, 2])
+    save_file({**tensors, "caption_image_idx": owners}, made.folder / "all.safetensors")
+    table = made.flow("score", "all.safetensors").stdout.splitlines()
+    assert table[0] == "3 images, 4 captions (1 to 2 an image), cosine similarity, percent"
+    assert table[2].split() == ["TR", "R@1", "100.00", "100.00", "100.00"]
+    found = json.loads(made.flow("score", "all.safetensors", "--json").stdout)
+    assert found["recall"]["mean_recall"] == 100.0
+    assert found["captions_per_image"] == {"least": 1, "most": 2}
+    done = made.flow("score", "all.pt", check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
