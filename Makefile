@@ -14,7 +14,7 @@ setup: .venv/.installed
 demo: setup
 	$(PY) -m flows.demo
 test: setup
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 ui: setup
 	$(PY) -m flows.ui
 DATA ?=

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from flows import cli
 from flows.evaluate import evaluate
 from flows.refs import Refs
 from flows.runner import flow, run
 from tasks import report as step
+from tasks.core.foundations.file_names import PAGE
 from tasks.settings import params, steps
 
 
@@ -20,7 +22,7 @@ def report(
     accept_code: bool = False,
     refs: Refs | None = None,
 ) -> Refs:
-    """Write `reports/` of the profile.
+    """Write `reports/<profile>/`, and print where its page is.
 
     Args:
         settings, force, accept_code, refs: see `embed_captions`.
@@ -29,7 +31,8 @@ def report(
     how = {"force": force, "accept_code": accept_code}
     work = steps.reporting(params.load(settings))
     shown = (refs.inputs.prepared, refs.scores, refs.galleries, list(refs.distilled.values()))
-    page = run(step.write_report, work, *shown, **how)
+    page = run(step.write_report, work, *shown, refs.all(), **how)
+    print(f"report: {Path(page.path) / PAGE}")
     return replace(refs, report=page)
 
 
