@@ -140,7 +140,7 @@ def test_a_run_is_compared_in_mlflow_by_nested_runs_with_curves_inputs_and_galle
 
 
 def test_the_demo_is_recorded_by_prefect_and_dvc_and_a_second_one_computes_nothing(made):
-    made.run("python", "-m", "flows.pipeline")  # other tests leave sets of other settings
+    made.flow("pipeline")  # other tests leave sets of other settings
     shutil.rmtree(made.folder / "reports")
     demo = ("python", "-m", "flows.demo")
     shown = made.run(*demo, seconds=300).stdout
