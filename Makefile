@@ -13,8 +13,9 @@ export PYTHONWARNINGS := ignore
 setup: .venv/.installed
 demo: setup
 	$(PY) -m flows.demo
+PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 test: setup
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(PARALLEL)
 ui: setup
 	$(PY) -m flows.ui
 DATA ?=
@@ -30,6 +31,6 @@ lint: setup
 type: setup
 	mypy tasks flows vl_distillery
 smoke: setup
-	$(PY) -m pytest -m "not services and not shared" -x
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(PARALLEL) -m "not services and not shared" -x
 clean:
 	rm -rf data reports .mlflow .prefect dvc.lock .dvc/tmp .dvc/cache .dvc-remote

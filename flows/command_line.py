@@ -189,7 +189,7 @@ _plain(
 _plain(
     "report",
     STAGES,
-    "Write reports/index.html: the table, curves and galleries.",
+    "Write reports/<profile>/index.html: the table, curves and galleries.",
     "",
 )
 _plain(

@@ -62,7 +62,7 @@ def computed_since(started: float) -> float:
     """Return the seconds that artifacts made after `started` (of the clock) took, from their
     manifests.
     """
-    paths = [*DATA.glob(f"**/{MANIFEST}"), REPORTS / MANIFEST]
+    paths = [*DATA.glob(f"**/{MANIFEST}"), *REPORTS.glob(f"*/{MANIFEST}")]
     fresh = [
         path
         for path in paths
@@ -72,11 +72,13 @@ def computed_since(started: float) -> float:
 
 
 def _show(computing: float, seconds: float) -> None:
+    profile = params.read_tree()["profile"]
+    folder = REPORTS / profile
     print(
-        f"\nreport   {REPORTS / PAGE}\nmetrics  {REPORTS / METRICS}, or `dvc "
+        f"\nreport   {folder / PAGE}\nmetrics  {folder / METRICS}, or `dvc "
         "metrics show`\n"
         f"UIs      `make ui`: Prefect http://127.0.0.1:4200, MLflow http://127.0.0.1:5000\n"
-        f"profile  {params.read_tree()['profile']}, {seconds:.0f} s"
+        f"profile  {profile}, {seconds:.0f} s"
     )
     if computing:
         share = 1.0 - computing / seconds

@@ -11,13 +11,17 @@ import logging
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from flows import cli
 from flows.services import session
+from tasks.planning.inventory import Entry
+from tasks.planning.plan import Plan, make_plan, total
 from tasks.settings import params
 from tasks.stages import STAGES
+from tasks.store import reasons
 
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 HEADINGS = ("stage", "to make", "seconds", "host memory", "GPU memory", "disk")
@@ -32,7 +36,7 @@ def main(settings: Sequence[str], *, is_json: bool) -> None:
     cli.guarded(lambda: _print(settings, is_json))
 
 
-def show(plan: Any, *, is_json: bool) -> None:
+def show(plan: Plan, *, is_json: bool) -> None:
     """Print a `Plan` as a table, one line a stage and one a distilled set, or as JSON."""
     if is_json:
         print(json.dumps(_as_json(plan), indent=1))
@@ -51,10 +55,8 @@ def show(plan: Any, *, is_json: bool) -> None:
         print(f"* {note}")
 
 
-def _reasons(plan: Any) -> list[str]:
+def _reasons(plan: Plan) -> list[str]:
     """Return why artifacts that are there would be made again."""
-    from tasks.store import reasons
-
     return [
         f"{entry.cell.stage}: {entry.cell.name} would be made, because {entry.because}"
         for entry in plan.entries
@@ -65,18 +67,14 @@ def _reasons(plan: Any) -> list[str]:
 def _print(settings: Sequence[str], is_json: bool) -> None:
     session.switch_offline()
     chosen = params.load(settings)
-    from tasks.planning import plan as planning
-
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vl-distillery-plan-") as folder:
-        plan = planning.make_plan(chosen, Path(folder))
+        plan = make_plan(chosen, Path(folder))
     logging.getLogger("vl_distillery").info("measured in %.0f s", time.monotonic() - started)
     show(plan, is_json=is_json)
 
 
-def _row(name: str, entries: Any) -> tuple[str, ...]:
-    from tasks.planning.plan import total
-
+def _row(name: str, entries: list[Entry]) -> tuple[str, ...]:
     made = sum(entry.ref is None for entry in entries)
     if made == 0:
         return (name, "cached", "0", "-", "-", "-")
@@ -95,9 +93,7 @@ def _bytes(number: int) -> str:
     return f"{number} B"
 
 
-def _as_json(plan: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
+def _as_json(plan: Plan) -> dict[str, Any]:
     cells = []
     for entry in plan.entries:
         cell = {name: getattr(entry.cell, name) for name in ("stage", "name", "kind", "student")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from flows import cli
 from flows.evaluate import evaluate
@@ -11,6 +12,7 @@ from flows.refs import Refs
 from flows.runner import flow, run
 from tasks import preflight
 from tasks import report as step
+from tasks.core.foundations.file_names import PAGE
 from tasks.settings import params, steps
 
 
@@ -21,7 +23,7 @@ def report(
     accept_code: bool = False,
     refs: Refs | None = None,
 ) -> Refs:
-    """Write `reports/` of the profile.
+    """Write `reports/<profile>/`, and print where its page is.
 
     Args:
         settings, force, accept_code, refs: see `embed_captions`.
@@ -32,7 +34,8 @@ def report(
     how = {"force": force, "accept_code": accept_code}
     work = steps.reporting(chosen)
     shown = (refs.inputs.prepared, refs.scores, refs.galleries, list(refs.distilled.values()))
-    page = run(step.write_report, work, *shown, **how)
+    page = run(step.write_report, work, *shown, refs.all(), **how)
+    print(f"report: {Path(page.path) / PAGE}")
     return replace(refs, report=page)
 
 

@@ -1,4 +1,4 @@
-"""The table of a preset from the scores of its cells: `reports/presets/<profile>/<preset>.csv`,
+"""The table of a preset from the scores of its cells: `reports/<profile>/presets/<preset>.csv`,
 `.md` and `.html`.
 """
 
@@ -13,8 +13,6 @@ from tasks.settings.params import Params
 from tasks.step import step
 from tasks.store import artifacts, manifests
 from tasks.store.artifacts import Ref
-
-PRESETS = stages.REPORTS / "presets"
 
 
 @step("{preset}")
@@ -54,7 +52,7 @@ def write_table(
     artifacts.confirm(ref for refs in scores.values() for ref in refs)
     dataset, profile = chosen.report.dataset, chosen.profile
     table = build_table(preset, title, dataset, found, load_published(), _facts(cells, scores))
-    return write(table, PRESETS / profile)
+    return write(table, stages.REPORTS / profile / "presets")
 
 
 def _setting(params: Params) -> tuple[object, ...]:

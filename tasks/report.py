@@ -1,4 +1,4 @@
-"""report: every score of a profile -> `reports/`: the page, tables, plots and metrics."""
+"""report: every score of a profile -> `reports/<profile>/`: the page, tables, plots and metrics."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import keys, stages
+from tasks.reporting.facts import Facts
 from tasks.settings.steps import Reporting
 from tasks.step import step
 from tasks.store import caching, manifests
@@ -19,15 +20,18 @@ def write_report(
     scores: list[Ref],
     galleries: list[Ref],
     distilled: list[Ref],
+    made: list[Ref],
     *,
     force: bool = False,
     accept_code: bool = False,
 ) -> Ref:
-    """Return `reports/`, written unless it shows exactly these scores, galleries and histories.
+    """Return `reports/<profile>/`, written unless it shows exactly these scores, galleries and
+    histories.
 
     Args:
         prepared: says what of the dataset was left out.
         galleries: in the order of `distilled`.
+        made: every artifact behind the report, which says how long each stage took.
     """
     shown = {
         "prepared": [prepared],
@@ -50,38 +54,41 @@ def write_report(
                 load_gallery(gallery.folder, pairs.folder, work.gallery_pairs)
                 for gallery, pairs in zip(galleries, distilled, strict=True)
             ],
-            {**_facts(work, [*scores, *distilled]), "left_out": _left_out(prepared)},
+            _facts(work, prepared, made),
             place,
             published=load_published(),
         )
         return {}
 
     key = keys.of_report(work, shown)
-    return caching.obtain(stages.REPORTS, key, build, force=force, accept_code=accept_code)
+    folder = stages.REPORTS / work.profile
+    return caching.obtain(folder, key, build, force=force, accept_code=accept_code)
 
 
-def _facts(work: Reporting, refs: list[Ref]) -> dict[str, Any]:
+def _facts(work: Reporting, prepared: Ref, made: list[Ref]) -> Facts:
     seconds, devices = dict[str, float](), set[str]()
-    for ref in refs:
-        manifest = manifests.read(ref.folder, "seconds", "device", "versions")
+    for ref in made:
+        manifest = manifests.read(ref.folder, "seconds", "versions")
         stage, facts = manifest.stage, manifest.facts
         seconds[stage] = seconds.get(stage, 0.0) + facts["seconds"]
-        devices.add(facts["device"])
+        if "device" in facts:
+            devices.add(facts["device"])
     git = caching.git_state()
-    return {
-        "profile": work.profile,
-        "protocol": work.protocol,
-        "models": work.models,
-        "num_seeds": work.num_seeds,
-        "commit": git["commit"] or "unknown",
-        "is_dirty": bool(git["is_dirty"]),
-        "parameters_hash": work.parameters_hash,
-        "machine": ", ".join(sorted(devices)),
-        "versions": facts["versions"],
-        "seconds": seconds,
-        "student": work.models[0],
-        "dataset": work.dataset,
-    }
+    return Facts(
+        profile=work.profile,
+        dataset=work.dataset,
+        protocol=work.protocol,
+        student=work.models[0],
+        models=work.models,
+        num_students=work.num_students,
+        commit=git["commit"] or "unknown",
+        is_dirty=bool(git["is_dirty"]),
+        parameters_hash=work.parameters_hash,
+        machine=", ".join(sorted(devices)),
+        versions=facts["versions"],
+        seconds=seconds,
+        left_out=_left_out(prepared),
+    )
 
 
 def _left_out(prepared: Ref) -> str:

@@ -12,6 +12,14 @@ from tests.workspace import Workspace, make_workspace
 OWN = "PYTEST_CURRENT_TEST"  # pytest's
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that start programs: begun last, one of them would keep a worker busy
+    while the others have nothing left.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("services")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def environment_kept() -> Iterator[None]:
     """Undo what code under test writes into `os.environ` (`flows.services.session` does), which

@@ -1,5 +1,5 @@
-"""A flow of a workspace in a fork of one process that has the libraries imported: seconds less a
-command. It runs the workspace's own code as `python -m flows.cli` does.
+"""A program of a workspace in a fork of one process that has the libraries imported: seconds less
+than a process that imports them. It runs the workspace's own code.
 """
 
 from __future__ import annotations
@@ -28,22 +28,26 @@ LIBRARIES = (
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
-def run_flow(
-    folder: Path, name: str, options: tuple[str, ...], env: dict[str, str], seconds: float
+def run_program(
+    folder: Path, program: str, arguments: tuple[str, ...], env: dict[str, str], seconds: float
 ) -> subprocess.CompletedProcess[str]:
-    """Run a flow in a folder with an environment, and return it with its output."""
+    """Run Python code in a folder with an environment, as `python -c` does, and return it with its
+    output.
+    """
     start(env)
     with tempfile.TemporaryDirectory(prefix="vl-distillery-output-") as place:
         streams = [Path(place) / "stdout", Path(place) / "stderr"]
-        child = CONTEXT.Process(target=_become, args=(folder, name, options, env, streams))
+        child = CONTEXT.Process(target=_become, args=(folder, program, arguments, env, streams))
         child.start()
         child.join(seconds)
         if child.is_alive():
             child.kill()
             child.join()
-            raise AssertionError(f"{name} took more than {seconds} s:\n{streams[1].read_text()}")
+            raise AssertionError(
+                f"{arguments} took more than {seconds} s:\n{streams[1].read_text()}"
+            )
         texts = [stream.read_text() if stream.exists() else "" for stream in streams]
-    return subprocess.CompletedProcess((name, *options), child.exitcode, *texts)
+    return subprocess.CompletedProcess(arguments, child.exitcode, *texts)
 
 
 def start(env: dict[str, str]) -> None:
@@ -59,13 +63,12 @@ def start(env: dict[str, str]) -> None:
 
 
 def _become(
-    folder: Path, name: str, options: tuple[str, ...], env: dict[str, str], streams: list[Path]
+    folder: Path, program: str, arguments: tuple[str, ...], env: dict[str, str], streams: list[Path]
 ) -> None:
     stand(folder, env, streams)
     sys.path.insert(0, str(folder))
-    from flows.cli import main
-
-    main(name, options)
+    sys.argv = ["-c", *arguments]
+    exec(program, {"__name__": "__main__"})
 
 
 def stand(folder: Path, env: dict[str, str], streams: list[Path]) -> None:

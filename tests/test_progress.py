@@ -137,7 +137,7 @@ def test_every_long_stage_says_where_it_is(workspace):
     )
     options = [word for setting in settings for word in ("--set", setting)]
     script = EVALUATE.format(settings=options)
-    done = workspace.run("python", "-c", script, seconds=300)
+    done = workspace.program(script, seconds=300)
     for line in (
         r"prepare_data toy: \d+ of 72, \d+ s left",
         r"embed_captions by ",

@@ -40,7 +40,7 @@ def reference(tmp_path_factory):
     from tests.workspace import TINY, make_workspace
 
     found = make_workspace(tmp_path_factory.mktemp("reference") / "copy", (*TINY, *LONG))
-    found.run("python", "-c", PLAIN, "distill")
+    found.program(PLAIN, "distill")
     return found.digests()
 
 
@@ -58,7 +58,7 @@ def test_killed_experts_and_distillation_go_on_to_the_same_bytes(workspace, refe
     assert not list(data.glob("experts/toy/*/expert_000")) and has_checkpoint()
     assert workspace.kill_when(has_two_experts, "python", "-c", PLAIN, "distill")
     assert not list(data.glob("distilled/toy/*/*")) and has_checkpoint()
-    workspace.run("python", "-c", PLAIN, "distill")
+    workspace.program(PLAIN, "distill")
     assert workspace.digests() == reference
     assert not list(data.glob(".work/*"))
 
@@ -108,7 +108,7 @@ def test_non_finite_embeddings_stop_before_any_training(workspace, tmp_path):
 
 
 def test_more_pairs_than_images_stop_before_any_training(workspace):
-    done = workspace.run("python", "-c", PLAIN, "distill", "budgets=[4, 49]", check=False)
+    done = workspace.program(PLAIN, "distill", "budgets=[4, 49]", check=False)
     assert done.returncode == 1
     assert "budgets: received 49 pairs, but the training split of toy has 48 images" in done.stderr
     assert not (workspace.folder / "data" / "experts").exists()

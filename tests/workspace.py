@@ -18,11 +18,12 @@ import yaml
 
 from tasks.settings import params
 from tasks.settings.overrides import override
-from tests.forked import run_flow
+from tests.forked import run_program
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("dvc.yaml", "prefect.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
 SETTINGS = ("params.yaml", "presets.yaml")
+FLOW = "import sys; from flows.cli import main; main(sys.argv[1], sys.argv[2:])"
 TINY = (
     "budgets=[4]",
     "prepare_data.image_size=32",
@@ -96,9 +97,15 @@ class Workspace:
         self, name: str, *options: str, seconds: float = 120, check: bool = True, **env: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a flow as `python -m flows.cli` does, without the seconds of imports."""
-        done = run_flow(self.folder, name, options, {**environment(), **env}, seconds)
+        return self.program(FLOW, name, *options, seconds=seconds, check=check, **env)
+
+    def program(
+        self, code: str, *arguments: str, seconds: float = 120, check: bool = True, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run code as `python -c` does, without the seconds of imports."""
+        done = run_program(self.folder, code, arguments, {**environment(), **env}, seconds)
         assert not check or done.returncode == 0, (
-            f"{name} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+            f"{arguments} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         )
         return done
 

@@ -63,6 +63,8 @@ def _serve_mlflow(port: int) -> None:
         database.ensure(file, STORE)
     store = ("--backend-store-uri", tracking_uri())
     files = ("--artifacts-destination", str((STORE / "artifacts").resolve()))
+    # It would start five more processes, which take half a minute of a core
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     sys.argv = ["mlflow", "server", *store, *files, *place]
     runpy.run_module("mlflow", run_name="__main__", alter_sys=True)
 

@@ -160,7 +160,7 @@ def cells_of(params: Params) -> list[Cell]:
     for name, pairs in distilled.items():
         given = (steps.showing(params, name), prepared, embeddings, pairs)
         galleries.append(add(f"{name} gallery", make, *given))
-    shown = (prepared, scores, galleries, [*distilled.values()])
+    shown = (prepared, scores, galleries, [*distilled.values()], [*cells])
     add("report", report.write_report, steps.reporting(params), *shown)
     return cells
 

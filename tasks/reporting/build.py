@@ -7,14 +7,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from tasks.core.foundations.file_names import METRICS, PAGE
+from tasks.reporting.facts import Facts
 from tasks.reporting.figures import PARTS, average_curves
 from tasks.reporting.gallery import Gallery
-from tasks.reporting.page import check_facts, render
+from tasks.reporting.page import render
 from tasks.reporting.tables import (
     check_scores,
     cross_architecture,
@@ -33,7 +33,7 @@ def build_report(
     curves: pd.DataFrame,
     histories: pd.DataFrame,
     galleries: Sequence[Gallery],
-    facts: dict[str, Any],
+    facts: Facts,
     out: Path,
     *,
     published: pd.DataFrame | None,
@@ -50,22 +50,18 @@ def build_report(
             tables show are drawn.
         histories: distillation, columns `HISTORIES` and, where a method has two parts, `PARTS`; may
             be empty. Its sets, and those of `galleries`, count as distilled.
-        facts: `page.REQUIRED_FACTS`, and optionally `dataset` (default: the profile's name) and
-            `student` (default: the one with most sets), which the tables show; everything else is
-            listed as it is.
         published: `published.load_published()`, or None to leave published numbers out.
 
     Raises:
-        ValueError: `scores`, a frame's columns, a gallery's set or `facts` is not as described;
-            random of a size is missing.
+        ValueError: `scores`, a frame's columns or a gallery's set is not as described; random
+            of a size is missing.
     """
-    check_facts(facts)
     checked = check_scores(scores)
     histories = _check_frame(histories, HISTORIES, "histories", checked)
     distilled = frozenset(map(str, histories["set"])) | {one.set for one in galleries}
     _check_sets(distilled, checked, "galleries")
     summary = summarise(checked)
-    shown = order(primary(summary, facts["protocol"], facts.get("student")), distilled)
+    shown = order(primary(summary, facts.protocol, facts.student), distilled)
     averaged = average_curves(_check_frame(_of_shown(curves, shown), CURVES, "curves", checked))
     page = render(
         summary,

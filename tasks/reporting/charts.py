@@ -281,10 +281,12 @@ def _draw(series: Series, points: np.ndarray, x_axis: _Axis, y_axis: _Axis) -> L
         marks.append((x_axis.place(x), y_axis.place(y)))
         if gap > 0 and not series.is_level:
             bars.append((x_axis.place(x), y_axis.place(y + gap), y_axis.place(y - gap)))
-    level = marks[-1][1]
+    level, style = marks[-1][1], series.style
     if series.is_level:
         marks = [(LEFT, level), (x_axis.end, level)]
-    return Line(series.name, series.style, tuple(marks), tuple(bars), level)
+    elif len(marks) == 1 and style.marker == "none":
+        style = replace(style, marker="circle")  # a line of one point is not seen
+    return Line(series.name, style, tuple(marks), tuple(bars), level)
 
 
 def _spread_labels(lines: Sequence[Line]) -> list[Line]:

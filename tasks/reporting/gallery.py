@@ -8,6 +8,7 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -92,32 +93,26 @@ class Pair:
     distilled_uri: str
 
 
-@dataclass(frozen=True)
-class ShownGallery:
-    """The pairs of one set that the page shows: the first ones of `num_rows`."""
-
-    set: str
-    pairs: tuple[Pair, ...]
-    num_rows: int
-
-
-def fit_galleries(galleries: Sequence[Gallery], max_bytes: int) -> tuple[ShownGallery, ...]:
-    """Return each gallery with as many of its first pairs, at most `MAX_ROWS`, as keep all pictures
+def fit_galleries(galleries: Sequence[Gallery], max_bytes: int) -> dict[str, list[Pair]]:
+    """Return as many of the first pairs of each set, at most `MAX_ROWS`, as keep all pictures
     within `max_bytes` (at least one).
     """
-    all_pairs = [tuple(map(_pair, one.rows[:MAX_ROWS])) for one in galleries]
+    pairs = {one.set: [_pair(row) for row in one.rows[:MAX_ROWS]] for one in galleries}
     limit = MAX_ROWS
     # All galleries are cut alike, so that they show the same number of pairs
-    while limit > 1 and _picture_bytes(all_pairs, limit) > max_bytes:
+    while limit > 1 and _picture_bytes(pairs.values()) > max_bytes:
         limit -= 1
-    shown = []
-    for one, pairs in zip(galleries, all_pairs, strict=True):
-        shown.append(ShownGallery(one.set, pairs[:limit], len(one.rows)))
-    return tuple(shown)
+        pairs = {name: found[:limit] for name, found in pairs.items()}
+    return pairs
 
 
 def _pair(row: GalleryRow) -> Pair:
     return Pair(row, data_uri(row.initial_image), data_uri(row.distilled_image))
+
+
+def _picture_bytes(galleries: Iterable[list[Pair]]) -> int:
+    uris = (pair.initial_uri + pair.distilled_uri for pair in chain(*galleries))
+    return sum(map(len, uris))
 
 
 def to_pictures(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
@@ -191,13 +186,6 @@ def write_sheet(
             draw.multiline_text(place, _wrap(text, font), INK, font, spacing=2)
             x += step
     sheet.save(target, "PNG")
-
-
-def _picture_bytes(galleries: Iterable[tuple[Pair, ...]], limit: int) -> int:
-    total = 0
-    for pairs in galleries:
-        total += sum(len(pair.initial_uri) + len(pair.distilled_uri) for pair in pairs[:limit])
-    return total
 
 
 def _fit(image: np.ndarray) -> Image.Image:

@@ -38,7 +38,8 @@ class Headline:
         parts = []
         if pd.notna(best["over_random"]):
             parts.append(f"{best['over_random']:.2f} times random selection of the same size")
-        if pd.notna(best["recovery"]):
+        # Above full data the share says nothing, see `tables.ABOVE_FULL`
+        if best["recovery"] <= 1.0:
             parts.append(f"{100 * best['recovery']:.1f} % of full data")
         text = (
             f"{best['method']} with {best['num_pairs']} pairs reaches {best['mean_recall']:.1f} "

@@ -7,13 +7,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import pandas as pd
 
 from tasks.core.evaluation.metrics import DIRECTIONS, LISTED
 from tasks.reporting import figures
+from tasks.reporting.facts import Facts
 from tasks.reporting.gallery import Gallery, fit_galleries
 from tasks.reporting.headline import headline
 from tasks.reporting.published import gap, same_budget
@@ -21,36 +21,8 @@ from tasks.reporting.recall_table import beside, crossing, groups_by_size
 from tasks.reporting.tables import PROTOCOLS, note_above_full
 
 TEMPLATES = Path(__file__).parent / "templates"
-REQUIRED_FACTS = (
-    "profile",
-    "protocol",
-    "models",
-    "num_seeds",
-    "commit",
-    "is_dirty",
-    "parameters_hash",
-    "machine",
-    "versions",
-    "seconds",
-)
 MAX_PICTURE_BYTES = 2_200_000
 DASH = "\u2013"
-
-
-def check_facts(facts: dict[str, Any]) -> None:
-    """Raise ValueError unless `facts` has every key of `REQUIRED_FACTS`; `dataset` and `student`
-    are optional.
-
-    `models` is {role: name} or a list of names; `versions` is {package: version or None}; `seconds`
-    is {stage: seconds}.
-    """
-    missing = [name for name in REQUIRED_FACTS if name not in facts]
-    if missing:
-        raise ValueError(
-            f"facts of the run are missing; received {sorted(facts)} without {missing}; allowed "
-            f"are at least {list(REQUIRED_FACTS)}; "
-            "pass them to build_report in tasks/report.py"
-        )
 
 
 def render(
@@ -59,7 +31,7 @@ def render(
     curves: pd.DataFrame,
     histories: pd.DataFrame,
     galleries: Sequence[Gallery],
-    facts: dict[str, Any],
+    facts: Facts,
     *,
     distilled: frozenset[str],
     published: pd.DataFrame | None,
@@ -73,9 +45,8 @@ def render(
         histories: distillation histories; may be empty.
         distilled: names of the distilled sets.
     """
-    dataset = str(facts.get("dataset", facts["profile"]))
+    dataset, student, protocol = facts.dataset, facts.student, facts.protocol
     styles = figures.method_styles(shown, distilled)
-    student, protocol = str(shown["student"].iloc[0]), str(shown["protocol"].iloc[0])
     sets = [str(name) for name in shown["set"]]
     compared = None
     if published is not None:
@@ -84,10 +55,7 @@ def render(
     # Bars share one scale; where every method scores zero they have no length.
     largest = max((row.ratio for row in gaps), default=0.0) or 1.0
     context = {
-        "dataset": dataset,
         "headline": headline(shown, distilled),
-        "student": student,
-        "protocol": protocol,
         "protocols": PROTOCOLS,
         "distilled": distilled,
         "groups": groups_by_size(shown, distilled),
@@ -103,10 +71,8 @@ def render(
         "steps": figures.step_size_curves(histories) if len(histories) else None,
         "galleries": fit_galleries(galleries, MAX_PICTURE_BYTES),
         "sizes": dict(zip(sets, shown["num_pairs"], strict=True)),
-        "facts": facts,
-        "named": (*REQUIRED_FACTS, "dataset", "student"),
     }
-    return environment().get_template("page.html.j2").render(context)
+    return environment().get_template("page.html.j2").render(**vars(facts), **context)
 
 
 def environment() -> jinja2.Environment:

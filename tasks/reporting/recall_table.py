@@ -5,7 +5,7 @@ column marked.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +29,16 @@ class Number:
     is_best: bool = False
 
 
+Numbers = dict[str, Number]  # by `COLUMNS`
+
+
 @dataclass(frozen=True)
 class Row:
-    """One method. `numbers` has `COLUMNS`; `source` is empty for our own, `n` 0 for others."""
+    """One method. `source` is empty for our own, `n` 0 for others."""
 
     method: str
     n: int
-    numbers: dict[str, Number]
+    numbers: Numbers
     protocol: str
     source: str
     is_distilled: bool
@@ -52,21 +55,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Crossing:
-    """The same sets under several students or protocols. Each row is a set's name and, for each of
-    `columns`, a `Crossed`.
+    """The same sets under several students or protocols.
+
+    Attributes:
+        rows: the numbers of each set, for each of `columns`; NaN for what was not trained, or has
+            no reference.
     """
 
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Crossed, ...]], ...]
-
-
-@dataclass(frozen=True)
-class Crossed:
-    """A set under one student or protocol; what was not trained, or has no reference, is NaN."""
-
-    recall: Number
-    over_random: Number
-    recovery: Number
+    rows: dict[str, list[Numbers]]
 
 
 def groups_by_size(shown: pd.DataFrame, distilled: frozenset[str]) -> list[Group]:
@@ -107,17 +104,10 @@ def crossing(summary: pd.DataFrame, axis: str, sets: Sequence[str], first: str) 
     """
     columns = (first, *sorted(set(summary[axis]) - {first}))
     found = {(row["set"], row[axis]): row for row in summary.to_dict("records")}
-    rows = []
+    rows = {}
     for name in sets:
-        crossed = [_crossed(found.get((name, column), {})) for column in columns]
-        rows.append((name, tuple(crossed)))
-    return Crossing(columns, tuple(rows))
-
-
-def _crossed(row: dict[Any, Any]) -> Crossed:
-    recall = Number(row.get("mean_recall", math.nan), row.get("mean_recall_std", math.nan))
-    ratios = [Number(row.get(name, math.nan)) for name in ("over_random", "recovery")]
-    return Crossed(recall, *ratios)
+        rows[name] = [_numbers(found.get((name, column), {})) for column in columns]
+    return Crossing(columns, rows)
 
 
 def _rows(
@@ -128,16 +118,21 @@ def _rows(
     marks = {name: _displayed(name, rows[name]) == value for name, value in (best or {}).items()}
     made = []
     for index, row in rows.iterrows():
-        numbers = {}
-        for name in COLUMNS:
-            is_best = name in marks and bool(marks[name][index])
-            spread = row.get(f"{name}_std", math.nan)
-            numbers[name] = Number(row.get(name, math.nan), spread, is_best)
+        numbers = _numbers(row, [name for name in marks if marks[name][index]])
         label, source = row.get("label", row["method"]), row.get("source", "")
         is_distilled = row.get("set") in distilled
         one = Row(label, row.get("n", 0), numbers, row["protocol"], source, is_distilled)
         made.append(one)
     return tuple(made)
+
+
+def _numbers(row: Any, best: Collection[str] = ()) -> Numbers:
+    """Return the numbers of a row by name; those of `best` are marked."""
+    numbers = {}
+    for name in COLUMNS:
+        spread = row.get(f"{name}_std", math.nan)
+        numbers[name] = Number(row.get(name, math.nan), spread, name in best)
+    return numbers
 
 
 def _displayed(name: str, values: pd.Series) -> pd.Series:

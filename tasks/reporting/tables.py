@@ -136,17 +136,13 @@ def note_above_full(rows: pd.DataFrame) -> str:
     return ABOVE_FULL if bool((rows["recovery"] > 1.0).any()) else ""
 
 
-def primary(summary: pd.DataFrame, protocol: str, student: str | None = None) -> pd.DataFrame:
-    """Return the rows of the student and protocol that the tables show; `student` None takes the
-    one with most sets.
+def primary(summary: pd.DataFrame, protocol: str, student: str) -> pd.DataFrame:
+    """Return the rows of the student and protocol that the tables show.
 
     Raises:
         ValueError: no row has this student and protocol.
     """
-    rows = summary[summary["protocol"] == protocol]
-    if student is None and not rows.empty:
-        student = str(rows.groupby("student", sort=True).size().idxmax())
-    rows = rows[rows["student"] == student]
+    rows = summary[(summary["protocol"] == protocol) & (summary["student"] == student)]
     if rows.empty:
         raise ValueError(
             f"no scores to show; received protocol {protocol!r} and student {student!r}; allowed "

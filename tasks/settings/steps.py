@@ -136,7 +136,7 @@ class Reporting:
     dataset: str
     models: tuple[str, str]
     protocol: str
-    num_seeds: int
+    num_students: int
     parameters_hash: str
     gallery_pairs: int
 

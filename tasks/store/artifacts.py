@@ -212,7 +212,7 @@ def _move(work: Path, folder: Path) -> None:
     """Move the content of `work` into `folder`, the manifest last, and remove `work`.
 
     File by file: `folder` may lie on another disk, or be the place where one is mounted. Folders
-    in it that the old manifest does not name are somebody else's, as `reports/presets` beside the
+    in it that the old manifest does not name are somebody else's, as the `presets` beside a
     report, and are not touched. Until the end the old manifest stands, which verifies only while
     its own files are all there.
     """

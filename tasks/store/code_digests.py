@@ -85,7 +85,8 @@ def _imports(module: str) -> tuple[str, ...]:
 
 @functools.cache
 def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
+    """Whether it is a module, and no name in one; none is imported to find out."""
+    package = importlib.util.find_spec(name.rpartition(".")[0])
+    if package is None or package.submodule_search_locations is None:
         return False
+    return importlib.util.find_spec(name) is not None

@@ -4,14 +4,14 @@ afterwards is what undisturbed runs make under the same keys.
 
 import json
 import random
-import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.faults.rounds import rounds
 from tests.test_stages import PLAIN
-from tests.workspace import TINY, environment, make_workspace
+from tests.workspace import TINY, make_workspace
 
 pytestmark = pytest.mark.services
 
@@ -19,15 +19,8 @@ SETTINGS = {"a": (), "b": ("seed=1", "prepare_data.options.seed=1")}
 LONGEST_OFFSET = 0.8  # of a run
 
 
-def _start(folder, name):
-    return subprocess.Popen(
-        ["python", "-c", PLAIN, "distill", *SETTINGS[name]],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def _run(workspace, name):
+    return workspace.program(PLAIN, "distill", *SETTINGS[name], seconds=600, check=False)
 
 
 def _made(folder):
@@ -45,17 +38,17 @@ def test_two_pipelines_at_once_leave_what_each_makes_alone(tmp_path):
     for name in SETTINGS:
         alone = make_workspace(tmp_path / name, TINY)
         began = time.monotonic()
-        assert _start(alone.folder, name).wait(300) == 0
+        assert _run(alone, name).returncode == 0
         seconds = time.monotonic() - began
         expected.update(_made(alone.folder))
     draw, seen = random.Random(0), 0
     for _ in range(rounds(1)):
-        first = _start(workspace.folder, "a")
-        time.sleep(draw.random() * LONGEST_OFFSET * seconds)
-        both = [first, _start(workspace.folder, "b")]
-        for run in both:
-            error = run.communicate(timeout=600)[1]
-            assert run.returncode == 0 or "is not what this run found there before" in error
+        with ThreadPoolExecutor(2) as pool:
+            both = [pool.submit(_run, workspace, "a")]
+            time.sleep(draw.random() * LONGEST_OFFSET * seconds)
+            both.append(pool.submit(_run, workspace, "b"))
+        for run in (one.result() for one in both):
+            assert run.returncode == 0 or "is not what this run found there before" in run.stderr
         found = _made(workspace.folder)
         assert all(expected.get(key, files) == files for key, files in found.items())
         seen += sum(key in expected for key in found)

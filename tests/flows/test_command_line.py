@@ -1,4 +1,4 @@
-"""The console command: help, completion, typos and wrong usage, by real processes."""
+"""The console command: help, completion, typos and wrong usage."""
 
 import importlib
 import re
@@ -9,22 +9,12 @@ import tomllib
 import pytest
 
 from flows import cli, command_line
+from tasks.stages import STAGES
 from tests.workspace import ROOT, environment
 
-FLOWS = (
-    "prepare_data",
-    "embed_captions",
-    "train_experts",
-    "select_coresets",
-    "distill",
-    "evaluate",
-    "report",
-    "pipeline",
-    "distill_sweep",
-    "preset",
-)
+FLOWS = (*STAGES, "pipeline", "distill_sweep", "preset")
 COMMANDS = (*FLOWS, "plan", "export", "score", "demo", "ui")
-HEAVY = ("torch", "prefect", "mlflow", "pandas", "timm")
+HEAVY = ("torch", "prefect", "mlflow", "pandas", "timm", "transformers")
 
 
 def run(*words, module="flows.cli", options=(), folder=ROOT, **env):
@@ -40,11 +30,23 @@ def run(*words, module="flows.cli", options=(), folder=ROOT, **env):
 
 
 def refused(done):
-    """Return the one message of wrong usage."""
-    assert done.returncode == 2 and done.stdout == ""
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
+    """Return the one message of a process with wrong words."""
+    assert done.returncode == 2
+    return the_error(done.stdout, done.stderr)
+
+
+def the_error(output, errors):
+    """Return the one line that was printed, on the stream of errors."""
+    (line,) = errors.splitlines()
+    assert line.startswith("error: ") and output == ""
     return line
+
+
+def ended(words):
+    """Return the exit code of the command line, called as a function."""
+    with pytest.raises(SystemExit) as end:
+        cli.console(words)
+    return end.value.code
 
 
 def test_the_project_installs_the_command():
@@ -53,21 +55,26 @@ def test_the_project_installs_the_command():
     assert getattr(importlib.import_module(module), name) is cli.console
 
 
-def test_help_lists_every_command_and_imports_nothing_heavy():
-    done = run("--help", options=["-X", "importtime"])
-    assert done.returncode == 0
-    assert [name for name in COMMANDS if not re.search(rf"^  {name} ", done.stdout, re.M)] == []
-    assert done.stdout.isascii()
+@pytest.mark.parametrize("words", [("--help",), ("plan", "--help")])
+def test_help_imports_nothing_heavy(words):
+    done = run(*words, options=["-X", "importtime"])
+    assert done.returncode == 0 and "Usage: vl-distillery" in done.stdout
     imported = set(re.findall(r"\| +([\w.]+)$", done.stderr, re.M))
     assert "typer" in imported and imported.isdisjoint(HEAVY)
 
 
+def test_help_lists_every_command(capsys):
+    assert ended(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert [name for name in COMMANDS if not re.search(rf"^  {name} ", text, re.M)] == []
+    assert text.isascii()
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command_says_what_it_does_with_an_example(name, capsys):
-    with pytest.raises(SystemExit) as ended:
-        cli.main(name, ["--help"])
+    assert ended([name, "--help"]) == 0
     text = capsys.readouterr().out
-    assert ended.value.code == 0 and text.isascii()
+    assert text.isascii()
     assert f"Usage: vl-distillery {name}" in text and f"\n  vl-distillery {name}" in text
     groups = re.findall(r"^(\w.*):$", text, re.M)
     if name in FLOWS:
@@ -103,8 +110,9 @@ def test_no_command_is_the_help_and_code_2():
         (("ui", "--mlflow-port", "x\x1b[2J"), ["--mlflow-port", r"\x1b"]),
     ],
 )
-def test_wrong_usage_is_one_message_with_the_nearest_name(words, parts):
-    line = refused(run(*words))
+def test_wrong_usage_is_one_message_with_the_nearest_name(words, parts, capsys):
+    assert ended(words) == 2
+    line = the_error(*capsys.readouterr())
     assert [part for part in parts if part not in line] == []
     assert "\x1b" not in line
 
@@ -122,7 +130,7 @@ def test_wrong_usage_is_one_message_with_the_nearest_name(words, parts):
     ],
 )
 def test_a_wrong_name_or_value_is_one_message_and_nothing_is_written(words, part, workspace):
-    assert part in refused(run(*words, folder=workspace.folder))
+    assert part in refused(workspace.flow(*words, check=False))
     assert not (workspace.folder / "data").exists()
 
 
@@ -149,14 +157,14 @@ def test_a_module_of_its_own_takes_the_same_options():
 
 def test_a_wrong_method_is_refused_before_anything_is_looked_up_and_said_once(workspace):
     for name in ("distill", "select_coresets"):
-        done = run(name, "--method", "nope", folder=workspace.folder)
+        done = workspace.flow(name, "--method", "nope", check=False)
         assert done.returncode == 2
         assert (done.stdout + done.stderr).count("received 'nope'") == 1
         assert not (workspace.folder / "data").exists()
 
 
 def test_a_mistake_that_a_stage_finds_is_said_once(workspace):
-    done = run("pipeline", "--set", "budgets=[4, 4000]", folder=workspace.folder)
+    done = workspace.flow("pipeline", "--set", "budgets=[4, 4000]", check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert (done.stdout + done.stderr).count("received 4000 pairs") == 1
 

@@ -83,7 +83,7 @@ def test_the_command_of_the_readme_makes_the_table(tmp_path):
     (workspace.folder / ".venv").symlink_to(ROOT / ".venv")
     both = "SET=--set methods.distillers=[bi_trajectory,meta_model]"
     workspace.run("make", "flickr8k", f"DATA={tmp_path / 'user' / 'flickr8k'}", both, seconds=400)
-    metrics = json.loads((workspace.folder / "reports" / "metrics.json").read_text())
+    metrics = json.loads((workspace.folder / "reports" / "flickr8k" / "metrics.json").read_text())
     text = json.dumps(metrics)
     for name in (
         "random-8",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import sqlite3
@@ -45,6 +46,7 @@ def made(tmp_path_factory) -> Workspace:
     workspace = make_workspace(tmp_path_factory.mktemp("made") / "copy")
     done = workspace.flow("pipeline")
     assert ", 0 cached" in done.stdout
+    assert "report: reports/toy/index.html\n" in done.stdout
     return workspace
 
 
@@ -68,6 +70,13 @@ def test_the_second_pipeline_is_all_cached_and_leaves_no_process(made):
     assert "pipeline: 0 made" in made.flow_alone("pipeline").stdout
     assert made.digests() == before
     assert left_behind(made) == []
+
+
+def test_the_report_says_how_long_every_stage_took(made):
+    page = (made.folder / "reports/toy/index.html").read_text()
+    _, times = page.split("<h3>Time by stage</h3>")
+    named = re.findall(r"<dt>(\w+)</dt>", times.partition("</dl>")[0])
+    assert named == [stage for stage in STAGES if stage != "report"]
 
 
 def test_a_corrupt_artifact_alone_is_rebuilt_with_a_message_that_names_it(made):
@@ -139,7 +148,7 @@ def test_a_run_is_compared_in_mlflow_by_nested_runs_with_curves_inputs_and_galle
 
 
 def test_the_demo_is_recorded_by_prefect_and_dvc_and_a_second_one_computes_nothing(made):
-    made.run("python", "-m", "flows.pipeline")  # other tests leave sets of other settings
+    made.flow("pipeline")  # other tests leave sets of other settings
     shutil.rmtree(made.folder / "reports")
     demo = ("python", "-m", "flows.demo")
     shown = made.run(*demo, seconds=300).stdout
@@ -167,7 +176,7 @@ def test_preparing_pictures_imports_no_network_and_no_service(workspace):
 
 
 def test_a_report_of_what_is_there_imports_no_network_and_no_service(made):
-    (made.folder / "reports/manifest.json").unlink()
+    (made.folder / "reports/toy/manifest.json").unlink()
     assert imported(made, "report") == []
 
 

@@ -125,7 +125,7 @@ def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_plain_run(tmp_p
                 urllib.request.urlopen(foreign, timeout=30)
         create_pools(api)
         with prefect_client(api) as client:
-            run_on_one_worker(deployed, api)
+            run_on_one_worker(deployed, api, client)
             first, second = flow_runs(client)
             assert first.name != second.name and first.end_time <= second.start_time
             # A plain command, and a stage of DVC, are recorded in the server that stands
@@ -145,12 +145,13 @@ def test_a_deployment_through_a_worker_makes_the_same_bytes_as_a_plain_run(tmp_p
     assert made == plain.digests()
 
 
-def run_on_one_worker(workspace: Workspace, api: dict[str, str]) -> None:
+def run_on_one_worker(workspace: Workspace, api: dict[str, str], client: SyncPrefectClient) -> None:
     """Give a worker of one card two runs at once, an expert each, and wait for both."""
     deploy = ("prefect", "--no-prompt", "deploy", "--name", "train_experts/gpu")
     workspace.run(*deploy, PWD=str(workspace.folder), **api)
+    deployment = client.read_deployment_by_name("train_experts/gpu")
+    client.create_flow_run_from_deployment(deployment.id, parameters={"indices": [0]})
     run = ("prefect", "deployment", "run", "train_experts/gpu")
-    workspace.run(*run, "-p", "indices=[0]", **api)
     worker = ("prefect", "worker", "start", "--pool", "gpu", "--limit", "1", "--name", "card-0")
     with running(workspace, *worker, **api):
         watch = ("--watch", "--watch-interval", "1")

@@ -322,7 +322,7 @@ def test_a_preset_is_compared_in_mlflow_by_a_nested_run_a_cell_and_set(made):
 
 @pytest.mark.services
 def test_the_table_has_each_set_once_with_its_ratio_to_random(made):
-    place = made.folder / "reports/presets/toy"
+    place = made.folder / "reports/toy/presets"
     table = pd.read_csv(place / "single_modality.csv", keep_default_na=False)
     assert [(row.cell, row.method, row.num_pairs) for row in table.itertuples()] == [
         ("", "random", 4),
@@ -340,12 +340,12 @@ def test_the_table_has_each_set_once_with_its_ratio_to_random(made):
 @pytest.mark.services
 def test_a_second_run_finds_all_and_the_report_of_the_profile_leaves_the_table(made):
     before = made.digests()
-    table = made.folder / "reports/presets/toy/single_modality.md"
+    table = made.folder / "reports/toy/presets/single_modality.md"
     text = table.read_text()
     settings = ("--set", "methods.coresets=[random]")
     assert "report" in made.flow("report", *settings).stdout
     assert "preset: 0 made, 18 cached" in made.flow("preset", "single_modality").stdout
-    assert table.read_text() == text and (made.folder / "reports/index.html").is_file()
+    assert table.read_text() == text and (made.folder / "reports/toy/index.html").is_file()
     assert {path: made.digests()[path] for path in before} == before
 
 

@@ -5,7 +5,6 @@ protocols. Nothing here was measured.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tasks.reporting.build import build_report
+from tasks.reporting.facts import Facts
 from tasks.reporting.gallery import Gallery, GalleryRow
 from tasks.reporting.published import load_published
 from tasks.reporting.tables import RECALLS
@@ -160,30 +160,27 @@ def galleries() -> list[Gallery]:
 
 
 @pytest.fixture
-def facts() -> dict[str, Any]:
-    return {
-        "profile": "toy",
-        "dataset": "toy",
-        "protocol": "strict",
-        "student": "timm test_vit",
-        "num_seeds": 5,
-        "models": {
-            "image_encoder": "timm test_vit.r160_in1k",
-            "text_encoder": "hashed, 256 dimensions",
-            "trainable": "full",
-        },
-        "commit": "4f9d2c1b7a6e5d4c3b2a190817263544f5e6d7c8",
-        "is_dirty": True,
-        "parameters_hash": "9b1c7e55d0a2",
-        "machine": "x86_64 Linux, 2 CPU cores, no GPU",
-        "versions": {"torch": "2.15.0", "timm": "1.0.31", "faiss-cpu": None},
-        "seconds": {
+def facts() -> Facts:
+    return Facts(
+        profile="toy",
+        dataset="toy",
+        protocol="strict",
+        student="timm test_vit",
+        num_students=5,
+        models=("timm test_vit.r160_in1k", "hashed, 256 dimensions"),
+        commit="4f9d2c1b7a6e5d4c3b2a190817263544f5e6d7c8",
+        is_dirty=True,
+        parameters_hash="9b1c7e55d0a2",
+        machine="x86_64 Linux, 2 CPU cores, no GPU",
+        versions={"torch": "2.15.0", "timm": "1.0.31", "faiss-cpu": None},
+        seconds={
             "prepare_data": 3.21,
             "train_experts": 754.0,
             "distill": 7431.5,
             "evaluate": 612.0,
         },
-    }
+        left_out="nothing",
+    )
 
 
 @pytest.fixture

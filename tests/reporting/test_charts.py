@@ -325,6 +325,14 @@ def test_a_bar_of_infinite_length_is_left_out_and_its_point_stays():
     assert (chart.num_left_out, len(chart.lines[0].marks), len(chart.lines[0].bars)) == (1, 2, 1)
 
 
+@pytest.mark.parametrize("make", [learning_charts, history_charts, step_size_charts])
+def test_a_curve_of_one_value_is_a_dot(make):
+    for values, num_dots in (([2.0], 1), ([2.0, 3.0], 0)):
+        (chart,) = make(values)
+        circles = [one for one in draw(chart).iter() if one.tag.endswith("circle")]
+        assert len(circles) == num_dots * len(chart.lines)
+
+
 def test_a_chart_of_no_series_says_so():
     check_drawing(line_chart([], **WORDS))
 

@@ -189,7 +189,7 @@ def test_captions_and_names_are_escaped(tmp_path, scores, curves, histories, gal
         curves,
         histories,
         bad,
-        {**facts, "profile": evil, "machine": evil},
+        replace(facts, profile=evil, machine=evil),
         tmp_path,
         published=None,
     )
@@ -240,7 +240,7 @@ def test_published_numbers_of_the_same_dataset_and_budget_stand_beside_ours(
         curves.iloc[:0],
         pd.DataFrame(),
         [],
-        {**facts, "dataset": "flickr8k"},
+        replace(facts, dataset="flickr8k"),
         tmp_path,
         published=load_published(),
     )

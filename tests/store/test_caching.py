@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 
 from tasks.stages import STAGES
+from tests.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
-import json
+import json, sys
 from tasks.stages import STAGES
 from tasks.store import caching
-print(json.dumps({name: caching.code_digest(stage.code) for name, stage in STAGES.items()}))
+found = {name: caching.code_digest(stage.code) for name, stage in STAGES.items()}
+heavy = [name for name in ("torch", "pandas") if name in sys.modules]
+print(json.dumps({**found, "imported": heavy}))
 """
 # The keys themselves: the stage tasks make them, and nothing is built.
 KEYS = """
@@ -79,18 +82,18 @@ def copy(tmp_path):
 @pytest.fixture(scope="module")
 def keys():
     """Keys of the toy's experts and distilled sets, by folder, made by the code as it is."""
-    return _printed(ROOT, KEYS)
+    return _printed(ROOT)
 
 
-def _printed(folder, script):
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True
-    )
-    return json.loads(done.stdout)
+def _printed(folder):
+    return json.loads(Workspace(folder).program(KEYS).stdout)
 
 
 def _digests(folder):
-    return _printed(folder, SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
 
 
 def _changed(folder, file, old, new):
@@ -117,6 +120,10 @@ def test_a_docstring_or_a_comment_changes_no_key(copy):
         _changed(copy, "tasks/core/training/losses.py", "TAU = 0.07", "# why\nTAU  =  0.07")
         == set()
     )
+
+
+def test_the_digest_of_code_imports_none_of_it():
+    assert _digests(ROOT)["imported"] == []
 
 
 def test_shared_mathematics_changes_the_keys_of_what_uses_it(copy):
@@ -149,7 +156,7 @@ def test_no_expert_is_trained_again_for_what_it_does_not_use(copy, keys, edit):
     path = copy / file
     assert path.read_text().count(text) == 1
     path.write_text(path.read_text().replace(text, text + more))
-    after = _printed(copy, KEYS)
+    after = _printed(copy)
     changed = {Path(place).parts[1] for place in keys if after[place] != keys[place]}
     assert "experts" not in changed and after.keys() == keys.keys()
     is_beside_distillation = edit in ("a field of the report", "a field of the recipes")
