@@ -100,7 +100,6 @@ def _select(
     from tasks.core.distillation.buffer import Buffer
     from tasks.core.foundations.seeding import make_generator
     from tasks.core.foundations.tensor_files import load_tensors
-    from tasks.core.networks.encoders import normalise, take_rows
     from tasks.core.networks.functional import FlatModel
     from tasks.core.selection.pool import Pool, check_budget
     from tasks.core.training.embedding import embed_split
@@ -131,7 +130,7 @@ def _select(
     )
     draw = make_generator(network.seed, "coreset", method.name, num_pairs)
     chosen = method.module.select(method.config, pool, num_pairs, draw)
-    images = normalise(take_rows(train.images, chosen.image_idx), encoder.mean, encoder.std)
+    images = encoder.take(train.images, chosen.image_idx)
     pairs = PairSet(
         images=images.contiguous(),
         text_embeds=train.text_embeds[chosen.caption_idx],

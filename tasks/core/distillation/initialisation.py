@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 from tasks.core.distillation.matching_config import Initial
 from tasks.core.foundations.records import Split
 from tasks.core.foundations.seeding import make_generator
-from tasks.core.networks.encoders import ImageEncoder, encode_images, normalise, take_rows
+from tasks.core.networks.encoders import ImageEncoder, encode_images
 from tasks.core.selection.k_means import prototypes
 from tasks.core.selection.pool import check_budget, sample_captions
 
@@ -64,11 +64,11 @@ def initial_pairs(
         image_idx, caption_idx = _prototype_pairs(
             train, encoder, num_pairs, make_generator(seed, "k_means")
         )
-    images = normalise(take_rows(train.images, image_idx), encoder.mean, encoder.std)
+    images = encoder.take(train.images, image_idx)
     texts = train.text_embeds[caption_idx].clone()
     if image == "noise":
         sample = torch.randperm(train.num_images, generator=generator)[:_SAMPLE].sort().values
-        real = normalise(take_rows(train.images, sample), encoder.mean, encoder.std)
+        real = encoder.take(train.images, sample)
         std, mean = torch.std_mean(real, dim=(0, 2, 3), keepdim=True)
         images = mean + std * torch.randn(images.shape, generator=generator)
     if text == "noise":

@@ -8,18 +8,16 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from tasks.core.foundations.section import Choice, Range, Section
+from tasks.core.foundations.section import BatchSize, Choice, Count, Range, Section, Share
 from tasks.core.hypergradient.engine_choice import choose_engine
 from tasks.core.hypergradient.engines import DIFFERENCES, ENGINES, check_memory
 from tasks.core.networks.precision import Precision
 
 PerBudget = float | dict[int, float]
-Count = Annotated[int, Range(ge=1)]
 CountPerBudget = Count | dict[int, Count]
 Initial = Literal["real", "noise", "k_means"]
 Optimiser = Literal["sgd", "adam"]
 Kind = Literal["img", "txt", "sim", "step_size"]  # of a tensor that the outer loop updates
-MiniBatch = Annotated[int, Range(ge=2, unit="pairs")]
 UpTo1000 = Annotated[int, Range(ge=1, le=1000)]
 StepSize = Annotated[float, Range(gt=0.0, le=100.0)]
 LogStepSizeRate = Annotated[float, Range(ge=0.0, le=10.0)]
@@ -90,13 +88,13 @@ class MatchingConfig(Section):
 
     iterations: Count
     syn_steps: UpTo1000
-    student_momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
+    student_momentum: Share
     expert_epochs: Count
     max_start_epoch: Count
     goals_per_iteration: UpTo1000
-    mini_batch_size: MiniBatch | dict[int, MiniBatch]
+    mini_batch_size: BatchSize | dict[int, BatchSize]
     optimiser: Optimiser | OptimiserSection
-    momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
+    momentum: Share
     lr_img: PerBudget
     lr_txt: PerBudget
     lr_step_size: LogStepSizeRate
@@ -109,7 +107,7 @@ class MatchingConfig(Section):
     merge_branches: bool
     is_dropout_on: bool
     num_views: Annotated[int, Range(ge=1, le=64)]
-    feature_dropout: Annotated[float, Range(ge=0.0, lt=1.0)]
+    feature_dropout: Share
     engine: Annotated[str, Choice("auto", *ENGINES)]
     micro_batch: Annotated[int, Range(ge=1, unit="images")] | None
     is_theta_on_host: bool

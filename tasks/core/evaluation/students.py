@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tasks.core.evaluation.retrieval import recall
 from tasks.core.foundations.records import Split
-from tasks.core.foundations.section import Count, Range, Rate, Section
+from tasks.core.foundations.section import BatchSize, Count, Range, Rate, Section, Share
 from tasks.core.networks.dual_encoder import DualEncoder
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.functional import FlatModel, Theta
@@ -41,11 +41,11 @@ class RecipeSection(Section):
     """
 
     num_epochs: Count
-    batch_size: Annotated[int, Range(ge=2, unit="pairs")]
+    batch_size: BatchSize
     lr_img: Rate
     lr_txt: Rate
-    momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
-    weight_decay: Annotated[float, Range(ge=0.0, lt=1.0)]
+    momentum: Share
+    weight_decay: Share
     num_validations: Count
 
 

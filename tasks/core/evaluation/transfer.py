@@ -8,13 +8,14 @@ for. Another encoder has another normalisation, and may take another size.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tasks.core.foundations.section import Range, Section
+from tasks.core.networks.dual_encoder import EmbedDim, Trainable
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.lora import LoraSection
 from tasks.core.training.pair_set import PairSet
@@ -31,9 +32,9 @@ class StudentSection(Section):
             null takes them as prepared.
     """
 
-    trainable: Literal["full", "lora", "heads", "text_head"]
+    trainable: Trainable
     lora: LoraSection | None
-    embed_dim: Annotated[int, Range(ge=1, le=16384)] | None
+    embed_dim: EmbedDim
     input_size: Annotated[int, Range(ge=8, le=1024, unit="px")] | None
 
 

@@ -84,5 +84,12 @@ class Section:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoOptions(Section):
+    """The `Config` of a plugin that has none."""
+
+
 Count = Annotated[int, Range(ge=1)]
+BatchSize = Annotated[int, Range(ge=2, unit="pairs")]
+Share = Annotated[float, Range(ge=0.0, lt=1.0)]
 Rate = Annotated[float, Range(gt=0.0, le=100.0, unit="(step size)")]

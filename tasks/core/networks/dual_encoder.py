@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tasks.core.foundations.section import Range, Section
+from tasks.core.foundations.section import Range, Section, Share
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.networks.lora import LoraSection, with_adapters
+
+Trainable = Literal["full", "lora", "heads", "text_head"]
+EmbedDim = Annotated[int, Range(ge=1, le=16384)] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +33,10 @@ class ModelSection(Section):
         tau: temperature of the similarity, for experts, students and evaluation.
     """
 
-    trainable: Literal["full", "lora", "heads", "text_head"]
+    trainable: Trainable
     lora: LoraSection | None
-    embed_dim: Annotated[int, Range(ge=1, le=16384)] | None
-    dropout: Annotated[float, Range(ge=0.0, lt=1.0)]
+    embed_dim: EmbedDim
+    dropout: Share
     tau: Annotated[float, Range(gt=0.0, le=10.0)]
 
     @property
@@ -44,7 +47,7 @@ class ModelSection(Section):
         return self.trainable in ("heads", "text_head")
 
 
-TRAINABLE_SETS = ("full", "lora", "heads", "text_head")
+TRAINABLE_SETS: tuple[str, ...] = get_args(Trainable)
 
 
 class Projection(nn.Module):

@@ -23,6 +23,9 @@ from tasks.core.networks.standard_forms import (
 _UNIT = "for pixels in 0..1 (values for 0..255 are divided by 255)"
 Mean = Annotated[float, Range(ge=-10.0, le=10.0, unit=_UNIT)]
 Std = Annotated[float, Range(ge=1e-3, le=10.0, unit=_UNIT)]
+# One number a channel in place of an encoder's own, or null
+Means = tuple[Mean, Mean, Mean] | None
+Stds = tuple[Std, Std, Std] | None
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,12 @@ class ImageEncoder:
     out_dim: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def take(self, images: np.ndarray, rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """Return the given rows of (N, S, S, 3) uint8 images as the encoder takes them: normalised,
+        (B, 3, S, S) float32 on `device`.
+        """
+        return normalise(take_rows(images, rows, device), self.mean, self.std)
 
 
 def ready(module: nn.Module) -> nn.Module:
@@ -97,11 +106,7 @@ def encode_images(
     parts, done = [], 0
     with torch.inference_mode(), products("float32"):
         for part in rows.split(batch_size):
-            parts.append(
-                module(normalise(take_rows(images, part, device), encoder.mean, encoder.std))
-                .float()
-                .cpu()
-            )
+            parts.append(module(encoder.take(images, part, device)).float().cpu())
             done += len(part)
             if progress:
                 progress(done, len(rows))

@@ -8,16 +8,26 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from tasks.core.foundations.tensor_files import load_tensors
 
-_WHERE = "change model.options.weights"
+_OPTION = "model.options.weights"
+_WHERE = f"change {_OPTION}"
+_FILE = "'random' or the path of a .safetensors file"
+
+
+def weight_files(config: Any) -> list[Path]:
+    """Return local files whose content decides what an image encoder with `weights` computes."""
+    return [] if config.weights in ("hub", "random") else [Path(config.weights)]
 
 
 @contextmanager
-def by_name(name: str, weights: str, *, allowed: str, option: str) -> Iterator[None]:
+def by_name(
+    name: str, weights: str, *, allowed: str = _FILE, option: str = _OPTION
+) -> Iterator[None]:
     """Say what to do where the weights of `name` are asked for by name, `weights` being `hub`, and
     cannot be had; other errors pass.
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tasks.core.foundations.records import Split
 from tasks.core.networks.dual_encoder import DualEncoder
-from tasks.core.networks.encoders import ImageEncoder, normalise, take_rows
+from tasks.core.networks.encoders import ImageEncoder
 
 
 def embed_split(
@@ -29,7 +29,7 @@ def embed_split(
             if split.features is not None:
                 batch = split.features[rows].to(device)
             else:
-                batch = normalise(take_rows(split.images, rows, device), encoder.mean, encoder.std)
+                batch = encoder.take(split.images, rows, device)
             images.append(model(batch, dummy)[0].float().cpu())
         for part in split.text_embeds.split(4096):
             texts.append(

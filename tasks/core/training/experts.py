@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 
 from tasks.core.foundations.checkpoints import load_checkpoint, save_checkpoint
-from tasks.core.foundations.section import Count, Range, Rate, Section
+from tasks.core.foundations.section import BatchSize, Count, Rate, Section, Share
 from tasks.core.foundations.tensor_files import save_tensors
 from tasks.core.networks.dual_encoder import DualEncoder
 from tasks.core.networks.functional import GROUPS, FlatModel, Theta
@@ -49,10 +49,10 @@ class ExpertSection(Section):
     num_experts: Count
     num_epochs: Count
     coreset_epochs: Count
-    batch_size: Annotated[int, Range(ge=2, unit="pairs")]
+    batch_size: BatchSize
     lr_img: Rate
     lr_txt: Rate
-    momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
+    momentum: Share
     storage: Storage
     augment: AugmentSection
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from tasks.core.distillation.matching_config import (
-    Count,
     LogStepSizeRate,
     MatchingConfig,
     PerBudget,
@@ -33,7 +32,7 @@ from tasks.core.distillation.matching_config import (
 from tasks.core.distillation.objective import Goal, Objective, StudentLoss
 from tasks.core.distillation.run import Distilled, Log, Problem, run
 from tasks.core.distillation.segments import draw_start
-from tasks.core.foundations.section import Range, Section
+from tasks.core.foundations.section import BatchSize, Count, Section
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.networks.functional import Theta
 from tasks.core.training.augment import AugmentSection
@@ -85,7 +84,7 @@ class Config(MatchingConfig):
         warm_start: bi-trajectory matching from whose set this goes on, or null.
     """
 
-    real_batch_size: Annotated[int, Range(ge=2, unit="pairs")]
+    real_batch_size: BatchSize
     start_from: Literal["expert", "fresh"]
     warm_start: WarmStart | None
 

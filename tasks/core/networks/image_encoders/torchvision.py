@@ -21,8 +21,15 @@ from torch import Tensor, nn
 
 from tasks.core.foundations.section import Section
 from tasks.core.foundations.seeding import derive_seed
-from tasks.core.networks.encoders import ImageEncoder, Mean, Std, ready
-from tasks.core.networks.weight_files import by_name, load_exactly, read_weight_file
+from tasks.core.networks.encoders import ImageEncoder, Means, Stds, ready
+from tasks.core.networks.weight_files import (
+    by_name,
+    load_exactly,
+    read_weight_file,
+    weight_files,
+)
+
+__all__ = ["Config", "build", "label", "rebuild", "weight_files"]
 
 # Attributes that torchvision's networks call their classifier.
 _HEADS = ("classifier", "fc", "head", "heads")
@@ -45,18 +52,13 @@ class Config(Section):
 
     name: str
     weights: str
-    mean: tuple[Mean, Mean, Mean] | None
-    std: tuple[Std, Std, Std] | None
+    mean: Means
+    std: Stds
 
 
 def label(config: Config) -> str:
     """Return the name that artifact folders carry."""
     return config.name
-
-
-def weight_files(config: Config) -> list[Path]:
-    """Return local files whose content decides the result."""
-    return [] if config.weights in ("hub", "random") else [Path(config.weights)]
 
 
 def build(config: Config, *, seed: int) -> ImageEncoder:
@@ -69,12 +71,7 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
     _check_name(config.name)
     state: dict[str, Tensor] | None = None
     if config.weights == "hub":
-        with by_name(
-            config.name,
-            config.weights,
-            allowed="'random' or the path of a .safetensors file",
-            option="model.options.weights",
-        ):
+        with by_name(config.name, config.weights):
             state = _published(config.name).get_state_dict(
                 progress=False, check_hash=True, weights_only=True
             )

@@ -7,17 +7,10 @@ towards it. Cost: O(N M d).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from tasks.core.foundations.section import Section
+from tasks.core.foundations.section import NoOptions as Config
 from tasks.core.selection.pool import Pool, Selection, herd
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(Section):
-    """No options."""
 
 
 def select(config: Config, pool: Pool, num_pairs: int, generator: torch.Generator) -> Selection:

@@ -7,17 +7,10 @@ twice the optimal covering radius. Cost: O(N M d), with one running vector of di
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from tasks.core.foundations.section import Section
+from tasks.core.foundations.section import NoOptions as Config
 from tasks.core.selection.pool import Pool, Selection, farthest_first
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(Section):
-    """No options."""
 
 
 def select(config: Config, pool: Pool, num_pairs: int, generator: torch.Generator) -> Selection:

@@ -4,17 +4,10 @@ the baseline of every table.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from tasks.core.foundations.section import Section
+from tasks.core.foundations.section import NoOptions as Config
 from tasks.core.selection.pool import Pool, Selection
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(Section):
-    """No options."""
 
 
 def select(config: Config, pool: Pool, num_pairs: int, generator: torch.Generator) -> Selection:
