@@ -64,7 +64,8 @@ def _distill(work: Distillation, inputs: Inputs, experts: list[Ref], place: Path
         buffer=Buffer([ref.folder for ref in experts], flat.flatten(), device=flat.device),
         is_encoder_frozen=network.model.is_encoder_frozen,
         seed=derive_seed(network.seed, "distill", num_pairs),
-        fresh_start=lambda number: FlatModel(
+        tau=network.model.tau,
+        fresh_theta=lambda number: FlatModel(
             new_model(network, encoder, text_dim, "fresh", number)
         ).flatten(),
     )
@@ -73,18 +74,19 @@ def _distill(work: Distillation, inputs: Inputs, experts: list[Ref], place: Path
         problem,
         config,
         num_pairs,
-        tau=network.model.tau,
         checkpoint=place / NAME,
         log=lambda row, iteration: report(iteration + 1, config.total_iterations, loss=row["loss"]),
     )
     provenance = {
         "method": work.method.name,
         "profile": network.profile,
-        "image_idx": found.start.image_idx.tolist(),
-        "caption_idx": found.start.caption_idx.tolist(),
+        "image_idx": found.initial.image_idx.tolist(),
+        "caption_idx": found.initial.caption_idx.tolist(),
     }
     save_pairs(place, found.pairs.with_provenance(provenance))
-    save_tensors(place / INITIAL, {"images": found.start.images, "text_embeds": found.start.texts})
+    save_tensors(
+        place / INITIAL, {"images": found.initial.images, "text_embeds": found.initial.text_embeds}
+    )
     history = pd.DataFrame(found.history).rename_axis("iteration").reset_index()
     history.to_parquet(place / HISTORY, index=False)
     return {

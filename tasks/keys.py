@@ -1,7 +1,7 @@
-"""The key of each artifact: what it depends on, and nothing else.
+"""Makes the key of each artifact: what it depends on, and nothing else.
 
-Two artifacts with equal keys have the same bytes. A key holds the parameters that count for its
-artifact, the digests of what it reads, and the digest of the code that makes it.
+Two artifacts with equal keys have the same bytes. A key holds parameters, digests of the inputs,
+and a digest of the code that makes the artifact.
 """
 
 from __future__ import annotations

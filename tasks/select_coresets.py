@@ -55,10 +55,8 @@ def make_shared(work: Selection, inputs: Inputs, **how: Any) -> Ref:
 
 
 def _prepare(work: Selection, inputs: Inputs) -> dict[str, Any]:
-    import torch
-
     from tasks.core.foundations.seeding import derive_seed
-    from tasks.core.training.epoch import parameter_groups, train_epoch
+    from tasks.core.training.epoch import sgd, train_epoch
     from tasks.core.training.split_pairs import SplitPairs
     from tasks.models import load_encoder, new_model, open_split
 
@@ -70,11 +68,7 @@ def _prepare(work: Selection, inputs: Inputs) -> dict[str, Any]:
 
     def run(num_epochs: int, on_batch: Any) -> None:
         model = new_model(network, encoder, train.text_embeds.shape[1], method.name)
-        optimiser = torch.optim.SGD(
-            parameter_groups(model, section.lr_img, section.lr_txt),
-            lr=section.lr_txt,
-            momentum=section.momentum,
-        )
+        optimiser = sgd(model, section.lr_img, section.lr_txt, momentum=section.momentum)
         seed = derive_seed(network.seed, method.name)
         report = reporter(f"select_coresets {method.name}, training")
         for epoch in range(num_epochs):

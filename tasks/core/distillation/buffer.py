@@ -38,17 +38,17 @@ class Buffer:
 
     Args:
         folders: expert artifact folders.
-        start: theta_0 of the shared image encoder, {"img": (P_img,)}, for experts that left theirs
-            out.
+        shared: theta_0 of the image encoder that all experts share, {"img": (P_img,)}, for experts
+            that left theirs out.
         device: where segments are returned.
-        max_bytes: of the snapshots kept there; the one that was not asked for longest goes first,
-            and is read again when it is. None: `kept_bytes` of the device as it is now.
+        max_bytes: of the snapshots that are kept there. The one that was not asked for longest goes
+            first, and is read again when asked for. None: `kept_bytes` of the device as it is now.
     """
 
     def __init__(
         self,
         folders: Sequence[Path],
-        start: Theta,
+        shared: Theta,
         *,
         device: torch.device,
         max_bytes: int | None = None,
@@ -59,7 +59,7 @@ class Buffer:
                 "train_experts.num_experts"
             )
         self._files = [folder / SNAPSHOTS for folder in folders]
-        self._start, self._device = start, device
+        self._shared, self._device = shared, device
         self._names = [set(tensor_names(file)) for file in self._files]
         self._max_bytes = kept_bytes(device) if max_bytes is None else max_bytes
         self._kept: dict[tuple[int, int], Theta] = {}  # the last one that was asked for stands last
@@ -96,15 +96,17 @@ class Buffer:
             held -= self._size(self._kept.pop(next(iter(self._kept))))
 
     def _size(self, snapshot: Theta) -> int:
-        """Bytes of a snapshot beside those of the shared start."""
+        """Bytes of a snapshot beside those that all experts share."""
         return sum(
-            value.nbytes for group, value in snapshot.items() if value is not self._start.get(group)
+            value.nbytes
+            for group, value in snapshot.items()
+            if value is not self._shared.get(group)
         )
 
     def _read(self, expert: int, group: str, epoch: int) -> torch.Tensor:
         name = f"{group}_{epoch:03d}"
         if name not in self._names[expert]:
-            return self._start[group].to(self._device)
+            return self._shared[group].to(self._device)
         with safe_open(str(self._files[expert]), "pt") as handle:
             value: torch.Tensor = handle.get_tensor(name).clone().to(self._device)
         if value.dtype != torch.bfloat16:
@@ -113,8 +115,8 @@ class Buffer:
 
 
 def _available_host_bytes() -> int:
-    """Memory that this machine could give without swapping; where it does not say (not Linux), all
-    that it has.
+    """Return the memory that this machine could give without swapping. Outside of Linux, which does
+    not say, it is all memory.
     """
     lines = (
         Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").is_file() else []

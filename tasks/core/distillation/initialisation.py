@@ -1,5 +1,5 @@
-"""Where a synthetic set starts from (METHOD 4): real pairs, prototypes or noise, for images and
-texts independently.
+"""Makes the pairs that a synthetic set starts from (METHOD 4): real ones, prototypes or noise, for
+images and texts independently.
 
 * `real`: random images, one random caption each.
 * `k_means`: the real pairs nearest to the centroids of k-means on pair features: the image and the
@@ -30,25 +30,25 @@ _SAMPLE, _CLUSTERED = 1024, 16384
 
 
 @dataclass(frozen=True)
-class Start:
-    """Initial synthetic pairs.
+class InitialPairs:
+    """The pairs that a set starts from.
 
     Attributes:
         images: (M, 3, S, S) float32, normalised, on the CPU.
-        texts: (M, D) float32.
+        text_embeds: (M, D) float32.
         image_idx, caption_idx: the real pairs (M,) they come from; noise keeps the pairs it
             replaces, for the gallery.
     """
 
     images: Tensor
-    texts: Tensor
+    text_embeds: Tensor
     image_idx: Tensor
     caption_idx: Tensor
 
 
 def initial_pairs(
     train: Split, encoder: ImageEncoder, num_pairs: int, *, image: Initial, text: Initial, seed: int
-) -> Start:
+) -> InitialPairs:
     """Return `num_pairs` initial pairs.
 
     Args:
@@ -65,7 +65,7 @@ def initial_pairs(
             train, encoder, num_pairs, make_generator(seed, "k_means")
         )
     images = encoder.take(train.images, image_idx)
-    texts = train.text_embeds[caption_idx].clone()
+    text_embeds = train.text_embeds[caption_idx].clone()
     if image == "noise":
         sample = torch.randperm(train.num_images, generator=generator)[:_SAMPLE].sort().values
         real = encoder.take(train.images, sample)
@@ -73,8 +73,8 @@ def initial_pairs(
         images = mean + std * torch.randn(images.shape, generator=generator)
     if text == "noise":
         std, mean = torch.std_mean(train.text_embeds, dim=0, keepdim=True)
-        texts = mean + std * torch.randn(texts.shape, generator=generator)
-    return Start(images.contiguous(), texts, image_idx, caption_idx)
+        text_embeds = mean + std * torch.randn(text_embeds.shape, generator=generator)
+    return InitialPairs(images.contiguous(), text_embeds, image_idx, caption_idx)
 
 
 def _prototype_pairs(

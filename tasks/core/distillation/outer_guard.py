@@ -1,5 +1,5 @@
-"""The guard of the outer loop against values that are not finite (METHOD 4): one roll-back with
-halved outer steps, then a stop.
+"""Guards the outer loop against values that are not finite (METHOD 4): one roll-back with halved
+outer steps, then a stop.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Guard:
 
 
 def _outside(tensors: Rows, logs: Collection[str] = ()) -> list[str]:
-    """Return the names of tensors that are not finite, of `logs` also those whose exponential is
-    not, or is 0; one wait for the device.
+    """Return the names of tensors that are not finite. A tensor in `logs` has to have a finite
+    exponential above 0, too.
     """
     tests = []
     for name, value in tensors.items():

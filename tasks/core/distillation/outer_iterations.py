@@ -1,5 +1,5 @@
-"""The outer iterations of stage 2 (METHOD 4): draw a goal, train a student on the synthetic pairs,
-move them along the gradient.
+"""Does the outer iterations of stage 2 (METHOD 4): draw a goal, train a student on the synthetic
+pairs, move them along the gradient.
 
 Every draw is named by (seed, iteration). What is optimised are pixels; with a frozen encoder the
 students see its features of them.
@@ -32,6 +32,7 @@ from tasks.core.hypergradient.trajectory import (
     mean_gradient,
     trajectory_gradient,
 )
+from tasks.core.networks.dual_encoder import drop
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.functional import FlatModel, Theta
 
@@ -50,7 +51,8 @@ class Problem:
         is_encoder_frozen: run the student on features and pull the gradient back to pixels (METHOD
             5, `heads`).
         seed: of every draw.
-        fresh_start: theta_0 of a fresh student (pretrained encoder, new projections) of a number.
+        tau: temperature of the similarity.
+        fresh_theta: theta_0 of a fresh student (pretrained encoder, new projections) of a number.
     """
 
     flat: FlatModel
@@ -59,7 +61,8 @@ class Problem:
     buffer: Buffer
     is_encoder_frozen: bool
     seed: int
-    fresh_start: Callable[[int], Theta]
+    tau: float
+    fresh_theta: Callable[[int], Theta]
 
 
 def iterate(
@@ -109,8 +112,8 @@ class _Draw:
 
 
 def _still_features(problem: Problem, config: MatchingConfig, state: OuterState) -> Rows:
-    """Return the features or views of images that no iteration changes, computed once; empty where
-    images change or the encoder does.
+    """Return the features or views of images, where no iteration changes images or encoder; else
+    nothing.
 
     Students see the same views in all iterations.
     """
@@ -142,12 +145,12 @@ def _gradient(
     objective: Objective,
     still: Rows,
 ) -> tuple[Gradient, dict[str, float]]:
-    """Differentiate the mean terminal loss of this iteration's goals; also the mean of its terms,
-    for the history.
+    """Return the gradient of the mean terminal loss of this iteration's goals, and the mean of its
+    terms for the history.
 
     Rows called `images` are pixels. With a frozen encoder their `features` or `views` take their
-    place. These are computed and pulled back to pixels once for all goals, with new views in every
-    iteration; `still` are those that never change.
+    place. They are computed once for all goals, and their gradient goes back to the pixels once.
+    `still` are those that never change.
     """
     draws = []
     for index in range(config.goals_per_iteration):
@@ -199,7 +202,7 @@ def _gradient_of(
     inputs, constants = _split_rows(config, rows)
     found = trajectory_gradient(
         _loss_fn(problem, config, objective, state.iteration, draw.names),
-        draw.goal.start, inputs, draw.batches, state.logs(), draw.goal.loss,
+        draw.goal.theta0, inputs, draw.batches, state.logs(), draw.goal.loss,
         engine=config.engine,
         momentum=config.student_momentum,
         constants=constants,
@@ -227,7 +230,7 @@ def _loss_fn(
         return make_generator(problem.seed, name, iteration, step, *names, device=device)
 
     def loss_fn(theta: Theta, rows: Rows, step: int) -> Tensor:
-        texts = rows["texts"]
+        text_embeds = rows["text_embeds"]
         if "views" in rows:
             features = _one_view(rows["views"], drawing("views", step))
         elif "features" in rows:
@@ -235,12 +238,12 @@ def _loss_fn(
         else:
             features = rows["images"]  # as `encode` left them
         if objective.blend is not None:
-            features, texts = objective.blend(features, texts, drawing("blend", step))
+            features, text_embeds = objective.blend(features, text_embeds, drawing("blend", step))
         if config.feature_dropout:
             dropping = drawing("feature_dropout", step)
-            features = _drop(features, config.feature_dropout, dropping)
+            features = drop(features, config.feature_dropout, dropping)
         masks = drawing("dropout", step) if config.is_dropout_on else None
-        return objective.student_loss(*problem.flat.call(theta, features, texts, masks), rows)
+        return objective.student_loss(*problem.flat.call(theta, features, text_embeds, masks), rows)
 
     return loss_fn
 
@@ -252,17 +255,12 @@ def _one_view(views: Tensor, generator: torch.Generator) -> Tensor:
     return views[torch.arange(num_pairs, device=views.device), chosen]
 
 
-def _drop(features: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    kept = torch.rand(features.shape, generator=generator, device=features.device) >= share
-    return features * kept.to(features) / (1.0 - share)
-
-
 def _split_rows(config: MatchingConfig, rows: Rows) -> tuple[Rows, Rows]:
-    """Rows that are differentiated, and rows that stay as they are (single-modality ablations);
-    further ones are learned.
+    """Return the rows that are differentiated, and those that stay as they are (single-modality
+    ablations). Further rows are always learned.
     """
     images = ("images", "features", "views")
-    still = {"both": (), "image": ("texts",), "text": images}[config.optimise]
+    still = {"both": (), "image": ("text_embeds",), "text": images}[config.optimise]
     inputs, constants = {}, {}
     for name, value in rows.items():
         if name in still:

@@ -48,7 +48,7 @@ def describe(values: Iterable[float]) -> Statistics:
     if n == 1:
         return Statistics(n, mean, None, None)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in sample) / (n - 1))
-    half = student_t(n - 1) * deviation / math.sqrt(n)
+    half = t_quantile(n - 1) * deviation / math.sqrt(n)
     return Statistics(n, mean, deviation, (mean - half, mean + half))
 
 
@@ -58,7 +58,7 @@ def mean(values: Iterable[float]) -> float:
 
 
 @functools.cache
-def student_t(freedom: int) -> float:
+def t_quantile(freedom: int) -> float:
     """Return the quantile of Student's t that encloses `CONFIDENCE` on both sides of zero.
 
     Args:

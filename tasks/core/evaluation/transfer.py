@@ -1,5 +1,5 @@
-"""Cross-architecture evaluation (METHOD 8): a set of pairs under an image encoder that it was not
-distilled with.
+"""Shows a set of pairs to an image encoder that it was not distilled with: cross-architecture
+evaluation (METHOD 8).
 
 A set's images live in the normalised space, and have the size, of the encoder that they were made
 for. Another encoder has another normalisation, and may take another size.
@@ -65,14 +65,10 @@ def transfer(pairs: PairSet, encoder: ImageEncoder, input_size: int | None) -> P
 
 
 def at_size(encoder: ImageEncoder, input_size: int | None) -> ImageEncoder:
-    """Return the encoder behind a resize of whatever it is given to `input_size`; None returns it
-    as it is.
-    """
-    return (
-        encoder
-        if input_size is None
-        else replace(encoder, module=Resized(encoder.module, input_size))
-    )
+    """Return the encoder behind a resize of its images to `input_size`, None: without a resize."""
+    if input_size is None:
+        return encoder
+    return replace(encoder, module=Resized(encoder.module, input_size))
 
 
 class Resized(nn.Module):
@@ -92,8 +88,8 @@ class Resized(nn.Module):
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Return (B, C, size, size) images by antialiased bilinear interpolation; images of that size
-    are returned as they are.
+    """Return (B, C, size, size) images by antialiased bilinear interpolation. Images of that size
+    stay as they are.
     """
     if images.shape[-2:] == (size, size):
         return images

@@ -1,7 +1,8 @@
-"""The base of every parameter section: a frozen dataclass whose fields carry their range and unit.
+"""Defines the base of every parameter section: a frozen dataclass whose fields carry their range
+and unit.
 
-A GPU machine builds a section directly; `tasks/settings/params.py` builds the same class from
-params.yaml through pydantic, which enforces field types, ranges (`Range`) and refuses unknown keys.
+A GPU machine builds a section directly. `tasks/settings/params.py` builds the same class from
+params.yaml through pydantic. That checks types and ranges (`Range`), and refuses unknown keys.
 """
 
 from __future__ import annotations

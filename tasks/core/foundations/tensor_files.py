@@ -1,6 +1,4 @@
-"""Tensors on disk: safetensors files, written whole and read whole or through a read-only memory
-map.
-"""
+"""Writes and reads tensors as safetensors files, whole or through a memory map."""
 
 from __future__ import annotations
 

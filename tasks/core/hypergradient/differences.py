@@ -1,5 +1,5 @@
-"""A student's steps whose second-order products are finite differences of the gradient (METHOD 5):
-no second derivative of any operation is needed.
+"""Keeps a student's steps and forms their second-order products as finite differences of the
+gradient (METHOD 5). No operation needs a second derivative.
 
 Every step keeps theta_t. One-sided differences also keep g_t and the gradient of the rows. Central
 ones keep g_0: no step comes before the first one, so nothing there asks for a change of g. Two
@@ -42,8 +42,9 @@ class Rules:
     """One kind of quotient.
 
     Attributes:
-        is_one_sided: [grad(theta + eps w) - grad(theta)] / eps, one gradient and an error O(eps);
-            else [grad(theta + eps w) - grad(theta - eps w)] / (2 eps), two and O(eps^2).
+        is_one_sided: [grad(theta + eps w) - grad(theta)] / eps: one further gradient, error O(eps).
+            Otherwise [grad(theta + eps w) - grad(theta - eps w)] / (2 eps): two of them, error
+            O(eps^2).
         lengths: by the dtype of theta; others take those of float32.
     """
 

@@ -1,15 +1,16 @@
-"""Exact change of a scalar function's gradient along a direction, in two ways with one interface.
+"""Computes how the gradient of a scalar function changes along a direction, exactly, in two ways.
 
-For phi(a, b, ...) and a direction w in some of its arguments: their gradients, and the change of
-all gradients along w, which is also d/d(each) <gradient, w> since second derivatives commute.
-`ForwardOverReverse` asks forward derivatives of every operation, `DoubleBackward` second reverse
-ones; neither exists for the fused attention kernels.
+Given are phi(a, b, ...) and a direction w in some of its arguments. `change` returns the gradients
+and their change along w. Second derivatives commute, so that change is d/d(each) <gradient, w> too.
+`push` returns a function's value and its change along w.
+
+`ForwardOverReverse` needs a forward derivative of every operation. `DoubleBackward` needs a second
+reverse one. The fused kernels of attention have neither.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,26 +19,13 @@ Tensors = dict[str, Tensor]
 Scalar = Callable[[Tensors], Tensor]
 
 
-class SecondOrder(Protocol):
-    """One way to differentiate a gradient."""
+class ForwardOverReverse:
+    """The derivative of the gradient along the direction (jvp of grad)."""
 
     def push(self, function: Scalar, at: Tensors, along: Tensors) -> tuple[Tensor, Tensor]:
         """Return f(at), of any shape, and its change along `along`, a direction in some of the
         arguments.
         """
-
-    def change(
-        self, phi: Scalar, at: Tensors, along: Tensors, wanted: Sequence[str]
-    ) -> tuple[Tensors, Tensors]:
-        """Return the gradients of phi in the arguments of `along`, and the change along it of the
-        gradients in `wanted`.
-        """
-
-
-class ForwardOverReverse:
-    """The derivative of the gradient along the direction (jvp of grad)."""
-
-    def push(self, function: Scalar, at: Tensors, along: Tensors) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             # Without aux it returns two, which its annotation does not say.
             value, change = torch.func.jvp(  # type: ignore[misc]
@@ -48,6 +36,9 @@ class ForwardOverReverse:
     def change(
         self, phi: Scalar, at: Tensors, along: Tensors, wanted: Sequence[str]
     ) -> tuple[Tensors, Tensors]:
+        """Return the gradients of phi in the arguments of `along`, and the change along it of the
+        gradients in `wanted`.
+        """
         names = [name for name in at if name in along or name in wanted]
 
         def gradients(moved: Tensors) -> Tensors:
@@ -63,7 +54,7 @@ class ForwardOverReverse:
 
 
 class DoubleBackward:
-    """The gradient of <gradient, direction> (reverse over reverse)."""
+    """The gradient of <gradient, direction> (reverse over reverse); methods as above."""
 
     def push(self, function: Scalar, at: Tensors, along: Tensors) -> tuple[Tensor, Tensor]:
         # J w is the derivative of <J^T v, w> with respect to v, which does not depend on v.
@@ -82,6 +73,9 @@ class DoubleBackward:
         grads = _gradient(phi(at), _part(at, along))
         changes = _gradient(inner(grads, along), _part(at, wanted), create_graph=False)
         return {name: grad.detach() for name, grad in grads.items()}, changes
+
+
+SecondOrder = ForwardOverReverse | DoubleBackward
 
 
 def leaves(tensors: Tensors) -> Tensors:

@@ -148,9 +148,7 @@ def take_back(tensors: Tensors, like: Theta) -> Tensors:
 
 
 def _take(inputs: Rows, place: Tensor) -> Rows:
-    """Return the rows of every input at `place`; images in the channels-last layout, which takes
-    one copy where they have it already.
-    """
+    """Return the rows of every input at `place`, images in the channels-last layout."""
     rows = {}
     for name, tensor in inputs.items():
         if tensor.ndim == 4:

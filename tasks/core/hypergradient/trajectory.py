@@ -50,7 +50,6 @@ from tasks.core.hypergradient.student_step import (
     LossFn,
     Rows,
     StudentStep,
-    WholeBatch,
 )
 from tasks.core.hypergradient.sweep import Gradient, Terminal, Trajectory
 from tasks.core.networks.functional import GROUPS, Theta
@@ -121,7 +120,7 @@ def trajectory_gradient(
         is_theta_on_host=is_theta_on_host,
         where="trajectory_gradient",
     )
-    student: StudentStep = WholeBatch(loss_fn, encode)
+    student = StudentStep(loss_fn, encode)
     longest = max(len(batch) for batch in batches)
     if encode is not None and micro_batch is not None and micro_batch < longest:
         student = MicroBatches(loss_fn, encode, micro_batch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from tasks.core.hypergradient.second_order import leaves
-from tasks.core.hypergradient.student_step import StudentStep, WholeBatch
+from tasks.core.hypergradient.student_step import StudentStep
 from tasks.core.hypergradient.sweep import Gradient, Terminal, Trajectory, add_past, still
 from tasks.core.networks.functional import GROUPS
 
@@ -16,9 +16,10 @@ from tasks.core.networks.functional import GROUPS
 def unroll(
     student: StudentStep, trajectory: Trajectory, terminal: Terminal, is_theta_on_host: bool
 ) -> Gradient:
-    """Return the gradient of the terminal loss; all steps' graphs stay on the device."""
-    assert isinstance(student, WholeBatch), "engines.py lets `unroll` cut no step"
-    assert not is_theta_on_host, "engines.py lets `unroll` keep nothing on the host"
+    """Return the gradient of the terminal loss; all steps' graphs stay on the device.
+
+    `engines.py` lets it cut no step and keep nothing on the host.
+    """
     inputs, logs = leaves(trajectory.inputs), leaves(trajectory.logs)
     theta = leaves(trajectory.theta0)
     velocity = still(theta)

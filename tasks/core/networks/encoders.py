@@ -1,4 +1,4 @@
-"""What an image-encoder plugin returns, and the pass of a frozen encoder over a memory-mapped
+"""Defines what an image-encoder plugin returns, and runs a frozen encoder over a memory-mapped
 split.
 """
 
@@ -75,8 +75,8 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 def take_rows(images: np.ndarray, rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Return the given rows of a memory-mapped (N, S, S, 3) array as a uint8 tensor on `device`;
-    only they are read.
+    """Return the given rows of a memory-mapped (N, S, S, 3) array as a uint8 tensor on `device`. No
+    other row is read.
     """
     return torch.from_numpy(images[rows.cpu().numpy()]).to(device, non_blocking=True)
 

@@ -1,5 +1,5 @@
-"""A frozen image encoder inside trajectory matching: features once per image, one VJP per image
-back to pixels (METHOD 5).
+"""Runs a frozen image encoder inside trajectory matching: features once per image, and their
+gradient once back to the pixels (METHOD 5).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def prepare_frozen(encoder: nn.Module, example: Tensor) -> nn.Module:
     """Return the fastest equal form of a frozen encoder: a copy with its BatchNorm folded, or
     itself where there is none.
 
-    The copy is folded on the CPU, in full float32, and goes back to the encoder's device; the
-    encoder is not changed. Where folding is refused, a warning says why and the encoder is used as
-    it is.
+    The copy is folded on the CPU in full float32, and goes back to the encoder's device. The
+    encoder itself is not changed. Where folding is refused, a warning says why, and the encoder is
+    used as it is.
 
     Args:
         encoder: (B, C, H, W) -> (B, F).

@@ -1,4 +1,4 @@
-"""Weights that a user asks for: by name, what may be a file of them, and tensors that must fit a
+"""Reads weights that a user asks for, by name or from a file, and checks that they fit their
 network exactly.
 """
 
@@ -28,8 +28,8 @@ def weight_files(config: Any) -> list[Path]:
 def by_name(
     name: str, weights: str, *, allowed: str = _FILE, option: str = _OPTION
 ) -> Iterator[None]:
-    """Say what to do where the weights of `name` are asked for by name, `weights` being `hub`, and
-    cannot be had; other errors pass.
+    """Say what to do when weights that are asked for by name (`weights` is `hub`) cannot be had.
+    Other errors pass.
 
     Args:
         allowed: the other values of the parameter `option`.

@@ -1,5 +1,5 @@
-"""k-means and its prototypes: the real points nearest to the centroids (Lloyd, 1982; k-means++,
-Arthur and Vassilvitskii, 2007).
+"""Computes k-means and its prototypes, the real points nearest to the centroids (Lloyd, 1982;
+k-means++, Arthur and Vassilvitskii, 2007).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def k_means(points: Tensor, num_clusters: int, generator: torch.Generator) -> Te
 
 
 def prototypes(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
-    """Return indices (K,) of the points (N, d) that are nearest to the centroids of k-means, no
-    point twice.
+    """Return indices (K,) of the points (N, d) nearest to the centroids of k-means. No point comes
+    twice.
     """
     centroids = k_means(points, num_clusters, generator)
     is_taken = torch.zeros(len(points), dtype=torch.bool)

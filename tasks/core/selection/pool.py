@@ -1,5 +1,5 @@
-"""What a coreset method selects from and what it returns; shared greedy mathematics of the methods
-(METHOD 7).
+"""Defines what a coreset method selects from and what it returns, with the mathematics of the
+methods (METHOD 7).
 """
 
 from __future__ import annotations

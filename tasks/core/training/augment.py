@@ -1,8 +1,6 @@
-"""Augmentation of training images (METHOD 3), batched and seeded: RandomResizedCrop, flip and
-RandAugment.
+"""Augments training images in batches (METHOD 3): RandomResizedCrop, flip and RandAugment.
 
-Every draw comes from the generator that the caller gives, so equal seeds give equal batches on one
-device.
+The caller gives the generator of all draws, so equal seeds give equal batches on one device.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The losses that students are trained with, one table: while a set is distilled, and when a stored
-set is evaluated.
+"""Lists the losses that students are trained with, while a set is distilled and when a stored set
+is evaluated.
 
 The choices of `loss` in params.yaml, the checks of a stored set and the dispatch come from here. A
 further loss is a function and an entry. Experts are trained with `losses.info_nce` in any case.
@@ -68,13 +68,5 @@ def soft_contrastive(
         img_BD, txt_BD: L2-normalised embeddings.
         similarity_BB: S, rows are images.
         tau: temperature.
-
-    Raises:
-        ValueError: there is no such loss.
     """
-    if name not in SOFT:
-        raise ValueError(
-            f"unknown loss {name!r}; available: {', '.join(('info_nce', *SOFT))}; change "
-            "`loss` in the method's options"
-        )
     return SOFT[name](logits(img_BD, txt_BD, tau), similarity_BB)

@@ -28,8 +28,8 @@ class Config(SoftConfig):
     """Options.
 
     Attributes:
-        loss: `ence`, `bce` or `wbce` against S (METHOD 6); `info_nce` is the ablation without S,
-            which is bi-trajectory matching: the options of the similarity then mean nothing, and no
+        loss: `ence`, `bce` or `wbce` against S (METHOD 6). `info_nce` is the ablation without S,
+            which is bi-trajectory matching. The options of the similarity then mean nothing, and no
             pair is given back.
     """
 
@@ -39,13 +39,13 @@ class Config(SoftConfig):
 check = check_soft
 
 
-def objective(problem: Problem, config: Config, num_pairs: int, tau: float) -> Objective:
+def objective(problem: Problem, config: Config, num_pairs: int) -> Objective:
     """Return the objective: a loss against S, which is learned too, or InfoNCE without S."""
     if config.loss != "info_nce":
-        return soft_objective(problem, config, num_pairs, config.loss, tau=tau)
+        return soft_objective(problem, config, num_pairs, config.loss)
 
     def student_loss(img: Tensor, txt: Tensor, rows: Rows) -> Tensor:
-        return info_nce(img, txt, tau=tau)
+        return info_nce(img, txt, tau=problem.tau)
 
     return Objective(student_loss)
 

@@ -1,5 +1,5 @@
-"""Any timm network as a headless image encoder: weights by name from the hub, from a local file, or
-random from the seed.
+"""Makes any timm network a headless image encoder. Weights come by name from the hub, from a local
+file, or random from the seed.
 
 Normalisation comes from the network's own data config. Weights by name and from a path go through
 the same timm loader.

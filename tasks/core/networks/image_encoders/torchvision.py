@@ -1,11 +1,11 @@
-"""Any torchvision classification network as a headless image encoder: weights from the hub, from a
-local file, or random from the seed.
+"""Makes any torchvision classification network a headless image encoder. Weights come from the hub,
+from a local file, or random from the seed.
 
-A network with one stack of convolutions (SqueezeNet, VGG, AlexNet, MobileNet, MNASNet,
-EfficientNet, DenseNet, ConvNeXt) gives the global average of its last map: SqueezeNet 1.1 gives 512
-channels, its 1x1 convolution to classes left out. Others (ResNet, RegNet, ShuffleNet, Vision and
-Swin Transformers) give what enters their classifier. Normalisation is that of the published
-weights' own transforms.
+A network with one stack of convolutions gives the global average of its last map. These are
+SqueezeNet, VGG, AlexNet, MobileNet, MNASNet, EfficientNet, DenseNet and ConvNeXt. SqueezeNet 1.1
+gives 512 channels: its 1x1 convolution to classes is left out. Other networks (ResNet, RegNet,
+ShuffleNet, Vision and Swin Transformers) give what enters their classifier. Normalisation is that
+of the published weights' own transforms.
 """
 
 from __future__ import annotations
