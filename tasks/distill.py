@@ -1,6 +1,4 @@
-"""distill: synthetic pairs whose students follow the experts' trajectories (METHOD 4), one artifact
-per method and size.
-"""
+"""distill: makes synthetic pairs, one artifact per method and size (METHOD 4)."""
 
 from __future__ import annotations
 
@@ -56,6 +54,7 @@ def _distill(work: Distillation, inputs: Inputs, experts: list[Ref], place: Path
     encoder = load_encoder(network, inputs.start, choose_device())
     train = open_split(network, inputs, "train")
     text_dim = train.text_embeds.shape[1]
+    # The model of expert 0: matching puts other parameters into it at every call
     flat = FlatModel(new_model(network, encoder, text_dim, "expert", 0))
     problem = Problem(
         flat=flat,

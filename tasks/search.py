@@ -60,8 +60,7 @@ def recall_by_search(
         caption_image_idx: (T,) int64, the image of each caption; every image needs at least one.
         ks: the K of Recall@K, each at least 1.
         chunk_rows: queries per search; memory is chunk_rows * (max(ks) + SLACK) entries.
-        device: where FAISS searches, by default where the embeddings are; needs faiss-gpu if that
-            is a GPU.
+        device: where FAISS searches, by default where the embeddings are. A GPU needs faiss-gpu.
 
     Raises:
         ValueError: as `core.retrieval.ties`.

@@ -1,5 +1,5 @@
-"""select_coresets: real pairs chosen by each method, in the space of a model warmed up on the data
-(METHOD 7).
+"""select_coresets: chooses real pairs by each method, in the space of an expert that has seen the
+data (METHOD 7).
 """
 
 from __future__ import annotations
@@ -116,12 +116,8 @@ def _select(
     image_features, text_features = embed_split(model, train, encoder, device=device)
     report(1, 2)
     caption_idx = _caption_idx(network, train)
-    pool = Pool(
-        caption_idx=caption_idx,
-        image_features=image_features,
-        text_features=text_features[caption_idx],
-        shared=load_tensors(shared.folder / SHARED) if shared else {},
-    )
+    found = load_tensors(shared.folder / SHARED) if shared else {}
+    pool = Pool(caption_idx, image_features, text_features[caption_idx], found)
     draw = make_generator(network.seed, "coreset", method.name, num_pairs)
     chosen = method.module.select(method.config, pool, num_pairs, draw)
     images = encoder.take(train.images, chosen.image_idx)
@@ -144,7 +140,7 @@ def _select(
 
 
 def _caption_idx(network: Network, train: Any) -> Any:
-    """One caption per image, the same for all methods that select."""
+    """Return one caption per image, the same for all methods that select."""
     import torch
 
     from tasks.core.foundations.seeding import make_generator

@@ -1,5 +1,5 @@
-"""train_experts: the shared start (encoder, frozen features) and one trajectory per expert (METHOD
-3).
+"""train_experts: makes the shared start (encoder, frozen features) and one trajectory per expert
+(METHOD 3).
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tasks.core.distillation.matching_config import MatchingConfig
 from tasks.core.hypergradient.engine_choice import MAX_ERROR, Facts, explain_engine
 from tasks.core.hypergradient.engines import DIFFERENCES
-from tasks.core.hypergradient.second_order import leaves
+from tasks.core.hypergradient.second_order import gradient, leaves
 from tasks.core.hypergradient.trajectory import Rows, trajectory_gradient
-from tasks.core.networks.functional import FlatModel, Theta
+from tasks.core.networks.functional import GROUPS, FlatModel, Theta
 from tasks.core.training.losses import info_nce
 
 LOGGER = logging.getLogger("vl_distillery")
@@ -89,6 +89,7 @@ def examine(
         num_images: of a pass through the encoder, for its memory.
     """
     found = _gradient(flat, config, images, text_embeds, "central_difference")
+    # torch says with a RuntimeError that an operation has no second derivative
     try:
         exact = _gradient(flat, config, images, text_embeds, "double_backward")
     except RuntimeError as error:
@@ -123,9 +124,7 @@ def saved_bytes(flat: FlatModel, images: Tensor, text_embeds: Tensor) -> int:
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
     ):
         loss = info_nce(*flat.call(theta, images, text_embeds))
-        grads = torch.autograd.grad(
-            loss, list(theta.values()), create_graph=True, materialize_grads=True
-        )
+        grads = gradient(loss, theta, create_graph=True)
     del loss, grads  # which kept the graph, so that no two storages had one address
     return sum(found.values())
 
@@ -153,11 +152,8 @@ def _gradient(
     """Two steps on the pairs, judged by the loss on the same pairs in another order; the gradients
     of images and texts.
     """
-    sizes = {"img": config.step_size_img, "txt": config.step_size_txt}
-    logs = {
-        group: torch.tensor(size, device=flat.device, dtype=flat.dtype).log()
-        for group, size in sizes.items()
-    }
+    sizes = images.new_tensor([config.step_size_img, config.step_size_txt])
+    logs = dict(zip(GROUPS, sizes.log(), strict=True))
 
     def loss_fn(theta: Theta, rows: Rows, step: int) -> Tensor:
         return info_nce(*flat.call(theta, rows["images"], rows["text_embeds"]))

@@ -4,9 +4,9 @@ images and texts independently.
 * `real`: random images, one random caption each.
 * `k_means`: the real pairs nearest to the centroids of k-means on pair features: the image and the
   text feature, L2-normalised and side by side, of at most 16384 random images with one random
-  caption each. Text features are the caption embeddings; image features are those of the frozen
-  encoder, or of the pretrained one that training starts from. If only one modality says `k_means`,
-  the other's `real` rows are of the same pairs, so that image and text belong together.
+  caption each. Text features are the caption embeddings. Image features are those of the frozen
+  encoder, or of the pretrained one that training starts from. If one modality alone says `k_means`,
+  `real` rows of the other are of the same pairs, so that image and text belong together.
 * `noise`: Gaussian with the training set's moments, per channel for images and per dimension for
   texts.
 """
@@ -36,7 +36,7 @@ class InitialPairs:
     Attributes:
         images: (M, 3, S, S) float32, normalised, on the CPU.
         text_embeds: (M, D) float32.
-        image_idx, caption_idx: the real pairs (M,) they come from; noise keeps the pairs it
+        image_idx, caption_idx: the real pairs (M,) that they come from. Noise keeps those that it
             replaces, for the gallery.
     """
 
@@ -61,9 +61,9 @@ def initial_pairs(
     image_idx = torch.randperm(train.num_images, generator=generator)[:num_pairs]
     caption_idx = sample_captions(image_idx, train.caption_image_idx, generator)
     if "k_means" in (image, text):
-        image_idx, caption_idx = _prototype_pairs(
-            train, encoder, num_pairs, make_generator(seed, "k_means")
-        )
+        # From a generator of its own, so that noise is the same with and without prototypes
+        draw = make_generator(seed, "k_means")
+        image_idx, caption_idx = _prototype_pairs(train, encoder, num_pairs, draw)
     images = encoder.take(train.images, image_idx)
     text_embeds = train.text_embeds[caption_idx].clone()
     if image == "noise":
@@ -80,11 +80,8 @@ def initial_pairs(
 def _prototype_pairs(
     train: Split, encoder: ImageEncoder, num_pairs: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    pool = (
-        torch.randperm(train.num_images, generator=generator)[: max(_CLUSTERED, num_pairs)]
-        .sort()
-        .values
-    )
+    sample = torch.randperm(train.num_images, generator=generator)[: max(_CLUSTERED, num_pairs)]
+    pool = sample.sort().values  # in the order of the file, which is faster to read
     counts = torch.bincount(train.caption_image_idx, minlength=train.num_images)
     draws = (torch.rand(len(pool), generator=generator, dtype=torch.float64) * counts[pool]).long()
     captions = (counts.cumsum(0) - counts)[pool] + draws  # captions ascend with their images
@@ -93,8 +90,8 @@ def _prototype_pairs(
         features = encode_images(encoder, train.images, device=device, rows=pool)
     else:
         features = train.features[pool]
-    points = torch.cat(
-        [normalize(features, dim=1), normalize(train.text_embeds[captions], dim=1)], dim=1
-    )
+    # Both modalities count alike: each half of a point has length 1
+    text_features = normalize(train.text_embeds[captions], dim=1)
+    points = torch.cat([normalize(features, dim=1), text_features], dim=1)
     chosen = prototypes(points, num_pairs, generator)
     return pool[chosen], captions[chosen]

@@ -135,11 +135,9 @@ class MatchingConfig(Section):
 
     def outer_decay(self, iteration: int) -> float:
         """Return the factor of all outer step sizes in an iteration, 0..1."""
-        return (
-            0.5 * (1.0 + math.cos(math.pi * iteration / self.iterations))
-            if self.lr_decay == "cosine"
-            else 1.0
-        )
+        if self.lr_decay == "none":
+            return 1.0
+        return 0.5 * (1.0 + math.cos(math.pi * iteration / self.iterations))
 
 
 def for_budget(value: PerBudget | CountPerBudget, num_pairs: int, name: str) -> float:
@@ -149,7 +147,7 @@ def for_budget(value: PerBudget | CountPerBudget, num_pairs: int, name: str) -> 
         ValueError: no entry for the budget, or a value that is not positive.
     """
     found = value.get(num_pairs) if isinstance(value, dict) else value
-    if found is None or not 0.0 < found < float("inf"):
+    if found is None or not 0.0 < found < math.inf:
         raise ValueError(
             f"{name}: received {value!r} for {num_pairs} pairs; allowed is a positive number, or "
             "a mapping with one for every budget; "
@@ -201,10 +199,11 @@ def check_options(
     """
     is_encoder_trained = trainable in ("full", "lora")
     engine = config.engine_for(is_encoder_frozen=not is_encoder_trained)
+    # A frozen encoder runs before the steps, in parts of any size
+    micro_batch = config.micro_batch if is_encoder_trained else None
     check_memory(
         engine,
-        # A frozen encoder runs before the steps, in parts of any size
-        micro_batch=config.micro_batch if is_encoder_trained else None,
+        micro_batch=micro_batch,
         is_theta_on_host=config.is_theta_on_host,
         where=where,
     )

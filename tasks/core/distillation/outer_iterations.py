@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -160,6 +161,7 @@ def _gradient(
         del rows["images"]
         rows.update(still)
     elif problem.is_encoder_frozen:
+        # Images that no batch draws get no gradient, so they are not encoded
         used = torch.cat([torch.cat(draw.batches) for draw in draws])
         frozen = _views(problem, config, rows.pop("images"), used, state.iteration)
         rows[frozen.name] = frozen.values
@@ -168,6 +170,7 @@ def _gradient(
         gradient, own_terms = _gradient_of(problem, config, state, objective, draw, rows)
         gradients.append(gradient)
         terms.append(own_terms)
+    # The pull-back is linear: once, of the mean gradient, and not once a goal
     found = mean_gradient(gradients)
     if frozen is not None:
         found.inputs["images"] = frozen.pull_back(found.inputs.pop(frozen.name))
@@ -198,7 +201,10 @@ def _gradient_of(
     draw: _Draw,
     rows: Rows,
 ) -> tuple[Gradient, dict[str, float]]:
-    is_frozen = problem.is_encoder_frozen
+    # With a frozen encoder the rows are features already, and no encoder runs in the steps
+    how: dict[str, Any] = {}
+    if not problem.is_encoder_frozen:
+        how = {"encode": problem.flat.encode, "micro_batch": config.micro_batch}
     inputs, constants = _split_rows(config, rows)
     found = trajectory_gradient(
         _loss_fn(problem, config, objective, state.iteration, draw.names),
@@ -206,9 +212,8 @@ def _gradient_of(
         engine=config.engine,
         momentum=config.student_momentum,
         constants=constants,
-        encode=None if is_frozen else problem.flat.encode,
-        micro_batch=None if is_frozen else config.micro_batch,
         is_theta_on_host=config.is_theta_on_host,
+        **how,
     )  # fmt: skip
     with torch.no_grad():
         return found, draw.goal.terms(found.theta)

@@ -1,4 +1,4 @@
-"""The outer optimiser of stage 2: the learnable tensors, their optimisers and their step sizes.
+"""Holds what stage 2 optimises: the learnable tensors, their optimisers and their outer step sizes.
 
 `outer_guard.py` takes its steps and takes back those that leave the finite numbers.
 `outer_checkpoint.py` stores both.
@@ -45,8 +45,8 @@ class OuterState:
     Args:
         config: options of the method.
         budget: pairs that the set is named for; chooses step sizes.
-        images, text_embeds: where they start; copied, images into the channels-last layout that
-            convolutions take without a copy.
+        images, text_embeds: initial values, which are copied; images into the channels-last layout
+            that convolutions take without a copy.
         further: further learnable tensors.
         device: where they live.
 
@@ -81,8 +81,10 @@ class OuterState:
             self.tensors[name] = _copy(value.initial, device)
             self._rates[name] = value.lr
         for name, size in zip(LOGS, (config.step_size_img, config.step_size_txt), strict=True):
+            # The logarithm keeps a step size positive whatever the outer steps do
             self.tensors[name] = torch.tensor(math.log(size), device=device)
             self._rates[name] = config.lr_step_size
+        # One optimiser a tensor: kinds of tensors may have different ones, each its own step size
         self._optimisers = {}
         for name, tensor in self.tensors.items():
             self._optimisers[name] = _optimiser(config, name, tensor)
@@ -109,6 +111,7 @@ class OuterState:
         decay = self._config.outer_decay(self.iteration)
         for name, tensor in self.tensors.items():
             optimiser = self._optimisers[name]
+            # Without a gradient the optimiser leaves a tensor alone, momentum included
             tensor.grad = _like(tensor, grads[name]) if name in grads else None
             optimiser.param_groups[0]["lr"] = self._rates[name] * decay
             optimiser.step()

@@ -78,6 +78,8 @@ def run(
     size = num_pairs - objective.num_pairs_returned
     initial = begin.initial if begin else _initial(problem, config, size)
     pairs = begin.pairs if begin else initial
+    # A frozen encoder may take a faster form at once: nothing of it is trained. A trained one is
+    # compiled as a part of the student.
     if problem.is_encoder_frozen:
         module = prepare_frozen(problem.encoder.module, initial.images[:2])
         module = frozen_encoder(module, config.precision, is_compiled=config.is_compiled)

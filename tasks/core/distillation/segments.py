@@ -65,8 +65,8 @@ class Segment:
         return _sum(_distances(theta, self.target, self.lengths)) / _sum(self.lengths)
 
     def ratios(self, theta: Theta) -> dict[str, Tensor]:
-        """Return |theta - target|^2 / |theta_0 - target|^2 of each group that is not empty; 0 of
-        one that stands still in the expert.
+        """Return |theta - target|^2 / |theta_0 - target|^2 of each group that is not empty. It is 0
+        for a group that stands still in the expert.
         """
         found = _distances(theta, self.target, self.lengths)
         for group, length in self.lengths.items():

@@ -1,4 +1,4 @@
-"""Mean, standard deviation and confidence interval of what several students scored.
+"""Computes mean, standard deviation and confidence interval of what several students scored.
 
 Report, preset tables and MLflow take their numbers from here, so that they agree. It lies in core
 so that the cache keys of all of them cover it.
@@ -80,9 +80,10 @@ def _enclosed(angle: float, freedom: int) -> float:
     For whole degrees of freedom it is a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4).
     """
     sine, cosine = math.sin(angle), math.cos(angle)
-    is_odd = freedom % 2 == 1
+    # Odd and even degrees of freedom have one recurrence with two beginnings
+    is_odd = freedom % 2
     term, total = (cosine, 0.0) if is_odd else (1.0, 0.0)
-    for power in range(1 if is_odd else 0, freedom - 1, 2):
+    for power in range(is_odd, freedom - 1, 2):
         total += term
         term *= cosine**2 * (power + 1) / (power + 2)
     return 2 / math.pi * (angle + sine * total) if is_odd else sine * total

@@ -115,9 +115,10 @@ def train_student(
             it is for comparison only.
         score: Recall@K of (image embeddings, text embeddings, caption_image_idx).
         loss_fn: see `train_epoch`; `similarity.set_loss` of a stored set.
-        progress: called with (epochs done, epochs in all, loss=loss of the epoch, and
-            val_mean_recall=recall in percent, once an epoch was scored).
+        progress: called after each epoch with (epochs done, epochs in all, loss=). Once an epoch
+            was scored, val_mean_recall= in percent comes with it.
     """
+    # Step sizes that a set has learned belong to it
     rates = step_sizes or {"img": recipe.lr_img, "txt": recipe.lr_txt}
     decay = recipe.weight_decay
     optimiser = sgd(model, rates["img"], rates["txt"], momentum=recipe.momentum, weight_decay=decay)
@@ -164,6 +165,7 @@ def train_student(
             progress(epoch + 1, recipe.num_epochs, loss=loss, **latest)
     assert best is not None, "the last epoch is scored in every protocol"
     _, chosen, on_val, theta = best
+    # The parameters of the chosen epoch, which need not be the last
     flat.load(theta)
     return Outcome(scores(test, score), on_val, chosen, curve)
 
@@ -179,9 +181,10 @@ def _scored_epochs(recipe: RecipeSection, protocol: Protocol) -> set[int]:
     """Return epochs spread evenly over the training, the last among them; `upstream_best` has 10
     of them, and epoch 0 before training.
     """
-    is_upstream = protocol == "upstream_best"
-    count = min(10 if is_upstream else recipe.num_validations, recipe.num_epochs)
-    found = {0} if is_upstream else set[int]()
+    found, wanted = set[int](), recipe.num_validations
+    if protocol == "upstream_best":
+        found, wanted = {0}, 10
+    count = min(wanted, recipe.num_epochs)
     for index in range(1, count + 1):
         found.add(round(index * recipe.num_epochs / count))
     return found

@@ -51,6 +51,7 @@ def transfer(pairs: PairSet, encoder: ImageEncoder, input_size: int | None) -> P
     Args:
         input_size: pixels of a side that the encoder takes, None for any.
     """
+    # Between equal normalisations the map would do nothing but round
     images = pairs.images
     if (pairs.mean, pairs.std) != (encoder.mean, encoder.std):
         channels = list(zip(pairs.mean, pairs.std, encoder.mean, encoder.std, strict=True))

@@ -47,6 +47,7 @@ def save_checkpoint(path: Path, parts: Parts, state: dict[str, Any]) -> None:
         handle.write(digest)
         handle.flush()
         os.fsync(handle.fileno())
+    # Two renames: a kill between them leaves the one before, which `load_checkpoint` takes
     if path.exists():
         os.replace(path, _before(path))
     os.replace(temporary, path)

@@ -17,8 +17,8 @@ def check_name(name: object, what: str, where: str) -> None:
         where: where a user changes it.
 
     Raises:
-        ValueError: the name has more than 100 signs, begins with `.`, or has a sign that is no
-            letter, digit, `_`, `-` or `.`.
+        ValueError: the name is longer than 100 characters, begins with a dot, or has another
+            character.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ValueError(

@@ -59,6 +59,7 @@ def map_tensor(path: Path, name: str, *, mode: Literal["r", "c"] = "r") -> np.nd
     Raises:
         ValueError: the file has no such tensor, or its dtype has no numpy counterpart.
     """
+    # For a memory map of numpy: the header of a safetensors file tells where the bytes are
     with path.open("rb") as handle:
         (length,) = struct.unpack("<Q", handle.read(8))
         header = json.loads(handle.read(length))

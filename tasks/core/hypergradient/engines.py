@@ -1,4 +1,4 @@
-"""The gradient engines: one table of what each needs, what it can do, and what computes it.
+"""Lists the gradient engines: what each needs, what it can do, and what computes it.
 
 The choices of `engine` in params.yaml, the checks of the options and the dispatch come from here. A
 further engine is a file of its own and an entry.

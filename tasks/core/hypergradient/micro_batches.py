@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tasks.core.hypergradient.second_order import SecondOrder, Tensors, leaves
+from tasks.core.hypergradient.second_order import SecondOrder, Tensors, each, gradient, leaves
 from tasks.core.hypergradient.student_step import (
     IMAGES,
     Batch,
@@ -57,9 +57,7 @@ class MicroBatches(StudentStep):
         self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool
     ) -> tuple[Theta, Rows]:
         parts = self._parts(batch)
-        with torch.no_grad():
-            features = torch.cat([self._encode_part(theta, part) for part in parts])
-        head = _head_batch(batch, features, with_rows=with_rows)
+        head = _head_batch(batch, self._features(theta, batch), with_rows=with_rows)
         grad, row_grads = super().gradient(theta, head, with_theta=with_theta, with_rows=True)
         cotangents = row_grads.pop(IMAGES).split(self._size)
         is_image_wanted = with_rows and IMAGES in batch.rows
@@ -72,11 +70,8 @@ class MicroBatches(StudentStep):
             if not at:
                 break
             features = self._encode_part({**theta, **split(at)[0]}, at.get(IMAGES, part))
-            grads = torch.autograd.grad(
-                features, list(at.values()), cotangent, materialize_grads=True
-            )
-            found = dict(zip(at, grads, strict=True))
-            grad = {group: value + found[group] for group, value in grad.items()}
+            found = gradient(features, at, cotangent)
+            grad = each(torch.add, grad, found)
             if is_image_wanted:
                 pulled.append(found[IMAGES])
         if is_image_wanted:
@@ -84,9 +79,7 @@ class MicroBatches(StudentStep):
         return grad, row_grads
 
     def trace(self, theta: Theta, batch: Batch) -> None:
-        with torch.no_grad():
-            features = torch.cat([self._encode_part(theta, part) for part in self._parts(batch)])
-        super().trace(theta, _head_batch(batch, features, with_rows=False))
+        super().trace(theta, _head_batch(batch, self._features(theta, batch), with_rows=False))
 
     def product(
         self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool
@@ -122,13 +115,16 @@ class MicroBatches(StudentStep):
                 {**w, _COTANGENT: turn},
                 wanted,
             )
-            grad = {group: grad[group] + found[group] for group in GROUPS}
-            h_theta = {group: value + change[group] for group, value in h_theta.items()}
+            grad, h_theta = each(torch.add, grad, found), each(torch.add, h_theta, change)
             if is_image_wanted:
                 pulled.append(change[IMAGES])
         if is_image_wanted:
             h_rows[IMAGES] = torch.cat(pulled)
         return Product(grad, h_theta, h_rows)
+
+    def _features(self, theta: Theta, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([self._encode_part(theta, part) for part in self._parts(batch)])
 
     def _parts(self, batch: Batch) -> tuple[Tensor, ...]:
         return {**batch.constants, **batch.rows}[IMAGES].split(self._size)

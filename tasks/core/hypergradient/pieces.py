@@ -36,14 +36,13 @@ def in_pieces(x: Tensor, numbers: Tensor, functions: Sequence[Piece]) -> Tensor:
     """
     terms: list[Tensor] = []
     for number, function in enumerate(functions):
-        if isinstance(function, float) and function == 0.0:
-            continue
-        is_here = (
-            numbers if (number, len(functions)) == (1, 2) else (numbers == number).view(torch.uint8)
-        )
-        terms.append(
-            is_here.to(x.dtype) * function if isinstance(function, float) else function(x) * is_here
-        )
+        is_here = (numbers == number).view(torch.uint8)
+        if number == 1 and len(functions) == 2:
+            is_here = numbers  # of 0 and 1 it says so itself
+        if callable(function):
+            terms.append(function(x) * is_here)
+        elif function != 0.0:
+            terms.append(is_here.to(x.dtype) * function)
     return functools.reduce(torch.add, terms)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tasks.core.hypergradient.second_order import SecondOrder, Tensors, leaves
+from tasks.core.hypergradient.second_order import SecondOrder, Tensors, gradient, leaves
 from tasks.core.networks.functional import GROUPS, Theta
 
 Rows = dict[str, Tensor]
@@ -77,15 +77,13 @@ class StudentStep:
         self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool
     ) -> tuple[Theta, Rows]:
         """Return dl/d(theta) and dl/d(rows), detached; each is empty if not asked for."""
+        # Only what is asked for records a graph: layers before it take no memory
         wanted = leaves(theta) if with_theta else {}
         if with_rows:
             wanted |= leaves(batch.rows)
-        if not wanted:
-            return {}, {}
         at, rows = split({**theta, **batch.rows, **wanted})
         loss = self.loss(at, rows, batch)
-        found = torch.autograd.grad(loss, list(wanted.values()), materialize_grads=True)
-        return split(dict(zip(wanted, found, strict=True)))
+        return split(gradient(loss, wanted))
 
     def trace(self, theta: Theta, batch: Batch) -> None:
         """Evaluate l without a graph, for what observes the calls (kinks.py)."""

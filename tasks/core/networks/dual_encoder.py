@@ -66,6 +66,7 @@ class Projection(nn.Module):
         self.norm = nn.LayerNorm(d)
         self.dropout = dropout
         for layer in (self.projection, self.fc):
+            # The range that torch's own Linear begins with, but from our generator
             bound = layer.in_features**-0.5
             with torch.no_grad():
                 layer.weight.uniform_(-bound, bound, generator=generator)
@@ -171,6 +172,7 @@ def build_dual_encoder(
         raise ValueError(
             f"model.lora is for `lora` only and needed there; received {lora} with `{trainable}`"
         )
+    # Without an image projection, texts are projected to the width of the image features
     width = embed_dim or out_dim
     if lora is not None:
         image_encoder = with_adapters(image_encoder, lora, seed=seed)

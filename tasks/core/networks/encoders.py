@@ -67,6 +67,7 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     """Return (B, 3, H, W) float32 channels-last images of (B, H, W, 3) uint8 ones: (x / 255 - mean)
     / std.
     """
+    # (x / 255 - mean) / std as x * scale + shift: one pass over the images less
     scale = torch.tensor([1.0 / (255.0 * s) for s in std]).to(images.device, non_blocking=True)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).to(
         images.device, non_blocking=True
@@ -104,6 +105,7 @@ def encode_images(
     rows = torch.arange(len(images)) if rows is None else rows
     batch_size = batch_size or (16 if torch.device(device).type == "cpu" else 256)
     parts, done = [], 0
+    # Features are stored and keyed: they must not depend on the precision of a method
     with torch.inference_mode(), products("float32"):
         for part in rows.split(batch_size):
             parts.append(module(encoder.take(images, part, device)).float().cpu())

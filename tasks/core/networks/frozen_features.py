@@ -50,8 +50,8 @@ class FrozenFeatures:
     Args:
         encoder: frozen module, (B, C, H, W) -> (B, F), best from `prepare_frozen`.
         pixels: (M, C, H, W).
-        used: indices of the images that some batch draws, in any number; the others are not
-            encoded.
+        used: indices of the images that some batch draws, each any number of times. No other image
+            is encoded.
         micro_batch: images per pass, which bounds memory; None: 16 on the CPU, 64 on a GPU.
 
     Attributes:
@@ -74,6 +74,7 @@ class FrozenFeatures:
     def pull_back(self, grads: Tensor) -> Tensor:
         """Return dL/d(pixels) (M, C, H, W) of dL/d(features) (M, F)."""
         found = torch.zeros_like(self._pixels)
+        # The forward pass again, part by part: its graph was never kept
         for rows in self._rows.split(self._micro_batch):
             leaf = self._take(rows).requires_grad_()
             features = self._encoder(leaf)

@@ -59,6 +59,7 @@ class FlatModel:
         may be empty.
         """
         parameters = dict(self.model.named_parameters())
+        # `cat` needs one part at least: a frozen encoder leaves its group without any
         empty = torch.empty(0, dtype=self.dtype, device=self.device)
         theta: Theta = {}
         for group, layout in self._layout.items():
@@ -116,6 +117,7 @@ class FlatModel:
                 parameters[name].copy_(value)
 
     def _call(self, module: nn.Module, parameters: dict[str, Tensor], *inputs: object) -> Any:
+        # The gradient calls the model several times, which must not leave traces in it
         before = self._buffer_versions()
         outputs = torch.func.functional_call(module, parameters, inputs)
         changed = [

@@ -11,11 +11,11 @@ _MAX_ITERATIONS, _CHUNK = 50, 4096
 
 
 def k_means(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
-    """Return centroids (K, d) of (N, d) points: k-means++ start, at most 50 iterations of Lloyd.
-    O(N K d) each.
+    """Return centroids (K, d) of points (N, d): k-means++, then at most 50 iterations of Lloyd.
+    Each costs O(N K d).
 
     Args:
-        generator: draws the start; on the CPU, where equal inputs give equal bytes.
+        generator: draws the first centroids; on the CPU, where equal inputs give equal bytes.
     """
     centroids = _spread(points, num_clusters, generator)
     previous = torch.full((len(points),), -1)

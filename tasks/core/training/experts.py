@@ -86,7 +86,7 @@ def train_expert(
 
     Args:
         model: fresh projections; its trainable parameters are the trajectory.
-        index: of the expert; the snapshots are those of its start and of
+        index: of the expert; the snapshots are those of epoch 0 and of
             `section.stored_epochs(index)`.
         is_start_shared: leave `img_000` out, because the start artifact holds the same encoder for
             all experts.
@@ -98,7 +98,7 @@ def train_expert(
     epochs = section.stored_epochs(index)
     snapshots, losses = _snapshot(flat, 0), list[float]()
     if is_start_shared:
-        del snapshots[_name("img", 0)]
+        del snapshots[snapshot_name("img", 0)]
     stored = load_checkpoint(checkpoint) if checkpoint else None
     if stored is not None:
         parts, state = stored
@@ -149,12 +149,12 @@ def save_snapshots(
             group, _, epoch = name.partition("_")
             if int(epoch) == 0:
                 continue
-            first = snapshots.get(_name(group, 0), shared.get(group))
-            assert first is not None, "a snapshot without epoch 0 comes with its start"
+            first = snapshots.get(snapshot_name(group, 0), shared.get(group))
+            assert first is not None, "a snapshot without epoch 0 comes with what experts share"
             stored[name] = (theta - first).to(torch.bfloat16)
             moved = float((theta - first).norm())
             if moved > 0.0:
-                errors.append(float((_restore(stored[name], first) - theta).norm()) / moved)
+                errors.append(float((restore(stored[name], first) - theta).norm()) / moved)
     save_tensors(folder / SNAPSHOTS, stored)
     return {
         "snapshot_bytes": sum(value.nbytes for value in stored.values()),
@@ -162,11 +162,13 @@ def save_snapshots(
     }
 
 
-def _restore(delta: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+def restore(delta: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """Return a snapshot that is stored as its difference to epoch 0."""
     return first + delta.to(first.dtype)
 
 
-def _name(group: str, epoch: int) -> str:
+def snapshot_name(group: str, epoch: int) -> str:
+    """Return the name of a tensor in the file of an expert."""
     return f"{group}_{epoch:03d}"
 
 
@@ -174,7 +176,7 @@ def _snapshot(flat: FlatModel, epoch: int) -> Theta:
     found = {}
     for group, value in flat.flatten().items():
         if value.numel():
-            found[_name(group, epoch)] = value.cpu()
+            found[snapshot_name(group, epoch)] = value.cpu()
     return found
 
 

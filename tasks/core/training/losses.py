@@ -52,6 +52,7 @@ def info_nce(
             f"include_positive: false needs at least 2 pairs in a batch, received {len(z_BB)}; "
             "raise the mini-batch size"
         )
+    # -log(exp(z_ii) / sum_{j != i} exp(z_ij)): the diagonal leaves the denominator
     is_positive_BB = torch.eye(len(z_BB), dtype=torch.bool, device=z_BB.device)
     negatives_BB = z_BB.masked_fill(is_positive_BB, -torch.inf)
     both_B = negatives_BB.logsumexp(0) + negatives_BB.logsumexp(1)

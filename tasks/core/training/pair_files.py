@@ -1,4 +1,4 @@
-"""The files of a PairSet inside an artifact folder: `pairs.safetensors` and `pairs.json`."""
+"""Writes and reads a PairSet in an artifact folder: `pairs.safetensors` and `pairs.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The set that students train on: a coreset or a distilled set, as a record and as batches."""
+"""Defines the set that students train on, a coreset or a distilled set, as a record and as
+batches.
+"""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from tasks.core.training.student_losses import HARD, soft_contrastive
 
 def initial_rows(num_pairs: int, rank: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Return the rows of an identity: `sim_diagonal` (M,), `sim_left` and `sim_right` (M, r)."""
+    # With both factors at zero neither would ever get a gradient
     left = torch.randn(num_pairs, rank, generator=generator)
     return {DIAGONAL: torch.ones(num_pairs), LEFT: left, RIGHT: torch.zeros(num_pairs, rank)}
 

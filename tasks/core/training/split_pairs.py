@@ -1,4 +1,4 @@
-"""The real pairs of a split as batches for training."""
+"""Gives the real pairs of a split as batches for training."""
 
 from __future__ import annotations
 

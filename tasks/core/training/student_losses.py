@@ -42,6 +42,7 @@ def wbce(z_BB: Tensor, similarity_BB: Tensor) -> Tensor:
     """Return the mean of `bce` over S > 0.5 and that over S <= 0.5, weighted equally."""
     terms_BB = binary_cross_entropy_with_logits(z_BB, similarity_BB, reduction="none")
     is_positive_BB = (similarity_BB > 0.5).to(terms_BB.dtype)
+    # Few of the B^2 entries are positive, and in a plain mean they would hardly count
     means = []
     for mask_BB in (is_positive_BB, 1.0 - is_positive_BB):
         # A batch may have no pair of one kind: its mean is then 0.

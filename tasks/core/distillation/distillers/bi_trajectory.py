@@ -1,4 +1,5 @@
-"""Bi-trajectory matching (Wu et al., Vision-Language Dataset Distillation, TMLR 2024).
+"""Bi-trajectory matching makes a student follow an expert (Wu et al., Vision-Language Dataset
+Distillation, TMLR 2024).
 
 An expert is trained on all data, a student on the synthetic pairs, both with InfoNCE. The student
 has to follow the image and the text trajectory of the expert. L = L_img + L_txt, each divided by

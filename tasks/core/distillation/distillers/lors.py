@@ -1,10 +1,10 @@
-"""LoRS, low-rank similarity mining (Xu et al., Low-Rank Similarity Mining for Multimodal Dataset
-Distillation, ICML 2024).
+"""LoRS distils a low-rank similarity beside the pairs (Xu et al., Low-Rank Similarity Mining for
+Multimodal Dataset Distillation, ICML 2024).
 
-Beside images and texts, a soft similarity S = diag(a) + (alpha / r) L R^T of every image with every
-text is distilled. The student is trained against S, the experts with InfoNCE. We differ from the
-published code in the gradient, which is exact here (METHOD 5) and detached there. Cost beside
-bi-trajectory matching: (2r + 1) M floats, no time to speak of.
+The similarity S = diag(a) + (alpha / r) L R^T says how much every image belongs to every text. The
+student is trained against S, the experts with InfoNCE. The gradient is exact here (METHOD 5), and
+detached in the published code. Cost beside bi-trajectory matching: (2r + 1) M floats, no time to
+speak of.
 """
 
 from __future__ import annotations

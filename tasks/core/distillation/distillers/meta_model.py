@@ -1,5 +1,5 @@
-"""Meta-model matching: a bi-level objective in place of an expert's trajectory (Wang et al.,
-Dataset Distillation, arXiv 1811.10959).
+"""Meta-model matching judges a student by its loss on real pairs, instead of an expert's trajectory
+(Wang et al., Dataset Distillation, arXiv 1811.10959).
 
 F = E_theta0 l(f(D^; theta0), D). The student is trained for T steps on the synthetic pairs, and
 judged by the contrastive loss of a batch of real pairs. The pairs move along the exact dF (METHOD
@@ -102,13 +102,11 @@ class Config(MatchingConfig):
         """Return the options of the warm start."""
         if self.warm_start is None:
             return None
-        shared = {field.name: getattr(self, field.name) for field in fields(MatchingConfig)}
-        changes = {
-            field.name: getattr(self.warm_start, field.name)
-            for field in fields(WarmStart)
-            if field.name in shared
-        }
-        return MatchingConfig(**{**shared, **changes})
+        options = {}
+        for field in fields(MatchingConfig):
+            # What the warm start does not name, it shares
+            options[field.name] = getattr(self.warm_start, field.name, getattr(self, field.name))
+        return MatchingConfig(**options)
 
 
 def check(
@@ -149,7 +147,12 @@ def distill(
     `is_warm_start` which part they are of.
     """
     warm = _warm_start(problem, config, num_pairs, checkpoint=checkpoint, log=log)
-    before = len(warm.history) if warm else 0
+    before = warm.history if warm else []
+
+    def log_behind(row: dict[str, float], iteration: int) -> None:
+        if log:
+            log(row, len(before) + iteration)
+
     found = run(
         problem,
         _from(config, warm),
@@ -157,16 +160,13 @@ def distill(
         _objective(problem, config),
         begin=warm,
         checkpoint=checkpoint,
-        log=(lambda row, iteration: log(row, before + iteration)) if log else None,
+        log=log_behind,
     )
     if warm is None:
         return found
-    marked = [
-        {**row, "is_warm_start": float(part is warm)}
-        for part in (warm, found)
-        for row in part.history
-    ]
-    return replace(found, history=marked)
+    history = [{**row, "is_warm_start": 1.0} for row in before]
+    history += [{**row, "is_warm_start": 0.0} for row in found.history]
+    return replace(found, history=history)
 
 
 def _warm_start(
@@ -180,6 +180,7 @@ def _warm_start(
     matching = config.matching()
     if matching is None:
         return None
+    # Of its own name: the second part goes on from its own checkpoint, once the first is done
     beside = checkpoint.with_name(f"{checkpoint.name}.warm_start") if checkpoint else None
     return run(
         problem, matching, num_pairs, Objective(_student_loss(problem)), checkpoint=beside, log=log

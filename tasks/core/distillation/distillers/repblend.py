@@ -1,12 +1,11 @@
-"""RepBlend (Zhang et al., Beyond Modality Collapse: Representations Blending for Multimodal Dataset
-Distillation, NeurIPS 2025).
+"""RepBlend mixes the pairs of every student step (Zhang et al., Beyond Modality Collapse:
+Representations Blending for Multimodal Dataset Distillation, NeurIPS 2025).
 
 Both encoders are frozen and both projections matched, so that the two branches are alike (`heads`).
-Every student step mixes the pairs of its mini-batch before the projections: f' = mu f + (1 - mu)
-f[perm], with mu ~ Beta(1, 1). Image features and text embeddings share mu and the permutation. This
-keeps the embeddings of one modality apart. On top: the soft similarity of LoRS and one of its
-losses (the paper's is wBCE), which stay those of the unmixed pairs. Evaluation mixes nothing. Cost:
-that of LoRS.
+A mini-batch is mixed before the projections: f' = mu f + (1 - mu) f[perm], with mu ~ Beta(1, 1).
+Image features and text embeddings share mu and the permutation. This keeps the embeddings of one
+modality apart. The loss is one of LoRS (the paper's is wBCE), against the similarity of the unmixed
+pairs. Evaluation mixes nothing. Cost: that of LoRS.
 """
 
 from __future__ import annotations

@@ -89,6 +89,7 @@ def rebuild(config: Config, state: dict[str, Tensor]) -> ImageEncoder:
     """Return the network with the parameters and buffers of `state`, as `build` gave them; no
     weight file is read.
     """
+    # Construction draws weights, which are replaced: the global random state stays as it was
     with torch.random.fork_rng(devices=[]):
         module = _headless(config.name)
     module.load_state_dict(state)
@@ -148,6 +149,7 @@ def _without_head(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tens
 
 def _wrap(config: Config, module: nn.Module) -> ImageEncoder:
     transforms = _published(config.name).transforms()
+    # On the meta device a forward pass takes no time, and tells the width of any network
     shadow, size = copy.deepcopy(module).to("meta").eval(), transforms.crop_size[0]
     features = shadow(torch.zeros(1, 3, size, size, device="meta"))
     return ImageEncoder(

@@ -60,7 +60,7 @@ def embed(
     Raises:
         ValueError: a caption without a word.
     """
-    vectors: dict[str, Tensor] = {}
+    vectors: dict[str, Tensor] = {}  # each n-gram is drawn once, whatever captions it is in
     rows = torch.zeros(len(captions), config.dim)
     for row, caption in enumerate(captions):
         words = re.findall(r"\w+", caption.lower())

@@ -111,6 +111,7 @@ def embed(
         raise ValueError("there are no captions to embed; prepare a dataset with captions first")
     model, projection, tokenizer = _opened(config, device)
     _check_words(config, tokenizer, captions)
+    # A batch is padded to its longest caption, so captions of one length stand together
     order = sorted(range(len(captions)), key=lambda row: (len(captions[row]), row))
     embeds: Tensor | None = None
     with torch.inference_mode():

@@ -1,5 +1,5 @@
-"""Herding (Welling, ICML 2009): greedily keep the running mean of the chosen pair features closest
-to the mean of all.
+"""Herding keeps the running mean of the chosen pair features closest to the mean of all, greedily
+(Welling, ICML 2009).
 
 Published code for this task walks away from the mean (it takes the farthest sample); this one moves
 towards it. Cost: O(N M d).

@@ -1,8 +1,9 @@
-"""k-center by farthest-first traversal (Gonzalez, 1985; Sener and Savarese, ICLR 2018) from a
-random start.
+"""k-center covers the pairs by farthest-first traversal (Gonzalez, 1985; Sener and Savarese, ICLR
+2018).
 
-Each next pair is the one farthest from all chosen ones, in the space of pair features: at most
-twice the optimal covering radius. Cost: O(N M d), with one running vector of distances.
+It begins with a random pair. Each next one is the farthest from all chosen ones, in the space of
+pair features. The covering radius is at most twice the optimal one. Cost: O(N M d), with one
+running vector of distances.
 """
 
 from __future__ import annotations

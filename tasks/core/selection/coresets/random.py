@@ -1,5 +1,5 @@
-"""Uniform over images, then the pool's caption of each (itself uniform over the image's captions):
-the baseline of every table.
+"""Random draws images uniformly, with the caption that the pool has for each. It is the baseline of
+every table.
 """
 
 from __future__ import annotations
