@@ -1,6 +1,4 @@
-"""distill: synthetic pairs whose students follow the experts' trajectories (METHOD 4), one artifact
-per method and size.
-"""
+"""distill: makes synthetic pairs, one artifact per method and size (METHOD 4)."""
 
 from __future__ import annotations
 
@@ -56,6 +54,7 @@ def _distill(work: Distillation, inputs: Inputs, experts: list[Ref], place: Path
     encoder = load_encoder(network, inputs.start, choose_device())
     train = open_split(network, inputs, "train")
     text_dim = train.text_embeds.shape[1]
+    # The model of expert 0: matching puts other parameters into it at every call
     flat = FlatModel(new_model(network, encoder, text_dim, "expert", 0))
     problem = Problem(
         flat=flat,
@@ -64,7 +63,8 @@ def _distill(work: Distillation, inputs: Inputs, experts: list[Ref], place: Path
         buffer=Buffer([ref.folder for ref in experts], flat.flatten(), device=flat.device),
         is_encoder_frozen=network.model.is_encoder_frozen,
         seed=derive_seed(network.seed, "distill", num_pairs),
-        fresh_start=lambda number: FlatModel(
+        tau=network.model.tau,
+        fresh_theta=lambda number: FlatModel(
             new_model(network, encoder, text_dim, "fresh", number)
         ).flatten(),
     )
@@ -73,18 +73,19 @@ def _distill(work: Distillation, inputs: Inputs, experts: list[Ref], place: Path
         problem,
         config,
         num_pairs,
-        tau=network.model.tau,
         checkpoint=place / NAME,
         log=lambda row, iteration: report(iteration + 1, config.total_iterations, loss=row["loss"]),
     )
     provenance = {
         "method": work.method.name,
         "profile": network.profile,
-        "image_idx": found.start.image_idx.tolist(),
-        "caption_idx": found.start.caption_idx.tolist(),
+        "image_idx": found.initial.image_idx.tolist(),
+        "caption_idx": found.initial.caption_idx.tolist(),
     }
     save_pairs(place, found.pairs.with_provenance(provenance))
-    save_tensors(place / INITIAL, {"images": found.start.images, "text_embeds": found.start.texts})
+    save_tensors(
+        place / INITIAL, {"images": found.initial.images, "text_embeds": found.initial.text_embeds}
+    )
     history = pd.DataFrame(found.history).rename_axis("iteration").reset_index()
     history.to_parquet(place / HISTORY, index=False)
     return {

@@ -1,5 +1,5 @@
-"""evaluate: train fresh students on a set and score them through FAISS (METHOD 8); decode a set's
-texts for its gallery.
+"""evaluate: trains fresh students on a set and scores them through FAISS (METHOD 8). It also finds
+captions for the gallery of a set.
 """
 
 from __future__ import annotations
@@ -123,6 +123,7 @@ def _decode(
 
     train = load_split(prepared.folder, embeddings.folder, "train")
     stored = load_pairs(pairs.folder)
+    # A synthetic text is a vector without words: the nearest real caption stands for it
     similarity, index = nearest(stored.text_embeds, train.text_embeds)
     rows = [
         {

@@ -1,7 +1,7 @@
-"""The key of each artifact: what it depends on, and nothing else.
+"""Makes the key of each artifact: what it depends on, and nothing else.
 
-Two artifacts with equal keys have the same bytes. A key holds the parameters that count for its
-artifact, the digests of what it reads, and the digest of the code that makes it.
+Two artifacts with equal keys have the same bytes. A key holds parameters, digests of the inputs,
+and a digest of the code that makes the artifact.
 """
 
 from __future__ import annotations
@@ -42,13 +42,7 @@ class Inputs:
 
     def digests(self, **more: Ref) -> dict[str, str]:
         """Return the digest of each artifact, and of `more`."""
-        named = {
-            "prepared": self.prepared,
-            "embeddings": self.embeddings,
-            "start": self.start,
-            **more,
-        }
-        return _digests(named)
+        return _digests({**vars(self), **more})
 
 
 def of_prepared(work: Preparation) -> tuple[Key, Missing]:
@@ -134,10 +128,7 @@ def of_distilled(work: Distillation, inputs: Inputs, experts: Sequence[Ref]) -> 
     """Return the key of one distilled set."""
     method = work.method.as_params()
     method["options"].pop("checkpoint_every", None)  # how often is not what
-    what = {
-        "method": method,
-        "num_pairs": work.set_name.num_pairs,
-    }
+    what = {"method": method, "num_pairs": work.set_name.num_pairs}
     read = {f"expert_{index:03d}": ref for index, ref in enumerate(experts)}
     return _trained("distill", work.network, what, inputs.digests(**read), work.method)
 
@@ -164,8 +155,7 @@ def of_score(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx: int)
 
 def of_gallery(work: Showing, prepared: Ref, embeddings: Ref, pairs: Ref) -> Key:
     """Return the key of the gallery of one set."""
-    read = {"prepared": prepared, "embeddings": embeddings, "pairs": pairs}
-    inputs = _digests(read)
+    inputs = _digests({"prepared": prepared, "embeddings": embeddings, "pairs": pairs})
     what = {"gallery_pairs": work.gallery_pairs}
     return _key("evaluate", what, inputs, "tasks.reporting.gallery", "tasks.reporting.stored")
 

@@ -1,9 +1,10 @@
-"""Nearest neighbours by FAISS: Recall@K from top-K lists, and nearest-sentence decoding (METHOD 8).
+"""Finds nearest neighbours by FAISS: Recall@K from top-K lists, and nearest sentences (METHOD 8).
 
-The only importer of faiss, above `core` because the core of a GPU machine runs without it. FAISS
-searches in float32; what it cannot decide within rounding is decided by
-`core.retrieval.pair_scores`, so `recall_by_search` equals `core.retrieval.recall` to the last
-digit.
+Nothing else imports faiss. It stands above `core`, which runs without it on a GPU machine. FAISS
+searches in float32. `retrieval.pair_scores` decides what float32 cannot, so `recall_by_search`
+equals `retrieval.recall` to the last digit.
+
+Shape suffixes as in `core/evaluation/retrieval.py`; L entries of a list of candidates.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ FALLBACK_ROWS = 1024  # rows of a block where a list was too short, see core.ret
 
 
 def recall_by_search(
-    image_embeds: Tensor,
-    text_embeds: Tensor,
+    img_ND: Tensor,
+    txt_TD: Tensor,
     caption_image_idx: Tensor,
     *,
     ks: tuple[int, ...] = (1, 5, 10),
@@ -54,23 +55,22 @@ def recall_by_search(
     with it fill the list.
 
     Args:
-        image_embeds: (N, d) of any float type, normally L2-normalised.
-        text_embeds: (T, d), same dtype and device.
+        img_ND: images, of any float type, normally L2-normalised.
+        txt_TD: captions, same dtype and device.
         caption_image_idx: (T,) int64, the image of each caption; every image needs at least one.
         ks: the K of Recall@K, each at least 1.
         chunk_rows: queries per search; memory is chunk_rows * (max(ks) + SLACK) entries.
-        device: where FAISS searches, by default where the embeddings are; needs faiss-gpu if that
-            is a GPU.
+        device: where FAISS searches, by default where the embeddings are. A GPU needs faiss-gpu.
 
     Raises:
         ValueError: as `core.retrieval.ties`.
         ModuleNotFoundError: faiss is not installed.
     """
-    i2t, t2i = ask(image_embeds, text_embeds, caption_image_idx, ks)
-    where = torch.device(device or image_embeds.device)
-    images = _search_ranks(i2t, max(ks), chunk_rows, where)
-    texts = _search_ranks(t2i, max(ks), chunk_rows, where)
-    return tie_report((images, texts), ks).optimistic
+    i2t, t2i = ask(img_ND, txt_TD, caption_image_idx, ks)
+    where = torch.device(device or img_ND.device)
+    of_images = _search_ranks(i2t, max(ks), chunk_rows, where)
+    of_captions = _search_ranks(t2i, max(ks), chunk_rows, where)
+    return tie_report((of_images, of_captions), ks).optimistic
 
 
 @torch.no_grad()
@@ -161,23 +161,22 @@ class _Index:
 
 @torch.no_grad()
 def _search_ranks(question: Question, limit: int, chunk_rows: int, device: torch.device) -> Ranks:
-    index = _Index.of(question.keys, min(limit + SLACK, len(question.keys)), device)
-    scores, found = index.search(question.queries, chunk_rows)
-    low, high = (bound[:, None] for bound in question.band(slice(None)))
-    above, near = scores > high, (scores >= low) & (scores <= high)
+    index = _Index.of(question.keys_KD, min(limit + SLACK, len(question.keys_KD)), device)
+    scores_QL, key_QL = index.search(question.queries_QD, chunk_rows)
+    low_Q, high_Q = question.band(slice(None))
+    is_above_QL = scores_QL > high_Q[:, None]
+    is_near_QL = (scores_QL >= low_Q[:, None]) & ~is_above_QL
+    above_Q = is_above_QL.sum(1)
     # A list that ends inside the margin may hide keys as good as the positive: those queries are
     # counted.
-    is_open = (
-        (above.sum(1) < limit)
-        & (scores[:, -1:] >= low)[:, 0]
-        & (index.entries < len(question.keys))
-    )
-    ranks = finish_ranks(question, above.sum(1), is_open, FALLBACK_ROWS)
-    is_tied = (above.sum(1) < limit) & (near.sum(1) > 1) & ~is_open
-    ranks.tied[is_tied] = 0
-    ranks.tied_positives[is_tied] = 0
-    query_idx, entry = (near & is_tied[:, None]).nonzero(as_tuple=True)
-    add_near(question, ranks, query_idx, found[query_idx, entry])
+    is_cut_Q = (scores_QL[:, -1] >= low_Q) & (index.entries < len(question.keys_KD))
+    is_open_Q = (above_Q < limit) & is_cut_Q
+    ranks = finish_ranks(question, above_Q, is_open_Q, FALLBACK_ROWS)
+    is_tied_Q = (above_Q < limit) & (is_near_QL.sum(1) > 1) & ~is_open_Q
+    ranks.tied_Q[is_tied_Q] = 0
+    ranks.tied_positives_Q[is_tied_Q] = 0
+    query_P, entry_P = (is_near_QL & is_tied_Q[:, None]).nonzero(as_tuple=True)
+    add_near(question, ranks, query_P, key_QL[query_P, entry_P])
     return ranks
 
 
@@ -186,12 +185,11 @@ def _above(
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (query, indices of all its keys that score at least `floor`) of the wanted queries."""
     wanted = is_wanted.nonzero()[:, 0]
-    pairs = [
-        (scores >= floor[wanted[rows], None]).nonzero()
-        + torch.tensor([rows.start, columns.start], device=keys.device)
-        for rows, columns, scores in score_blocks(queries[wanted], keys, FALLBACK_ROWS)
-    ]
-    query, key = torch.cat([torch.empty(0, 2, dtype=torch.long, device=keys.device), *pairs]).T
+    pairs = [torch.empty(0, 2, dtype=torch.long, device=keys.device)]
+    for rows, columns, scores in score_blocks(queries[wanted], keys, FALLBACK_ROWS):
+        corner = torch.tensor([rows.start, columns.start], device=keys.device)
+        pairs.append((scores >= floor[wanted[rows], None]).nonzero() + corner)
+    query, key = torch.cat(pairs).T
     for position, row in enumerate(wanted.tolist()):
         yield row, key[query == position]
 
@@ -202,11 +200,8 @@ def _best(queries: Tensor, keys: Tensor, found: Tensor, k: int) -> tuple[Tensor,
     """
     found = found.sort(1).values
     rows = torch.arange(len(found), device=found.device).repeat_interleave(found.shape[1])
-    order = (
-        pair_scores(queries, keys, rows, found.reshape(-1))
-        .view_as(found)
-        .sort(dim=1, descending=True, stable=True)
-    )
+    scores = pair_scores(queries, keys, rows, found.reshape(-1)).view_as(found)
+    order = scores.sort(dim=1, descending=True, stable=True)
     return order.values[:, :k], found.gather(1, order.indices[:, :k])
 
 

@@ -1,5 +1,5 @@
-"""select_coresets: real pairs chosen by each method, in the space of a model warmed up on the data
-(METHOD 7).
+"""select_coresets: chooses real pairs by each method, in the space of an expert that has seen the
+data (METHOD 7).
 """
 
 from __future__ import annotations
@@ -55,10 +55,8 @@ def make_shared(work: Selection, inputs: Inputs, **how: Any) -> Ref:
 
 
 def _prepare(work: Selection, inputs: Inputs) -> dict[str, Any]:
-    import torch
-
     from tasks.core.foundations.seeding import derive_seed
-    from tasks.core.training.epoch import parameter_groups, train_epoch
+    from tasks.core.training.epoch import sgd, train_epoch
     from tasks.core.training.split_pairs import SplitPairs
     from tasks.models import load_encoder, new_model, open_split
 
@@ -70,11 +68,7 @@ def _prepare(work: Selection, inputs: Inputs) -> dict[str, Any]:
 
     def run(num_epochs: int, on_batch: Any) -> None:
         model = new_model(network, encoder, train.text_embeds.shape[1], method.name)
-        optimiser = torch.optim.SGD(
-            parameter_groups(model, section.lr_img, section.lr_txt),
-            lr=section.lr_txt,
-            momentum=section.momentum,
-        )
+        optimiser = sgd(model, section.lr_img, section.lr_txt, momentum=section.momentum)
         seed = derive_seed(network.seed, method.name)
         report = reporter(f"select_coresets {method.name}, training")
         for epoch in range(num_epochs):
@@ -100,7 +94,6 @@ def _select(
     from tasks.core.distillation.buffer import Buffer
     from tasks.core.foundations.seeding import make_generator
     from tasks.core.foundations.tensor_files import load_tensors
-    from tasks.core.networks.encoders import normalise, take_rows
     from tasks.core.networks.functional import FlatModel
     from tasks.core.selection.pool import Pool, check_budget
     from tasks.core.training.embedding import embed_split
@@ -123,15 +116,11 @@ def _select(
     image_features, text_features = embed_split(model, train, encoder, device=device)
     report(1, 2)
     caption_idx = _caption_idx(network, train)
-    pool = Pool(
-        caption_idx=caption_idx,
-        image_features=image_features,
-        text_features=text_features[caption_idx],
-        shared=load_tensors(shared.folder / SHARED) if shared else {},
-    )
+    found = load_tensors(shared.folder / SHARED) if shared else {}
+    pool = Pool(caption_idx, image_features, text_features[caption_idx], found)
     draw = make_generator(network.seed, "coreset", method.name, num_pairs)
     chosen = method.module.select(method.config, pool, num_pairs, draw)
-    images = normalise(take_rows(train.images, chosen.image_idx), encoder.mean, encoder.std)
+    images = encoder.take(train.images, chosen.image_idx)
     pairs = PairSet(
         images=images.contiguous(),
         text_embeds=train.text_embeds[chosen.caption_idx],
@@ -151,7 +140,7 @@ def _select(
 
 
 def _caption_idx(network: Network, train: Any) -> Any:
-    """One caption per image, the same for all methods that select."""
+    """Return one caption per image, the same for all methods that select."""
     import torch
 
     from tasks.core.foundations.seeding import make_generator

@@ -1,4 +1,4 @@
-"""The start of a model: its pretrained image encoder, with the features of a frozen one.
+"""Makes the start of a model: its pretrained image encoder, with the features of a frozen one.
 
 train_experts builds the start of the distilled encoder, evaluate that of each further student.
 """
@@ -57,6 +57,7 @@ def obtain_start(
             "where": "change model.options (weights, mean or std)",
         }
         why = "weights that are zero, a mean or std that flattens the images"
+        # Before anything is stored: a network of zeros would still end with a table of recalls
         check_weights(encoder.module, **who)
         save_tensors(place / ENCODER, encoder.module.state_dict())
         # Everything that follows is keyed by this artifact's digest: what the network does with its

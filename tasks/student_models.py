@@ -69,6 +69,7 @@ def train_student(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx:
     encoder = load_student_encoder(network, inputs.start, device)
     splits = {split: open_split(network, inputs, split) for split in ("train", "val", "test")}
     source: SetPairs | SplitPairs
+    # Real data bring no step sizes and no loss of their own
     step_sizes, loss_fn, recipe = None, None, section.full
     if pairs is None:
         source = SplitPairs(splits["train"], encoder, work.augment, device=device)

@@ -1,5 +1,5 @@
-"""train_experts: the shared start (encoder, frozen features) and one trajectory per expert (METHOD
-3).
+"""train_experts: makes the shared start (encoder, frozen features) and one trajectory per expert
+(METHOD 3).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _train(work: Training, inputs: Inputs, index: int, place: Path) -> dict[str,
         checkpoint=place / NAME,
         progress=reporter(f"train_experts expert {index}"),
     )
-    facts = save_snapshots(place, snapshots, storage=section.storage, start=shared)
+    facts = save_snapshots(place, snapshots, storage=section.storage, shared=shared)
     LOGGER.info(
         "expert %d: %.2f MB as %s, relative error of the differences to epoch 0 at most %.1e",
         index, facts["snapshot_bytes"] / 1e6, section.storage, facts["storage_error"],

@@ -41,7 +41,7 @@ from tasks.core.networks.encoders import ImageEncoder, encode_images
 from tasks.core.networks.image_encoders import timm as image_encoders
 from tasks.core.networks.text_encoders import transformers as text_encoders
 from tasks.core.training.augment import AugmentSection
-from tasks.core.training.epoch import parameter_groups, train_epoch
+from tasks.core.training.epoch import sgd, train_epoch
 from tasks.core.training.losses import info_nce
 from tasks.core.training.split_pairs import SplitPairs
 from tests.benchmarks.timing import alternate, print_ratios
@@ -246,7 +246,7 @@ def main() -> None:
             dropout=0.1,
             seed=SEED,
         )
-        return encoder, model.eval(), torch.optim.SGD(parameter_groups(model, 0.01, 0.01), lr=0.01)
+        return encoder, model.eval(), sgd(model, 0.01, 0.01, momentum=0.0)
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

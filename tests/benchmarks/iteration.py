@@ -145,7 +145,10 @@ class Iteration:
         frozen = (
             FrozenFeatures(self.model.image_encoder, self.images, used) if self.is_frozen else None
         )
-        inputs = {"images": self.images if frozen is None else frozen.values, "texts": self.texts}
+        inputs = {
+            "images": self.images if frozen is None else frozen.values,
+            "text_embeds": self.texts,
+        }
         found = trajectory_gradient(
             self._loss,
             self.theta,
@@ -164,7 +167,7 @@ class Iteration:
         self, theta: dict[str, torch.Tensor], rows: dict[str, torch.Tensor], step: int
     ) -> torch.Tensor:
         masks = make_generator(3, "dropout", step, device=self.device)
-        return info_nce(*self.flat.call(theta, rows["images"], rows["texts"], masks))
+        return info_nce(*self.flat.call(theta, rows["images"], rows["text_embeds"], masks))
 
     def _draw(self, name: str, *shape: int) -> torch.Tensor:
         """The same numbers on every device."""

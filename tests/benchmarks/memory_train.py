@@ -90,7 +90,7 @@ def train_experts(folder: Path, num_experts: int) -> Any:
         )
         (folder / f"expert_{index:03d}").mkdir()
         save_snapshots(
-            folder / f"expert_{index:03d}", snapshots, storage=section.storage, start=start
+            folder / f"expert_{index:03d}", snapshots, storage=section.storage, shared=start
         )
         held = model, pairs, snapshots, losses
     return held

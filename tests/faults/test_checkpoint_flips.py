@@ -31,7 +31,7 @@ def _distilled(module, config, problem, last):
             if is_killed and iteration == last:
                 raise Killed
 
-        found = module.distill(problem, config, 6, tau=0.07, checkpoint=checkpoint, log=log)
+        found = module.distill(problem, config, 6, checkpoint=checkpoint, log=log)
         return [found.pairs.images, found.pairs.text_embeds], found.history
 
     return make

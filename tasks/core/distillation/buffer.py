@@ -1,7 +1,7 @@
-"""The stored trajectories of experts as distillation reads them (METHOD 4).
+"""Reads the stored trajectories of experts for distillation (METHOD 4).
 
-Snapshots are read through memory maps and kept on the device when they fit. How they are written:
-`training/experts.py`.
+Snapshots are read through memory maps, and kept on the device when they fit. `training/experts.py`
+writes them.
 """
 
 from __future__ import annotations
@@ -15,40 +15,38 @@ from safetensors import safe_open
 
 from tasks.core.foundations.tensor_files import tensor_names
 from tasks.core.networks.functional import GROUPS, Theta
-from tasks.core.training.experts import SNAPSHOTS, _restore
+from tasks.core.training.experts import SNAPSHOTS, restore, snapshot_name
 
 
 def kept_bytes(device: torch.device) -> int:
-    """Return how many bytes of snapshots a buffer keeps on a device unless it is told: a quarter of
-    what is free there now.
+    """Return how many bytes of snapshots a buffer keeps on a device by default: a quarter of what
+    is free there now.
 
-    The rest is the student's, which cannot do with less; reading a snapshot again takes little
-    beside an iteration.
+    The student needs the rest. Reading a snapshot again takes little time beside an iteration.
     """
     if device.type == "cuda":
-        # Held by this process, for reuse
+        # The allocator of torch holds this memory for the process, so it is free for reuse
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return (torch.cuda.mem_get_info(device)[0] + idle) // 4
     return _available_host_bytes() // 4
 
 
 class Buffer:
-    """The stored trajectories of several experts, read through memory maps and kept on the device
-    when they fit.
+    """The stored trajectories of several experts.
 
     Args:
         folders: expert artifact folders.
-        start: theta_0 of the shared image encoder, {"img": (P_img,)}, for experts that left theirs
-            out.
+        shared: theta_0 of the image encoder that all experts share, {"img": (P_img,)}, for experts
+            that left theirs out.
         device: where segments are returned.
-        max_bytes: of the snapshots kept there; the one that was not asked for longest goes first,
-            and is read again when it is. None: `kept_bytes` of the device as it is now.
+        max_bytes: of the snapshots that are kept there. The one that was not asked for longest goes
+            first, and is read again when asked for. None: `kept_bytes` of the device as it is now.
     """
 
     def __init__(
         self,
         folders: Sequence[Path],
-        start: Theta,
+        shared: Theta,
         *,
         device: torch.device,
         max_bytes: int | None = None,
@@ -59,7 +57,7 @@ class Buffer:
                 "train_experts.num_experts"
             )
         self._files = [folder / SNAPSHOTS for folder in folders]
-        self._start, self._device = start, device
+        self._shared, self._device = shared, device
         self._names = [set(tensor_names(file)) for file in self._files]
         self._max_bytes = kept_bytes(device) if max_bytes is None else max_bytes
         self._kept: dict[tuple[int, int], Theta] = {}  # the last one that was asked for stands last
@@ -77,7 +75,7 @@ class Buffer:
         """
         found = self._kept.pop((expert, epoch), None)
         if found is None:
-            if f"txt_{epoch:03d}" not in self._names[expert]:
+            if snapshot_name("txt", epoch) not in self._names[expert]:
                 raise ValueError(
                     f"{self._files[expert]} has no snapshot of epoch {epoch}; raise "
                     "train_experts.num_epochs or lower "
@@ -96,28 +94,29 @@ class Buffer:
             held -= self._size(self._kept.pop(next(iter(self._kept))))
 
     def _size(self, snapshot: Theta) -> int:
-        """Bytes of a snapshot beside those of the shared start."""
-        return sum(
-            value.nbytes for group, value in snapshot.items() if value is not self._start.get(group)
-        )
+        """Bytes of a snapshot beside those that all experts share."""
+        own = [value for group, value in snapshot.items() if value is not self._shared.get(group)]
+        return sum(value.nbytes for value in own)
 
     def _read(self, expert: int, group: str, epoch: int) -> torch.Tensor:
-        name = f"{group}_{epoch:03d}"
+        name = snapshot_name(group, epoch)
         if name not in self._names[expert]:
-            return self._start[group].to(self._device)
+            return self._shared[group].to(self._device)
         with safe_open(str(self._files[expert]), "pt") as handle:
             value: torch.Tensor = handle.get_tensor(name).clone().to(self._device)
         if value.dtype != torch.bfloat16:
             return value
-        return _restore(value, self._read(expert, group, 0))
+        # A difference to epoch 0, see `experts.py`
+        return restore(value, self._read(expert, group, 0))
 
 
 def _available_host_bytes() -> int:
-    """Memory that this machine could give without swapping; where it does not say (not Linux), all
-    that it has.
+    """Return the memory that this machine could give without swapping. Outside of Linux, which does
+    not say, it is all memory.
     """
-    lines = (
-        Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").is_file() else []
-    )
-    told = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return told[0] if told else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    told = Path("/proc/meminfo")
+    if told.is_file():
+        for line in told.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

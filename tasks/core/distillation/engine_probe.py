@@ -1,5 +1,5 @@
-"""One look at a trained network before the first outer iteration: has it second derivatives, and
-are differences right on it?
+"""Looks at a trained network before the first outer iteration: has it second derivatives, and are
+differences right on it?
 
 The probe is a trajectory of two student steps on four pairs, by differences and by second
 derivatives. It draws nothing and times nothing, so that every run on a machine finds the same.
@@ -19,9 +19,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tasks.core.distillation.matching_config import MatchingConfig
 from tasks.core.hypergradient.engine_choice import MAX_ERROR, Facts, explain_engine
 from tasks.core.hypergradient.engines import DIFFERENCES
-from tasks.core.hypergradient.second_order import leaves
+from tasks.core.hypergradient.second_order import gradient, leaves
 from tasks.core.hypergradient.trajectory import Rows, trajectory_gradient
-from tasks.core.networks.functional import FlatModel, Theta
+from tasks.core.networks.functional import GROUPS, FlatModel, Theta
 from tasks.core.training.losses import info_nce
 
 LOGGER = logging.getLogger("vl_distillery")
@@ -32,7 +32,7 @@ def engine_of_network(
     flat: FlatModel,
     config: MatchingConfig,
     images: Tensor,
-    texts: Tensor,
+    text_embeds: Tensor,
     batch_size: int,
     *,
     is_encoder_frozen: bool,
@@ -42,7 +42,7 @@ def engine_of_network(
 
     Args:
         flat: the dual encoder; nothing of it is changed.
-        images, texts: (M, C, H, W) and (M, D), of which the first few are used.
+        images, text_embeds: (M, C, H, W) and (M, D); the first few are used.
         batch_size: pairs of a student step, for the memory of the exact engine.
 
     Raises:
@@ -52,13 +52,15 @@ def engine_of_network(
         UserWarning: `engine` asks for differences on a network where they are wrong.
     """
     is_probed, facts = not is_encoder_frozen and not config.is_compiled, None
-    images, texts = (value[:NUM_PAIRS].to(flat.device, flat.dtype) for value in (images, texts))
+    images, text_embeds = (
+        value[:NUM_PAIRS].to(flat.device, flat.dtype) for value in (images, text_embeds)
+    )
     if is_probed and config.engine in ("auto", *DIFFERENCES):
         facts = examine(
-            flat, config, images, texts, min(batch_size, config.micro_batch or batch_size)
+            flat, config, images, text_embeds, min(batch_size, config.micro_batch or batch_size)
         )
     elif is_probed:
-        _check_exact(flat, config, images, texts)
+        _check_exact(flat, config, images, text_embeds)
     if config.engine == "auto":
         engine, reason = explain_engine(is_encoder_frozen=is_encoder_frozen, facts=facts)
         LOGGER.info("engine: auto is %s for %s: %s", engine, _name(flat), reason)
@@ -76,19 +78,20 @@ def engine_of_network(
 
 
 def examine(
-    flat: FlatModel, config: MatchingConfig, images: Tensor, texts: Tensor, num_images: int
+    flat: FlatModel, config: MatchingConfig, images: Tensor, text_embeds: Tensor, num_images: int
 ) -> Facts:
     """Return the facts about a network. The differences are central ones: they go farther and miss
     no kink by chance.
 
     Args:
         config: gives the step sizes.
-        images, texts: at least 2 pairs, on the device of the network.
+        images, text_embeds: at least 2 pairs, on the device of the network.
         num_images: of a pass through the encoder, for its memory.
     """
-    found = _gradient(flat, config, images, texts, "central_difference")
+    found = _gradient(flat, config, images, text_embeds, "central_difference")
+    # torch says with a RuntimeError that an operation has no second derivative
     try:
-        exact = _gradient(flat, config, images, texts, "double_backward")
+        exact = _gradient(flat, config, images, text_embeds, "double_backward")
     except RuntimeError as error:
         return Facts(None, _first_line(error))
     off = max(_relative(found[name], expected) for name, expected in exact.items())
@@ -97,12 +100,12 @@ def examine(
     memory = torch.cuda.get_device_properties(flat.device).total_memory
     return Facts(
         off,
-        exact_bytes=saved_bytes(flat, images, texts) // len(images) * num_images,
+        exact_bytes=saved_bytes(flat, images, text_embeds) // len(images) * num_images,
         memory_bytes=memory,
     )
 
 
-def saved_bytes(flat: FlatModel, images: Tensor, texts: Tensor) -> int:
+def saved_bytes(flat: FlatModel, images: Tensor, text_embeds: Tensor) -> int:
     """Return the bytes that the graph of a differentiable gradient holds beside what is there
     anyway, each storage once.
     """
@@ -120,17 +123,17 @@ def saved_bytes(flat: FlatModel, images: Tensor, texts: Tensor) -> int:
         sdpa_kernel(SDPBackend.MATH),
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
     ):
-        loss = info_nce(*flat.call(theta, images, texts))
-        grads = torch.autograd.grad(
-            loss, list(theta.values()), create_graph=True, materialize_grads=True
-        )
+        loss = info_nce(*flat.call(theta, images, text_embeds))
+        grads = gradient(loss, theta, create_graph=True)
     del loss, grads  # which kept the graph, so that no two storages had one address
     return sum(found.values())
 
 
-def _check_exact(flat: FlatModel, config: MatchingConfig, images: Tensor, texts: Tensor) -> None:
+def _check_exact(
+    flat: FlatModel, config: MatchingConfig, images: Tensor, text_embeds: Tensor
+) -> None:
     try:
-        _gradient(flat, config, images, texts, config.engine)
+        _gradient(flat, config, images, text_embeds, config.engine)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
@@ -144,25 +147,22 @@ def _check_exact(flat: FlatModel, config: MatchingConfig, images: Tensor, texts:
 
 
 def _gradient(
-    flat: FlatModel, config: MatchingConfig, images: Tensor, texts: Tensor, engine: str
+    flat: FlatModel, config: MatchingConfig, images: Tensor, text_embeds: Tensor, engine: str
 ) -> Rows:
     """Two steps on the pairs, judged by the loss on the same pairs in another order; the gradients
     of images and texts.
     """
-    sizes = {"img": config.step_size_img, "txt": config.step_size_txt}
-    logs = {
-        group: torch.tensor(size, device=flat.device, dtype=flat.dtype).log()
-        for group, size in sizes.items()
-    }
+    sizes = images.new_tensor([config.step_size_img, config.step_size_txt])
+    logs = dict(zip(GROUPS, sizes.log(), strict=True))
 
     def loss_fn(theta: Theta, rows: Rows, step: int) -> Tensor:
-        return info_nce(*flat.call(theta, rows["images"], rows["texts"]))
+        return info_nce(*flat.call(theta, rows["images"], rows["text_embeds"]))
 
     def terminal(theta: Theta) -> Tensor:
-        return info_nce(*flat.call(theta, images, texts.roll(1, 0)))
+        return info_nce(*flat.call(theta, images, text_embeds.roll(1, 0)))
 
     every = torch.arange(len(images))
-    rows = {"images": images, "texts": texts}
+    rows = {"images": images, "text_embeds": text_embeds}
     return trajectory_gradient(
         loss_fn, flat.flatten(), rows, [every, every], logs, terminal, engine=engine
     ).inputs

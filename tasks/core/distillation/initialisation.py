@@ -1,12 +1,12 @@
-"""Where a synthetic set starts from (METHOD 4): real pairs, prototypes or noise, for images and
-texts independently.
+"""Makes the pairs that a synthetic set starts from (METHOD 4): real ones, prototypes or noise, for
+images and texts independently.
 
 * `real`: random images, one random caption each.
 * `k_means`: the real pairs nearest to the centroids of k-means on pair features: the image and the
   text feature, L2-normalised and side by side, of at most 16384 random images with one random
-  caption each. Text features are the caption embeddings; image features are those of the frozen
-  encoder, or of the pretrained one that training starts from. If only one modality says `k_means`,
-  the other's `real` rows are of the same pairs, so that image and text belong together.
+  caption each. Text features are the caption embeddings. Image features are those of the frozen
+  encoder, or of the pretrained one that training starts from. If one modality alone says `k_means`,
+  `real` rows of the other are of the same pairs, so that image and text belong together.
 * `noise`: Gaussian with the training set's moments, per channel for images and per dimension for
   texts.
 """
@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 from tasks.core.distillation.matching_config import Initial
 from tasks.core.foundations.records import Split
 from tasks.core.foundations.seeding import make_generator
-from tasks.core.networks.encoders import ImageEncoder, encode_images, normalise, take_rows
+from tasks.core.networks.encoders import ImageEncoder, encode_images
 from tasks.core.selection.k_means import prototypes
 from tasks.core.selection.pool import check_budget, sample_captions
 
@@ -30,25 +30,25 @@ _SAMPLE, _CLUSTERED = 1024, 16384
 
 
 @dataclass(frozen=True)
-class Start:
-    """Initial synthetic pairs.
+class InitialPairs:
+    """The pairs that a set starts from.
 
     Attributes:
         images: (M, 3, S, S) float32, normalised, on the CPU.
-        texts: (M, D) float32.
-        image_idx, caption_idx: the real pairs (M,) they come from; noise keeps the pairs it
+        text_embeds: (M, D) float32.
+        image_idx, caption_idx: the real pairs (M,) that they come from. Noise keeps those that it
             replaces, for the gallery.
     """
 
     images: Tensor
-    texts: Tensor
+    text_embeds: Tensor
     image_idx: Tensor
     caption_idx: Tensor
 
 
 def initial_pairs(
     train: Split, encoder: ImageEncoder, num_pairs: int, *, image: Initial, text: Initial, seed: int
-) -> Start:
+) -> InitialPairs:
     """Return `num_pairs` initial pairs.
 
     Args:
@@ -61,30 +61,27 @@ def initial_pairs(
     image_idx = torch.randperm(train.num_images, generator=generator)[:num_pairs]
     caption_idx = sample_captions(image_idx, train.caption_image_idx, generator)
     if "k_means" in (image, text):
-        image_idx, caption_idx = _prototype_pairs(
-            train, encoder, num_pairs, make_generator(seed, "k_means")
-        )
-    images = normalise(take_rows(train.images, image_idx), encoder.mean, encoder.std)
-    texts = train.text_embeds[caption_idx].clone()
+        # From a generator of its own, so that noise is the same with and without prototypes
+        draw = make_generator(seed, "k_means")
+        image_idx, caption_idx = _prototype_pairs(train, encoder, num_pairs, draw)
+    images = encoder.take(train.images, image_idx)
+    text_embeds = train.text_embeds[caption_idx].clone()
     if image == "noise":
         sample = torch.randperm(train.num_images, generator=generator)[:_SAMPLE].sort().values
-        real = normalise(take_rows(train.images, sample), encoder.mean, encoder.std)
+        real = encoder.take(train.images, sample)
         std, mean = torch.std_mean(real, dim=(0, 2, 3), keepdim=True)
         images = mean + std * torch.randn(images.shape, generator=generator)
     if text == "noise":
         std, mean = torch.std_mean(train.text_embeds, dim=0, keepdim=True)
-        texts = mean + std * torch.randn(texts.shape, generator=generator)
-    return Start(images.contiguous(), texts, image_idx, caption_idx)
+        text_embeds = mean + std * torch.randn(text_embeds.shape, generator=generator)
+    return InitialPairs(images.contiguous(), text_embeds, image_idx, caption_idx)
 
 
 def _prototype_pairs(
     train: Split, encoder: ImageEncoder, num_pairs: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    pool = (
-        torch.randperm(train.num_images, generator=generator)[: max(_CLUSTERED, num_pairs)]
-        .sort()
-        .values
-    )
+    sample = torch.randperm(train.num_images, generator=generator)[: max(_CLUSTERED, num_pairs)]
+    pool = sample.sort().values  # in the order of the file, which is faster to read
     counts = torch.bincount(train.caption_image_idx, minlength=train.num_images)
     draws = (torch.rand(len(pool), generator=generator, dtype=torch.float64) * counts[pool]).long()
     captions = (counts.cumsum(0) - counts)[pool] + draws  # captions ascend with their images
@@ -93,8 +90,8 @@ def _prototype_pairs(
         features = encode_images(encoder, train.images, device=device, rows=pool)
     else:
         features = train.features[pool]
-    points = torch.cat(
-        [normalize(features, dim=1), normalize(train.text_embeds[captions], dim=1)], dim=1
-    )
+    # Both modalities count alike: each half of a point has length 1
+    text_features = normalize(train.text_embeds[captions], dim=1)
+    points = torch.cat([normalize(features, dim=1), text_features], dim=1)
     chosen = prototypes(points, num_pairs, generator)
     return pool[chosen], captions[chosen]

@@ -1,5 +1,5 @@
-"""The options that every trajectory-matching method shares (METHOD 4); a method's `Config` extends
-them.
+"""Defines and checks the options that all trajectory-matching methods share (METHOD 4). A method's
+`Config` extends them.
 """
 
 from __future__ import annotations
@@ -8,18 +8,16 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from tasks.core.foundations.section import Choice, Range, Section
-from tasks.core.hypergradient.engine_choice import choose_engine
+from tasks.core.foundations.section import BatchSize, Choice, Count, Range, Section, Share
+from tasks.core.hypergradient.engine_choice import explain_engine
 from tasks.core.hypergradient.engines import DIFFERENCES, ENGINES, check_memory
 from tasks.core.networks.precision import Precision
 
 PerBudget = float | dict[int, float]
-Count = Annotated[int, Range(ge=1)]
 CountPerBudget = Count | dict[int, Count]
 Initial = Literal["real", "noise", "k_means"]
 Optimiser = Literal["sgd", "adam"]
 Kind = Literal["img", "txt", "sim", "step_size"]  # of a tensor that the outer loop updates
-MiniBatch = Annotated[int, Range(ge=2, unit="pairs")]
 UpTo1000 = Annotated[int, Range(ge=1, le=1000)]
 StepSize = Annotated[float, Range(gt=0.0, le=100.0)]
 LogStepSizeRate = Annotated[float, Range(ge=0.0, le=10.0)]
@@ -48,13 +46,13 @@ class MatchingConfig(Section):
     Attributes:
         iterations: outer updates.
         syn_steps: student steps per iteration, T.
-        student_momentum: of the student's steps, whose velocity starts at zero in each iteration; 0
-            in the paper.
+        student_momentum: of the student's steps, 0 in the paper. The velocity starts at zero in
+            each iteration.
         expert_epochs: epochs of the expert that the student has to follow, R.
         max_start_epoch: start epochs are drawn from 0 .. max_start_epoch - 1.
-        goals_per_iteration: goals (with `bi_trajectory` segments) that an outer update averages
-            over, each with its own mini-batches and dropout. With a frozen encoder further ones are
-            cheap: images are encoded once for all.
+        goals_per_iteration: goals that an outer update averages over, each with its own
+            mini-batches and dropout. A goal of `bi_trajectory` is a segment. With a frozen encoder
+            further goals are cheap: images are encoded once for all.
         mini_batch_size: synthetic pairs per student step, one number or one per budget; larger than
             the set means the whole set.
         optimiser: `sgd` (the paper) or `adam` for all tensors, or one for each kind {img: adam,
@@ -70,13 +68,13 @@ class MatchingConfig(Section):
         init_image, init_text: `real`, `noise` or `k_means`, see `initialisation.py`.
         merge_branches: one ratio for both groups together (LoRS on COCO).
         is_dropout_on: dropout in the student steps, the same mask in forward and reverse.
-        feature_dropout: share of the image encoder's features that each student step sets to zero,
-            the others scaled up (Srivastava et al., JMLR 2014); the texts then carry over better to
-            encoders that they were not distilled with.
-        num_views: views of each image, itself and random crops and mirrors of it, of which every
-            student step draws one for each pair; more than 1 needs a frozen encoder, which encodes
-            every view: once where the images stay as they are (`optimise: text`), otherwise new
-            ones in every iteration. For encoders yet unseen.
+        feature_dropout: share of the image encoder's features that each student step sets to zero;
+            the others are scaled up (Srivastava et al., JMLR 2014). Texts then carry over better to
+            other encoders.
+        num_views: views of each image: itself, and random crops and mirrors of it. Every student
+            step draws one for each pair. More than 1 needs a frozen encoder, and helps with
+            encoders yet unseen. Views are encoded once where images stay as they are (`optimise:
+            text`), else anew in every iteration.
         engine: gradient engine of `engines.py`, or `auto`, see `engine_choice.py`.
         micro_batch: images per pass through the encoder, to bound memory, with the same result;
             null: the whole mini-batch.
@@ -90,13 +88,13 @@ class MatchingConfig(Section):
 
     iterations: Count
     syn_steps: UpTo1000
-    student_momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
+    student_momentum: Share
     expert_epochs: Count
     max_start_epoch: Count
     goals_per_iteration: UpTo1000
-    mini_batch_size: MiniBatch | dict[int, MiniBatch]
+    mini_batch_size: BatchSize | dict[int, BatchSize]
     optimiser: Optimiser | OptimiserSection
-    momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
+    momentum: Share
     lr_img: PerBudget
     lr_txt: PerBudget
     lr_step_size: LogStepSizeRate
@@ -109,7 +107,7 @@ class MatchingConfig(Section):
     merge_branches: bool
     is_dropout_on: bool
     num_views: Annotated[int, Range(ge=1, le=64)]
-    feature_dropout: Annotated[float, Range(ge=0.0, lt=1.0)]
+    feature_dropout: Share
     engine: Annotated[str, Choice("auto", *ENGINES)]
     micro_batch: Annotated[int, Range(ge=1, unit="images")] | None
     is_theta_on_host: bool
@@ -123,12 +121,10 @@ class MatchingConfig(Section):
         return self.iterations
 
     def engine_for(self, *, is_encoder_frozen: bool) -> str:
-        """Return the engine that `auto` stands for, or the one that was asked for."""
-        return (
-            choose_engine(is_encoder_frozen=is_encoder_frozen)
-            if self.engine == "auto"
-            else self.engine
-        )
+        """Return the engine that was asked for, or what `auto` is before a network was probed."""
+        if self.engine != "auto":
+            return self.engine
+        return explain_engine(is_encoder_frozen=is_encoder_frozen)[0]
 
     def optimiser_of(self, kind: Kind) -> Optimiser:
         """Return the outer optimiser of one kind of tensor."""
@@ -139,11 +135,9 @@ class MatchingConfig(Section):
 
     def outer_decay(self, iteration: int) -> float:
         """Return the factor of all outer step sizes in an iteration, 0..1."""
-        return (
-            0.5 * (1.0 + math.cos(math.pi * iteration / self.iterations))
-            if self.lr_decay == "cosine"
-            else 1.0
-        )
+        if self.lr_decay == "none":
+            return 1.0
+        return 0.5 * (1.0 + math.cos(math.pi * iteration / self.iterations))
 
 
 def for_budget(value: PerBudget | CountPerBudget, num_pairs: int, name: str) -> float:
@@ -153,7 +147,7 @@ def for_budget(value: PerBudget | CountPerBudget, num_pairs: int, name: str) -> 
         ValueError: no entry for the budget, or a value that is not positive.
     """
     found = value.get(num_pairs) if isinstance(value, dict) else value
-    if found is None or not 0.0 < found < float("inf"):
+    if found is None or not 0.0 < found < math.inf:
         raise ValueError(
             f"{name}: received {value!r} for {num_pairs} pairs; allowed is a positive number, or "
             "a mapping with one for every budget; "
@@ -205,10 +199,11 @@ def check_options(
     """
     is_encoder_trained = trainable in ("full", "lora")
     engine = config.engine_for(is_encoder_frozen=not is_encoder_trained)
+    # A frozen encoder runs before the steps, in parts of any size
+    micro_batch = config.micro_batch if is_encoder_trained else None
     check_memory(
         engine,
-        # A frozen encoder runs before the steps, in parts of any size
-        micro_batch=config.micro_batch if is_encoder_trained else None,
+        micro_batch=micro_batch,
         is_theta_on_host=config.is_theta_on_host,
         where=where,
     )

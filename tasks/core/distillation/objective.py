@@ -1,9 +1,8 @@
-"""What a distillation method puts into the engine: how its students are trained, and what they are
-judged by.
+"""Defines what a distillation method is: how its students are trained, and what they are judged by.
 
-Any student loss and any terminal loss that are differentiable make a method; `distillation.run`
-does the rest with an exact gradient (METHOD 5). A method gives a student loss alone, or further
-learnable rows, a blend of features, or a goal of its own.
+A student loss and a terminal loss make a method, if they are differentiable. `distillation.run`
+does the rest with an exact gradient (METHOD 5). A method may give the student loss alone. It may
+add further learnable rows, a blend of features, or a goal of its own.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ class Learnable:
     """A further tensor that is distilled beside images and texts.
 
     Attributes:
-        start: (M, ...), one row per stored pair.
+        initial: (M, ...), one row per stored pair.
         lr: its outer step size.
     """
 
-    start: Tensor
+    initial: Tensor
     lr: float
 
 
@@ -40,13 +39,13 @@ class Goal:
     """Where the student of one outer iteration starts, and what its end is judged by.
 
     Attributes:
-        start: theta_0, {"img": (P_img,), "txt": (P_txt,)}.
+        theta0: where the student starts, {"img": (P_img,), "txt": (P_txt,)}.
         loss: the terminal loss of theta_T, a scalar that is differentiable in theta.
-        terms: its image and its text term for the history, {"loss_img", "loss_txt"}; called without
-            a graph.
+        terms: the image and the text term of the loss for the history, {"loss_img", "loss_txt"};
+            called without a graph.
     """
 
-    start: Theta
+    theta0: Theta
     loss: Callable[[Theta], Tensor]
     terms: Callable[[Theta], dict[str, float]]
 
@@ -56,19 +55,19 @@ class Objective:
     """A method.
 
     Attributes:
-        student_loss: scalar of L2-normalised image and text embeddings (B, d) and the batch's rows:
-            `texts`, every further learnable, and `images`. With a frozen encoder these are called
-            `features`, or `views` if there are several.
+        student_loss: a scalar of L2-normalised image and text embeddings (B, d) and of the rows of
+            the mini-batch. Rows are `text_embeds`, every further learnable, and `images`. With a
+            frozen encoder the last are called `features`, or `views` if there are several.
         loss_name: of `student_losses.py`, the loss with which evaluation trains on the stored set.
         learnable: further learnable tensors by name.
         similarity: makes the record of the stored set out of the learned further tensors (on the
-            CPU); None: no similarity.
-        blend: mixes features (B, F) and texts (B, D) of a mini-batch before the projections; draws
-            from the generator, which depends on iteration and step alone, so that forward and
-            reverse sweep see the same.
-        goal: start and terminal loss of an iteration, which draws from the generator alone; None:
-            the student starts at a snapshot of an expert and is judged by the distance to a later
-            one (`segments.py`).
+            CPU). None: the set has no similarity.
+        blend: mixes features (B, F) and text embeddings (B, D) of a mini-batch before the
+            projections. It draws from the generator, which depends on iteration and step alone, so
+            that forward and reverse sweep see the same.
+        goal: returns the goal of an iteration, given its number; draws from the generator alone.
+            None: the student starts at a snapshot of an expert and is judged by the distance to a
+            later one (`segments.py`).
         num_pairs_returned: pairs of the budget that the further tensors cost; the set holds so many
             fewer.
     """

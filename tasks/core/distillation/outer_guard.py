@@ -1,5 +1,5 @@
-"""The guard of the outer loop against values that are not finite (METHOD 4): one roll-back with
-halved outer steps, then a stop.
+"""Guards the outer loop against values that are not finite (METHOD 4): one roll-back with halved
+outer steps, then a stop.
 """
 
 from __future__ import annotations
@@ -29,21 +29,23 @@ class Guard:
     def update(self, found: Gradient, row: dict[str, float]) -> bool:
         """Take one outer step and write its history row; return False after a roll-back instead.
 
-        What the step leads to is checked as well, so that neither a checkpoint nor the stored set
-        ever holds it.
+        The result of the step is checked too, so that no checkpoint and no stored set ever holds
+        numbers that are not finite.
 
         Raises:
             ValueError: loss, gradient, a tensor or a step size leaves the finite numbers (step
                 sizes: the positive ones) for the second time.
         """
-        logs = {f"log_{group}": value for group, value in found.log_step_sizes.items()}
-        grads = {**found.inputs, **logs}
+        grads = dict(found.inputs)
+        for group, value in found.log_step_sizes.items():
+            grads[f"log_{group}"] = value
         faulty = [name for name, value in row.items() if not math.isfinite(value)]
         if not faulty:
             faulty = [f"gradient of {name}" for name in _outside(grads)]
         if faulty:
             self._roll_back(row, f"not finite: {', '.join(faulty)}")
             return False
+        # The state before the step is good: its loss and its gradient have just been finite
         self.good = self.state.snapshot()
         self.state.step(grads)
         faulty = _outside(self.state.tensors, LOGS)
@@ -73,12 +75,13 @@ class Guard:
 
 
 def _outside(tensors: Rows, logs: Collection[str] = ()) -> list[str]:
-    """Return the names of tensors that are not finite, of `logs` also those whose exponential is
-    not, or is 0; one wait for the device.
+    """Return the names of tensors that are not finite. A tensor in `logs` has to have a finite
+    exponential above 0, too.
     """
     tests = []
     for name, value in tensors.items():
+        # The logarithm of the exponential is not finite where that is 0 or infinite
         tested = value.exp().log() if name in logs else value
         tests.append(tested.isfinite().all())
-    are_inside = torch.stack(tests).tolist()
+    are_inside = torch.stack(tests).tolist()  # one wait for the device, not one a tensor
     return [name for name, is_inside in zip(tensors, are_inside, strict=True) if not is_inside]

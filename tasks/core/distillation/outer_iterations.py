@@ -1,5 +1,5 @@
-"""The outer iterations of stage 2 (METHOD 4): draw a goal, train a student on the synthetic pairs,
-move them along the gradient.
+"""Does the outer iterations of stage 2 (METHOD 4): draw a goal, train a student on the synthetic
+pairs, move them along the gradient.
 
 Every draw is named by (seed, iteration). What is optimised are pixels; with a frozen encoder the
 students see its features of them.
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from tasks.core.hypergradient.trajectory import (
     mean_gradient,
     trajectory_gradient,
 )
+from tasks.core.networks.dual_encoder import drop
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.functional import FlatModel, Theta
 
@@ -50,7 +52,8 @@ class Problem:
         is_encoder_frozen: run the student on features and pull the gradient back to pixels (METHOD
             5, `heads`).
         seed: of every draw.
-        fresh_start: theta_0 of a fresh student (pretrained encoder, new projections) of a number.
+        tau: temperature of the similarity.
+        fresh_theta: theta_0 of a fresh student (pretrained encoder, new projections) of a number.
     """
 
     flat: FlatModel
@@ -59,7 +62,8 @@ class Problem:
     buffer: Buffer
     is_encoder_frozen: bool
     seed: int
-    fresh_start: Callable[[int], Theta]
+    tau: float
+    fresh_theta: Callable[[int], Theta]
 
 
 def iterate(
@@ -109,8 +113,8 @@ class _Draw:
 
 
 def _still_features(problem: Problem, config: MatchingConfig, state: OuterState) -> Rows:
-    """Return the features or views of images that no iteration changes, computed once; empty where
-    images change or the encoder does.
+    """Return the features or views of images, where no iteration changes images or encoder; else
+    nothing.
 
     Students see the same views in all iterations.
     """
@@ -142,12 +146,12 @@ def _gradient(
     objective: Objective,
     still: Rows,
 ) -> tuple[Gradient, dict[str, float]]:
-    """Differentiate the mean terminal loss of this iteration's goals; also the mean of its terms,
-    for the history.
+    """Return the gradient of the mean terminal loss of this iteration's goals, and the mean of its
+    terms for the history.
 
     Rows called `images` are pixels. With a frozen encoder their `features` or `views` take their
-    place. These are computed and pulled back to pixels once for all goals, with new views in every
-    iteration; `still` are those that never change.
+    place. They are computed once for all goals, and their gradient goes back to the pixels once.
+    `still` are those that never change.
     """
     draws = []
     for index in range(config.goals_per_iteration):
@@ -157,6 +161,7 @@ def _gradient(
         del rows["images"]
         rows.update(still)
     elif problem.is_encoder_frozen:
+        # Images that no batch draws get no gradient, so they are not encoded
         used = torch.cat([torch.cat(draw.batches) for draw in draws])
         frozen = _views(problem, config, rows.pop("images"), used, state.iteration)
         rows[frozen.name] = frozen.values
@@ -165,6 +170,7 @@ def _gradient(
         gradient, own_terms = _gradient_of(problem, config, state, objective, draw, rows)
         gradients.append(gradient)
         terms.append(own_terms)
+    # The pull-back is linear: once, of the mean gradient, and not once a goal
     found = mean_gradient(gradients)
     if frozen is not None:
         found.inputs["images"] = frozen.pull_back(found.inputs.pop(frozen.name))
@@ -195,17 +201,19 @@ def _gradient_of(
     draw: _Draw,
     rows: Rows,
 ) -> tuple[Gradient, dict[str, float]]:
-    is_frozen = problem.is_encoder_frozen
+    # With a frozen encoder the rows are features already, and no encoder runs in the steps
+    how: dict[str, Any] = {}
+    if not problem.is_encoder_frozen:
+        how = {"encode": problem.flat.encode, "micro_batch": config.micro_batch}
     inputs, constants = _split_rows(config, rows)
     found = trajectory_gradient(
         _loss_fn(problem, config, objective, state.iteration, draw.names),
-        draw.goal.start, inputs, draw.batches, state.logs(), draw.goal.loss,
+        draw.goal.theta0, inputs, draw.batches, state.logs(), draw.goal.loss,
         engine=config.engine,
         momentum=config.student_momentum,
         constants=constants,
-        encode=None if is_frozen else problem.flat.encode,
-        micro_batch=None if is_frozen else config.micro_batch,
         is_theta_on_host=config.is_theta_on_host,
+        **how,
     )  # fmt: skip
     with torch.no_grad():
         return found, draw.goal.terms(found.theta)
@@ -227,7 +235,7 @@ def _loss_fn(
         return make_generator(problem.seed, name, iteration, step, *names, device=device)
 
     def loss_fn(theta: Theta, rows: Rows, step: int) -> Tensor:
-        texts = rows["texts"]
+        text_embeds = rows["text_embeds"]
         if "views" in rows:
             features = _one_view(rows["views"], drawing("views", step))
         elif "features" in rows:
@@ -235,12 +243,12 @@ def _loss_fn(
         else:
             features = rows["images"]  # as `encode` left them
         if objective.blend is not None:
-            features, texts = objective.blend(features, texts, drawing("blend", step))
+            features, text_embeds = objective.blend(features, text_embeds, drawing("blend", step))
         if config.feature_dropout:
             dropping = drawing("feature_dropout", step)
-            features = _drop(features, config.feature_dropout, dropping)
+            features = drop(features, config.feature_dropout, dropping)
         masks = drawing("dropout", step) if config.is_dropout_on else None
-        return objective.student_loss(*problem.flat.call(theta, features, texts, masks), rows)
+        return objective.student_loss(*problem.flat.call(theta, features, text_embeds, masks), rows)
 
     return loss_fn
 
@@ -252,17 +260,12 @@ def _one_view(views: Tensor, generator: torch.Generator) -> Tensor:
     return views[torch.arange(num_pairs, device=views.device), chosen]
 
 
-def _drop(features: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    kept = torch.rand(features.shape, generator=generator, device=features.device) >= share
-    return features * kept.to(features) / (1.0 - share)
-
-
 def _split_rows(config: MatchingConfig, rows: Rows) -> tuple[Rows, Rows]:
-    """Rows that are differentiated, and rows that stay as they are (single-modality ablations);
-    further ones are learned.
+    """Return the rows that are differentiated, and those that stay as they are (single-modality
+    ablations). Further rows are always learned.
     """
     images = ("images", "features", "views")
-    still = {"both": (), "image": ("texts",), "text": images}[config.optimise]
+    still = {"both": (), "image": ("text_embeds",), "text": images}[config.optimise]
     inputs, constants = {}, {}
     for name, value in rows.items():
         if name in still:

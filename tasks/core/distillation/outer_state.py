@@ -1,4 +1,4 @@
-"""The outer optimiser of stage 2: the learnable tensors, their optimisers and their step sizes.
+"""Holds what stage 2 optimises: the learnable tensors, their optimisers and their outer step sizes.
 
 `outer_guard.py` takes its steps and takes back those that leave the finite numbers.
 `outer_checkpoint.py` stores both.
@@ -19,7 +19,11 @@ from tasks.core.networks.functional import GROUPS
 
 LOGS = tuple(f"log_{group}" for group in GROUPS)  # names of the log step sizes
 # All others: "sim"
-_KINDS: dict[str, Kind] = {"images": "img", "texts": "txt", **dict.fromkeys(LOGS, "step_size")}
+_KINDS: dict[str, Kind] = {
+    "images": "img",
+    "text_embeds": "txt",
+    **dict.fromkeys(LOGS, "step_size"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,15 @@ class Snapshot:
 
 
 class OuterState:
-    """Images (M, C, H, W), texts (M, D), further rows and log step sizes under optimisation.
+    """The tensors that distillation moves, with their optimisers and outer step sizes.
+
+    These are images (M, C, H, W), text embeddings (M, D), further rows, and log step sizes.
 
     Args:
         config: options of the method.
         budget: pairs that the set is named for; chooses step sizes.
-        images, texts: where they start; copied, images into the channels-last layout that
-            convolutions take without a copy.
+        images, text_embeds: initial values, which are copied; images into the channels-last layout
+            that convolutions take without a copy.
         further: further learnable tensors.
         device: where they live.
 
@@ -54,7 +60,7 @@ class OuterState:
         config: MatchingConfig,
         budget: int,
         images: Tensor,
-        texts: Tensor,
+        text_embeds: Tensor,
         further: dict[str, Learnable],
         *,
         device: torch.device,
@@ -65,18 +71,20 @@ class OuterState:
         self.history: list[dict[str, float]] = []
         self.tensors = {
             "images": images.to(device).clone(memory_format=torch.channels_last),
-            "texts": _copy(texts, device),
+            "text_embeds": _copy(text_embeds, device),
         }
         self._rates = {
             "images": for_budget(config.lr_img, budget, "lr_img"),
-            "texts": for_budget(config.lr_txt, budget, "lr_txt"),
+            "text_embeds": for_budget(config.lr_txt, budget, "lr_txt"),
         }
         for name, value in further.items():
-            self.tensors[name] = _copy(value.start, device)
+            self.tensors[name] = _copy(value.initial, device)
             self._rates[name] = value.lr
         for name, size in zip(LOGS, (config.step_size_img, config.step_size_txt), strict=True):
+            # The logarithm keeps a step size positive whatever the outer steps do
             self.tensors[name] = torch.tensor(math.log(size), device=device)
             self._rates[name] = config.lr_step_size
+        # One optimiser a tensor: kinds of tensors may have different ones, each its own step size
         self._optimisers = {}
         for name, tensor in self.tensors.items():
             self._optimisers[name] = _optimiser(config, name, tensor)
@@ -87,7 +95,7 @@ class OuterState:
         return len(self.history)
 
     def rows(self) -> Rows:
-        """Return what has a row per pair as it is now, detached: images, texts, further tensors."""
+        """Return the tensors that have a row per pair, as they are now, detached."""
         return {name: value.detach() for name, value in self.tensors.items() if name not in LOGS}
 
     def logs(self) -> dict[str, Tensor]:
@@ -103,6 +111,7 @@ class OuterState:
         decay = self._config.outer_decay(self.iteration)
         for name, tensor in self.tensors.items():
             optimiser = self._optimisers[name]
+            # Without a gradient the optimiser leaves a tensor alone, momentum included
             tensor.grad = _like(tensor, grads[name]) if name in grads else None
             optimiser.param_groups[0]["lr"] = self._rates[name] * decay
             optimiser.step()

@@ -1,10 +1,10 @@
-"""Stage 2 (METHOD 4): the outer loop of trajectory matching, for any objective.
+"""Runs trajectory matching for any objective, stage 2 (METHOD 4).
 
 An iteration draws a goal: a segment of an expert, unless the method says otherwise. It trains a
-student for `syn_steps` on the synthetic pairs. Then it moves images, texts, further tensors and
-step sizes along the exact gradient of the terminal loss (`trajectory.py`). Every draw is named by
-(seed, iteration), so a checkpoint needs only tensors, optimiser state and the iteration. Methods in
-`distillers/` make an `Objective` and call `run`.
+student for `syn_steps` on the synthetic pairs. Then it moves images, text embeddings, further
+tensors and step sizes along the gradient of the terminal loss (`trajectory.py`). Every draw is
+named by (seed, iteration), so a checkpoint needs only tensors, optimiser state and the iteration.
+Methods in `distillers/` make an `Objective` and call `run`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tasks.core.distillation.engine_probe import engine_of_network
-from tasks.core.distillation.initialisation import Start, initial_pairs
+from tasks.core.distillation.initialisation import InitialPairs, initial_pairs
 from tasks.core.distillation.matching_config import MatchingConfig
 from tasks.core.distillation.objective import Objective
 from tasks.core.distillation.outer_checkpoint import resume
@@ -38,13 +38,13 @@ class Distilled:
 
     Attributes:
         pairs: the set.
-        start: what it started from.
-        history: one row an iteration: loss, loss_img, loss_txt, step_size_img, step_size_txt;
-            methods of several parts (`meta_model`) say in a further column which.
+        initial: the pairs that it started from.
+        history: one row an iteration: loss, loss_img, loss_txt, step_size_img, step_size_txt. A
+            method of several parts (`meta_model`) has a further column that says which.
     """
 
     pairs: PairSet
-    start: Start
+    initial: InitialPairs
     history: list[dict[str, float]]
 
 
@@ -63,8 +63,8 @@ def run(
     Args:
         num_pairs: the budget; the set holds so many, less those that the objective gives back.
         objective: what the method puts in.
-        begin: go on from this set of the same size instead of from initial pairs, which stay those
-            that it started from; its step sizes are the caller's to put into `config`.
+        begin: go on from this set of the same size, instead of from initial pairs. Its own initial
+            pairs stay those of the result. The caller puts its step sizes into `config`.
         checkpoint: file to resume from and to write every `config.checkpoint_every` iterations.
         log: called with the history row and the iteration (0-based) after each iteration.
 
@@ -76,12 +76,12 @@ def run(
     """
     check_machine(config.precision, is_compiled=config.is_compiled, device=problem.flat.device)
     size = num_pairs - objective.num_pairs_returned
-    start = begin.start if begin else _start(problem, config, size)
-    images, texts = (
-        (begin.pairs.images, begin.pairs.text_embeds) if begin else (start.images, start.texts)
-    )
+    initial = begin.initial if begin else _initial(problem, config, size)
+    pairs = begin.pairs if begin else initial
+    # A frozen encoder may take a faster form at once: nothing of it is trained. A trained one is
+    # compiled as a part of the student.
     if problem.is_encoder_frozen:
-        module = prepare_frozen(problem.encoder.module, start.images[:2])
+        module = prepare_frozen(problem.encoder.module, initial.images[:2])
         module = frozen_encoder(module, config.precision, is_compiled=config.is_compiled)
         problem = replace(problem, encoder=replace(problem.encoder, module=module))
     is_student_compiled = config.is_compiled and not problem.is_encoder_frozen
@@ -89,7 +89,12 @@ def run(
         problem, flat=student_model(problem.flat, config.precision, is_compiled=is_student_compiled)
     )
     state = OuterState(
-        config, num_pairs, images, texts, objective.learnable, device=problem.flat.device
+        config,
+        num_pairs,
+        pairs.images,
+        pairs.text_embeds,
+        objective.learnable,
+        device=problem.flat.device,
     )
     guard = Guard(state)
     resume(checkpoint, guard)
@@ -97,23 +102,23 @@ def run(
         engine = engine_of_network(
             problem.flat,
             config,
-            images,
-            texts,
+            pairs.images,
+            pairs.text_embeds,
             state.batch_size,
             is_encoder_frozen=problem.is_encoder_frozen,
         )
         config = replace(config, engine=engine)
         iterate(problem, config, guard, objective, checkpoint=checkpoint, log=log)
-    return Distilled(_pair_set(problem.encoder, state, objective), start, state.history)
+    return Distilled(_pair_set(problem.encoder, state, objective), initial, state.history)
 
 
 def method_of(
-    objective: Callable[[Problem, Options, int, float], Objective],
+    objective: Callable[[Problem, Options, int], Objective],
 ) -> Callable[..., Distilled]:
     """Return the `distill` of a method that is one `run` with its objective.
 
     Args:
-        objective: makes it out of the problem, the method's options, the budget and tau.
+        objective: makes it out of the problem, the method's options and the budget.
     """
 
     def distill(
@@ -121,17 +126,16 @@ def method_of(
         config: Options,
         num_pairs: int,
         *,
-        tau: float,
         checkpoint: Path | None = None,
         log: Log | None = None,
     ) -> Distilled:
-        made = objective(problem, config, num_pairs, tau)
+        made = objective(problem, config, num_pairs)
         return run(problem, config, num_pairs, made, checkpoint=checkpoint, log=log)
 
     return distill
 
 
-def _start(problem: Problem, config: MatchingConfig, size: int) -> Start:
+def _initial(problem: Problem, config: MatchingConfig, size: int) -> InitialPairs:
     return initial_pairs(
         problem.train,
         problem.encoder,
@@ -147,7 +151,7 @@ def _pair_set(encoder: ImageEncoder, state: OuterState, objective: Objective) ->
     similarity = objective.similarity(rows) if objective.similarity else None
     return PairSet(
         rows["images"],
-        rows["texts"],
+        rows["text_embeds"],
         encoder.mean,
         encoder.std,
         similarity=similarity,

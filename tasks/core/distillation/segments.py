@@ -1,10 +1,11 @@
-"""The goal of trajectory matching (METHOD 4): a random segment of a random expert, which the
+"""Draws the goal of trajectory matching (METHOD 4): a random segment of a random expert, which the
 student has to follow.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -18,23 +19,21 @@ from tasks.core.networks.functional import GROUPS, Theta
 
 @dataclass(frozen=True)
 class Segment:
-    """Start and end of an expert's segment and its squared length per group; make it with
-    `between`.
+    """The end of an expert's segment, and its squared length per group; make it with `between`.
 
     Attributes:
-        start, target: {"img": (P_img,), "txt": (P_txt,)}.
-        lengths: |start - target|^2, a scalar for each group that is not empty.
+        target: {"img": (P_img,), "txt": (P_txt,)}.
+        lengths: |theta_0 - target|^2, a scalar for each group that is not empty.
         merge_branches: one ratio (num_img + num_txt) / (den_img + den_txt) for both groups together
             (LoRS on COCO).
     """
 
-    start: Theta
     target: Theta
     lengths: dict[str, Tensor]
     merge_branches: bool
 
     @staticmethod
-    def between(start: Theta, target: Theta, *, merge_branches: bool = False) -> Segment:
+    def between(theta0: Theta, target: Theta, *, merge_branches: bool = False) -> Segment:
         """Measure a segment and check it once, so that `loss` needs no synchronisation with the
         device.
 
@@ -42,14 +41,11 @@ class Segment:
             ValueError: the expert did not move in a group (with `merge_branches` in both), so that
                 the ratio has no meaning.
         """
-        lengths = {
-            group: (start[group] - target[group]).square().sum()
-            for group in GROUPS
-            if target[group].numel() > 0
-        }
-        values = dict(zip(lengths, torch.stack(list(lengths.values())).tolist(), strict=True))
+        groups = [group for group in GROUPS if target[group].numel() > 0]
+        lengths = _distances(theta0, target, groups)
+        values = dict(zip(groups, torch.stack(list(lengths.values())).tolist(), strict=True))
         checked = {"img and txt": sum(values.values())} if merge_branches else values
-        still = [group for group, value in checked.items() if not 0.0 < value < float("inf")]
+        still = [group for group, value in checked.items() if not 0.0 < value < math.inf]
         if still:
             raise ValueError(
                 "the expert's parameters do not move, or are not finite, between start and "
@@ -58,39 +54,37 @@ class Segment:
                 "length; check lr_img and lr_txt "
                 "of train_experts"
             )
-        return Segment(start, target, lengths, merge_branches)
+        return Segment(target, lengths, merge_branches)
 
     def loss(self, theta: Theta) -> Tensor:
         """Return the matching loss of a student's end, sum over groups of |theta - target|^2 /
-        |start - target|^2, a scalar.
+        |theta_0 - target|^2, a scalar.
         """
-        if self.merge_branches:
-            return (
-                torch.stack(list(self._distances(theta).values())).sum()
-                / torch.stack(list(self.lengths.values())).sum()
-            )
-        return torch.stack(list(self.ratios(theta).values())).sum()
+        if not self.merge_branches:
+            return _sum(self.ratios(theta))
+        return _sum(_distances(theta, self.target, self.lengths)) / _sum(self.lengths)
 
     def ratios(self, theta: Theta) -> dict[str, Tensor]:
-        """Return |theta - target|^2 / |start - target|^2 of each group that is not empty; 0 of one
-        that stands still in the expert.
+        """Return |theta - target|^2 / |theta_0 - target|^2 of each group that is not empty. It is 0
+        for a group that stands still in the expert.
         """
-        # Still groups exist with `merge_branches` alone, whose loss has no ratio of a group by
-        # itself.
-        lengths = {
-            group: torch.where(length > 0.0, length, math.inf)
-            for group, length in self.lengths.items()
-        }
-        return {
-            group: distance / lengths[group] for group, distance in self._distances(theta).items()
-        }
-
-    def _distances(self, theta: Theta) -> dict[str, Tensor]:
-        return {group: (theta[group] - self.target[group]).square().sum() for group in self.lengths}
+        found = _distances(theta, self.target, self.lengths)
+        for group, length in self.lengths.items():
+            # A group stands still with `merge_branches` alone, where no ratio is part of the loss
+            found[group] = found[group] / torch.where(length > 0.0, length, math.inf)
+        return found
 
 
-def draw_start(buffer: Buffer, config: MatchingConfig, draw: torch.Generator) -> tuple[int, int]:
-    """Return a random expert, and the epoch at which the student starts on its trajectory."""
+def _distances(a: Theta, b: Theta, groups: Iterable[str]) -> dict[str, Tensor]:
+    return {group: (a[group] - b[group]).square().sum() for group in groups}
+
+
+def _sum(scalars: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(scalars.values())).sum()
+
+
+def draw_snapshot(buffer: Buffer, config: MatchingConfig, draw: torch.Generator) -> tuple[int, int]:
+    """Return a random expert, and the epoch of the snapshot at which the student starts."""
     expert = int(torch.randint(buffer.num_experts, (1,), generator=draw))
     return expert, int(torch.randint(config.max_start_epoch, (1,), generator=draw))
 
@@ -101,13 +95,13 @@ def draw_segment(buffer: Buffer, config: MatchingConfig, draw: torch.Generator) 
     Raises:
         ValueError: the expert did not move on the segment, or was not trained that far.
     """
-    expert, epoch = draw_start(buffer, config, draw)
-    start = buffer.snapshot(expert, epoch)
+    expert, epoch = draw_snapshot(buffer, config, draw)
+    theta0 = buffer.snapshot(expert, epoch)
     target = buffer.snapshot(expert, epoch + config.expert_epochs)
-    segment = Segment.between(start, target, merge_branches=config.merge_branches)
+    segment = Segment.between(theta0, target, merge_branches=config.merge_branches)
 
     def terms(theta: Theta) -> dict[str, float]:
         ratios = segment.ratios(theta)
         return {f"loss_{group}": float(ratios.get(group, 0.0)) for group in GROUPS}
 
-    return Goal(start, segment.loss, terms)
+    return Goal(theta0, segment.loss, terms)

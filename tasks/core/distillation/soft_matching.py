@@ -1,5 +1,5 @@
-"""Trajectory matching with a learnable soft similarity: options and objective that LoRS and
-RepBlend share (METHOD 6).
+"""Holds what LoRS and RepBlend share: options and objective of trajectory matching with a learned
+similarity (METHOD 6).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from tasks.core.distillation.run import Problem
 from tasks.core.foundations.section import Range
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.hypergradient.trajectory import Rows
-from tasks.core.training.similarity import initial_rows, learned_similarity, similarity_of
+from tasks.core.training.pair_set import Similarity
+from tasks.core.training.similarity import initial_rows, similarity_of
 from tasks.core.training.student_losses import soft_contrastive
 
 
@@ -68,7 +69,6 @@ def soft_objective(
     num_pairs: int,
     loss: str,
     *,
-    tau: float,
     blend: Blend | None = None,
 ) -> Objective:
     """Return the objective: a soft loss whose similarity is learned from the identity on.
@@ -81,24 +81,23 @@ def soft_objective(
     Raises:
         ValueError: the similarity takes more floats than the pair that pays for it.
     """
-    rank, alpha = (
-        int(for_budget(config.sim_rank, num_pairs, "sim_rank")),
-        for_budget(config.sim_alpha, num_pairs, "sim_alpha"),
-    )
+    rank = int(for_budget(config.sim_rank, num_pairs, "sim_rank"))
+    alpha = for_budget(config.sim_alpha, num_pairs, "sim_alpha")
     num_returned = int(config.is_budget_compensated)
     stored = num_pairs - num_returned
+    # The published tables compare sets by their floats, so the similarity is paid with a pair
     _check_price(problem, (2 * rank + 1) * stored, is_paid=config.is_budget_compensated)
     lr = for_budget(config.lr_sim, num_pairs, "lr_sim")
-    starts = initial_rows(stored, rank, make_generator(problem.seed, "similarity"))
+    initial = initial_rows(stored, rank, make_generator(problem.seed, "similarity"))
 
     def student_loss(img: Tensor, txt: Tensor, rows: Rows) -> Tensor:
-        return soft_contrastive(loss, img, txt, similarity_of(rows, alpha), tau=tau)
+        return soft_contrastive(loss, img, txt, similarity_of(rows, alpha), tau=problem.tau)
 
     return Objective(
         student_loss,
         loss_name=loss,
-        learnable={name: Learnable(start, lr) for name, start in starts.items()},
-        similarity=lambda rows: learned_similarity(rows, alpha),
+        learnable={name: Learnable(rows, lr) for name, rows in initial.items()},
+        similarity=lambda rows: Similarity.of(rows, alpha),
         blend=blend,
         num_pairs_returned=num_returned,
     )

@@ -1,9 +1,9 @@
-"""Features of several views of the synthetic images under a frozen encoder: each image itself, and
-random crops and mirrors of it.
+"""Computes features of several views of the synthetic images under a frozen encoder: each image
+itself, and random crops and mirrors of it.
 
-A student step that sees another view than the encoder at hand would like best takes less from the
-pixels that only that encoder reads. One pass through the encoder per view; the gradient goes back
-through the crop to the pixels (METHOD 5).
+Some patterns of pixels mean something to the encoder at hand alone. A crop breaks them, so images
+that are seen as crops hold fewer of them. Cost: one pass through the encoder per view. The gradient
+goes back through the crop to the pixels (METHOD 5).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class ViewFeatures:
     Args:
         encoder: frozen module, (B, C, H, W) -> (B, F).
         pixels: (M, C, H, W).
-        used: indices of the images that some batch draws, in any number; the others are not
-            encoded.
+        used: indices of the images that some batch draws, each any number of times. No other image
+            is encoded.
         num_views: at least 1; the first view is the image itself.
-        draw: generator of the crops of a view, by its number, 1 or more; asked again for the way
-            back, so it must start anew each time.
+        draw: returns the generator of the crops of a view, by the number of the view, 1 or more. It
+            is asked again for the way back, and has to return the same draws.
         micro_batch: images per pass; None: as of `FrozenFeatures`.
 
     Attributes:

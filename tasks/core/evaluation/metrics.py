@@ -1,5 +1,7 @@
-"""What a student is scored by: `retrieval.py` computes these, and everything that shows or logs
-scores loops over the list. A further metric of 0 to 100 is one more entry.
+"""Lists what a student is scored by.
+
+`retrieval.py` computes these numbers, and everything that shows or logs scores loops over the list.
+A further metric of 0 to 100 is one more entry.
 """
 
 from __future__ import annotations

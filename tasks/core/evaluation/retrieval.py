@@ -1,16 +1,18 @@
-"""Recall@K in both directions with ragged captions and exact ties (METHOD 8).
+"""Computes Recall@K in both directions with ragged captions and exact ties (METHOD 8).
 
-A rank is the number of strictly greater scores, found by counting: no ranking is ever sorted.
+A rank is the number of strictly greater scores. It is found by counting: no ranking is ever sorted.
 Matrix products round differently in every block and on every machine. So a float32 product only
 decides pairs that are further apart than its proven error. A float64 product decides the few
 others, and `pair_scores` what is then left: ties. Equal embeddings therefore tie exactly, and the
 result does not depend on chunk size, threads or device. `tasks/search.py` finds the same ranks with
 FAISS.
+
+Shape suffixes: N images, T captions, D dimensions of the shared space. Q queries and K keys are N
+and T, or T and N. P pairs of a query and a key that are looked at one by one.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,64 +27,67 @@ MANY_PAIRS = 2**16  # ties of a block from which on it pays to look for equal em
 
 @dataclass(frozen=True)
 class Question:
-    """One direction of retrieval: Q queries among N keys; a key is positive when both belong to the
-    same image.
+    """One direction of retrieval: Q queries among K keys. A key is positive when it belongs to the
+    image of the query.
+
+    Attributes:
+        best_Q: float64, `pair_scores` of the best positive of each query.
     """
 
-    queries: Tensor  # (Q, d)
-    keys: Tensor  # (N, d)
-    query_image: Tensor  # (Q,) int64
-    key_image: Tensor  # (N,) int64
-    best: Tensor  # (Q,) float64, `pair_scores` of the best positive
+    queries_QD: Tensor
+    keys_KD: Tensor
+    image_Q: Tensor  # int64
+    image_K: Tensor  # int64
+    best_Q: Tensor
 
     def band(
         self, rows: Tensor | slice, dtype: torch.dtype = torch.float32
     ) -> tuple[Tensor, Tensor]:
-        """Return (low, high): a product in `dtype` above `high` beats the best positive, one below
-        `low` loses.
+        """Return (low, high) of the queries in `rows`. A product in `dtype` above `high` beats the
+        best positive, and one below `low` loses.
         """
-        margin = self.margins[dtype]
-        return (self.best[rows] - margin).to(dtype), (self.best[rows] + margin).to(dtype)
+        margin, best = self.margins[dtype], self.best_Q[rows]
+        return (best - margin).to(dtype), (best + margin).to(dtype)
 
     @cached_property
     def margins(self) -> dict[torch.dtype, float]:
         """The `score_margin` of both products."""
-        return {
-            dtype: score_margin(self.queries, self.keys, dtype)
-            for dtype in (torch.float32, torch.float64)
-        }
+        kinds = (torch.float32, torch.float64)
+        return {dtype: score_margin(self.queries_QD, self.keys_KD, dtype) for dtype in kinds}
 
     @cached_property
     def distinct(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The different queries (Q', d) and where each query is among them (Q,), and the same of
+        """The different queries (Q', D) and where each query is among them (Q,), and the same of
         the keys.
         """
-        return *self.queries.unique(dim=0, return_inverse=True), *self.keys.unique(
-            dim=0, return_inverse=True
-        )
+        queries = self.queries_QD.unique(dim=0, return_inverse=True)
+        return *queries, *self.keys_KD.unique(dim=0, return_inverse=True)
 
-    def exact_scores(self, query_idx: Tensor, key_idx: Tensor) -> Tensor:
-        """Return `pair_scores` (P,) of pairs; copies of a pair are computed once where there are
-        many pairs.
-        """
-        if len(query_idx) <= MANY_PAIRS:
-            return pair_scores(self.queries, self.keys, query_idx, key_idx)
+    def exact_scores(self, query_P: Tensor, key_P: Tensor) -> Tensor:
+        """Return `pair_scores` (P,) of pairs of a query and a key."""
+        if len(query_P) <= MANY_PAIRS:
+            return pair_scores(self.queries_QD, self.keys_KD, query_P, key_P)
+        # Where embeddings have collapsed, many pairs are copies: each is computed once
         queries, query_copy, keys, key_copy = self.distinct
-        pairs, copy = (query_copy[query_idx] * len(keys) + key_copy[key_idx]).unique(
-            return_inverse=True
-        )
-        return pair_scores(queries, keys, pairs // len(keys), pairs % len(keys))[copy]
+        number_P = query_copy[query_P] * len(keys) + key_copy[key_P]
+        pairs, copy_P = number_P.unique(return_inverse=True)
+        return pair_scores(queries, keys, pairs // len(keys), pairs % len(keys))[copy_P]
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """What stands beside the best positive of each query, exact where `greater` is below the
-    largest K asked for.
+    """What stands beside the best positive of each query. It is exact where `greater_Q` is below
+    the largest K asked for.
+
+    Attributes:
+        greater_Q: int64, keys with a strictly greater score.
+        tied_Q: int64, keys with the same score, positives included.
+        tied_positives_Q: int64, positives among them, at least 1.
     """
 
-    greater: Tensor  # (Q,) int64, keys with a strictly greater score
-    tied: Tensor  # (Q,) int64, keys with the same score, positives included
-    tied_positives: Tensor  # (Q,) int64, positives among them, at least 1
+    greater_Q: Tensor
+    tied_Q: Tensor
+    tied_positives_Q: Tensor
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,8 @@ class TieReport:
 
 
 def recall(
-    image_embeds: Tensor,
-    text_embeds: Tensor,
+    img_ND: Tensor,
+    txt_TD: Tensor,
     caption_image_idx: Tensor,
     *,
     ks: tuple[int, ...] = (1, 5, 10),
@@ -107,17 +112,16 @@ def recall(
     """Return `i2t_r<k>`, `t2i_r<k>` and `mean_recall` in percent; ties do not push a positive down
     (optimistic).
 
-    i2t is a hit when any of the image's captions is among the top k of all captions; in t2i each
-    caption is a query. Arguments, memory and errors as for `ties`, which says how much ties matter.
+    i2t is a hit when any of the image's captions is among the top k of all captions. In t2i each
+    caption is a query. Arguments, memory and errors are those of `ties`, which says how much ties
+    matter.
     """
-    return ties(
-        image_embeds, text_embeds, caption_image_idx, ks=ks, chunk_rows=chunk_rows
-    ).optimistic
+    return ties(img_ND, txt_TD, caption_image_idx, ks=ks, chunk_rows=chunk_rows).optimistic
 
 
 def ties(
-    image_embeds: Tensor,
-    text_embeds: Tensor,
+    img_ND: Tensor,
+    txt_TD: Tensor,
     caption_image_idx: Tensor,
     *,
     ks: tuple[int, ...] = (1, 5, 10),
@@ -126,44 +130,41 @@ def ties(
     """Return the recall of `recall` with tied keys in random (expected), best (optimistic) and
     worst order (pessimistic).
 
-    Cost: one float32 product of all pairs; queries with a pair closer to their positive than its
-    rounding are scored again in float64, which is every query where the embeddings have collapsed.
+    It costs one float32 product of all pairs. Where a pair is closer to the positive of its query
+    than the rounding of that product, the query is scored again in float64. Collapsed embeddings
+    have such a pair for every query.
 
     Args:
-        image_embeds: (N, d) of any float type, normally L2-normalised.
-        text_embeds: (T, d), same dtype and device.
+        img_ND: images, of any float type, normally L2-normalised.
+        txt_TD: captions, same dtype and device.
         caption_image_idx: (T,) int64, the image of each caption; every image needs at least one.
         ks: the K of Recall@K, each at least 1.
-        chunk_rows: images and captions per block; memory is 2 * chunk_rows^2 floats, the result
+        chunk_rows: images and captions per block. Memory is 2 * chunk_rows^2 floats, and the result
             does not depend on it.
 
     Raises:
         ValueError: shapes disagree, an embedding is not finite or too large, an image has no
             caption, or a K is below 1.
     """
-    questions = ask(image_embeds, text_embeds, caption_image_idx, ks)
+    questions = ask(img_ND, txt_TD, caption_image_idx, ks)
     return tie_report(count_ranks(questions, limit=max(ks), chunk_rows=chunk_rows), ks)
 
 
 @torch.no_grad()
 def ask(
-    image_embeds: Tensor, text_embeds: Tensor, caption_image_idx: Tensor, ks: tuple[int, ...]
+    img_ND: Tensor, txt_TD: Tensor, caption_image_idx: Tensor, ks: tuple[int, ...]
 ) -> tuple[Question, Question]:
     """Check the arguments of `ties` and return the i2t and the t2i question."""
-    _check(image_embeds, text_embeds, caption_image_idx, ks)
-    owner, images = (
-        caption_image_idx.to(image_embeds.device),
-        torch.arange(len(image_embeds), device=image_embeds.device),
-    )
-    positive = pair_scores(
-        image_embeds, text_embeds, owner, torch.arange(len(owner), device=owner.device)
-    )
-    best = torch.full(
-        (len(images),), -torch.inf, dtype=torch.float64, device=owner.device
-    ).scatter_reduce_(0, owner, positive, "amax")
+    _check(img_ND, txt_TD, caption_image_idx, ks)
+    image_T = caption_image_idx.to(img_ND.device)
+    image_N = torch.arange(len(img_ND), device=image_T.device)
+    own_T = pair_scores(img_ND, txt_TD, image_T, torch.arange(len(image_T), device=image_T.device))
+    # An image is judged by its best caption, a caption by its one image
+    best_N = torch.full_like(image_N, -torch.inf, dtype=torch.float64)
+    best_N.scatter_reduce_(0, image_T, own_T, "amax")
     return (
-        Question(image_embeds, text_embeds, images, owner, best),
-        Question(text_embeds, image_embeds, owner, images, positive),
+        Question(img_ND, txt_TD, image_N, image_T, best_N),
+        Question(txt_TD, img_ND, image_T, image_N, own_T),
     )
 
 
@@ -174,104 +175,108 @@ def count_ranks(
     """Return the ranks of both questions of `ask`, exact below `limit`, from one product of all
     pairs.
     """
-    above = [torch.zeros(len(q.queries), dtype=torch.long, device=q.best.device) for q in questions]
-    not_below = [torch.zeros_like(count) for count in above]
     i2t, t2i = questions
-    for rows, columns, scores in score_blocks(i2t.queries, i2t.keys, chunk_rows):
+    above = [torch.zeros_like(i2t.image_Q), torch.zeros_like(t2i.image_Q)]
+    not_below = [torch.zeros_like(i2t.image_Q), torch.zeros_like(t2i.image_Q)]
+    for rows, columns, scores in score_blocks(i2t.queries_QD, i2t.keys_KD, chunk_rows):
         # Comparing into a float buffer and adding it up is vectorised; counting booleans is ten
         # times slower.
         mask = torch.empty_like(scores)
         for side, (question, part, dim) in enumerate(((i2t, rows, 1), (t2i, columns, 0))):
-            low, high = (bound.unsqueeze(dim) for bound in question.band(part))
-            above[side][part] += torch.gt(scores, high, out=mask).sum(dim).long()
-            not_below[side][part] += torch.ge(scores, low, out=mask).sum(dim).long()
-    i2t_ranks, t2i_ranks = (
+            low, high = question.band(part)
+            above[side][part] += torch.gt(scores, high.unsqueeze(dim), out=mask).sum(dim).long()
+            not_below[side][part] += torch.ge(scores, low.unsqueeze(dim), out=mask).sum(dim).long()
+    ranks = []
+    for question, sure, near in zip(questions, above, not_below, strict=True):
         # The best positive itself always lies within the margin: if nothing else does, the rank is
         # certain.
-        finish_ranks(question, sure, (sure < limit) & (near - sure > 1), chunk_rows)
-        for question, sure, near in zip(questions, above, not_below, strict=True)
-    )
-    return i2t_ranks, t2i_ranks
+        is_open = (sure < limit) & (near - sure > 1)
+        ranks.append(finish_ranks(question, sure, is_open, chunk_rows))
+    return ranks[0], ranks[1]
 
 
 @torch.no_grad()
-def finish_ranks(question: Question, above: Tensor, is_open: Tensor, chunk_rows: int) -> Ranks:
-    """Return `Ranks` with `above` (Q,) strictly greater keys, and with exact counts where `is_open`
-    (Q,) bool.
+def finish_ranks(question: Question, above_Q: Tensor, is_open_Q: Tensor, chunk_rows: int) -> Ranks:
+    """Return `Ranks` of which `above_Q` keys are known to be strictly greater. Queries with
+    `is_open_Q`, bool, are counted exactly.
     """
-    ranks = Ranks(above.clone(), torch.ones_like(above), torch.ones_like(above))
-    open_idx = is_open.nonzero()[:, 0]
-    ranks.greater[open_idx] = 0
-    ranks.tied[open_idx] = 0
-    ranks.tied_positives[open_idx] = 0
-    for rows, columns, scores in score_blocks(
-        question.queries[open_idx], question.keys, chunk_rows, torch.float64
-    ):
-        low, high = (bound[:, None] for bound in question.band(open_idx[rows], torch.float64))
-        ranks.greater[open_idx[rows]] += (scores > high).sum(1)
-        near = ((scores >= low) & (scores <= high)).nonzero()
-        add_near(question, ranks, open_idx[rows][near[:, 0]], near[:, 1] + columns.start)
+    counts = [above_Q.clone(), torch.ones_like(above_Q), torch.ones_like(above_Q)]
+    open_idx = is_open_Q.nonzero()[:, 0]
+    for count in counts:
+        count[open_idx] = 0
+    ranks = Ranks(*counts)
+    queries = question.queries_QD[open_idx]
+    for rows, columns, scores in score_blocks(queries, question.keys_KD, chunk_rows, torch.float64):
+        query = open_idx[rows]
+        low, high = question.band(query, torch.float64)
+        is_above = scores > high[:, None]
+        ranks.greater_Q[query] += is_above.sum(1)
+        # What float64 cannot tell from the best positive either, `pair_scores` decides
+        row, column = ((scores >= low[:, None]) & ~is_above).nonzero(as_tuple=True)
+        add_near(question, ranks, query[row], column + columns.start)
     return ranks
 
 
-def add_near(question: Question, ranks: Ranks, query_idx: Tensor, key_idx: Tensor) -> None:
-    """Compare pairs (P,) by `pair_scores` with the best positive and add them to `ranks` in
-    place.
+def add_near(question: Question, ranks: Ranks, query_P: Tensor, key_P: Tensor) -> None:
+    """Compare pairs of a query and a key with the best positive by `pair_scores`, and add them to
+    `ranks` in place.
     """
-    score, best = question.exact_scores(query_idx, key_idx), question.best[query_idx]
-    is_positive = question.query_image[query_idx] == question.key_image[key_idx]
-    ranks.greater.index_add_(0, query_idx, (score > best).long())
-    ranks.tied.index_add_(0, query_idx, (score == best).long())
-    ranks.tied_positives.index_add_(0, query_idx, ((score == best) & is_positive).long())
+    score_P, best_P = question.exact_scores(query_P, key_P), question.best_Q[query_P]
+    is_tied_P = score_P == best_P
+    is_positive_P = question.image_Q[query_P] == question.image_K[key_P]
+    ranks.greater_Q.index_add_(0, query_P, (score_P > best_P).long())
+    ranks.tied_Q.index_add_(0, query_P, is_tied_P.long())
+    ranks.tied_positives_Q.index_add_(0, query_P, (is_tied_P & is_positive_P).long())
 
 
 def tie_report(ranks: tuple[Ranks, Ranks], ks: tuple[int, ...]) -> TieReport:
-    """Return Recall@K in percent from the (i2t, t2i) ranks.
+    """Return Recall@K in percent from the (i2t, t2i) ranks."""
+    reports = []
+    for hits in (_expected, _optimistic, _pessimistic):
+        found = {}
+        for direction, rank in zip(DIRECTIONS, ranks, strict=True):
+            for k in ks:
+                found[f"{direction}_r{k}"] = 100.0 * float(hits(rank, k).sum()) / len(rank.tied_Q)
+        found["mean_recall"] = sum(found.values()) / len(found)
+        reports.append(found)
+    return TieReport(*reports)
+
+
+def _optimistic(rank: Ranks, k: int) -> Tensor:
+    return (rank.greater_Q < k).double()
+
+
+def _pessimistic(rank: Ranks, k: int) -> Tensor:
+    return (rank.greater_Q + rank.tied_Q - rank.tied_positives_Q < k).double()
+
+
+def _expected(rank: Ranks, k: int) -> Tensor:
+    """Return the probability of a hit when tied keys stand in random order.
 
     With g greater keys and p positives among m tied ones, s = K - g places are left. A random order
     misses with probability C(m-p, s) / C(m, s) = prod_{i<s} (m-p-i) / (m-i).
     """
-    hits: dict[str, list[Tensor]] = {
-        f"{direction}_r{k}": [
-            _chance(rank, k),
-            (rank.greater < k).double(),
-            (rank.greater + rank.tied - rank.tied_positives < k).double(),
-        ]
-        for direction, rank in zip(DIRECTIONS, ranks, strict=True)
-        for k in ks
-    }
-    reports = [
-        {name: 100.0 * float(hit[order].sum()) / len(hit[order]) for name, hit in hits.items()}
-        for order in range(3)
-    ]
-    return TieReport(
-        *({**scores, "mean_recall": sum(scores.values()) / len(scores)} for scores in reports)
-    )
-
-
-def _chance(ranks: Ranks, k: int) -> Tensor:
-    places, miss = (
-        k - ranks.greater,
-        torch.ones(len(ranks.tied), dtype=torch.float64, device=ranks.tied.device),
-    )
+    places_Q = k - rank.greater_Q
+    miss_Q = torch.ones_like(rank.tied_Q, dtype=torch.float64)
     for drawn in range(k):
-        others = (ranks.tied - ranks.tied_positives - drawn).clamp_min(0)
-        miss = torch.where(drawn < places, miss * others / (ranks.tied - drawn).clamp_min(1), miss)
-    return 1 - miss
+        others_Q = (rank.tied_Q - rank.tied_positives_Q - drawn).clamp_min(0)
+        # A hit is certain once every tied key was drawn; the floor of 1 keeps 0 / 0 out
+        left_Q = (rank.tied_Q - drawn).clamp_min(1)
+        miss_Q = torch.where(drawn < places_Q, miss_Q * others_Q / left_Q, miss_Q)
+    return 1 - miss_Q
 
 
 @torch.no_grad()
-def pair_scores(queries: Tensor, keys: Tensor, query_idx: Tensor, key_idx: Tensor) -> Tensor:
-    """Return the inner products (P,) float64 of queries[query_idx] and keys[key_idx], both (P, d).
+def pair_scores(queries_QD: Tensor, keys_KD: Tensor, query_P: Tensor, key_P: Tensor) -> Tensor:
+    """Return the inner products (P,) float64 of the queries `query_P` and the keys `key_P`.
 
-    The d products are added by halving, elementwise: the same pair of vectors gives the same bits
-    wherever it stands and on any device, which no matrix product promises.
+    The D products are added by halving, elementwise. So the same pair of vectors gives the same
+    bits wherever it stands and on any device, which no matrix product promises.
     """
-    scores = [torch.empty(0, dtype=torch.float64, device=queries.device)]
-    step = max(1, EXACT_ELEMENTS // queries.shape[1])
-    for first in range(0, len(query_idx), step):
-        part = slice(first, first + step)
-        terms = queries[query_idx[part]].double() * keys[key_idx[part]].double()
+    scores = [torch.empty(0, dtype=torch.float64, device=queries_QD.device)]
+    step = max(1, EXACT_ELEMENTS // queries_QD.shape[1])
+    for query, key in zip(query_P.split(step), key_P.split(step), strict=True):
+        terms = queries_QD[query].double() * keys_KD[key].double()
         while (width := terms.shape[1]) > 1:
             half = width // 2
             if width % 2:
@@ -281,64 +286,60 @@ def pair_scores(queries: Tensor, keys: Tensor, query_idx: Tensor, key_idx: Tenso
     return torch.cat(scores)
 
 
-def score_margin(queries: Tensor, keys: Tensor, dtype: torch.dtype = torch.float32) -> float:
+def score_margin(queries_QD: Tensor, keys_KD: Tensor, dtype: torch.dtype = torch.float32) -> float:
     """Return a bound on |inner product in `dtype`, in any order of summation, - pair_scores| over
     all pairs.
 
-    The bound is gamma_d |x| |y|, gamma_d = d u / (1 - d u), u = 2^-24 in float32. Source: Higham,
+    The bound is gamma_D |x| |y|, gamma_D = D u / (1 - D u), u = 2^-24 in float32. Source: Higham,
     Accuracy and Stability of Numerical Algorithms, 3.1. Added are 32 u more for pair_scores and for
-    rounding inputs and bounds, and d times the smallest normal number for underflow. Where PyTorch
+    rounding inputs and bounds, and D times the smallest normal number for underflow. Where PyTorch
     may round float32 factors to TF32 or bfloat16, the bound grows by 2^-7 |x| |y|.
 
     Raises:
         ValueError: norms so large that a float32 score could overflow.
     """
-    width, precision, largest = (
-        queries.shape[1],
-        torch.finfo(dtype),
-        torch.finfo(torch.float32).max / (queries.shape[1] + 1),
-    )
-    norm_types = (torch.promote_types(value.dtype, torch.float32) for value in (queries, keys))
-    norms = (
-        torch.linalg.vector_norm(value, dim=1, dtype=kind).max()
-        for value, kind in zip((queries, keys), norm_types, strict=True)
-    )
-    size = math.prod(float(norm) for norm in norms)
+    width, precision = queries_QD.shape[1], torch.finfo(dtype)
+    largest = torch.finfo(torch.float32).max / (width + 1)
+    size = _longest(queries_QD) * _longest(keys_KD)
     if not size < largest:
         raise ValueError(
             f"embeddings are too large for float32 scores: the largest |x| |y| is {size:.3g}, "
             f"allowed is {largest:.3g}; L2-normalise them"
         )
-    backend = torch.backends.cuda if queries.device.type == "cuda" else torch.backends.mkldnn
+    backend = torch.backends.cuda if queries_QD.device.type == "cuda" else torch.backends.mkldnn
     is_rounded = dtype == torch.float32 and backend.matmul.fp32_precision not in ("none", "ieee")
-    return (
-        1.01 * (width + 32) * precision.eps / 2 + is_rounded * 2.0**-7
-    ) * size + width * precision.tiny
+    relative = 1.01 * (width + 32) * precision.eps / 2 + is_rounded * 2.0**-7
+    return relative * size + width * precision.tiny
+
+
+def _longest(rows: Tensor) -> float:
+    kind = torch.promote_types(rows.dtype, torch.float32)
+    return float(torch.linalg.vector_norm(rows, dim=1, dtype=kind).max())
 
 
 def score_blocks(
-    queries: Tensor, keys: Tensor, chunk_rows: int, dtype: torch.dtype = torch.float32
+    queries_QD: Tensor, keys_KD: Tensor, chunk_rows: int, dtype: torch.dtype = torch.float32
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Yield (rows, columns, scores in `dtype`) of blocks of chunk_rows queries and chunk_rows
     keys.
     """
-    with torch.autocast(queries.device.type, enabled=False):
-        for first in range(0, len(queries), chunk_rows):
-            rows = slice(first, min(first + chunk_rows, len(queries)))
-            block = queries[rows].to(dtype)
-            for start in range(0, len(keys), chunk_rows):
-                columns = slice(start, min(start + chunk_rows, len(keys)))
-                yield rows, columns, block @ keys[columns].to(dtype).T
+    with torch.autocast(queries_QD.device.type, enabled=False):
+        for first in range(0, len(queries_QD), chunk_rows):
+            rows = slice(first, min(first + chunk_rows, len(queries_QD)))
+            block = queries_QD[rows].to(dtype)
+            for left in range(0, len(keys_KD), chunk_rows):
+                columns = slice(left, min(left + chunk_rows, len(keys_KD)))
+                yield rows, columns, block @ keys_KD[columns].to(dtype).T
 
 
-def _check(image_embeds: Tensor, text_embeds: Tensor, owner: Tensor, ks: tuple[int, ...]) -> None:
+def _check(img_ND: Tensor, txt_TD: Tensor, image_T: Tensor, ks: tuple[int, ...]) -> None:
     if (
-        image_embeds.ndim != 2
-        or text_embeds.ndim != 2
-        or image_embeds.shape[1] != text_embeds.shape[1]
-        or len(owner) != len(text_embeds)
+        img_ND.ndim != 2
+        or txt_TD.ndim != 2
+        or img_ND.shape[1] != txt_TD.shape[1]
+        or len(image_T) != len(txt_TD)
     ):
-        shapes = [tuple(value.shape) for value in (image_embeds, text_embeds, owner)]
+        shapes = [tuple(value.shape) for value in (img_ND, txt_TD, image_T)]
         raise ValueError(
             "recall needs image_embeds (N, d), text_embeds (T, d), caption_image_idx (T,); "
             f"received {shapes}"
@@ -348,10 +349,10 @@ def _check(image_embeds: Tensor, text_embeds: Tensor, owner: Tensor, ks: tuple[i
             f"ks must be integers of at least 1, one for each Recall@K; received {ks}; change "
             "the ks of the caller"
         )
-    check_embeddings(image_embeds=image_embeds, text_embeds=text_embeds)
-    if not torch.equal(owner.unique().cpu(), torch.arange(len(image_embeds), dtype=owner.dtype)):
+    check_embeddings(image_embeds=img_ND, text_embeds=txt_TD)
+    if not torch.equal(image_T.unique().cpu(), torch.arange(len(img_ND), dtype=image_T.dtype)):
         raise ValueError(
-            f"caption_image_idx must name each of the {len(image_embeds)} images at least once "
+            f"caption_image_idx must name each of the {len(img_ND)} images at least once "
             "and no other"
         )
 
@@ -359,10 +360,8 @@ def _check(image_embeds: Tensor, text_embeds: Tensor, owner: Tensor, ks: tuple[i
 def check_embeddings(**embeddings: Tensor) -> None:
     """Refuse embeddings with non-finite values, or without any, by name (ValueError)."""
     for name, value in embeddings.items():
-        # NaN passes through aminmax
-        if not value.numel() or not all(
-            bool(torch.isfinite(extreme)) for extreme in value.aminmax()
-        ):
+        # Two numbers tell, since a NaN anywhere makes both extremes NaN
+        if not value.numel() or not torch.stack(value.aminmax()).isfinite().all():
             raise ValueError(
                 f"{name} has non-finite values or none at all (shape {tuple(value.shape)}); "
                 "check the encoder and the training that produced it"

@@ -1,4 +1,4 @@
-"""Mean, standard deviation and confidence interval of what several students scored.
+"""Computes mean, standard deviation and confidence interval of what several students scored.
 
 Report, preset tables and MLflow take their numbers from here, so that they agree. It lies in core
 so that the cache keys of all of them cover it.
@@ -48,7 +48,7 @@ def describe(values: Iterable[float]) -> Statistics:
     if n == 1:
         return Statistics(n, mean, None, None)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in sample) / (n - 1))
-    half = student_t(n - 1) * deviation / math.sqrt(n)
+    half = t_quantile(n - 1) * deviation / math.sqrt(n)
     return Statistics(n, mean, deviation, (mean - half, mean + half))
 
 
@@ -58,7 +58,7 @@ def mean(values: Iterable[float]) -> float:
 
 
 @functools.cache
-def student_t(freedom: int) -> float:
+def t_quantile(freedom: int) -> float:
     """Return the quantile of Student's t that encloses `CONFIDENCE` on both sides of zero.
 
     Args:
@@ -80,9 +80,10 @@ def _enclosed(angle: float, freedom: int) -> float:
     For whole degrees of freedom it is a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4).
     """
     sine, cosine = math.sin(angle), math.cos(angle)
-    is_odd = freedom % 2 == 1
+    # Odd and even degrees of freedom have one recurrence with two beginnings
+    is_odd = freedom % 2
     term, total = (cosine, 0.0) if is_odd else (1.0, 0.0)
-    for power in range(1 if is_odd else 0, freedom - 1, 2):
+    for power in range(is_odd, freedom - 1, 2):
         total += term
         term *= cosine**2 * (power + 1) / (power + 2)
     return 2 / math.pi * (angle + sine * total) if is_odd else sine * total

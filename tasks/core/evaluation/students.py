@@ -1,27 +1,27 @@
-"""Evaluation (METHOD 8): train a fresh student on a set, choose its epoch by the protocol, score
-the test split.
+"""Evaluates a set (METHOD 8): trains a fresh student on it, chooses an epoch by the protocol, and
+scores the test split.
 
-The test split is scored by the function that the caller gives (FAISS in the pipeline); validation
-by counting (`retrieval.recall`).
+The caller gives the function that scores the test split; the pipeline gives one that searches by
+FAISS. Validation is scored by counting (`retrieval.recall`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import torch
 from torch import Tensor
 
 from tasks.core.evaluation.retrieval import recall
 from tasks.core.foundations.records import Split
-from tasks.core.foundations.section import Count, Range, Rate, Section
+from tasks.core.foundations.section import BatchSize, Count, Range, Rate, Section, Share
 from tasks.core.networks.dual_encoder import DualEncoder
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.functional import FlatModel, Theta
 from tasks.core.training.embedding import embed_split
-from tasks.core.training.epoch import Loss, Pairs, parameter_groups, train_epoch
+from tasks.core.training.epoch import Loss, Pairs, sgd, train_epoch
 
 Protocol = Literal["strict", "last", "upstream_best"]
 
@@ -36,29 +36,31 @@ class RecipeSection(Section):
         batch_size: pairs per step, at most the set.
         lr_img, lr_txt: step sizes; a distilled set that carries learned ones uses those.
         momentum, weight_decay: of SGD.
-        num_validations: times that the validation split is scored, evenly spread, the last epoch
-            among them.
+        num_validations: how often the validation split is scored; the epochs are spread evenly,
+            and the last one is among them.
     """
 
     num_epochs: Count
-    batch_size: Annotated[int, Range(ge=2, unit="pairs")]
+    batch_size: BatchSize
     lr_img: Rate
     lr_txt: Rate
-    momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
-    weight_decay: Annotated[float, Range(ge=0.0, lt=1.0)]
+    momentum: Share
+    weight_decay: Share
     num_validations: Count
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSection(Section):
-    """The evaluator: one recipe for every small set, one for the full data, whatever the student.
+    """How sets are evaluated: one recipe for every small set, and one for the full data.
 
-    Further students (`evaluate.cross_architecture` of params.yaml) are `StudentSection`s.
+    Both hold for every student. A further one (`evaluate.cross_architecture` of params.yaml) is a
+    `StudentSection`.
 
     Attributes:
         num_eval: students per set, each with its own projections and data order.
         protocol: which epoch's test scores count (METHOD 8).
-        small: recipe for coresets and distilled sets.  full: recipe for all of the training split.
+        small: recipe for coresets and distilled sets.
+        full: recipe for all of the training split.
     """
 
     num_eval: Annotated[int, Range(ge=1, unit="students")]
@@ -108,42 +110,40 @@ def train_student(
 
     Args:
         step_sizes: learned step sizes of a distilled set, {"img", "txt"}; None uses the recipe's.
-        protocol: `strict` chooses the epoch on validation and scores test once; `last` takes the
-            last epoch; `upstream_best` takes the best of 11 test scores, as LoRS and others print,
-            for comparison only.
+        protocol: `strict` chooses the epoch on validation and scores test once. `last` takes the
+            last epoch. `upstream_best` takes the best of 11 test scores, as LoRS and others print;
+            it is for comparison only.
         score: Recall@K of (image embeddings, text embeddings, caption_image_idx).
         loss_fn: see `train_epoch`; `similarity.set_loss` of a stored set.
-        progress: called with (epochs done, epochs in all, loss=loss of the epoch, and
-            val_mean_recall=recall in percent, once an epoch was scored).
+        progress: called after each epoch with (epochs done, epochs in all, loss=). Once an epoch
+            was scored, val_mean_recall= in percent comes with it.
     """
+    # Step sizes that a set has learned belong to it
     rates = step_sizes or {"img": recipe.lr_img, "txt": recipe.lr_txt}
-    groups = parameter_groups(model, rates["img"], rates["txt"])
-    optimiser = torch.optim.SGD(
-        groups, lr=rates["txt"], momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    decay = recipe.weight_decay
+    optimiser = sgd(model, rates["img"], rates["txt"], momentum=recipe.momentum, weight_decay=decay)
     flat = FlatModel(model)
-    scored = _scored_epochs(
-        recipe.num_epochs, 10 if protocol == "upstream_best" else recipe.num_validations
-    )
+    scored = _scored_epochs(recipe, protocol)
     curve: list[dict[str, float]] = []
     best: tuple[float, int, dict[str, float], Theta] | None = None
 
+    def scores(split: Split, by: Score) -> dict[str, float]:
+        img, txt = embed_split(model, split, encoder, device=flat.device)
+        return by(img, txt, split.caption_image_idx)
+
     def judge(epoch: int, loss: float) -> None:
         nonlocal best
-        row = {"epoch": float(epoch), "loss": loss}
-        found = recall(*embed_split(model, val, encoder, device=flat.device), val.caption_image_idx)
-        row["val_mean_recall"] = criterion = found["mean_recall"]
+        found = scores(val, recall)
+        criterion = found["mean_recall"]
+        row = {"epoch": float(epoch), "loss": loss, "val_mean_recall": criterion}
         if protocol == "upstream_best":
-            on_test = score(
-                *embed_split(model, test, encoder, device=flat.device), test.caption_image_idx
-            )
-            row["test_mean_recall"] = criterion = on_test["mean_recall"]
+            row["test_mean_recall"] = criterion = scores(test, score)["mean_recall"]
         curve.append(row)
         if best is None or criterion > best[0] or protocol == "last":
             best = (criterion, epoch, found, flat.flatten())
 
-    if protocol == "upstream_best":
-        judge(0, float("nan"))
+    if 0 in scored:
+        judge(0, math.nan)
     for epoch in range(recipe.num_epochs):
         if epoch == recipe.num_epochs // 2:
             for group in optimiser.param_groups:
@@ -163,21 +163,28 @@ def train_student(
         if progress:
             latest = {"val_mean_recall": curve[-1]["val_mean_recall"]} if curve else {}
             progress(epoch + 1, recipe.num_epochs, loss=loss, **latest)
-    assert best is not None
-    flat.load(best[3])
-    tested = score(*embed_split(model, test, encoder, device=flat.device), test.caption_image_idx)
-    return Outcome(tested, best[2], best[1], curve)
+    assert best is not None, "the last epoch is scored in every protocol"
+    _, chosen, on_val, theta = best
+    # The parameters of the chosen epoch, which need not be the last
+    flat.load(theta)
+    return Outcome(scores(test, score), on_val, chosen, curve)
 
 
 def num_scorings(recipe: RecipeSection, protocol: Protocol) -> tuple[int, int]:
     """Return how often one student is scored on the validation and on the test split."""
+    on_val = len(_scored_epochs(recipe, protocol))
+    # The chosen epoch is scored on test at the end in any case
+    return on_val, on_val + 1 if protocol == "upstream_best" else 1
+
+
+def _scored_epochs(recipe: RecipeSection, protocol: Protocol) -> set[int]:
+    """Return epochs spread evenly over the training, the last among them; `upstream_best` has 10
+    of them, and epoch 0 before training.
+    """
+    found, wanted = set[int](), recipe.num_validations
     if protocol == "upstream_best":
-        both = len(_scored_epochs(recipe.num_epochs, 10)) + 1
-        return both, both + 1
-    return len(_scored_epochs(recipe.num_epochs, recipe.num_validations)), 1
-
-
-def _scored_epochs(num_epochs: int, count: int) -> set[int]:
-    """`count` epochs, evenly spread over 1..num_epochs, the last among them."""
-    count = min(count, num_epochs)
-    return {round((index + 1) * num_epochs / count) for index in range(count)}
+        found, wanted = {0}, 10
+    count = min(wanted, recipe.num_epochs)
+    for index in range(1, count + 1):
+        found.add(round(index * recipe.num_epochs / count))
+    return found

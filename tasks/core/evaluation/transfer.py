@@ -1,5 +1,5 @@
-"""Cross-architecture evaluation (METHOD 8): a set of pairs under an image encoder that it was not
-distilled with.
+"""Shows a set of pairs to an image encoder that it was not distilled with: cross-architecture
+evaluation (METHOD 8).
 
 A set's images live in the normalised space, and have the size, of the encoder that they were made
 for. Another encoder has another normalisation, and may take another size.
@@ -8,13 +8,14 @@ for. Another encoder has another normalisation, and may take another size.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tasks.core.foundations.section import Range, Section
+from tasks.core.networks.dual_encoder import EmbedDim, Trainable
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.lora import LoraSection
 from tasks.core.training.pair_set import PairSet
@@ -31,9 +32,9 @@ class StudentSection(Section):
             null takes them as prepared.
     """
 
-    trainable: Literal["full", "lora", "heads", "text_head"]
+    trainable: Trainable
     lora: LoraSection | None
-    embed_dim: Annotated[int, Range(ge=1, le=16384)] | None
+    embed_dim: EmbedDim
     input_size: Annotated[int, Range(ge=8, le=1024, unit="px")] | None
 
 
@@ -50,6 +51,7 @@ def transfer(pairs: PairSet, encoder: ImageEncoder, input_size: int | None) -> P
     Args:
         input_size: pixels of a side that the encoder takes, None for any.
     """
+    # Between equal normalisations the map would do nothing but round
     images = pairs.images
     if (pairs.mean, pairs.std) != (encoder.mean, encoder.std):
         channels = list(zip(pairs.mean, pairs.std, encoder.mean, encoder.std, strict=True))
@@ -64,14 +66,10 @@ def transfer(pairs: PairSet, encoder: ImageEncoder, input_size: int | None) -> P
 
 
 def at_size(encoder: ImageEncoder, input_size: int | None) -> ImageEncoder:
-    """Return the encoder behind a resize of whatever it is given to `input_size`; None returns it
-    as it is.
-    """
-    return (
-        encoder
-        if input_size is None
-        else replace(encoder, module=Resized(encoder.module, input_size))
-    )
+    """Return the encoder behind a resize of its images to `input_size`, None: without a resize."""
+    if input_size is None:
+        return encoder
+    return replace(encoder, module=Resized(encoder.module, input_size))
 
 
 class Resized(nn.Module):
@@ -91,8 +89,8 @@ class Resized(nn.Module):
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Return (B, C, size, size) images by antialiased bilinear interpolation; images of that size
-    are returned as they are.
+    """Return (B, C, size, size) images by antialiased bilinear interpolation. Images of that size
+    stay as they are.
     """
     if images.shape[-2:] == (size, size):
         return images

@@ -24,31 +24,37 @@ _DIGEST = "sha256"
 _MARK = f'"{_DIGEST}":"'.encode()  # state is a string inside JSON: its own quotes are escaped
 _LENGTH = 64  # characters of a digest
 _BLOCK = 2**20
+Parts = dict[str, dict[str, Tensor]]
 
 
-def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write a checkpoint, and keep the one before it beside it; a kill at any moment leaves a whole
+def save_checkpoint(path: Path, parts: Parts, state: dict[str, Any]) -> None:
+    """Write a checkpoint, and keep the one before it beside it. A kill at any moment leaves a whole
     one.
+
+    Args:
+        parts: tensors by name, in named parts; an empty part is not stored.
+        state: JSON-serialisable facts.
     """
     temporary = path.with_name(path.name + ".new")
-    save_tensors(
-        temporary,
-        {name: value.detach().cpu() for name, value in tensors.items()},
-        {"state": json.dumps(state), _DIGEST: "0" * _LENGTH},
-    )
+    tensors = {}
+    for part, named in parts.items():
+        for name, value in named.items():
+            tensors[f"{part}/{name}"] = value.detach().cpu()
+    save_tensors(temporary, tensors, {"state": json.dumps(state), _DIGEST: "0" * _LENGTH})
     with temporary.open("r+b") as handle:
         place, _, digest = _read_digests(temporary)
         handle.seek(place)
         handle.write(digest)
         handle.flush()
         os.fsync(handle.fileno())
+    # Two renames: a kill between them leaves the one before, which `load_checkpoint` takes
     if path.exists():
         os.replace(path, _before(path))
     os.replace(temporary, path)
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Return (tensors on the CPU, state) of the last whole `save_checkpoint`, or None when there is
+def load_checkpoint(path: Path) -> tuple[Parts, dict[str, Any]] | None:
+    """Return (parts on the CPU, state) of the last whole `save_checkpoint`, or None when there is
     none.
 
     A damaged file is named in a warning and renamed to `<name>.damaged`.
@@ -60,7 +66,11 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | No
         if stored == digest:
             with safe_open(str(file), "pt") as handle:
                 state = json.loads(handle.metadata()["state"])
-            return load_tensors(file), state
+            parts: Parts = {}
+            for place, value in load_tensors(file).items():
+                part, _, name = place.partition("/")
+                parts.setdefault(part, {})[name] = value
+            return parts, state
         aside = file.with_name(file.name + ".damaged")
         os.replace(file, aside)
         warnings.warn(

@@ -17,8 +17,8 @@ def check_name(name: object, what: str, where: str) -> None:
         where: where a user changes it.
 
     Raises:
-        ValueError: other signs than letters, digits, `_`, `-` and `.`, a `.` at the start, or more
-            than 100 of them.
+        ValueError: the name is longer than 100 characters, begins with a dot, or has another
+            character.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Find a plugin module `tasks/core/<room>/<kind>/<name>.py` by its name.
+"""Finds a plugin module `tasks/core/<room>/<kind>/<name>.py` by its name.
 
 The file name is the registry: a new plugin is a new file in the folder of its kind.
 """
@@ -43,6 +43,7 @@ def load(kind: str, name: str, *, where: str = "params.yaml") -> ModuleType:
         ValueError: no such file; the message lists the names that exist and `where` to change the
             name.
     """
+    # Looked up before the import, so that an error inside a plugin is not taken for a missing one
     names = available(kind)
     if name not in names:
         label = kind.removesuffix("s").replace("_", " ")

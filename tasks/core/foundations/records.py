@@ -1,4 +1,4 @@
-"""The records that travel between the parts of the core. No logic beyond shape checks.
+"""Defines the records that travel between the rooms of the core.
 
 Our renamings of published names: `text_embeds` for the synthetic "text labels", `step_sizes` for
 `syn_lr_img/txt`, `i2t_r1` for upstream's `txt_r1` and `t2i_r1` for its `img_r1`.

@@ -1,7 +1,8 @@
-"""The base of every parameter section: a frozen dataclass whose fields carry their range and unit.
+"""Defines the base of every parameter section: a frozen dataclass whose fields carry their range
+and unit.
 
-A GPU machine builds a section directly; `tasks/settings/params.py` builds the same class from
-params.yaml through pydantic, which enforces field types, ranges (`Range`) and refuses unknown keys.
+A GPU machine builds a section directly. `tasks/settings/params.py` builds the same class from
+params.yaml through pydantic. That checks types and ranges (`Range`), and refuses unknown keys.
 """
 
 from __future__ import annotations
@@ -84,5 +85,12 @@ class Section:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoOptions(Section):
+    """The `Config` of a plugin that has none."""
+
+
 Count = Annotated[int, Range(ge=1)]
+BatchSize = Annotated[int, Range(ge=2, unit="pairs")]
+Share = Annotated[float, Range(ge=0.0, lt=1.0)]
 Rate = Annotated[float, Range(gt=0.0, le=100.0, unit="(step size)")]

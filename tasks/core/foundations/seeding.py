@@ -1,4 +1,4 @@
-"""Randomness: one seed and a name give one generator, so that adding a consumer does not shift the
+"""Makes a generator out of one seed and a name, so that adding a consumer does not shift the
 others.
 """
 
@@ -13,6 +13,7 @@ def derive_seed(seed: int, *names: str | int) -> int:
     """Return a 63-bit seed that depends on `seed` and every name (sha256, stable across
     platforms).
     """
+    # Python's own hash differs from process to process
     text = "/".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

@@ -1,6 +1,4 @@
-"""Tensors on disk: safetensors files, written whole and read whole or through a read-only memory
-map.
-"""
+"""Writes and reads tensors as safetensors files, whole or through a memory map."""
 
 from __future__ import annotations
 
@@ -61,6 +59,7 @@ def map_tensor(path: Path, name: str, *, mode: Literal["r", "c"] = "r") -> np.nd
     Raises:
         ValueError: the file has no such tensor, or its dtype has no numpy counterpart.
     """
+    # For a memory map of numpy: the header of a safetensors file tells where the bytes are
     with path.open("rb") as handle:
         (length,) = struct.unpack("<Q", handle.read(8))
         header = json.loads(handle.read(length))

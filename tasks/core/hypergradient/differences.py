@@ -1,15 +1,15 @@
-"""A student's steps whose second-order products are finite differences of the gradient (METHOD 5):
-no second derivative of any operation is needed.
+"""Keeps a student's steps and forms their second-order products as finite differences of the
+gradient (METHOD 5). No operation needs a second derivative.
 
 Every step keeps theta_t. One-sided differences also keep g_t and the gradient of the rows. Central
-ones keep g_0: no step comes before the first one, so nothing there asks for a change of g. Two
-passes then save the gradient of theta. Both keep the kinks of the network while these are smaller
-than theta. Otherwise one evaluation without a graph finds them again.
+ones keep g_0 alone. The first step needs no change of g, since no step comes before it. So its two
+passes need not differentiate by theta. Both kinds keep the kinks of the network while these are
+smaller than theta. Otherwise one evaluation without a graph finds them again.
 
-How far to go along w, |eps w|, decides the error: truncation grows with it, O(eps^2) or O(eps),
-rounding falls, O(1 / eps). The best length follows the curvature of the network at hand
-(`StepLength`). Where the network has kinks (ReLU, max pooling), theta + eps w is evaluated in the
-pieces of theta: see `kinks.py`.
+The length |eps w| decides the error. Truncation grows with it, O(eps^2) or O(eps), and rounding
+falls, O(1 / eps). The best length follows the curvature of the network at hand (`StepLength`).
+Where the network has kinks (ReLU, max pooling), theta + eps w is evaluated in the pieces of theta:
+see `kinks.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from tasks.core.hypergradient.kinks import Kinks
-from tasks.core.hypergradient.second_order import Tensors
+from tasks.core.hypergradient.second_order import Tensors, each
 from tasks.core.hypergradient.student_step import Batch, Product, Rows, StudentStep
 from tasks.core.hypergradient.sweep import put_away, take_back
 from tasks.core.networks.functional import GROUPS, Theta
@@ -42,8 +42,9 @@ class Rules:
     """One kind of quotient.
 
     Attributes:
-        is_one_sided: [grad(theta + eps w) - grad(theta)] / eps, one gradient and an error O(eps);
-            else [grad(theta + eps w) - grad(theta - eps w)] / (2 eps), two and O(eps^2).
+        is_one_sided: [grad(theta + eps w) - grad(theta)] / eps: one further gradient, error O(eps).
+            Otherwise [grad(theta + eps w) - grad(theta - eps w)] / (2 eps): two of them, error
+            O(eps^2).
         lengths: by the dtype of theta; others take those of float32.
     """
 
@@ -157,7 +158,7 @@ class DifferenceSteps:
             here, rows_here = self._moved(theta, -eps, w, batch, kinks, with_theta=with_theta)
         if grad is None:
             # The mean of both sides is grad(theta) to O(eps^2), so that no third pass is needed.
-            grad = {group: (there[group] + here[group]) / 2 for group in GROUPS}
+            grad = each(lambda a, b: (a + b) / 2, there, here)
         h_theta, h_rows = _slope(there, here, distance), _slope(rows_there, rows_here, distance)
         product = Product(grad, h_theta, h_rows)
         if with_theta:
@@ -168,7 +169,7 @@ class DifferenceSteps:
         self, theta: Theta, eps: Tensor, w: Theta, batch: Batch, kinks: Kinks, *, with_theta: bool
     ) -> tuple[Theta, Rows]:
         """Return the gradients at theta + eps w in the pieces of theta."""
-        moved = {group: torch.addcmul(theta[group], w[group], eps) for group in GROUPS}
+        moved = each(lambda at, way: torch.addcmul(at, way, eps), theta, w)
         with kinks.imposed():
             return self._student.gradient(moved, batch, with_theta=with_theta, with_rows=True)
 
@@ -184,7 +185,7 @@ class DifferenceSteps:
 
 def _slope(there: Tensors, here: Tensors, distance: Tensor) -> Tensors:
     # In place where the tensor is ours: one vector of the length of theta less.
-    return {name: (value - here[name]).div_(distance) for name, value in there.items()}
+    return each(lambda a, b: (a - b).div_(distance), there, here)
 
 
 def _norm(theta: Theta) -> Tensor:

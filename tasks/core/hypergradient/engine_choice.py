@@ -1,5 +1,5 @@
-"""Which gradient engine `auto` stands for, by measurement (tests/benchmarks/engine_table.py);
-`engine_probe.py` asks the network.
+"""Chooses the gradient engine that `auto` stands for, by rules that were measured
+(tests/benchmarks/engine_table.py). `engine_probe.py` asks the network.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ MAX_ERROR = 0.3
 
 @dataclass(frozen=True)
 class Facts:
-    """What a probe found out about a trained network, the same in every run on a machine.
+    """What a probe found out about a trained network. It is the same in every run on a machine.
 
     Attributes:
-        error: |differences - second derivatives| / |second derivatives| of the gradient of images
-            and texts, the larger of both; None where nothing can be compared.
-        missing: why: torch's words for what has no second derivative.
-        exact_bytes: that the graph of `double_backward` holds of a student step, in all.
+        error: |differences - second derivatives| / |second derivatives|, the larger one of images
+            and texts; None where the network has no second derivatives to compare with.
+        missing: torch's words for what has no second derivative.
+        exact_bytes: memory that the graph of `double_backward` holds for one student step.
         memory_bytes: of the device; None on the CPU, where nothing is refused for its memory.
     """
 
@@ -28,13 +28,6 @@ class Facts:
     missing: str | None = None
     exact_bytes: int = 0
     memory_bytes: int | None = None
-
-
-def choose_engine(*, is_encoder_frozen: bool, facts: Facts | None = None) -> str:
-    """Return the name of an engine of `engines.py`; see `explain_engine`. Without facts it is
-    what a usual network gets.
-    """
-    return explain_engine(is_encoder_frozen=is_encoder_frozen, facts=facts)[0]
 
 
 def explain_engine(*, is_encoder_frozen: bool, facts: Facts | None = None) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The gradient engines: one table of what each needs, what it can do, and what computes it.
+"""Lists the gradient engines: what each needs, what it can do, and what computes it.
 
 The choices of `engine` in params.yaml, the checks of the options and the dispatch come from here. A
 further engine is a file of its own and an entry.
@@ -19,6 +19,8 @@ from tasks.core.hypergradient.unroll import unroll
 from tasks.core.networks.precision import Precision
 
 _NOISE = "whose differences of rounded numbers are noise; allowed is float32, or an exact engine"
+_ROUNDED: Mapping[Precision, str] = {"tf32": _NOISE, "bfloat16": _NOISE}
+_WHOLE = "does not cut a step into micro-batches"
 _MIXED = (
     "whose forward derivatives torch does not form of bfloat16 and float32 together; allowed is "
     "double_backward, also exact"
@@ -35,8 +37,7 @@ class Engine:
             whether parameter vectors lie on the host.
         needs_second_derivatives: of every operation of the network. Attention then runs the math
             kernel, and a trained encoder cannot be compiled.
-        cuts_steps: a step may run in micro-batches.
-        keeps_theta_on_host: parameter vectors may lie in the memory of the host.
+        cannot: the options that save memory and that it cannot follow, each with the reason.
         refused_precisions: precisions of matrix products that it cannot work with, each with the
             reason and what is allowed.
     """
@@ -44,13 +45,19 @@ class Engine:
     name: str
     gradient: Callable[[StudentStep, Trajectory, Terminal, bool], Gradient]
     needs_second_derivatives: bool = True
-    cuts_steps: bool = True
-    keeps_theta_on_host: bool = True
+    cannot: Mapping[str, str] = field(default_factory=dict)
     refused_precisions: Mapping[Precision, str] = field(default_factory=dict)
 
 
 _LISTED = (
-    Engine("unroll", unroll, cuts_steps=False, keeps_theta_on_host=False),
+    Engine(
+        "unroll",
+        unroll,
+        cannot={
+            "is_theta_on_host": "keeps the graphs of all steps on the device whatever is asked",
+            "micro_batch": _WHOLE,
+        },
+    ),
     Engine(
         "double_backward",
         partial(reverse_sweep, make_steps=partial(ExactSteps, how=DoubleBackward())),
@@ -64,20 +71,20 @@ _LISTED = (
         "central_difference",
         partial(reverse_sweep, make_steps=partial(DifferenceSteps, rules=CENTRAL)),
         needs_second_derivatives=False,
-        refused_precisions={"tf32": _NOISE, "bfloat16": _NOISE},
+        refused_precisions=_ROUNDED,
     ),
     Engine(
         "forward_difference",
         partial(reverse_sweep, make_steps=partial(DifferenceSteps, rules=ONE_SIDED)),
         needs_second_derivatives=False,
-        refused_precisions={"tf32": _NOISE, "bfloat16": _NOISE},
+        refused_precisions=_ROUNDED,
     ),
     Engine(
         "tesla",
         partial(
             reverse_sweep, make_steps=partial(ExactSteps, how=DoubleBackward(), is_biased=True)
         ),
-        cuts_steps=False,
+        cannot={"micro_batch": _WHOLE},
     ),
 )
 ENGINES = {engine.name: engine for engine in _LISTED}
@@ -92,18 +99,13 @@ def check_memory(name: str, *, micro_batch: int | None, is_theta_on_host: bool, 
         micro_batch, is_theta_on_host: see `trajectory_gradient`.
         where: place of the options, for the message.
     """
-    engine = ENGINES[name]
-    if is_theta_on_host and not engine.keeps_theta_on_host:
-        allowed = ", ".join(other.name for other in _LISTED if other.keeps_theta_on_host)
-        raise ValueError(
-            f"{where}: the engine {name!r} keeps the graphs of all steps on the device; received "
-            f"is_theta_on_host true, which would change nothing; allowed are {allowed}; change "
-            "`engine` or set `is_theta_on_host: false`"
-        )
-    if micro_batch is not None and not engine.cuts_steps:
-        allowed = ", ".join(other.name for other in _LISTED if other.cuts_steps)
-        raise ValueError(
-            f"{where}: the engine {name!r} does not cut a step into micro-batches; received "
-            f"micro_batch {micro_batch}; allowed are {allowed}; change `engine` or set "
-            "`micro_batch: null`"
-        )
+    cannot = ENGINES[name].cannot
+    asked = {"is_theta_on_host": is_theta_on_host, "micro_batch": micro_batch}
+    for option, instead in (("is_theta_on_host", "false"), ("micro_batch", "null")):
+        if asked[option] and option in cannot:
+            allowed = ", ".join(other.name for other in _LISTED if option not in other.cannot)
+            raise ValueError(
+                f"{where}: the engine {name!r} {cannot[option]}; received {option} "
+                f"{str(asked[option]).lower()}; allowed are {allowed}; change "
+                f"`engine` or set `{option}: {instead}`"
+            )

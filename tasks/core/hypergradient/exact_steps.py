@@ -1,4 +1,4 @@
-"""A student's steps whose second-order products are exact (METHOD 5): every step keeps theta_t."""
+"""Keeps theta_t of a student's steps, and forms their second-order products exactly (METHOD 5)."""
 
 from __future__ import annotations
 

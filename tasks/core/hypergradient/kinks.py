@@ -1,19 +1,19 @@
-"""Piecewise activations held in their piece, so that finite differences of a gradient are right for
-ReLU networks too.
+"""Holds piecewise activations in their piece, so that finite differences of a gradient are right
+for ReLU networks too.
 
 The gradient of a network with ReLUs jumps wherever a unit crosses its kink. A step of eps crosses
 about eps * units of them, and each jump is divided by eps. The difference then measures jumps
 instead of curvature. Automatic differentiation gives the second derivative of the piece at hand. So
 the pieces of theta are recorded once, and theta + eps w is evaluated with the same ones.
 
-Covered are the functions of `pieces.py`; `maximum`, `max` along a dimension, shrinkage, selu and
-max pooling in one or three dimensions are not. `engine_probe.py` notices where one of these makes
-differences wrong.
+`pieces.py` lists the functions that are covered. Not covered are `maximum`, `max` along a
+dimension, shrinkage, selu, and max pooling in one or three dimensions. `engine_probe.py` notices
+where one of these makes differences wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -40,6 +40,7 @@ class Kinks:
 
     def __init__(self) -> None:
         self._pieces: list[Tensor] = []
+        self._position = 0
 
     @property
     def num_bytes(self) -> int:
@@ -50,7 +51,7 @@ class Kinks:
     def recorded(self) -> Iterator[None]:
         """Record the pieces of what is evaluated inside, in place of earlier ones."""
         self._pieces = []
-        with _Recorder(self._pieces):
+        with _Mode(self._record):
             yield
 
     @contextmanager
@@ -58,19 +59,11 @@ class Kinks:
         """Evaluate what is inside with the recorded pieces, again from the first one after the last
         one.
         """
-        with _Imposer(self._pieces) if self._pieces else nullcontext():
+        self._position = 0
+        with _Mode(self._impose) if self._pieces else nullcontext():
             yield
 
-
-class _Recorder(TorchFunctionMode):
-    def __init__(self, pieces: list[Tensor]) -> None:
-        super().__init__()
-        self._pieces = pieces
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        args, kwargs = _tensor_first(args, kwargs or {})
+    def _record(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if func in POOLS:
             output, indices = POOLS[func](*args, **kwargs)
             self._pieces.append(indices)
@@ -82,16 +75,7 @@ class _Recorder(TorchFunctionMode):
             self._pieces.append(piece_numbers(args[0].detach(), pieces[0]))
         return func(*args, **kwargs)
 
-
-class _Imposer(TorchFunctionMode):
-    def __init__(self, pieces: list[Tensor]) -> None:
-        super().__init__()
-        self._pieces, self._position = pieces, 0
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        args, kwargs = _tensor_first(args, kwargs or {})
+    def _impose(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if func in POOLS:
             indices = self._next()
             return args[0].flatten(-2).gather(-1, indices.flatten(-2)).view(indices.shape)
@@ -104,9 +88,23 @@ class _Imposer(TorchFunctionMode):
         return args[0].copy_(output) if func in IN_PLACE else output
 
     def _next(self) -> Tensor:
+        # A step in micro-batches repeats the recorded calls, once for each part
         piece = self._pieces[self._position % len(self._pieces)]
         self._position += 1
         return piece
+
+
+class _Mode(TorchFunctionMode):
+    """Hands every call of a function of torch to `evaluate`."""
+
+    def __init__(self, evaluate: Callable[..., Any]) -> None:
+        super().__init__()
+        self._evaluate = evaluate
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return self._evaluate(func, *_tensor_first(args, kwargs or {}))
 
 
 def _tensor_first(

@@ -1,16 +1,16 @@
-"""A student step in micro-batches: the same gradients as the whole batch, in the memory of a few
-images.
+"""Differentiates a student step in micro-batches: the gradients of the whole batch, in the memory
+of a few images.
 
 The contrastive loss couples the pairs of a batch, so averaging the gradients of its parts would be
-wrong. Let l(theta, x) = head(theta, f) and f_m = encode(theta, x_m). The head (projections,
-dropout, loss) sees all features at once, and only the encoder is cut. This is GradCache (arXiv
-2101.06983), carried on to second order:
+wrong. Let l(theta, x) = head(theta, f) and f_m = encode(theta, x_m) for a part m of the images. The
+head (projections, dropout, loss) sees all features at once, and only the encoder is cut. This is
+GradCache (arXiv 2101.06983), carried on to second order:
 
-* gradient: f without a graph; c = d head/d f; then the gradient of <encode(theta, x_m), c_m> per
-  part.
-* products along w: f' = (d encode/d theta) w per part; the head's gradient along (w, f') gives c,
-  its change c' and the head's share; then the change of the gradient of <encode(theta, x_m), c_m>
-  along (w, c'_m) per part.
+* gradient: compute f without a graph and c = d head/d f. Then add up the gradients of
+  <encode(theta, x_m), c_m> over the parts.
+* products along w: compute f' = (d encode/d theta) w per part. The head's gradient along (w, f')
+  gives c, its change c' and the head's share. Then add up the changes of the gradients of
+  <encode(theta, x_m), c_m> along (w, c'_m).
 
 Cost beside the whole batch: one more forward pass of the encoder, for the products one more
 derivative along w.
@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tasks.core.hypergradient.second_order import SecondOrder, Tensors, leaves
+from tasks.core.hypergradient.second_order import SecondOrder, Tensors, each, gradient, leaves
 from tasks.core.hypergradient.student_step import (
     IMAGES,
     Batch,
@@ -29,7 +29,7 @@ from tasks.core.hypergradient.student_step import (
     LossFn,
     Product,
     Rows,
-    WholeBatch,
+    StudentStep,
     split,
 )
 from tasks.core.networks.functional import GROUPS, Theta
@@ -37,7 +37,7 @@ from tasks.core.networks.functional import GROUPS, Theta
 _COTANGENT = "cotangent"
 
 
-class MicroBatches:
+class MicroBatches(StudentStep):
     """A student step whose encoder runs on at most `size` images at a time.
 
     Args:
@@ -49,31 +49,29 @@ class MicroBatches:
     """
 
     def __init__(self, loss_fn: LossFn, encode: Encode, size: int) -> None:
-        self._head, self._encode, self._size = WholeBatch(loss_fn), encode, size
+        # What the base class differentiates is the head: rows called `images` are features there
+        super().__init__(loss_fn)
+        self._encode_part, self._size = encode, size
 
     def gradient(
         self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool
     ) -> tuple[Theta, Rows]:
         parts = self._parts(batch)
-        with torch.no_grad():
-            features = torch.cat([self._encode(theta, part) for part in parts])
-        head = _head_batch(batch, features, with_rows=with_rows)
-        grad, row_grads = self._head.gradient(theta, head, with_theta=with_theta, with_rows=True)
+        head = _head_batch(batch, self._features(theta, batch), with_rows=with_rows)
+        grad, row_grads = super().gradient(theta, head, with_theta=with_theta, with_rows=True)
         cotangents = row_grads.pop(IMAGES).split(self._size)
         is_image_wanted = with_rows and IMAGES in batch.rows
         pulled: list[Tensor] = []
+        # Part by part, <encode(theta, x_m), c_m> has the gradient of the whole loss
         for part, cotangent in zip(parts, cotangents, strict=True):
             at = leaves(theta) if with_theta else {}
             if is_image_wanted:
                 at |= leaves({IMAGES: part})
             if not at:
                 break
-            features = self._encode({**theta, **split(at)[0]}, at.get(IMAGES, part))
-            grads = torch.autograd.grad(
-                features, list(at.values()), cotangent, materialize_grads=True
-            )
-            found = dict(zip(at, grads, strict=True))
-            grad = {group: value + found[group] for group, value in grad.items()}
+            features = self._encode_part({**theta, **split(at)[0]}, at.get(IMAGES, part))
+            found = gradient(features, at, cotangent)
+            grad = each(torch.add, grad, found)
             if is_image_wanted:
                 pulled.append(found[IMAGES])
         if is_image_wanted:
@@ -81,23 +79,25 @@ class MicroBatches:
         return grad, row_grads
 
     def trace(self, theta: Theta, batch: Batch) -> None:
-        with torch.no_grad():
-            features = torch.cat([self._encode(theta, part) for part in self._parts(batch)])
-        self._head.trace(theta, _head_batch(batch, features, with_rows=False))
+        super().trace(theta, _head_batch(batch, self._features(theta, batch), with_rows=False))
 
     def product(
         self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool
     ) -> Product:
         parts = self._parts(batch)
-        pushed = [
-            how.push(lambda at, part=part: self._encode(at, part), theta, w)  # type: ignore[misc]
-            for part in parts
-        ]
+
+        def encode(at: Tensors) -> Tensor:
+            return self._encode_part(split(at)[0], at[IMAGES])
+
+        def against(at: Tensors) -> Tensor:
+            return (encode(at) * at[_COTANGENT]).sum()
+
+        pushed = [how.push(encode, {**theta, IMAGES: part}, w) for part in parts]
         features, along = (torch.cat(pieces) for pieces in zip(*pushed, strict=True))
         head = _head_batch(batch, features, with_rows=True)
         groups = GROUPS if with_theta else ()
         grads, changes = how.change(
-            lambda at: self._head.loss(*split(at), head),
+            lambda at: self.loss(*split(at), head),
             {**theta, **head.rows},
             {**w, IMAGES: along},
             [*groups, *head.rows],
@@ -109,23 +109,22 @@ class MicroBatches:
         wanted = [*groups, IMAGES] if is_image_wanted else groups
         pulled = []
         for part, cotangent, turn in zip(parts, cotangents, turns, strict=True):
-
-            def against(at: Tensors) -> Tensor:
-                return (self._encode(split(at)[0], at[IMAGES]) * at[_COTANGENT]).sum()
-
             found, change = how.change(
                 against,
                 {**theta, IMAGES: part, _COTANGENT: cotangent},
                 {**w, _COTANGENT: turn},
                 wanted,
             )
-            grad = {group: grad[group] + found[group] for group in GROUPS}
-            h_theta = {group: value + change[group] for group, value in h_theta.items()}
+            grad, h_theta = each(torch.add, grad, found), each(torch.add, h_theta, change)
             if is_image_wanted:
                 pulled.append(change[IMAGES])
         if is_image_wanted:
             h_rows[IMAGES] = torch.cat(pulled)
         return Product(grad, h_theta, h_rows)
+
+    def _features(self, theta: Theta, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([self._encode_part(theta, part) for part in self._parts(batch)])
 
     def _parts(self, batch: Batch) -> tuple[Tensor, ...]:
         return {**batch.constants, **batch.rows}[IMAGES].split(self._size)

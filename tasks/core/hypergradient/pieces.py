@@ -1,5 +1,5 @@
-"""Functions of torch with kinks, each by its pieces: which piece an element is in, and what the
-piece computes. See `kinks.py`.
+"""Describes functions of torch with kinks by their pieces: which piece an element is in, and what
+that piece computes. See `kinks.py`.
 
 On a break itself an element belongs to the piece whose derivative torch takes there. Among the
 millions of units of a network one lies on it now and then. There the gradient must equal that of
@@ -36,20 +36,19 @@ def in_pieces(x: Tensor, numbers: Tensor, functions: Sequence[Piece]) -> Tensor:
     """
     terms: list[Tensor] = []
     for number, function in enumerate(functions):
-        if isinstance(function, float) and function == 0.0:
-            continue
-        is_here = (
-            numbers if (number, len(functions)) == (1, 2) else (numbers == number).view(torch.uint8)
-        )
-        terms.append(
-            is_here.to(x.dtype) * function if isinstance(function, float) else function(x) * is_here
-        )
+        is_here = (numbers == number).view(torch.uint8)
+        if number == 1 and len(functions) == 2:
+            is_here = numbers  # of 0 and 1 it says so itself
+        if callable(function):
+            terms.append(function(x) * is_here)
+        elif function != 0.0:
+            terms.append(is_here.to(x.dtype) * function)
     return functools.reduce(torch.add, terms)
 
 
 def where_largest(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
-    """Return which elements are the largest along `dim`, uint8 in the shape of x; torch divides the
-    gradient among equal ones.
+    """Return which elements are the largest along `dim`, uint8 in the shape of x. Several may be,
+    since torch divides the gradient among equal ones.
     """
     return (x == x.amax(dim, keepdim=True)).view(torch.uint8)
 
@@ -119,47 +118,39 @@ def _hardswish(*_: Any, **__: Any) -> Pieces:
     return (lambda x: x > -3.0, lambda x: x >= 3.0), (0.0, lambda x: x * (x + 3) / 6, _same)
 
 
-# Function -> (breaks, function of each piece), given the arguments that follow the tensor;
-# `inplace` is among them by name or, under torch.compile, by position. None: a call that is not
-# covered, a clamp with bounds that are tensors.
-ACTIVATIONS: dict[Any, Callable[..., Pieces | None]] = {
-    functional.relu: _relu,
-    torch.relu: _relu,
-    torch.Tensor.relu: _relu,
-    functional.relu6: _relu6,
-    functional.hardtanh: _hardtanh,
-    functional.leaky_relu: _leaky_relu,
-    functional.hardsigmoid: _hardsigmoid,
-    functional.hardswish: _hardswish,
-    functional.threshold: _threshold,
-    torch.threshold: _threshold,
-    torch.prelu: _prelu,
-    torch.Tensor.prelu: _prelu,
-    torch.clamp: _clamp,
-    torch.clip: _clamp,
-    torch.Tensor.clamp: _clamp,
-    torch.Tensor.clip: _clamp,
-    torch.clamp_min: _clamp,
-    torch.Tensor.clamp_min: _clamp,
-    torch.clamp_max: _clamp_max,
-    torch.Tensor.clamp_max: _clamp_max,
-    torch.abs: _abs,
-    torch.Tensor.abs: _abs,
+# Name -> (breaks, function of each piece), given the arguments that follow the tensor; `inplace` is
+# among them by name or, under torch.compile, by position. None: a call that is not covered, a clamp
+# with bounds that are tensors.
+_BY_NAME: dict[str, Callable[..., Pieces | None]] = {
+    "relu": _relu,
+    "relu6": _relu6,
+    "hardtanh": _hardtanh,
+    "leaky_relu": _leaky_relu,
+    "hardsigmoid": _hardsigmoid,
+    "hardswish": _hardswish,
+    "threshold": _threshold,
+    "prelu": _prelu,
+    "clamp": _clamp,
+    "clip": _clamp,
+    "clamp_min": _clamp,
+    "clamp_max": _clamp_max,
+    "abs": _abs,
 }
-# The same written into their argument.
-IN_PLACE: dict[Any, Callable[..., Pieces | None]] = {
-    torch.relu_: _relu,
-    torch.Tensor.relu_: _relu,
-    functional.hardtanh_: _hardtanh,
-    functional.leaky_relu_: _leaky_relu,
-    torch.threshold_: _threshold,
-    torch.clamp_: _clamp,
-    torch.Tensor.clamp_: _clamp,
-    torch.Tensor.clip_: _clamp,
-    torch.Tensor.clamp_min_: _clamp,
-    torch.Tensor.clamp_max_: _clamp_max,
-    torch.Tensor.abs_: _abs,
-}
+
+
+def _named(ending: str) -> dict[Any, Callable[..., Pieces | None]]:
+    """Return the kinds by function, wherever torch has one of the name and `ending`."""
+    found: dict[Any, Callable[..., Pieces | None]] = {}
+    for name, kind in _BY_NAME.items():
+        for place in (functional, torch, torch.Tensor):
+            function = getattr(place, name + ending, None)
+            if function is not None:
+                found[function] = kind
+    return found
+
+
+ACTIVATIONS = _named("")
+IN_PLACE = _named("_")  # the same written into their argument
 LARGEST = (torch.amax, torch.Tensor.amax)
 # Pool -> the one that also returns where each maximum was found, as index into height x width.
 POOLS: dict[Any, Callable[..., tuple[Tensor, Tensor]]] = {

@@ -1,15 +1,16 @@
-"""Exact change of a scalar function's gradient along a direction, in two ways with one interface.
+"""Computes how the gradient of a scalar function changes along a direction, exactly, in two ways.
 
-For phi(a, b, ...) and a direction w in some of its arguments: their gradients, and the change of
-all gradients along w, which is also d/d(each) <gradient, w> since second derivatives commute.
-`ForwardOverReverse` asks forward derivatives of every operation, `DoubleBackward` second reverse
-ones; neither exists for the fused attention kernels.
+Given are phi(a, b, ...) and a direction w in some of its arguments. `change` returns the gradients
+and their change along w. Second derivatives commute, so that change is d/d(each) <gradient, w> too.
+`push` returns a function's value and its change along w.
+
+`ForwardOverReverse` needs a forward derivative of every operation. `DoubleBackward` needs a second
+reverse one. The fused kernels of attention have neither.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,26 +19,13 @@ Tensors = dict[str, Tensor]
 Scalar = Callable[[Tensors], Tensor]
 
 
-class SecondOrder(Protocol):
-    """One way to differentiate a gradient."""
+class ForwardOverReverse:
+    """The derivative of the gradient along the direction (jvp of grad)."""
 
     def push(self, function: Scalar, at: Tensors, along: Tensors) -> tuple[Tensor, Tensor]:
         """Return f(at), of any shape, and its change along `along`, a direction in some of the
         arguments.
         """
-
-    def change(
-        self, phi: Scalar, at: Tensors, along: Tensors, wanted: Sequence[str]
-    ) -> tuple[Tensors, Tensors]:
-        """Return the gradients of phi in the arguments of `along`, and the change along it of the
-        gradients in `wanted`.
-        """
-
-
-class ForwardOverReverse:
-    """The derivative of the gradient along the direction (jvp of grad)."""
-
-    def push(self, function: Scalar, at: Tensors, along: Tensors) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             # Without aux it returns two, which its annotation does not say.
             value, change = torch.func.jvp(  # type: ignore[misc]
@@ -48,12 +36,14 @@ class ForwardOverReverse:
     def change(
         self, phi: Scalar, at: Tensors, along: Tensors, wanted: Sequence[str]
     ) -> tuple[Tensors, Tensors]:
-        names = [name for name in at if name in along or name in wanted]
+        """Return the gradients of phi in the arguments of `along`, and the change along it of the
+        gradients in `wanted`.
+        """
 
         def gradients(moved: Tensors) -> Tensors:
             here = {**at, **moved}
-            gradient = torch.func.grad(lambda part: phi({**here, **part}))
-            found: Tensors = gradient(_part(here, names))
+            differentiate = torch.func.grad(lambda part: phi({**here, **part}))
+            found: Tensors = differentiate(_part(here, _named(at, along, wanted)))
             return found
 
         grads, changes = torch.func.jvp(  # type: ignore[misc]
@@ -63,30 +53,58 @@ class ForwardOverReverse:
 
 
 class DoubleBackward:
-    """The gradient of <gradient, direction> (reverse over reverse)."""
+    """The gradient of <gradient, direction> (reverse over reverse); methods as above."""
 
     def push(self, function: Scalar, at: Tensors, along: Tensors) -> tuple[Tensor, Tensor]:
         # J w is the derivative of <J^T v, w> with respect to v, which does not depend on v.
         at = {**at, **leaves(_part(at, along))}
         value = function(at)
         v = torch.zeros_like(value, requires_grad=True)
-        pulled = _gradient(value, _part(at, along), v)
-        change = _gradient(inner(pulled, along), {"v": v})["v"]
+        pulled = gradient(value, _part(at, along), v, create_graph=True)
+        change = gradient(inner(pulled, along), {"v": v})["v"]
         return value.detach(), change.detach()
 
     def change(
         self, phi: Scalar, at: Tensors, along: Tensors, wanted: Sequence[str]
     ) -> tuple[Tensors, Tensors]:
-        names = [name for name in at if name in along or name in wanted]
-        at = {**at, **leaves(_part(at, names))}
-        grads = _gradient(phi(at), _part(at, along))
-        changes = _gradient(inner(grads, along), _part(at, wanted), create_graph=False)
-        return {name: grad.detach() for name, grad in grads.items()}, changes
+        at = {**at, **leaves(_part(at, _named(at, along, wanted)))}
+        grads = gradient(phi(at), _part(at, along), create_graph=True)
+        changes = gradient(inner(grads, along), _part(at, wanted))
+        return each(torch.detach, grads), changes
+
+
+SecondOrder = ForwardOverReverse | DoubleBackward
+
+
+def each(function: Callable[..., Tensor], *tensors: Tensors) -> Tensors:
+    """Return function(a, b, ...) of the tensors that have one name, for the names of the first."""
+    found = {}
+    for name in tensors[0]:
+        found[name] = function(*[part[name] for part in tensors])
+    return found
 
 
 def leaves(tensors: Tensors) -> Tensors:
     """Return detached tensors that share memory with the given ones and record a graph."""
-    return {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+    return each(lambda value: value.detach().requires_grad_(), tensors)
+
+
+def gradient(
+    value: Tensor, wanted: Tensors, v: Tensor | None = None, *, create_graph: bool = False
+) -> Tensors:
+    """Return (d value / d each)^T v, zeros where the value does not depend on it.
+
+    Args:
+        wanted: leaves that the value was computed from.
+        v: shaped like the value; None for a scalar.
+        create_graph: record what a further derivative needs.
+    """
+    if not wanted or not value.requires_grad:
+        return each(torch.zeros_like, wanted)
+    found = torch.autograd.grad(
+        value, list(wanted.values()), v, create_graph=create_graph, materialize_grads=True
+    )
+    return dict(zip(wanted, found, strict=True))
 
 
 def inner(a: Tensors, b: Tensors) -> Tensor:
@@ -94,17 +112,9 @@ def inner(a: Tensors, b: Tensors) -> Tensor:
     return torch.stack([(value * b[name]).sum() for name, value in a.items()]).sum()
 
 
+def _named(at: Tensors, along: Tensors, wanted: Sequence[str]) -> list[str]:
+    return [name for name in at if name in along or name in wanted]
+
+
 def _part(tensors: Tensors, names: Iterable[str]) -> Tensors:
     return {name: tensors[name] for name in names}
-
-
-def _gradient(
-    value: Tensor, wanted: Tensors, v: Tensor | None = None, *, create_graph: bool = True
-) -> Tensors:
-    """Return (d value / d each)^T v, zeros where the value does not depend on it."""
-    if not wanted or not value.requires_grad:
-        return {name: torch.zeros_like(leaf) for name, leaf in wanted.items()}
-    found = torch.autograd.grad(
-        value, list(wanted.values()), v, create_graph=create_graph, materialize_grads=True
-    )
-    return dict(zip(wanted, found, strict=True))

@@ -1,20 +1,21 @@
-"""One student step, l(theta; rows of a mini-batch): its gradient and the second-order products of
-METHOD 5.
+"""Differentiates one student step, l(theta; rows of a mini-batch), once and twice (METHOD 5).
 
-`WholeBatch` differentiates the batch at once, `MicroBatches` (micro_batches.py) in parts with the
-same result. Both serve the engines of `trajectory.py`.
+`StudentStep` takes the batch at once. `MicroBatches` (micro_batches.py) takes it in parts, with the
+same result. The engines of `trajectory.py` work with either.
+
+Shapes: P parameters of a group, B pairs of the mini-batch, M pairs of the set. `Theta` is
+{"img": (P_img,), "txt": (P_txt,)}. `Rows` holds tensors (B, ...) by name, one row a pair.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from tasks.core.hypergradient.second_order import SecondOrder, Tensors, leaves
+from tasks.core.hypergradient.second_order import SecondOrder, Tensors, gradient, leaves
 from tasks.core.networks.functional import GROUPS, Theta
 
 Rows = dict[str, Tensor]
@@ -29,7 +30,7 @@ class Batch:
     """The rows of one student step.
 
     Attributes:
-        step: its number, 0 .. T-1.
+        step: its number, 0 .. T-1; a loss draws its dropout by it.
         rows: differentiated, (B, ...) each.
         constants: not differentiated, (B, ...) each.
     """
@@ -41,34 +42,21 @@ class Batch:
 
 @dataclass(frozen=True)
 class Product:
-    """g = grad_theta l at one step, and h = d<g, w>/d(theta, rows)."""
+    """What the reverse sweep needs of one step.
+
+    Attributes:
+        grad: g = grad_theta l, {"img": (P_img,), "txt": (P_txt,)}.
+        h_theta: d<g, w>/d(theta), of the same shapes; empty where nobody asks for it.
+        h_rows: d<g, w>/d(rows), (B, ...) each.
+    """
 
     grad: Theta
     h_theta: Theta
     h_rows: Rows
 
 
-class StudentStep(Protocol):
-    """What the engines need of a student step; nothing is modified in place."""
-
-    def gradient(
-        self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool
-    ) -> tuple[Theta, Rows]:
-        """Return dl/d(theta) and dl/d(rows), detached; each is empty if not asked for."""
-
-    def trace(self, theta: Theta, batch: Batch) -> None:
-        """Evaluate l without a graph, for what observes the calls (kinks.py)."""
-
-    def product(
-        self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool
-    ) -> Product:
-        """Return the exact product along w; its `h_theta` is empty without
-        `with_theta`.
-        """
-
-
-class WholeBatch:
-    """A student step on the whole mini-batch at once.
+class StudentStep:
+    """A student step on the whole mini-batch at once; no method modifies anything in place.
 
     Args:
         loss_fn: `loss_fn(theta, rows, step) -> scalar`.
@@ -88,24 +76,26 @@ class WholeBatch:
     def gradient(
         self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool
     ) -> tuple[Theta, Rows]:
+        """Return dl/d(theta) and dl/d(rows), detached; each is empty if not asked for."""
+        # Only what is asked for records a graph: layers before it take no memory
         wanted = leaves(theta) if with_theta else {}
         if with_rows:
             wanted |= leaves(batch.rows)
-        if not wanted:
-            return {}, {}
         at, rows = split({**theta, **batch.rows, **wanted})
         loss = self.loss(at, rows, batch)
-        found = torch.autograd.grad(loss, list(wanted.values()), materialize_grads=True)
-        return split(dict(zip(wanted, found, strict=True)))
+        return split(gradient(loss, wanted))
 
     def trace(self, theta: Theta, batch: Batch) -> None:
+        """Evaluate l without a graph, for what observes the calls (kinks.py)."""
         with torch.no_grad():
             self.loss(theta, batch.rows, batch)
 
     def product(
         self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool
     ) -> Product:
-        wanted = [*(GROUPS if with_theta else ()), *batch.rows]
+        """Return the exact product along w; its `h_theta` is empty without `with_theta`."""
+        groups = GROUPS if with_theta else ()
+        wanted = [*groups, *batch.rows]
         grad, changes = how.change(
             lambda at: self.loss(*split(at), batch), {**theta, **batch.rows}, w, wanted
         )
@@ -124,8 +114,9 @@ def split(tensors: Tensors) -> tuple[Theta, Rows]:
 def draw_batches(
     num_pairs: int, batch_size: int, num_steps: int, generator: torch.Generator
 ) -> list[Tensor]:
-    """Return `num_steps` index tensors (batch_size,): every pair once before any twice, no pair
-    twice in one batch.
+    """Return `num_steps` index tensors (B,) into the M pairs, B = `batch_size`.
+
+    Every pair comes once before any comes twice, and no pair comes twice in one batch.
 
     Raises:
         ValueError: the batch is larger than the set.

@@ -1,4 +1,4 @@
-"""The reverse sweep over a student's steps (METHOD 5), for any way to differentiate one step twice.
+"""Sweeps back over a student's steps (METHOD 5), for any way to differentiate one step twice.
 
 Read the equations in `trajectory.py` first. What keeps the steps and gives their products h is a
 `Steps`: `exact_steps.py` and `differences.py` have one each. `engines.py` names them.
@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tasks.core.hypergradient.second_order import Tensors, leaves
+from tasks.core.hypergradient.second_order import Tensors, each, gradient, leaves
 from tasks.core.hypergradient.student_step import Batch, Product, Rows, StudentStep
 from tasks.core.networks.functional import GROUPS, Theta
 
@@ -39,7 +39,7 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The student's T steps: start, rows, batches, log step sizes and momentum; see
+    """The student's T steps: theta_0, rows, batches, log step sizes and momentum; see
     `trajectory_gradient`.
     """
 
@@ -85,45 +85,40 @@ def reverse_sweep(
         is_theta_on_host: see `put_away`.
         make_steps: makes the empty stack out of `student` and `is_theta_on_host`.
     """
-    step_sizes = {group: trajectory.logs[group].detach().exp() for group in GROUPS}
+    step_sizes = each(lambda log: log.detach().exp(), trajectory.logs)
     steps = make_steps(student, is_theta_on_host)
     num_steps = len(trajectory.batches)
-    theta, velocity = trajectory.theta0, still(trajectory.theta0)
+    theta = trajectory.theta0
+    velocity = each(torch.zeros_like, theta)
     for step in range(num_steps):
         grad = steps.forward(theta, trajectory.batch(step))
         velocity = add_past(grad, velocity, trajectory.momentum)
-        theta = {group: theta[group] - step_sizes[group] * velocity[group] for group in GROUPS}
+        theta = each(lambda at, beta, v: at - beta * v, theta, step_sizes, velocity)
     last = leaves(theta)
     value = terminal(last)
-    adjoint = torch.autograd.grad(value, list(last.values()), materialize_grads=True)
-    scaled = {group: step_sizes[group] * part for group, part in zip(GROUPS, adjoint, strict=True)}
+    # lambda of METHOD 5 is dL/d(theta_t); `scaled` holds beta * lambda
+    scaled = each(torch.mul, step_sizes, gradient(value, last))
 
-    input_grads = {name: torch.zeros_like(tensor) for name, tensor in trajectory.inputs.items()}
-    log_grads = {group: torch.zeros_like(step_sizes[group]) for group in GROUPS}
-    w = still(theta)
+    input_grads = each(torch.zeros_like, trajectory.inputs)
+    log_grads = each(torch.zeros_like, step_sizes)
+    w = each(torch.zeros_like, theta)
     for step in reversed(range(num_steps)):
         w = add_past(scaled, w, trajectory.momentum)
         product = steps.backward(trajectory.batch(step), w)
         for group in GROUPS:
-            # d(beta)/d(log beta) = beta, hence w where METHOD 5 has lambda. `scaled` holds beta *
-            # lambda; without momentum w is the same tensor, and has been read when it changes.
+            # d(beta)/d(log beta) = beta is in w already. Without momentum w is the same tensor as
+            # `scaled`, and has been read when that changes.
             log_grads[group] = log_grads[group] - torch.dot(w[group], product.grad[group])
             if group in product.h_theta:  # not with `tesla`, and not at the first step
                 scaled[group].addcmul_(product.h_theta[group], step_sizes[group], value=-1)
         for name, h_row in product.h_rows.items():
             input_grads[name].index_add_(0, trajectory.batches[step], h_row, alpha=-1)
-    end = {group: last[group].detach() for group in GROUPS}
-    return Gradient(float(value.detach()), input_grads, log_grads, end)
-
-
-def still(theta: Theta) -> Theta:
-    """Return zeros shaped like theta."""
-    return {group: torch.zeros_like(value) for group, value in theta.items()}
+    return Gradient(float(value.detach()), input_grads, log_grads, each(torch.detach, last))
 
 
 def add_past(now: Theta, past: Theta, momentum: float) -> Theta:
     """Return now + momentum * past; without momentum `now` as it is."""
-    return {group: now[group] + momentum * past[group] for group in GROUPS} if momentum else now
+    return each(lambda new, old: new + momentum * old, now, past) if momentum else now
 
 
 def put_away(tensors: Tensors, *, is_on_host: bool) -> Tensors:
@@ -133,6 +128,7 @@ def put_away(tensors: Tensors, *, is_on_host: bool) -> Tensors:
     """
     if not is_on_host or all(value.device.type == "cpu" for value in tensors.values()):
         return tensors
+    # Only into pinned memory does a device copy while it computes
     host = {}
     for name, value in tensors.items():
         host[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
@@ -144,16 +140,15 @@ def take_back(tensors: Tensors, like: Theta) -> Tensors:
     """Return what `put_away` kept, on the device of `like`."""
     # Queued behind the copy that put the tensor away, on the same stream.
     device = like["txt"].device
-    return {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
+    return each(lambda value: value.to(device, non_blocking=True), tensors)
 
 
 def _take(inputs: Rows, place: Tensor) -> Rows:
-    """Return the rows of every input at `place`; images in the channels-last layout, which takes
-    one copy where they have it already.
-    """
+    """Return the rows of every input at `place`, images in the channels-last layout."""
     rows = {}
     for name, tensor in inputs.items():
         if tensor.ndim == 4:
+            # Rows of (M, H, W, C) are contiguous there, and indexing would forget the layout
             taken = tensor.permute(0, 2, 3, 1)[place].contiguous()
             rows[name] = taken.permute(0, 3, 1, 2)
         else:

@@ -1,7 +1,7 @@
-"""The gradient of a terminal loss with respect to the synthetic pairs that a student was trained
-on, in constant memory.
+"""Computes the gradient of a terminal loss with respect to the synthetic pairs that a student was
+trained on, in constant memory (METHOD 5).
 
-METHOD 5. A student takes T steps of SGD with momentum (0 in the paper) and ends in L(theta_T):
+A student takes T steps of SGD with momentum (0 in the paper) and ends in L(theta_T):
 
     g_t = grad_theta l(theta_t; rows of batch t)
     v_t = g_t + momentum * v_{t-1}
@@ -13,7 +13,12 @@ The reverse sweep keeps one step's graph alive. Per step it needs the second-ord
     h = d/d(theta, rows) <g_t, w_t>
     dL/d(log beta) = -sum <g_t, w_t>
 
-As g_t enters all later v, w_t gathers all later lambda. The engines differ in how they get h:
+As g_t enters all later v, w_t gathers all later lambda.
+
+Shapes: theta, v, w and lambda are {"img": (P_img,), "txt": (P_txt,)}, beta and log beta scalars by
+group. Rows of the set are (M, ...) by name, those of a batch (B, ...).
+
+The engines differ in how they get h:
 
 * `unroll`: plain autograd through all steps; exact, memory grows with T. The oracle of the tests.
 * `double_backward`: reverse over reverse; exact.
@@ -44,13 +49,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tasks.core.hypergradient.engines import ENGINES, check_memory
 from tasks.core.hypergradient.micro_batches import MicroBatches
+from tasks.core.hypergradient.second_order import each
 from tasks.core.hypergradient.student_step import (
     IMAGES,
     Encode,
     LossFn,
     Rows,
     StudentStep,
-    WholeBatch,
 )
 from tasks.core.hypergradient.sweep import Gradient, Terminal, Trajectory
 from tasks.core.networks.functional import GROUPS, Theta
@@ -66,8 +71,8 @@ def mean_gradient(parts: Sequence[Gradient]) -> Gradient:
     if len(parts) == 1:
         return parts[0]
     loss = sum(part.loss for part in parts) / len(parts)
-    inputs = _means([part.inputs for part in parts])
-    logs = _means([part.log_step_sizes for part in parts])
+    inputs = each(_mean, *[part.inputs for part in parts])
+    logs = each(_mean, *[part.log_step_sizes for part in parts])
     return Gradient(loss, inputs, logs, parts[-1].theta)
 
 
@@ -89,9 +94,9 @@ def trajectory_gradient(
     """Train T steps on the synthetic pairs and differentiate the terminal loss (METHOD 5).
 
     Args:
-        loss_fn: `loss_fn(theta, rows, step) -> scalar`; must give the same value when called again
-            with the same arguments (seed dropout and augmentation by `step`).
-        theta0: start of the student, {"img": (P_img,), "txt": (P_txt,)}.
+        loss_fn: `loss_fn(theta, rows, step) -> scalar`. It has to give the same value when it is
+            called again: seed dropout and augmentation by `step`.
+        theta0: parameters before the first step, {"img": (P_img,), "txt": (P_txt,)}.
         inputs: tensors with one row per pair, all to be differentiated: (M, ...).
         batches: T index tensors (B,) into the rows.
         log_step_sizes: log beta of each group, scalars.
@@ -121,14 +126,15 @@ def trajectory_gradient(
         is_theta_on_host=is_theta_on_host,
         where="trajectory_gradient",
     )
-    student: StudentStep = WholeBatch(loss_fn, encode)
+    # Parts cost a forward pass more, so batches that fit in one part run whole
+    student = StudentStep(loss_fn, encode)
     longest = max(len(batch) for batch in batches)
     if encode is not None and micro_batch is not None and micro_batch < longest:
         student = MicroBatches(loss_fn, encode, micro_batch)
     device = theta0["txt"].device
     trajectory = Trajectory(
         {group: theta0[group].detach() for group in GROUPS},
-        {name: value.detach() for name, value in inputs.items()},
+        each(torch.detach, inputs),
         constants,
         [batch.to(device) for batch in batches],
         log_step_sizes,
@@ -165,9 +171,6 @@ def _check(engine: str, rows: Rows, encode: Encode | None, micro_batch: int | No
         )
 
 
-def _means(parts: list[Rows]) -> Rows:
-    """Return the mean of each tensor, in its memory layout, which a stack would lose."""
-    found = {}
-    for name in parts[0]:
-        found[name] = functools.reduce(torch.add, [part[name] for part in parts]) / len(parts)
-    return found
+def _mean(*values: Tensor) -> Tensor:
+    # In the memory layout of the values, which a stack would lose
+    return functools.reduce(torch.add, values) / len(values)

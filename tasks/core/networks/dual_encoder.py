@@ -1,20 +1,23 @@
-"""The dual encoder of METHOD 2: an image encoder, a text projection, optionally an image
-projection, and what of it is trained.
+"""Builds the dual encoder of METHOD 2: an image encoder, a text projection, and with `heads` an
+image projection.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tasks.core.foundations.section import Range, Section
+from tasks.core.foundations.section import Range, Section, Share
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.networks.lora import LoraSection, with_adapters
+
+Trainable = Literal["full", "lora", "heads", "text_head"]
+EmbedDim = Annotated[int, Range(ge=1, le=16384)] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +33,10 @@ class ModelSection(Section):
         tau: temperature of the similarity, for experts, students and evaluation.
     """
 
-    trainable: Literal["full", "lora", "heads", "text_head"]
+    trainable: Trainable
     lora: LoraSection | None
-    embed_dim: Annotated[int, Range(ge=1, le=16384)] | None
-    dropout: Annotated[float, Range(ge=0.0, lt=1.0)]
+    embed_dim: EmbedDim
+    dropout: Share
     tau: Annotated[float, Range(gt=0.0, le=10.0)]
 
     @property
@@ -44,7 +47,7 @@ class ModelSection(Section):
         return self.trainable in ("heads", "text_head")
 
 
-TRAINABLE_SETS = ("full", "lora", "heads", "text_head")
+TRAINABLE_SETS: tuple[str, ...] = get_args(Trainable)
 
 
 class Projection(nn.Module):
@@ -63,24 +66,30 @@ class Projection(nn.Module):
         self.norm = nn.LayerNorm(d)
         self.dropout = dropout
         for layer in (self.projection, self.fc):
+            # The range that torch's own Linear begins with, but from our generator
             bound = layer.in_features**-0.5
             with torch.no_grad():
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 layer.bias.uniform_(-bound, bound, generator=generator)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return (B, d) for x (B, d_in); with a generator, dropout is on and its mask is drawn from
-        it.
+        """Return (B, d) for x (B, d_in). A generator switches dropout on, and its mask is drawn
+        from it.
         """
         p = self.projection(x)
         hidden = self.fc(functional.gelu(p))
         if generator is not None and self.dropout > 0.0:
-            keep = (
-                torch.rand(hidden.shape, generator=generator, device=generator.device)
-                >= self.dropout
-            )
-            hidden = hidden * keep.to(hidden) / (1.0 - self.dropout)
+            hidden = drop(hidden, self.dropout, generator)
         return self.norm(hidden + p)
+
+
+def drop(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Return x with a random `share` of its numbers set to zero and the others scaled up.
+
+    torch's own dropout draws from the global random state, which no seed of ours names.
+    """
+    is_kept = torch.rand(x.shape, generator=generator, device=generator.device) >= share
+    return x * is_kept.to(x) / (1.0 - share)
 
 
 class DualEncoder(nn.Module):
@@ -104,21 +113,21 @@ class DualEncoder(nn.Module):
         self.text_projection = text_projection
 
     def forward(
-        self, images: Tensor, texts: Tensor, generator: torch.Generator | None = None
+        self, images: Tensor, text_embeds: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return L2-normalised image and text embeddings, both (B, d).
 
         Args:
             images: (B, C, H, W) in the encoder's normalised space, or (B, d_img) features, which
                 skip the encoder.
-            texts: (B, d_txt) caption embeddings.
+            text_embeds: (B, d_txt) caption embeddings.
             generator: source of the dropout masks (image projection first); None turns dropout off.
         """
         features = self.image_encoder(images) if images.ndim == 4 else images
         if self.image_projection is not None:
             features = self.image_projection(features, generator)
-        texts = self.text_projection(texts, generator)
-        return functional.normalize(features, dim=1), functional.normalize(texts, dim=1)
+        txt = self.text_projection(text_embeds, generator)
+        return functional.normalize(features, dim=1), functional.normalize(txt, dim=1)
 
 
 def build_dual_encoder(
@@ -135,8 +144,8 @@ def build_dual_encoder(
     """Return a dual encoder with fresh projections and `requires_grad` set for one trainable set.
 
     Args:
-        image_encoder: copied where it is trained, so that every model starts from the same weights;
-            shared, with its `requires_grad` switched off in place, where it is frozen.
+        image_encoder: copied where it is trained, so that every model begins with the same weights.
+            A frozen one is shared, and its `requires_grad` is switched off in place.
         out_dim, text_dim: widths of image features and caption embeddings.
         trainable: `full` (encoder and text projection), `lora` (adapters and text projection),
             `heads` (both projections, encoder frozen) or `text_head`.
@@ -146,8 +155,8 @@ def build_dual_encoder(
         lora: the adapters, for `lora` only.
 
     Raises:
-        ValueError: unknown trainable set; an embed_dim or lora that the set would ignore or lacks;
-            an encoder without the layers that `lora` names.
+        ValueError: the trainable set is unknown, or lacks or would ignore `embed_dim` or `lora`.
+            The encoder has no layer that `lora` names.
     """
     if trainable not in TRAINABLE_SETS:
         raise ValueError(
@@ -163,6 +172,7 @@ def build_dual_encoder(
         raise ValueError(
             f"model.lora is for `lora` only and needed there; received {lora} with `{trainable}`"
         )
+    # Without an image projection, texts are projected to the width of the image features
     width = embed_dim or out_dim
     if lora is not None:
         image_encoder = with_adapters(image_encoder, lora, seed=seed)

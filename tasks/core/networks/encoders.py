@@ -1,4 +1,4 @@
-"""What an image-encoder plugin returns, and the pass of a frozen encoder over a memory-mapped
+"""Defines what an image-encoder plugin returns, and runs a frozen encoder over a memory-mapped
 split.
 """
 
@@ -23,6 +23,9 @@ from tasks.core.networks.standard_forms import (
 _UNIT = "for pixels in 0..1 (values for 0..255 are divided by 255)"
 Mean = Annotated[float, Range(ge=-10.0, le=10.0, unit=_UNIT)]
 Std = Annotated[float, Range(ge=1e-3, le=10.0, unit=_UNIT)]
+# One number a channel in place of an encoder's own, or null
+Means = tuple[Mean, Mean, Mean] | None
+Stds = tuple[Std, Std, Std] | None
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,12 @@ class ImageEncoder:
     out_dim: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def take(self, images: np.ndarray, rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """Return the given rows of (N, S, S, 3) uint8 images as the encoder takes them: normalised,
+        (B, 3, S, S) float32 on `device`.
+        """
+        return normalise(take_rows(images, rows, device), self.mean, self.std)
 
 
 def ready(module: nn.Module) -> nn.Module:
@@ -58,6 +67,7 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     """Return (B, 3, H, W) float32 channels-last images of (B, H, W, 3) uint8 ones: (x / 255 - mean)
     / std.
     """
+    # (x / 255 - mean) / std as x * scale + shift: one pass over the images less
     scale = torch.tensor([1.0 / (255.0 * s) for s in std]).to(images.device, non_blocking=True)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).to(
         images.device, non_blocking=True
@@ -66,8 +76,8 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 def take_rows(images: np.ndarray, rows: Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Return the given rows of a memory-mapped (N, S, S, 3) array as a uint8 tensor on `device`;
-    only they are read.
+    """Return the given rows of a memory-mapped (N, S, S, 3) array as a uint8 tensor on `device`. No
+    other row is read.
     """
     return torch.from_numpy(images[rows.cpu().numpy()]).to(device, non_blocking=True)
 
@@ -95,13 +105,10 @@ def encode_images(
     rows = torch.arange(len(images)) if rows is None else rows
     batch_size = batch_size or (16 if torch.device(device).type == "cpu" else 256)
     parts, done = [], 0
+    # Features are stored and keyed: they must not depend on the precision of a method
     with torch.inference_mode(), products("float32"):
         for part in rows.split(batch_size):
-            parts.append(
-                module(normalise(take_rows(images, part, device), encoder.mean, encoder.std))
-                .float()
-                .cpu()
-            )
+            parts.append(module(encoder.take(images, part, device)).float().cpu())
             done += len(part)
             if progress:
                 progress(done, len(rows))

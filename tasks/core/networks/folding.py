@@ -1,5 +1,5 @@
-"""Folds BatchNorm into the convolution before it: the same function of the input in fewer passes
-over memory.
+"""Folds BatchNorm into the convolution before it, which computes the same in fewer passes over
+memory.
 
 In eval mode BN(conv(x)) = s * (conv(x) - mean) + beta with s = gamma / sqrt(var + eps). That is a
 convolution with weight * s and bias * s + beta - mean * s.
@@ -31,21 +31,21 @@ class _Pair:
 
 
 def fold_batch_norm(module: nn.Module, example: Tensor) -> int:
-    """Fold, in place, every BatchNorm2d in eval mode that alone reads the output of a Conv2d;
-    return how many.
+    """Fold BatchNorm2d layers into Conv2d layers in place, and return how many. A layer is folded
+    in eval mode, if nothing else reads the output of its convolution.
 
     Pairs are found by running `example` through. The activation inside timm's BatchNormAct2d stays,
-    as a module of its own. Left alone are: a convolution or BatchNorm that is called more than
-    once; BatchNorm in training mode or without running statistics; convolutions that do not use
-    their weight as it is (weight standardisation, parametrisations).
+    as a module of its own. A layer that is called more than once is left alone. So is BatchNorm in
+    training mode or without running statistics. So is a convolution that does not use its weight as
+    it is (weight standardisation, parametrisations).
 
     Args:
         module: frozen network, (B, C, H, W) -> a tensor.
         example: (B, C, H, W) inputs of the usual size, on the device of the module.
 
     Raises:
-        ValueError: parameters that require a gradient, or an output that changes by more than
-            rounding (1e-4 relative); the module is then as it was.
+        ValueError: a parameter requires a gradient, or the output changes by more than rounding
+            (1e-4 relative). The module is then as it was.
     """
     trainable = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     if trainable:

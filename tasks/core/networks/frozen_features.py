@@ -1,5 +1,5 @@
-"""A frozen image encoder inside trajectory matching: features once per image, one VJP per image
-back to pixels (METHOD 5).
+"""Runs a frozen image encoder inside trajectory matching: features once per image, and their
+gradient once back to the pixels (METHOD 5).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def prepare_frozen(encoder: nn.Module, example: Tensor) -> nn.Module:
     """Return the fastest equal form of a frozen encoder: a copy with its BatchNorm folded, or
     itself where there is none.
 
-    The copy is folded on the CPU, in full float32, and goes back to the encoder's device; the
-    encoder is not changed. Where folding is refused, a warning says why and the encoder is used as
-    it is.
+    The copy is folded on the CPU in full float32, and goes back to the encoder's device. The
+    encoder itself is not changed. Where folding is refused, a warning says why, and the encoder is
+    used as it is.
 
     Args:
         encoder: (B, C, H, W) -> (B, F).
@@ -50,8 +50,8 @@ class FrozenFeatures:
     Args:
         encoder: frozen module, (B, C, H, W) -> (B, F), best from `prepare_frozen`.
         pixels: (M, C, H, W).
-        used: indices of the images that some batch draws, in any number; the others are not
-            encoded.
+        used: indices of the images that some batch draws, each any number of times. No other image
+            is encoded.
         micro_batch: images per pass, which bounds memory; None: 16 on the CPU, 64 on a GPU.
 
     Attributes:
@@ -74,6 +74,7 @@ class FrozenFeatures:
     def pull_back(self, grads: Tensor) -> Tensor:
         """Return dL/d(pixels) (M, C, H, W) of dL/d(features) (M, F)."""
         found = torch.zeros_like(self._pixels)
+        # The forward pass again, part by part: its graph was never kept
         for rows in self._rows.split(self._micro_batch):
             leaf = self._take(rows).requires_grad_()
             features = self._encoder(leaf)

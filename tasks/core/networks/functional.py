@@ -1,5 +1,5 @@
-"""A dual encoder as a pure function of two flat vectors, the form that trajectory matching
-differentiates.
+"""Calls a dual encoder as a pure function of two flat vectors. Trajectory matching differentiates
+that.
 
 `Theta` = {"img": (P_img,), "txt": (P_txt,)} holds the trainable parameters of METHOD's two groups:
 those whose name starts with `text_` are the text group, all others the image group. Read
@@ -30,8 +30,8 @@ class FlatModel:
     all calls.
 
     Args:
-        model: module with `forward(images, texts, generator) -> (img_emb, txt_emb)`, its image
-            encoder called `image_encoder`.
+        model: module with `forward(images, text_embeds, generator) -> (img_emb, txt_emb)`; its
+            image encoder is called `image_encoder`.
 
     Raises:
         ValueError: no trainable parameter, or trainable parameters of different dtypes or devices.
@@ -59,6 +59,7 @@ class FlatModel:
         may be empty.
         """
         parameters = dict(self.model.named_parameters())
+        # `cat` needs one part at least: a frozen encoder leaves its group without any
         empty = torch.empty(0, dtype=self.dtype, device=self.device)
         theta: Theta = {}
         for group, layout in self._layout.items():
@@ -72,28 +73,28 @@ class FlatModel:
         self,
         theta: Mapping[str, Tensor],
         images: Tensor,
-        texts: Tensor,
+        text_embeds: Tensor,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the (B, d) image and text embeddings under `theta`, differentiable in theta,
-        images and texts.
+        images and text_embeds.
 
         Args:
             theta: flat vectors as made by `flatten`; the module itself is not changed.
             images: (B, C, H, W) normalised images, or (B, F) features of the frozen encoder.
-            texts: (B, D) caption embeddings.
+            text_embeds: (B, D) caption embeddings.
             generator: source of the dropout masks; None switches dropout off.
 
         Raises:
             ValueError: `theta` has other sizes, or the forward pass changed a buffer of the module.
         """
         outputs: tuple[Tensor, Tensor] = self._call(
-            self.model, self._unflatten(theta), images, texts, generator
+            self.model, self._unflatten(theta), images, text_embeds, generator
         )
         return outputs
 
     def encode(self, theta: Mapping[str, Tensor], images: Tensor) -> Tensor:
-        """Return the (B, F) features of (B, C, H, W) images under `theta`, which `call` takes in
+        """Return the features (B, F) of images (B, C, H, W) under `theta`. `call` takes them in
         place of the images.
 
         Raises:
@@ -116,6 +117,7 @@ class FlatModel:
                 parameters[name].copy_(value)
 
     def _call(self, module: nn.Module, parameters: dict[str, Tensor], *inputs: object) -> Any:
+        # The gradient calls the model several times, which must not leave traces in it
         before = self._buffer_versions()
         outputs = torch.func.functional_call(module, parameters, inputs)
         changed = [

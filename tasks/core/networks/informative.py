@@ -1,4 +1,4 @@
-"""Whether what a network gives says something about its inputs.
+"""Checks whether what a network gives says something about its inputs.
 
 It has to be finite, different inputs have to differ, and many of them need more than a few
 directions. A network with missing or zeroed weights fails one of these, and would still end with a
@@ -43,6 +43,7 @@ def check_informative(
             f"{what} gave non-finite embeddings for {len(bad)} of {len(rows)} inputs, first "
             f"number {int(bad[0])}; all must be finite; {where}"
         )
+    # Spread over all rows: neighbours may be captions of one image
     step = max(1, len(rows) // SAMPLE)
     first = {input_of(row): row for row in reversed(range(0, len(rows), step))}
     chosen = rows[sorted(first.values())].double()
@@ -91,6 +92,7 @@ def check_on_noise(
 ) -> None:
     """Raise ValueError unless an image encoder tells a few random pictures apart."""
     shape = (_PROBES, image_size, image_size, 3)
+    # A trained encoder stores no features to look at, so it is shown noise
     images = torch.randint(0, 256, shape, generator=make_generator(0, "noise")).to(torch.uint8)
     features = encode_images(encoder, images.numpy(), device=device)
     check_informative(features, lambda row: row, what=what, causes=causes, where=where)

@@ -1,11 +1,11 @@
-"""Low-rank adapters (Hu et al., ICLR 2022) in an image encoder: W x + (alpha / rank) B A x, with W
-frozen (METHOD 2).
+"""Puts low-rank adapters (Hu et al., ICLR 2022) into an image encoder: W x + (alpha / rank) B A x,
+with W frozen (METHOD 2).
 
 The paper puts them into Vision Transformers. A 1 x 1 convolution is the same product at every
 pixel, so they fit networks like MobileNetV2 too (`conv_pw`, `conv_pwl`, `conv_head`). peft places
-the layers; the start is ours: A from the model's seed, B = 0, so that the adapted encoder begins as
-the given one. Differentiating such a network twice needs the math kernel of attention, which
-`trajectory.py` chooses.
+the layers. Their initial values are ours: A from the model's seed and B = 0, so that the adapted
+encoder begins as the given one. Differentiating such a network twice needs the math kernel of
+attention, which `trajectory.py` chooses.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ _ADAPTER = "default"
 
 
 def with_adapters(encoder: nn.Module, section: LoraSection, *, seed: int) -> nn.Module:
-    """Return a copy of `encoder` whose target layers carry adapters, the only parameters that
-    require a gradient.
+    """Return a copy of `encoder` with adapters in its target layers. No other parameter requires a
+    gradient.
 
     Args:
         encoder: (B, C, H, W) -> (B, d_img); it is not changed and shares no tensor with the copy.
@@ -64,8 +64,8 @@ def with_adapters(encoder: nn.Module, section: LoraSection, *, seed: int) -> nn.
         seed: A ~ U(+-1/sqrt(fan_in)), drawn for each layer by its name; B = 0.
 
     Raises:
-        ValueError: no target, or one that the encoder does not have as a linear layer or 1 x 1
-            convolution, or does not call.
+        ValueError: there is no target, or the encoder does not call a linear layer or 1 x 1
+            convolution of that name.
     """
     layers = target_layers(encoder, section.targets)
     from peft import LoraConfig, inject_adapter_in_model
@@ -79,17 +79,17 @@ def with_adapters(encoder: nn.Module, section: LoraSection, *, seed: int) -> nn.
         lora_dropout=0.0,
         bias="none",
     )
-    with torch.random.fork_rng(devices=[]):  # peft draws a start of its own, which is replaced
+    with torch.random.fork_rng(devices=[]):  # peft draws weights, which are replaced
         inject_adapter_in_model(config, adapted, adapter_name=_ADAPTER)
     for name in layers:
         layer: Any = adapted.get_submodule(name)
         down, up = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
         bound = down[0].numel() ** -0.5
-        start = torch.empty(down.shape).uniform_(
+        initial = torch.empty(down.shape).uniform_(
             -bound, bound, generator=make_generator(seed, "lora", name)
         )
         with torch.no_grad():
-            down.copy_(start)
+            down.copy_(initial)
             up.zero_()
     return adapted.eval()
 

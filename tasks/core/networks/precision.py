@@ -1,15 +1,13 @@
-"""`precision` and `is_compiled` of the matching options: how the matrix products of stage 2 are
-computed.
+"""Computes the matrix products of stage 2 as the options `precision` and `is_compiled` say.
 
 * `tf32`: float32 products and convolutions on CUDA may use TF32 (10 bits of mantissa), those of
   logits and terminal loss too.
 * `bfloat16`: encoder and projections run under torch.autocast; parameters, lambda, updates, logits
   and loss stay float32. Its errors are in tests/benchmarks/README.md; a MobileNetV2 trained as a
   whole should not use it. Differences divide the rounding by eps, and are refused.
-* `is_compiled`: torch.compile of the image encoder, for first derivatives alone: torch 2.15 has no
+* `is_compiled`: torch.compile of the image encoder, for first derivatives alone. torch 2.15 has no
   second ones through compiled code ("torch.compile with aot_autograd does not currently support
-  double backward"; forward_over_reverse falls back to plain code after the first iteration without
-  a word).
+  double backward"). `forward_over_reverse` would fall back to plain code without a word.
 
 Frozen encoders' features of real images and of finished sets are always float32. Experts, coresets'
 models and students of evaluation are trained as torch comes: on CUDA their convolutions may use
@@ -101,19 +99,19 @@ def frozen_encoder(module: nn.Module, precision: Precision, *, is_compiled: bool
 
 
 class RoundedModel(FlatModel):
-    """A flat model whose matrix products round their factors to bfloat16; theta, results and
-    gradients keep its own dtype.
+    """A flat model whose matrix products round their factors to bfloat16. Theta, results and
+    gradients keep their dtype.
     """
 
     def call(
         self,
         theta: Mapping[str, Tensor],
         images: Tensor,
-        texts: Tensor,
+        text_embeds: Tensor,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         with _rounded(self.device):
-            img, txt = super().call(theta, images, texts, generator)
+            img, txt = super().call(theta, images, text_embeds, generator)
         return img.to(self.dtype), txt.to(self.dtype)
 
     def encode(self, theta: Mapping[str, Tensor], images: Tensor) -> Tensor:
@@ -123,8 +121,8 @@ class RoundedModel(FlatModel):
 
 
 class RoundedEncoder(nn.Module):
-    """A frozen encoder whose matrix products round their factors to bfloat16, images and features
-    in the images' dtype.
+    """A frozen encoder whose matrix products round their factors to bfloat16. Images and features
+    keep their dtype.
     """
 
     def __init__(self, module: nn.Module) -> None:

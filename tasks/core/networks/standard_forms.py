@@ -1,4 +1,4 @@
-"""Layers brought to a standard form that computes the same and can be differentiated twice.
+"""Brings layers to a standard form that computes the same and can be differentiated twice.
 
 Three layers of ready-made networks need it: hard sigmoids, attention that keeps biases by position,
 and convolutions that cut an image into patches. `encoders.ready` applies all three to a network.
@@ -62,8 +62,8 @@ class PatchConvolution(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return (B, O, H // k, W // l) of (B, C, H, W) for a k x l kernel; what is left at the
-        right and lower edge is not seen.
+        """Return (B, O, H // k, W // l) of (B, C, H, W) for a k x l kernel. A rest at the right and
+        lower edge is left out.
         """
         (height, width), (rows, columns) = (
             self.kernel_size,

@@ -1,4 +1,4 @@
-"""Weights that a user asks for: by name, what may be a file of them, and tensors that must fit a
+"""Reads weights that a user asks for, by name or from a file, and checks that they fit their
 network exactly.
 """
 
@@ -8,18 +8,28 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from tasks.core.foundations.tensor_files import load_tensors
 
-_WHERE = "change model.options.weights"
+_OPTION = "model.options.weights"
+_WHERE = f"change {_OPTION}"
+_FILE = "'random' or the path of a .safetensors file"
+
+
+def weight_files(config: Any) -> list[Path]:
+    """Return local files whose content decides what an image encoder with `weights` computes."""
+    return [] if config.weights in ("hub", "random") else [Path(config.weights)]
 
 
 @contextmanager
-def by_name(name: str, weights: str, *, allowed: str, option: str) -> Iterator[None]:
-    """Say what to do where the weights of `name` are asked for by name, `weights` being `hub`, and
-    cannot be had; other errors pass.
+def by_name(
+    name: str, weights: str, *, allowed: str = _FILE, option: str = _OPTION
+) -> Iterator[None]:
+    """Say what to do when weights that are asked for by name (`weights` is `hub`) cannot be had.
+    Other errors pass.
 
     Args:
         allowed: the other values of the parameter `option`.

@@ -1,5 +1,5 @@
-"""k-means and its prototypes: the real points nearest to the centroids (Lloyd, 1982; k-means++,
-Arthur and Vassilvitskii, 2007).
+"""Computes k-means and its prototypes, the real points nearest to the centroids (Lloyd, 1982;
+k-means++, Arthur and Vassilvitskii, 2007).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ _MAX_ITERATIONS, _CHUNK = 50, 4096
 
 
 def k_means(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
-    """Return centroids (K, d) of (N, d) points: k-means++ start, at most 50 iterations of Lloyd.
-    O(N K d) each.
+    """Return centroids (K, d) of points (N, d): k-means++, then at most 50 iterations of Lloyd.
+    Each costs O(N K d).
 
     Args:
-        generator: draws the start; on the CPU, where equal inputs give equal bytes.
+        generator: draws the first centroids; on the CPU, where equal inputs give equal bytes.
     """
     centroids = _spread(points, num_clusters, generator)
     previous = torch.full((len(points),), -1)
@@ -34,8 +34,8 @@ def k_means(points: Tensor, num_clusters: int, generator: torch.Generator) -> Te
 
 
 def prototypes(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
-    """Return indices (K,) of the points (N, d) that are nearest to the centroids of k-means, no
-    point twice.
+    """Return indices (K,) of the points (N, d) nearest to the centroids of k-means. No point comes
+    twice.
     """
     centroids = k_means(points, num_clusters, generator)
     is_taken = torch.zeros(len(points), dtype=torch.bool)

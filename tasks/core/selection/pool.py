@@ -1,5 +1,5 @@
-"""What a coreset method selects from and what it returns; shared greedy mathematics of the methods
-(METHOD 7).
+"""Defines what a coreset method selects from and what it returns, with the mathematics of the
+methods (METHOD 7).
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def sample_captions(
 
 
 def herd(points: Tensor, num_points: int) -> Tensor:
-    """Return indices (M,) chosen greedily so that the running mean of the chosen stays closest to
-    the mean of all (N, d).
+    """Return indices (M,) of points (N, d), chosen greedily. The running mean of the chosen stays
+    closest to the mean of all.
     """
     mean, total = points.mean(0), torch.zeros_like(points[0])
     is_free = torch.ones(len(points), dtype=torch.bool, device=points.device)
@@ -91,12 +91,12 @@ def herd(points: Tensor, num_points: int) -> Tensor:
 
 
 def farthest_first(points: Tensor, num_points: int, generator: torch.Generator) -> Tensor:
-    """Return indices (M,) of a farthest-first traversal of (N, d) from a random start: O(N M d),
-    one distance vector.
+    """Return indices (M,) of a farthest-first traversal of points (N, d). It begins with a random
+    one, and costs O(N M d).
     """
     chosen = [int(torch.randint(len(points), (1,), generator=generator))]
     nearest = (points - points[chosen[0]]).square().sum(1)
-    nearest[chosen[0]] = -1.0
+    nearest[chosen[0]] = -1.0  # below every distance, so that none is chosen twice
     for _ in range(num_points - 1):
         index = int(nearest.argmax())
         chosen.append(index)
@@ -106,11 +106,12 @@ def farthest_first(points: Tensor, num_points: int, generator: torch.Generator) 
 
 
 def count_forgetting(history: Tensor) -> Tensor:
-    """Return (N,) float32: transitions correct -> incorrect per pair; infinity for a pair that
-    never was correct.
+    """Return (N,) float32: how often each pair went from correct to incorrect, infinity for one
+    that never was correct.
 
     Args:
         history: (E, N) bool, whether each pair was correct in each epoch.
     """
+    # A pair that never was correct cannot be forgotten, and is the hardest of all
     events = (history[:-1] & ~history[1:]).sum(0).float()
     return events.masked_fill(~history.any(0), torch.inf)

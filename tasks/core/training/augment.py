@@ -1,8 +1,6 @@
-"""Augmentation of training images (METHOD 3), batched and seeded: RandomResizedCrop, flip and
-RandAugment.
+"""Augments training images in batches (METHOD 3): RandomResizedCrop, flip and RandAugment.
 
-Every draw comes from the generator that the caller gives, so equal seeds give equal batches on one
-device.
+The caller gives the generator of all draws, so equal seeds give equal batches on one device.
 """
 
 from __future__ import annotations
@@ -132,12 +130,11 @@ def _randaugment(images: Tensor, magnitude: int, generator: torch.Generator) -> 
     sizes = groups.bincount(minlength=2 * len(_OPERATIONS)).tolist()
     members = groups.argsort(stable=True).to(images.device).split(sizes)
     result = images.clone(memory_format=torch.contiguous_format)
+    level = magnitude / _MAX_MAGNITUDE
     for group, rows in enumerate(members):
-        operation = _OPERATIONS[group // 2]
+        operation, sign = _OPERATIONS[group // 2], 1.0 if group % 2 else -1.0
         if operation != "identity" and len(rows):
-            result[rows] = _apply(
-                operation, images[rows], magnitude / _MAX_MAGNITUDE, 1.0 if group % 2 else -1.0
-            )
+            result[rows] = _apply(operation, images[rows], level, sign)
     return result
 
 
@@ -152,12 +149,14 @@ def _apply(operation: str, image: Tensor, level: float, sign: float) -> Tensor:
         return getattr(vision, operation)(image)
     if operation in ("brightness", "sharpness"):
         return getattr(vision, f"adjust_{operation}")(image, 1.0 + sign * 0.9 * level)
-    shear = [sign * level * 17.0 if operation == f"shear_{axis}" else 0.0 for axis in "xy"]
-    shift = [
-        int(sign * level * side * 0.1) if operation == f"translate_{axis}" else 0
-        for axis, side in (("x", width), ("y", height))
-    ]
-    angle = sign * level * 30.0 if operation == "rotate" else 0.0
+    amount = sign * level
+    angle = amount * 30.0 if operation == "rotate" else 0.0
+    shear = [amount * 17.0 if operation == f"shear_{axis}" else 0.0 for axis in "xy"]
+    shift = [0, 0]
+    if operation == "translate_x":
+        shift[0] = int(amount * width * 0.1)
+    elif operation == "translate_y":
+        shift[1] = int(amount * height * 0.1)
     return vision.affine(
         image,
         angle=angle,

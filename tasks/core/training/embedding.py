@@ -1,40 +1,35 @@
-"""A whole split under a dual encoder."""
+"""Embeds a whole split with a dual encoder."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from tasks.core.foundations.records import Split
 from tasks.core.networks.dual_encoder import DualEncoder
-from tasks.core.networks.encoders import ImageEncoder, normalise, take_rows
+from tasks.core.networks.encoders import ImageEncoder
+
+_IMAGES, _CAPTIONS = 128, 4096  # of one pass
 
 
 def embed_split(
-    model: DualEncoder,
-    split: Split,
-    encoder: ImageEncoder,
-    *,
-    device: torch.device,
-    batch_size: int = 128,
+    model: DualEncoder, split: Split, encoder: ImageEncoder, *, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Return L2-normalised image (N, d) and caption (T, d) embeddings of a whole split, float32 on
     the CPU.
     """
-    images, texts = [], []
-    dummy = split.text_embeds[:1].to(device)
+    img, txt = [], []
+    # The model embeds pairs: beside images, any caption will do
+    caption = split.text_embeds[:1].to(device)
     with torch.inference_mode():
-        for first in range(0, split.num_images, batch_size):
-            rows = torch.arange(first, min(first + batch_size, split.num_images))
+        for rows in torch.arange(split.num_images).split(_IMAGES):
             if split.features is not None:
-                batch = split.features[rows].to(device)
+                images = split.features[rows].to(device)
             else:
-                batch = normalise(take_rows(split.images, rows, device), encoder.mean, encoder.std)
-            images.append(model(batch, dummy)[0].float().cpu())
-        for part in split.text_embeds.split(4096):
-            texts.append(
-                torch.nn.functional.normalize(model.text_projection(part.to(device)), dim=1)
-                .float()
-                .cpu()
-            )
-    return torch.cat(images).clone(), torch.cat(texts).clone()
+                images = encoder.take(split.images, rows, device)
+            img.append(model(images, caption)[0].float().cpu())
+        for part in split.text_embeds.split(_CAPTIONS):
+            txt.append(normalize(model.text_projection(part.to(device)), dim=1).float().cpu())
+    # Copies outside of inference mode can be part of a graph
+    return torch.cat(img).clone(), torch.cat(txt).clone()

@@ -1,9 +1,8 @@
-"""Contrastive training of a dual encoder on image-text pairs: where batches come from, and one
-epoch.
+"""Trains a dual encoder on image-text pairs for one epoch, with a contrastive loss.
 
-Experts (`experts.py`), students (`students.py`) and the forgetting coreset share it. Each epoch
-draws its order, captions, augmentation and dropout from generators named by (seed, epoch): training
-can stop after any epoch and go on the same.
+Experts (`experts.py`), students (`students.py`) and the forgetting coreset share it. Order,
+captions, augmentation and dropout of an epoch come from generators that are named by (seed, epoch).
+So training can stop after any epoch and go on as if it had not.
 """
 
 from __future__ import annotations
@@ -30,25 +29,27 @@ class Pairs(Protocol):
     def take(
         self, rows: Tensor, captions: torch.Generator, pictures: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return images (B, C, H, W) or features (B, F), and texts (B, D), of the given rows
-        (B,).
+        """Return images (B, C, H, W) or features (B, F), and caption embeddings (B, D), of the
+        given rows (B,).
         """
         ...
 
 
-def parameter_groups(model: nn.Module, lr_img: float, lr_txt: float) -> list[dict[str, object]]:
-    """Return optimiser groups of the trainable parameters: names that start with `text_` are the
-    text group (METHOD 2).
+def sgd(
+    model: nn.Module, lr_img: float, lr_txt: float, *, momentum: float, weight_decay: float = 0.0
+) -> torch.optim.SGD:
+    """Return SGD over the trainable parameters, with a step size for each group.
+
+    Parameters whose name starts with `text_` are the text group, all others the image group
+    (METHOD 2).
     """
-    trainable = [
-        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
-    ]
-    groups = {
-        "img": [p for n, p in trainable if not n.startswith("text_")],
-        "txt": [p for n, p in trainable if n.startswith("text_")],
-    }
-    rates = {"img": lr_img, "txt": lr_txt}
-    return [{"params": groups[name], "lr": rates[name]} for name in groups if groups[name]]
+    image, text = list[nn.Parameter](), list[nn.Parameter]()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            group = text if name.startswith("text_") else image
+            group.append(parameter)
+    groups = [{"params": image, "lr": lr_img}, {"params": text, "lr": lr_txt}]
+    return torch.optim.SGD(groups, momentum=momentum, weight_decay=weight_decay)
 
 
 def train_epoch(
@@ -78,16 +79,14 @@ def train_epoch(
     """
     model.eval()
     device = next(model.parameters()).device
-    captions, pictures = (
-        make_generator(seed, "captions", epoch),
-        make_generator(seed, "augment", epoch),
-    )
+    captions = make_generator(seed, "captions", epoch)
+    pictures = make_generator(seed, "augment", epoch)
     dropout = make_generator(seed, "dropout", epoch, device=device)
     total, count, last = 0.0, 0, float("nan")
     losses, sizes = list[Tensor](), list[int]()
     for rows in _batches(pairs.num_pairs, batch_size, make_generator(seed, "order", epoch)):
-        images, texts = pairs.take(rows, captions, pictures)
-        img, txt = model(images, texts, dropout)
+        images, text_embeds = pairs.take(rows, captions, pictures)
+        img, txt = model(images, text_embeds, dropout)
         loss = info_nce(img, txt, tau=tau) if loss_fn is None else loss_fn(img, txt, rows)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -109,9 +108,8 @@ def train_epoch(
 
 
 def _batches(num_pairs: int, batch_size: int, order: torch.Generator) -> Iterator[Tensor]:
-    """Rows of one epoch in random order; a rest of one pair is left out, since it has no
-    negative.
-    """
+    """Yield the rows of one epoch in random order, a batch at a time."""
     for rows in torch.randperm(num_pairs, generator=order).split(batch_size):
+        # A rest of one pair is left out: it has no negative, and its loss no gradient
         if len(rows) > 1:
             yield rows

@@ -1,10 +1,10 @@
-"""Stage 1 (METHOD 3): train one expert and keep its trajectory; read segments of stored
-trajectories for stage 2.
+"""Trains one expert and stores its trajectory, stage 1 (METHOD 3). `distillation/buffer.py` reads
+it.
 
 An expert is one safetensors file with a tensor per snapshot and group: `img_000`, `txt_000`,
-`img_001`, ... What every expert shares, the pretrained image encoder at epoch 0, is not in it but
-in the start artifact. Epochs from 1 on may be stored as their bfloat16 difference to epoch 0
-(`bfloat16_delta`): a tensor of that dtype is such a difference.
+`img_001`, ... All experts share the pretrained image encoder at epoch 0. The start artifact holds
+it, so the file of an expert leaves it out. Epochs from 1 on may be stored as their bfloat16
+difference to epoch 0 (`bfloat16_delta`): a tensor of that dtype is such a difference.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import torch
 
 from tasks.core.foundations.checkpoints import load_checkpoint, save_checkpoint
-from tasks.core.foundations.section import Count, Range, Rate, Section
+from tasks.core.foundations.section import BatchSize, Count, Rate, Section, Share
 from tasks.core.foundations.tensor_files import save_tensors
 from tasks.core.networks.dual_encoder import DualEncoder
-from tasks.core.networks.functional import GROUPS, FlatModel, Theta
+from tasks.core.networks.functional import FlatModel, Theta
 from tasks.core.training.augment import AugmentSection
-from tasks.core.training.epoch import Pairs, parameter_groups, train_epoch
+from tasks.core.training.epoch import Pairs, sgd, train_epoch
 
 Storage = Literal["float32", "bfloat16_delta"]
 
@@ -49,21 +49,21 @@ class ExpertSection(Section):
     num_experts: Count
     num_epochs: Count
     coreset_epochs: Count
-    batch_size: Annotated[int, Range(ge=2, unit="pairs")]
+    batch_size: BatchSize
     lr_img: Rate
     lr_txt: Rate
-    momentum: Annotated[float, Range(ge=0.0, lt=1.0)]
+    momentum: Share
     storage: Storage
     augment: AugmentSection
 
     def stored_epochs(self, index: int) -> tuple[int, ...]:
-        """Return the epochs after which snapshots of an expert are stored, beside its start; it is
+        """Return the epochs after which snapshots of an expert are stored, beside epoch 0. It is
         trained to the last of them.
         """
-        further = (
-            (self.coreset_epochs,) if index == 0 and self.coreset_epochs > self.num_epochs else ()
-        )
-        return (*range(1, self.num_epochs + 1), *further)
+        epochs = tuple(range(1, self.num_epochs + 1))
+        if index == 0 and self.coreset_epochs > self.num_epochs:
+            return (*epochs, self.coreset_epochs)
+        return epochs
 
 
 SNAPSHOTS = "snapshots.safetensors"
@@ -86,7 +86,7 @@ def train_expert(
 
     Args:
         model: fresh projections; its trainable parameters are the trajectory.
-        index: of the expert; the snapshots are those of its start and of
+        index: of the expert; the snapshots are those of epoch 0 and of
             `section.stored_epochs(index)`.
         is_start_shared: leave `img_000` out, because the start artifact holds the same encoder for
             all experts.
@@ -94,63 +94,41 @@ def train_expert(
         progress: called with (epochs done, epochs in all, loss=loss of the epoch).
     """
     flat = FlatModel(model)
-    optimiser = torch.optim.SGD(
-        parameter_groups(model, section.lr_img, section.lr_txt),
-        lr=section.lr_txt,
-        momentum=section.momentum,
-    )
+    optimiser = sgd(model, section.lr_img, section.lr_txt, momentum=section.momentum)
     epochs = section.stored_epochs(index)
-    snapshots, losses, first = _snapshot(flat, 0, skip=("img",) if is_start_shared else ()), [], 0
+    snapshots, losses = _snapshot(flat, 0), list[float]()
+    if is_start_shared:
+        del snapshots[snapshot_name("img", 0)]
     stored = load_checkpoint(checkpoint) if checkpoint else None
     if stored is not None:
-        tensors, state = stored
-        momenta = {
-            int(name.removeprefix("momentum_")): value
-            for name, value in tensors.items()
-            if name.startswith("momentum_")
-        }
-        snapshots = {
-            name: value for name, value in tensors.items() if not name.startswith("momentum_")
-        }
-        first, losses = state["epoch"], state["losses"]
-        flat.load(_theta(snapshots, first, flat))
-        snapshots = {
-            name: value
-            for name, value in snapshots.items()
-            if int(name.rpartition("_")[2]) in (0, *epochs)
-        }
-        for index, parameter in enumerate(
-            p for group in optimiser.param_groups for p in group["params"]
-        ):
-            if index in momenta:
-                optimiser.state[parameter]["momentum_buffer"] = momenta[index].to(parameter)
-    for epoch in range(first, epochs[-1]):
-        losses.append(
-            train_epoch(
-                model,
-                pairs,
-                optimiser,
-                batch_size=section.batch_size,
-                tau=tau,
-                seed=seed,
-                epoch=epoch,
-            )
+        parts, state = stored
+        snapshots, losses = parts["snapshots"], state["losses"]
+        flat.load(parts["now"])
+        _set_momenta(optimiser, parts.get("momenta", {}))
+    for epoch in range(len(losses), epochs[-1]):
+        loss = train_epoch(
+            model,
+            pairs,
+            optimiser,
+            batch_size=section.batch_size,
+            tau=tau,
+            seed=seed,
+            epoch=epoch,
         )
-        now = _snapshot(flat, epoch + 1)
+        losses.append(loss)
+        if epoch + 1 in epochs:
+            snapshots.update(_snapshot(flat, epoch + 1))
         if checkpoint is not None:
-            save_checkpoint(
-                checkpoint,
-                {**snapshots, **now, **_momenta(optimiser)},
-                {"epoch": epoch + 1, "losses": losses},
-            )
-        snapshots.update(now if epoch + 1 in epochs else {})
+            # Not every epoch is stored, so the parameters stand beside the snapshots
+            now = {"snapshots": snapshots, "now": flat.flatten(), "momenta": _momenta(optimiser)}
+            save_checkpoint(checkpoint, now, {"losses": losses})
         if progress:
-            progress(epoch + 1, epochs[-1], loss=losses[-1])
+            progress(epoch + 1, epochs[-1], loss=loss)
     return snapshots, losses
 
 
 def save_snapshots(
-    folder: Path, snapshots: Theta, *, storage: Storage, start: Theta
+    folder: Path, snapshots: Theta, *, storage: Storage, shared: Theta
 ) -> dict[str, float]:
     """Write the trajectory of one expert into its artifact folder.
 
@@ -158,7 +136,7 @@ def save_snapshots(
         snapshots: as `train_expert` returns them.
         storage: `float32` as they are, or `bfloat16_delta`: epochs from 1 on as bfloat16
             differences to epoch 0.
-        start: epoch 0 of a group that the snapshots left out, {"img": (P_img,)}; else empty.
+        shared: epoch 0 of a group that the snapshots left out, {"img": (P_img,)}; else empty.
 
     Returns:
         `snapshot_bytes` (of the tensors), and `storage_error`: the largest |theta_read - theta| /
@@ -171,15 +149,12 @@ def save_snapshots(
             group, _, epoch = name.partition("_")
             if int(epoch) == 0:
                 continue
-            first = snapshots.get(f"{group}_000", start.get(group))
-            assert first is not None, "a snapshot without epoch 0 comes with its start"
+            first = snapshots.get(snapshot_name(group, 0), shared.get(group))
+            assert first is not None, "a snapshot without epoch 0 comes with what experts share"
             stored[name] = (theta - first).to(torch.bfloat16)
             moved = float((theta - first).norm())
-            errors.append(
-                float((_restore(stored[name], first) - theta).norm()) / moved
-                if moved > 0.0
-                else 0.0
-            )
+            if moved > 0.0:
+                errors.append(float((restore(stored[name], first) - theta).norm()) / moved)
     save_tensors(folder / SNAPSHOTS, stored)
     return {
         "snapshot_bytes": sum(value.nbytes for value in stored.values()),
@@ -187,28 +162,31 @@ def save_snapshots(
     }
 
 
-def _restore(delta: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+def restore(delta: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """Return a snapshot that is stored as its difference to epoch 0."""
     return first + delta.to(first.dtype)
 
 
-def _snapshot(flat: FlatModel, epoch: int, skip: tuple[str, ...] = ()) -> Theta:
-    return {
-        f"{group}_{epoch:03d}": value.cpu()
-        for group, value in flat.flatten().items()
-        if group not in skip and value.numel()
-    }
+def snapshot_name(group: str, epoch: int) -> str:
+    """Return the name of a tensor in the file of an expert."""
+    return f"{group}_{epoch:03d}"
 
 
-def _theta(snapshots: Theta, epoch: int, flat: FlatModel) -> Theta:
-    now = flat.flatten()
-    return {
-        group: snapshots.get(f"{group}_{epoch:03d}", now[group]).to(now[group]) for group in GROUPS
-    }
+def _snapshot(flat: FlatModel, epoch: int) -> Theta:
+    found = {}
+    for group, value in flat.flatten().items():
+        if value.numel():
+            found[snapshot_name(group, epoch)] = value.cpu()
+    return found
 
 
 def _momenta(optimiser: torch.optim.Optimizer) -> Theta:
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    found: dict[str, Any] = {
-        f"momentum_{i}": optimiser.state[p].get("momentum_buffer") for i, p in enumerate(parameters)
-    }
-    return {name: value for name, value in found.items() if value is not None}
+    """Return the velocities of SGD by the number of their parameter; without momentum none."""
+    states = optimiser.state_dict()["state"]
+    return {str(number): state["momentum_buffer"] for number, state in states.items()}
+
+
+def _set_momenta(optimiser: torch.optim.Optimizer, momenta: Theta) -> None:
+    state = optimiser.state_dict()
+    state["state"] = {int(number): {"momentum_buffer": value} for number, value in momenta.items()}
+    optimiser.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""The contrastive loss between image and text embeddings, InfoNCE. METHOD 2.
+"""Computes the contrastive loss between image and text embeddings, InfoNCE (METHOD 2).
 
 Experts are trained with it. Losses that students may have instead: `student_losses.py`.
 Shape suffixes: B pairs of a batch, D dimensions of the shared space.
@@ -13,11 +13,20 @@ from torch.nn import functional
 TAU = 0.07
 
 
-def logits(img_BD: Tensor, txt_BD: Tensor, tau: float = TAU) -> Tensor:
+def logits(img_BD: Tensor, txt_BD: Tensor, tau: float) -> Tensor:
     """Return z (B, B): cosine similarity over tau of L2-normalised (B, D) embeddings, rows are
     images.
     """
     return img_BD @ txt_BD.T / tau
+
+
+def both_directions(img_BD: Tensor, txt_BD: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy of finding the text of each image, CE(z, diag), and the image of
+    each text, CE(z^T, diag). Their mean is InfoNCE.
+    """
+    z_BB = logits(img_BD, txt_BD, tau)
+    own_B = torch.arange(len(z_BB), device=z_BB.device)
+    return functional.cross_entropy(z_BB, own_B), functional.cross_entropy(z_BB.T, own_B)
 
 
 def info_nce(
@@ -34,17 +43,16 @@ def info_nce(
     Raises:
         ValueError: a single pair without `include_positive`, which has no denominator.
     """
-    z_BB = logits(img_BD, txt_BD, tau)
     if include_positive:
-        target_B = torch.arange(len(z_BB), device=z_BB.device)
-        i2t = functional.cross_entropy(z_BB, target_B)
-        t2i = functional.cross_entropy(z_BB.T, target_B)
+        i2t, t2i = both_directions(img_BD, txt_BD, tau)
         return 0.5 * (i2t + t2i)
+    z_BB = logits(img_BD, txt_BD, tau)
     if len(z_BB) < 2:
         raise ValueError(
             f"include_positive: false needs at least 2 pairs in a batch, received {len(z_BB)}; "
             "raise the mini-batch size"
         )
+    # -log(exp(z_ii) / sum_{j != i} exp(z_ij)): the diagonal leaves the denominator
     is_positive_BB = torch.eye(len(z_BB), dtype=torch.bool, device=z_BB.device)
     negatives_BB = z_BB.masked_fill(is_positive_BB, -torch.inf)
     both_B = negatives_BB.logsumexp(0) + negatives_BB.logsumexp(1)

@@ -1,4 +1,4 @@
-"""The files of a PairSet inside an artifact folder: `pairs.safetensors` and `pairs.json`."""
+"""Writes and reads a PairSet in an artifact folder: `pairs.safetensors` and `pairs.json`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.foundations.tensor_files import load_tensors, save_tensors
-from tasks.core.training.pair_set import PairSet, Similarity
+from tasks.core.training.pair_set import LEFT, PairSet, Similarity
 
 PAIRS, FACTS = "pairs.safetensors", "pairs.json"
 
 
 def save_pairs(folder: Path, pairs: PairSet) -> None:
     """Write a PairSet as `pairs.safetensors` and `pairs.json`."""
-    tensors = {"images": pairs.images.contiguous(), "text_embeds": pairs.text_embeds.contiguous()}
+    tensors = {"images": pairs.images, "text_embeds": pairs.text_embeds}
     facts: dict[str, Any] = {
         "mean": pairs.mean,
         "std": pairs.std,
@@ -24,7 +24,7 @@ def save_pairs(folder: Path, pairs: PairSet) -> None:
     }
     if pairs.similarity is not None:
         soft = pairs.similarity
-        tensors.update(sim_diagonal=soft.diagonal, sim_left=soft.left, sim_right=soft.right)
+        tensors |= soft.rows
         facts["sim_alpha"] = soft.alpha
     save_tensors(folder / PAIRS, tensors)
     (folder / FACTS).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
@@ -35,10 +35,8 @@ def load_pairs(folder: Path) -> PairSet:
     tensors = load_tensors(folder / PAIRS)
     facts = json.loads((folder / FACTS).read_text())
     soft = None
-    if "sim_left" in tensors:
-        soft = Similarity(
-            tensors["sim_diagonal"], tensors["sim_left"], tensors["sim_right"], facts["sim_alpha"]
-        )
+    if LEFT in tensors:
+        soft = Similarity.of(tensors, facts["sim_alpha"])
     return PairSet(
         images=tensors["images"],
         text_embeds=tensors["text_embeds"],

@@ -1,4 +1,6 @@
-"""The set that students train on: a coreset or a distilled set, as a record and as batches."""
+"""Defines the set that students train on, a coreset or a distilled set, as a record and as
+batches.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +12,33 @@ from torch import Tensor
 
 from tasks.core.training.student_losses import HARD, SOFT
 
+DIAGONAL, LEFT, RIGHT = "sim_diagonal", "sim_left", "sim_right"
+
 
 @dataclass(frozen=True)
 class Similarity:
-    """Learnable soft similarity of LoRS: S = diag(diagonal) + (alpha / r) left @ right.T (METHOD
-    6).
+    """Soft similarity of LoRS, S = diag(diagonal) + (alpha / r) left @ right.T (METHOD 6).
 
     Attributes:
-        diagonal: (M,).  left, right: (M, r).  alpha: scale.
+        diagonal: (M,).
+        left, right: (M, r).
+        alpha: scale.
     """
 
     diagonal: Tensor
     left: Tensor
     right: Tensor
     alpha: float
+
+    @staticmethod
+    def of(rows: dict[str, Tensor], alpha: float) -> Similarity:
+        """Return the record of rows that are called as in `rows`; others are ignored."""
+        return Similarity(rows[DIAGONAL], rows[LEFT], rows[RIGHT], alpha)
+
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        """The tensors under the names that they have in files and among learned rows."""
+        return {DIAGONAL: self.diagonal, LEFT: self.left, RIGHT: self.right}
 
 
 @dataclass(frozen=True)
@@ -74,22 +89,17 @@ class PairSet:
                 f"with a similarity {', '.join(SOFT)}; "
                 "change `loss` of the method that makes the set"
             )
-        if soft is not None and {len(soft.diagonal), len(soft.left), len(soft.right)} != {
-            len(self.images)
-        }:
-            rows = f"{len(soft.diagonal)}, {len(soft.left)} and {len(soft.right)} rows"
+        counts = {len(value) for value in soft.rows.values()} if soft else set[int]()
+        if not counts <= {self.num_pairs}:
             raise ValueError(
-                f"PairSet.similarity: received {rows} for {len(self.images)} pairs; it needs one "
-                "a pair"
+                f"PairSet.similarity: received {sorted(counts)} rows for {self.num_pairs} pairs; "
+                "it needs one a pair"
             )
 
     def _check_values(self) -> None:
         tensors = {"images": self.images, "text_embeds": self.text_embeds}
         if self.similarity is not None:
-            tensors |= {
-                f"similarity.{part}": getattr(self.similarity, part)
-                for part in ("diagonal", "left", "right")
-            }
+            tensors |= self.similarity.rows
         for name, value in tensors.items():
             if not bool(torch.isfinite(value).all()):
                 raise ValueError(
@@ -113,19 +123,20 @@ class PairSet:
 
 
 class SetPairs:
-    """The pairs of a coreset or a distilled set; `images` may be replaced by the frozen encoder's
-    features of them.
+    """The pairs of a coreset or a distilled set, as batches for training.
+
+    Args:
+        features: (M, F) features of the images under a frozen encoder, which take their place.
     """
 
     def __init__(
         self, pairs: PairSet, *, device: torch.device, features: Tensor | None = None
     ) -> None:
-        images = (
-            features
-            if features is not None
-            else pairs.images.contiguous(memory_format=torch.channels_last)
-        )
-        self.images, self.texts = images.to(device), pairs.text_embeds.to(device)
+        # Convolutions take this layout without a copy
+        images = pairs.images.contiguous(memory_format=torch.channels_last)
+        if features is not None:
+            images = features
+        self.images, self.text_embeds = images.to(device), pairs.text_embeds.to(device)
 
     @property
     def num_pairs(self) -> int:
@@ -135,4 +146,4 @@ class SetPairs:
         self, rows: Tensor, captions: torch.Generator, pictures: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         rows = rows.to(self.images.device, non_blocking=True)
-        return self.images[rows], self.texts[rows]
+        return self.images[rows], self.text_embeds[rows]

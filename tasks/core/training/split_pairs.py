@@ -1,4 +1,4 @@
-"""The real pairs of a split as batches for training."""
+"""Gives the real pairs of a split as batches for training."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class SplitPairs:
             chosen = self._firsts[rows] + (draws * self._counts[rows]).long()
         else:
             chosen = self.caption_idx[rows]
-        texts = self.split.text_embeds[chosen].to(self.device, non_blocking=True)
+        text_embeds = self.split.text_embeds[chosen].to(self.device, non_blocking=True)
         if self.split.features is not None:
-            return self.split.features[rows].to(self.device, non_blocking=True), texts
+            return self.split.features[rows].to(self.device, non_blocking=True), text_embeds
         raw = augment(take_rows(self.split.images, rows, self.device), self.section, pictures)
-        return normalise(raw, self.encoder.mean, self.encoder.std), texts
+        return normalise(raw, self.encoder.mean, self.encoder.std), text_embeds

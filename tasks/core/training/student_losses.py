@@ -1,5 +1,5 @@
-"""The losses that students are trained with, one table: while a set is distilled, and when a stored
-set is evaluated.
+"""Lists the losses that students are trained with, while a set is distilled and when a stored set
+is evaluated.
 
 The choices of `loss` in params.yaml, the checks of a stored set and the dispatch come from here. A
 further loss is a function and an entry. Experts are trained with `losses.info_nce` in any case.
@@ -42,6 +42,7 @@ def wbce(z_BB: Tensor, similarity_BB: Tensor) -> Tensor:
     """Return the mean of `bce` over S > 0.5 and that over S <= 0.5, weighted equally."""
     terms_BB = binary_cross_entropy_with_logits(z_BB, similarity_BB, reduction="none")
     is_positive_BB = (similarity_BB > 0.5).to(terms_BB.dtype)
+    # Few of the B^2 entries are positive, and in a plain mean they would hardly count
     means = []
     for mask_BB in (is_positive_BB, 1.0 - is_positive_BB):
         # A batch may have no pair of one kind: its mean is then 0.
@@ -68,13 +69,5 @@ def soft_contrastive(
         img_BD, txt_BD: L2-normalised embeddings.
         similarity_BB: S, rows are images.
         tau: temperature.
-
-    Raises:
-        ValueError: there is no such loss.
     """
-    if name not in SOFT:
-        raise ValueError(
-            f"unknown loss {name!r}; available: {', '.join(('info_nce', *SOFT))}; change "
-            "`loss` in the method's options"
-        )
     return SOFT[name](logits(img_BD, txt_BD, tau), similarity_BB)

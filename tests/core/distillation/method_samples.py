@@ -50,9 +50,7 @@ def run_method(
 ) -> Distilled:
     """Distil with a method's options, some of them changed."""
     config = dataclasses.replace(config, **changes)
-    found: Distilled = module.distill(
-        problem, config, num_pairs, tau=0.07, checkpoint=checkpoint, log=log
-    )
+    found: Distilled = module.distill(problem, config, num_pairs, checkpoint=checkpoint, log=log)
     return found
 
 

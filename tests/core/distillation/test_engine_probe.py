@@ -103,11 +103,10 @@ def test_distillation_refuses_it_before_the_first_iteration(tmp_path):
             problem,
             dataclasses.replace(CONFIG, engine="double_backward"),
             6,
-            tau=0.07,
             log=lambda row, _: rows.append(row),
         )
     assert not rows
-    found = distill(problem, dataclasses.replace(CONFIG, iterations=1), 6, tau=0.07)
+    found = distill(problem, dataclasses.replace(CONFIG, iterations=1), 6)
     assert len(found.history) == 1
 
 

@@ -61,14 +61,16 @@ def test_modalities_start_independently(image, text, is_frozen):
     start = initial_pairs(split, encoder, 5, image=image, text=text, seed=4)
     pixels = torch.from_numpy(split.images[start.image_idx.numpy()]).permute(0, 3, 1, 2) / 127.5 - 1
     assert torch.allclose(start.images, pixels, atol=1e-5) == (image != "noise")
-    assert torch.equal(start.texts, split.text_embeds[start.caption_idx]) == (text != "noise")
+    assert torch.equal(start.text_embeds, split.text_embeds[start.caption_idx]) == (text != "noise")
     assert torch.equal(split.caption_image_idx[start.caption_idx], start.image_idx), (
         "image and caption are of one pair"
     )
     plain = initial_pairs(split, encoder, 5, image="real", text="real", seed=4)
     assert torch.equal(start.image_idx, plain.image_idx) == ("k_means" not in (image, text))
     again = initial_pairs(split, encoder, 5, image=image, text=text, seed=4)
-    assert torch.equal(again.images, start.images) and torch.equal(again.texts, start.texts)
+    assert torch.equal(again.images, start.images) and torch.equal(
+        again.text_embeds, start.text_embeds
+    )
 
 
 def test_all_pairs_can_be_prototypes():

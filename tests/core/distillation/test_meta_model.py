@@ -47,7 +47,7 @@ def test_meta_model_is_differentiated_exactly_from_fresh_students_too(tmp_path, 
         for engine in ("double_backward", "unroll")
     )
     assert torch.allclose(got.pairs.images, expected.pairs.images, atol=1e-5) and not torch.equal(
-        got.pairs.images, got.start.images
+        got.pairs.images, got.initial.images
     )
     assert torch.allclose(got.pairs.text_embeds, expected.pairs.text_embeds, atol=1e-5)
     assert (
@@ -90,7 +90,7 @@ def test_meta_model_goes_on_from_a_set_that_bi_trajectory_matching_made(tmp_path
     assert still.pairs.step_sizes == pytest.approx(
         {group: 2.0 * size for group, size in matched.pairs.step_sizes.items()}
     )
-    assert torch.equal(found.start.images, matched.start.images) and not torch.allclose(
+    assert torch.equal(found.initial.images, matched.initial.images) and not torch.allclose(
         found.pairs.images, matched.pairs.images
     )
 
@@ -174,9 +174,9 @@ def test_every_goal_of_meta_model_has_a_fresh_student_of_its_own(tmp_path):
 
     def fresh(number):
         asked.append(number)
-        return problem.fresh_start(number)
+        return problem.fresh_theta(number)
 
-    noted = dataclasses.replace(problem, fresh_start=fresh)
+    noted = dataclasses.replace(problem, fresh_theta=fresh)
     run_method(meta_model, noted, META, iterations=2, goals_per_iteration=3, start_from="fresh")
     assert len(asked) == len(set(asked)) == 6
     run_method(meta_model, noted, META, iterations=1, goals_per_iteration=3, start_from="fresh")

@@ -7,14 +7,14 @@ import torch
 
 from tasks.core.distillation.distillers.bi_trajectory import Config, distill
 from tasks.core.distillation.matching_config import check_matching
-from tasks.core.distillation.outer_iterations import _drop
+from tasks.core.networks.dual_encoder import drop
 from tests.core.hypergradient.small_problem import MATCHING, make_problem
 
 CONFIG = Config(**MATCHING, include_positive=True)
 
 
 def _run(problem, **changes):
-    return distill(problem, dataclasses.replace(CONFIG, **changes), 6, tau=0.07)
+    return distill(problem, dataclasses.replace(CONFIG, **changes), 6)
 
 
 def test_features_of_images_that_stay_are_computed_once(tmp_path):
@@ -34,10 +34,10 @@ def test_features_of_images_that_stay_are_computed_once(tmp_path):
     handle.remove()
     assert sum(calls) == 6
     both = distill(
-        problem, dataclasses.replace(config, optimise="both", lr_img=1e-30), 6, tau=0.07
+        problem, dataclasses.replace(config, optimise="both", lr_img=1e-30), 6
     ).pairs.text_embeds
     assert torch.allclose(texts, both, atol=1e-6) and not torch.equal(
-        texts, _run(problem, iterations=1).start.texts
+        texts, _run(problem, iterations=1).initial.text_embeds
     )
 
 
@@ -50,7 +50,7 @@ def test_views_are_drawn_by_every_student_step_and_need_a_frozen_encoder(tmp_pat
     )
     views = _run(problem, **change, num_views=3)
     handle.remove()
-    assert sum(calls) == 3 * 6 and torch.equal(views.pairs.images, views.start.images)
+    assert sum(calls) == 3 * 6 and torch.equal(views.pairs.images, views.initial.images)
     assert torch.equal(
         views.pairs.text_embeds, _run(problem, **change, num_views=3).pairs.text_embeds
     )
@@ -119,7 +119,7 @@ def test_every_engine_drops_the_same_features(tmp_path, trainable):
 
 def test_dropout_keeps_the_mean_and_zeroes_its_share():
     features = torch.rand(200, 500, generator=torch.Generator().manual_seed(0)) + 0.5
-    dropped = _drop(features, 0.3, torch.Generator().manual_seed(1))
+    dropped = drop(features, 0.3, torch.Generator().manual_seed(1))
     assert float((dropped == 0).float().mean()) == pytest.approx(0.3, abs=0.01)
     assert float(dropped.mean()) == pytest.approx(float(features.mean()), rel=0.01)
     kept = dropped != 0

@@ -12,7 +12,7 @@ from tasks.core.distillation.distillers.bi_trajectory import Config, distill
 from tasks.core.distillation.matching_config import check_matching
 from tasks.core.distillation.objective import Objective
 from tasks.core.distillation.run import run
-from tasks.core.distillation.segments import draw_segment, draw_start
+from tasks.core.distillation.segments import draw_segment, draw_snapshot
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.training.experts import save_snapshots
 from tasks.core.training.losses import info_nce
@@ -23,7 +23,7 @@ CONFIG = Config(**MATCHING, include_positive=True)
 
 
 def _run(problem, **changes):
-    return distill(problem, dataclasses.replace(CONFIG, **changes), 6, tau=0.07)
+    return distill(problem, dataclasses.replace(CONFIG, **changes), 6)
 
 
 def test_outer_steps_fall_along_half_a_cosine(tmp_path):
@@ -52,14 +52,14 @@ def test_outer_steps_fall_along_half_a_cosine(tmp_path):
 def test_start_epochs_are_drawn_from_their_whole_range_for_both_groups_alike(tmp_path):
     buffer = make_problem(tmp_path, "heads").buffer
     config = dataclasses.replace(CONFIG, max_start_epoch=3)
-    drawn = [draw_start(buffer, config, make_generator(0, index)) for index in range(60)]
+    drawn = [draw_snapshot(buffer, config, make_generator(0, index)) for index in range(60)]
     assert set(drawn) == {(expert, epoch) for expert in (0, 1) for epoch in (0, 1, 2)}
     expert, epoch = drawn[0]
     goal = draw_segment(buffer, config, make_generator(0, 0))
     for group in ("img", "txt"):
-        assert torch.equal(goal.start[group], buffer.snapshot(expert, epoch)[group])
+        assert torch.equal(goal.theta0[group], buffer.snapshot(expert, epoch)[group])
     assert float(goal.loss(buffer.snapshot(expert, epoch + 1))) == 0.0
-    assert goal.terms(goal.start) == pytest.approx({"loss_img": 1.0, "loss_txt": 1.0})
+    assert goal.terms(goal.theta0) == pytest.approx({"loss_img": 1.0, "loss_txt": 1.0})
 
 
 @pytest.mark.parametrize("trainable", ["full", "heads"])
@@ -101,8 +101,8 @@ def test_an_update_averages_the_gradients_of_its_goals(tmp_path, trainable):
             problem, dataclasses.replace(config, goals_per_iteration=len(segments)), 6, objective
         )
         return (
-            found.pairs.images - found.start.images,
-            found.pairs.text_embeds - found.start.texts,
+            found.pairs.images - found.initial.images,
+            found.pairs.text_embeds - found.initial.text_embeds,
             found.history[0],
         )
 
@@ -190,7 +190,7 @@ def test_merged_branches_go_on_where_the_texts_of_the_experts_stand_still(tmp_pa
         for g in ("img", "txt")
         for e in range(3)
     }
-    save_snapshots(tmp_path, still, storage="float32", start={})
+    save_snapshots(tmp_path, still, storage="float32", shared={})
     found = _run(
         dataclasses.replace(problem, buffer=Buffer([tmp_path], {}, device=CPU)),
         iterations=3,

@@ -27,10 +27,16 @@ def _guard():
     return Guard(OuterState(config, 3, torch.zeros(3, 3, 4, 4), torch.zeros(3, 5), {}, device=CPU))
 
 
+def _stored(guard):
+    """The tensors of a checkpoint by part and name."""
+    parts, _ = dump(guard)
+    return {(part, name): value for part, named in parts.items() for name, value in named.items()}
+
+
 def _gradient(*, text=0.0, log_img=0.0):
     logs = {"img": torch.tensor(log_img), "txt": torch.tensor(0.0)}
     return Gradient(
-        1.0, {"images": torch.zeros(3, 3, 4, 4), "texts": torch.full((3, 5), text)}, logs, {}
+        1.0, {"images": torch.zeros(3, 3, 4, 4), "text_embeds": torch.full((3, 5), text)}, logs, {}
     )
 
 
@@ -39,21 +45,25 @@ def _gradient(*, text=0.0, log_img=0.0):
 @pytest.mark.parametrize("steps", [{"text": 3e38}, {"log_img": 150.0}, {"log_img": -150.0}])
 def test_an_update_that_leaves_the_finite_numbers_is_taken_back_at_once(steps):
     guard = _guard()
-    state, before = guard.state, dump(guard)[0]
+    state, before = guard.state, _stored(guard)
     assert not guard.update(_gradient(**steps), {"loss": 1.0})
     assert state.iteration == 0 and state.history == []
     assert all(
-        torch.equal(value, before[name]) for name, value in dump(guard)[0].items() if name in before
+        torch.equal(value, before[name]) for name, value in _stored(guard).items() if name in before
     )
     assert guard.update(_gradient(**steps), {"loss": 1.0})  # the outer steps are halved
-    assert state.iteration == 1 and all(value.isfinite().all() for value in dump(guard)[0].values())
-    assert bool(state.rows()["texts"].isfinite().all())
+    assert state.iteration == 1 and all(value.isfinite().all() for value in _stored(guard).values())
+    assert bool(state.rows()["text_embeds"].isfinite().all())
     assert 0.0 < state.step_sizes()["img"] < float("inf")
 
 
 @pytest.mark.parametrize(
     ("steps", "what"),
-    [({"text": -3e38}, "texts"), ({"log_img": 400.0}, "log_img"), ({"log_img": -400.0}, "log_img")],
+    [
+        ({"text": -3e38}, "text_embeds"),
+        ({"log_img": 400.0}, "log_img"),
+        ({"log_img": -400.0}, "log_img"),
+    ],
 )
 def test_a_second_update_that_leaves_the_finite_numbers_stops_with_what_did(steps, what):
     guard = _guard()
@@ -76,11 +86,11 @@ def test_a_last_update_with_an_absurd_outer_step_stores_nothing(tmp_path):
     with pytest.raises(
         ValueError, match=r"left the finite numbers in iteration 0.*a step size of 0: log_img"
     ):
-        distill(problem, config, 6, tau=0.07, checkpoint=file)
+        distill(problem, config, 6, checkpoint=file)
     assert not file.exists()
     assert (
         distill(
-            problem, dataclasses.replace(config, lr_step_size=0.01), 6, tau=0.07, checkpoint=file
+            problem, dataclasses.replace(config, lr_step_size=0.01), 6, checkpoint=file
         ).pairs.step_sizes["img"]
         > 0.0
     )
@@ -92,7 +102,7 @@ KINDS = ("img", "txt", "sim", "step_size")
 def _learned(problem, **optimisers):
     """What one iteration makes of each kind of tensor."""
     config = dataclasses.replace(LORS, iterations=1, **optimisers)
-    pairs = lors.distill(problem, config, 6, tau=0.07).pairs
+    pairs = lors.distill(problem, config, 6).pairs
     return {
         "img": pairs.images,
         "txt": pairs.text_embeds,
@@ -126,10 +136,10 @@ def test_a_run_with_both_optimisers_goes_on_to_the_same_bytes(tmp_path):
         if iteration == 4:
             raise Killed
 
-    expected = lors.distill(problem, config, 6, tau=0.07)
+    expected = lors.distill(problem, config, 6)
     with pytest.raises(Killed):
-        lors.distill(problem, config, 6, tau=0.07, checkpoint=tmp_path / "c.safetensors", log=kill)
-    got = lors.distill(problem, config, 6, tau=0.07, checkpoint=tmp_path / "c.safetensors")
+        lors.distill(problem, config, 6, checkpoint=tmp_path / "c.safetensors", log=kill)
+    got = lors.distill(problem, config, 6, checkpoint=tmp_path / "c.safetensors")
     assert got.history == expected.history and torch.equal(got.pairs.images, expected.pairs.images)
     assert (
         torch.equal(got.pairs.text_embeds, expected.pairs.text_embeds)

@@ -16,7 +16,7 @@ CONFIG = Config(**MATCHING, include_positive=True)
 
 def _run(problem, checkpoint=None, log=None, **changes):
     return distill(
-        problem, dataclasses.replace(CONFIG, **changes), 6, tau=0.07, checkpoint=checkpoint, log=log
+        problem, dataclasses.replace(CONFIG, **changes), 6, checkpoint=checkpoint, log=log
     )
 
 
@@ -65,13 +65,16 @@ def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path, optimiser, goals)
 )
 def test_single_modality_leaves_the_other_as_it_was(tmp_path, optimise, image_moves, text_moves):
     found = _run(make_problem(tmp_path, "heads"), optimise=optimise)
-    assert torch.equal(found.pairs.images, found.start.images) != image_moves
-    assert torch.equal(found.pairs.text_embeds, found.start.texts) != text_moves
+    assert torch.equal(found.pairs.images, found.initial.images) != image_moves
+    assert torch.equal(found.pairs.text_embeds, found.initial.text_embeds) != text_moves
 
 
 def test_noise_has_the_moments_of_the_data(tmp_path):
     problem = make_problem(tmp_path)
-    noise, real = _run(problem, init_image="noise", init_text="noise").start, _run(problem).start
+    noise, real = (
+        _run(problem, init_image="noise", init_text="noise").initial,
+        _run(problem).initial,
+    )
     assert torch.equal(noise.image_idx, real.image_idx) and not torch.equal(
         noise.images, real.images
     )
@@ -88,7 +91,7 @@ def test_frozen_features_give_the_gradient_of_the_whole_network(tmp_path):
     slow = dataclasses.replace(problem, is_encoder_frozen=False)
     change = {"iterations": 1, "optimiser": "sgd", "engine": "double_backward"}
     fast_set, slow_set = _run(problem, **change).pairs, _run(slow, **change).pairs
-    moved = fast_set.images - _run(problem, **change).start.images
+    moved = fast_set.images - _run(problem, **change).initial.images
     assert float(moved.abs().max()) > 0
     assert torch.allclose(
         fast_set.images, slow_set.images, atol=1e-6 * float(moved.abs().max()) + 1e-7

@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from tasks.core.evaluation.statistics import Statistics, describe, mean, student_t
+from tasks.core.evaluation.statistics import Statistics, describe, mean, t_quantile
 
 stats = pytest.importorskip("scipy.stats")
 
 
 @pytest.mark.parametrize("freedom", [*range(1, 31), 59, 100, 999, 1000])
 def test_the_quantile_of_student_t_is_that_of_scipy(freedom):
-    assert student_t(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-9)
+    assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-9)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 12])

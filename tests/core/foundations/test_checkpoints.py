@@ -12,7 +12,9 @@ STATE = {"epoch": 3, "losses": [1.5, 0.25], "note": '"sha256":"' + "0" * 64}
 
 def _save(path, epoch=3):
     save_checkpoint(
-        path, {"b": torch.arange(7.0), "a": torch.full((3, 2), epoch)}, {**STATE, "epoch": epoch}
+        path,
+        {"now": {"b": torch.arange(7.0)}, "good": {"a": torch.full((3, 2), epoch)}, "none": {}},
+        {**STATE, "epoch": epoch},
     )
 
 
@@ -26,9 +28,10 @@ def test_what_was_saved_is_loaded_and_equal_saves_give_equal_bytes(tmp_path):
     path = tmp_path / NAME
     assert load_checkpoint(path) is None
     _save(path)
-    tensors, state = load_checkpoint(path)
-    assert state == STATE and torch.equal(tensors["b"], torch.arange(7.0))
-    assert tensors["a"].tolist() == [[3, 3]] * 3
+    parts, state = load_checkpoint(path)
+    assert state == STATE and sorted(parts) == ["good", "now"]
+    assert torch.equal(parts["now"]["b"], torch.arange(7.0))
+    assert parts["good"]["a"].tolist() == [[3, 3]] * 3
     _save(tmp_path / "again")
     assert load_checkpoint(tmp_path / "again")[1] == STATE
 

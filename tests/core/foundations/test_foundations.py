@@ -86,7 +86,7 @@ def test_a_pair_set_has_positive_step_sizes(size):
 def test_a_pair_set_has_a_finite_similarity(part):
     soft = Similarity(torch.ones(2), torch.ones(2, 3), torch.zeros(2, 3), alpha=1.0)
     soft = replace(soft, **{part: getattr(soft, part) / 0.0})
-    with pytest.raises(ValueError, match=rf"PairSet\.similarity\.{part} has non-finite values"):
+    with pytest.raises(ValueError, match=rf"PairSet\.sim_{part} has non-finite values"):
         PairSet(
             torch.zeros(2, 3, 5, 4),
             torch.zeros(2, 7),

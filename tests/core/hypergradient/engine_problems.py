@@ -94,7 +94,7 @@ def make_trajectory(name: str, flat: FlatModel) -> dict:
         "theta0": theta,
         "inputs": {
             "images": draw("images", PAIRS, 3, pixels, pixels),
-            "texts": draw("texts", PAIRS, TEXT_DIM),
+            "text_embeds": draw("texts", PAIRS, TEXT_DIM),
             "left": 0.3 * draw("left", PAIRS, 2),
             "right": 0.3 * draw("right", PAIRS, 2),
         },
@@ -114,7 +114,7 @@ def student_loss(flat: FlatModel):
         img, txt = flat.call(
             theta,
             rows["images"],
-            rows["texts"],
+            rows["text_embeds"],
             make_generator(3, "dropout", step, device=flat.device),
         )
         similarity = (

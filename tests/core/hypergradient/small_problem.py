@@ -140,7 +140,7 @@ def make_problem(folder: Path, trainable: str = "full", device: torch.device = C
         )
         folders.append(folder / f"expert_{index:03d}")
         folders[-1].mkdir(parents=True)
-        save_snapshots(folders[-1], found, storage=SECTION.storage, start=start)
+        save_snapshots(folders[-1], found, storage=SECTION.storage, shared=start)
     encoder = make_encoder()
     encoder.module.to(device)
 
@@ -155,5 +155,6 @@ def make_problem(folder: Path, trainable: str = "full", device: torch.device = C
         Buffer(folders, flat.flatten(), device=device),
         is_frozen,
         3,
+        0.07,
         lambda n: model(n).flatten(),
     )

@@ -86,10 +86,13 @@ def test_micro_batches_and_theta_in_pinned_memory_change_nothing(case, engine):
     name, flat, trajectory, _ = case
     if name == "heads":
         pytest.skip("its encoder is frozen: there is no pass of it to cut")
-    trajectory = {**trajectory, "inputs": {n: trajectory["inputs"][n] for n in ("images", "texts")}}
+    trajectory = {
+        **trajectory,
+        "inputs": {n: trajectory["inputs"][n] for n in ("images", "text_embeds")},
+    }
 
     def loss_fn(theta, rows, step):
-        rows = {**rows, "left": rows["texts"][:, :2], "right": rows["texts"][:, 2:4]}
+        rows = {**rows, "left": rows["text_embeds"][:, :2], "right": rows["text_embeds"][:, 2:4]}
         return student_loss(flat)(theta, rows, step)
 
     whole = trajectory_gradient(loss_fn, engine=engine, **trajectory)
@@ -137,10 +140,10 @@ def test_methods_distil_the_same_set(tmp_path, method, trainable):
     here, there = (
         make_problem(tmp_path / device.type, trainable, device) for device in (CPU, CUDA)
     )
-    expected, found = (module.distill(problem, config, 6, tau=0.07) for problem in (here, there))
+    expected, found = (module.distill(problem, config, 6) for problem in (here, there))
     assert found.history[-1]["loss"] == pytest.approx(expected.history[-1]["loss"], rel=1e-3)
     for name in ("images", "text_embeds"):
-        before = getattr(expected.start, "images" if name == "images" else "texts")
+        before = getattr(expected.initial, "images" if name == "images" else "text_embeds")
         got, wanted = (getattr(distilled.pairs, name) - before for distilled in (found, expected))
         assert getattr(found.pairs, name).device.type == "cpu"
         assert float((got - wanted).norm()) <= 5e-3 * float(wanted.norm()) + 1e-7
@@ -166,7 +169,7 @@ def test_options_run_and_leave_finite_numbers(tmp_path, trainable, change):
     if change.get("is_theta_on_host") and trainable == "heads":
         change = {**change, "engine": "double_backward"}
     config = replace(METHODS["bi_trajectory"][1], is_dropout_on=True, **change)
-    found = bi_trajectory.distill(make_problem(tmp_path, trainable, CUDA), config, 6, tau=0.07)
+    found = bi_trajectory.distill(make_problem(tmp_path, trainable, CUDA), config, 6)
     assert bool(found.pairs.images.isfinite().all()) and len(found.history) == config.iterations
 
 
@@ -176,7 +179,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, trainable):
         make_problem(tmp_path, trainable, CUDA),
         replace(METHODS["bi_trajectory"][1], iterations=7, optimiser="adam"),
     )
-    whole = bi_trajectory.distill(problem, config, 6, tau=0.07)
+    whole = bi_trajectory.distill(problem, config, 6)
     checkpoint = tmp_path / "checkpoint.safetensors"
 
     def stop(row, iteration):
@@ -184,13 +187,12 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, trainable):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bi_trajectory.distill(problem, config, 6, tau=0.07, checkpoint=checkpoint, log=stop)
+        bi_trajectory.distill(problem, config, 6, checkpoint=checkpoint, log=stop)
     done = []
     again = bi_trajectory.distill(
         problem,
         config,
         6,
-        tau=0.07,
         checkpoint=checkpoint,
         log=lambda row, iteration: done.append(iteration),
     )
@@ -205,7 +207,6 @@ def test_views_and_dropped_features_stay_on_the_card(tmp_path):
             make_problem(tmp_path / optimise, "heads", CUDA),
             replace(config, optimise=optimise),
             6,
-            tau=0.07,
         )
         assert bool(found.pairs.text_embeds.isfinite().all())
 

@@ -62,12 +62,14 @@ def _peak(engine, steps):
     }
     inputs = {
         "images": torch.randn(PAIRS, 3, SIZE, SIZE, generator=make_generator(0, "images")),
-        "texts": torch.randn(PAIRS, TEXT_DIM, generator=make_generator(0, "texts")),
+        "text_embeds": torch.randn(PAIRS, TEXT_DIM, generator=make_generator(0, "texts")),
     }
 
     def loss(theta, rows, step):
         return info_nce(
-            *flat.call(theta, rows["images"], rows["texts"], make_generator(0, "dropout", step))
+            *flat.call(
+                theta, rows["images"], rows["text_embeds"], make_generator(0, "dropout", step)
+            )
         )
 
     batches = draw_batches(PAIRS, BATCH, steps, make_generator(1))

@@ -190,7 +190,8 @@ def _trajectory(flat):
     }
     return {
         "theta0": theta,
-        "inputs": {"images": 3 * draw("images", 6, 3, 22, 22), "texts": draw("texts", 6, TEXT_DIM),
+        "inputs": {"images": 3 * draw("images", 6, 3, 22, 22),
+                   "text_embeds": draw("texts", 6, TEXT_DIM),
                    "left": 0.3 * draw("left", 6, 2), "right": 0.3 * draw("right", 6, 2)},
         "batches": draw_batches(6, 5, 2, make_generator(1)),
         "log_step_sizes": {group: torch.tensor(0.005, dtype=flat.dtype).log() for group in theta},

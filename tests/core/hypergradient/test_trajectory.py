@@ -12,7 +12,7 @@ STEPS, PAIRS, BATCH, D_IMG, D_TXT, D = 4, 7, 3, 5, 6, 4
 
 def _loss(theta, rows, step):
     img = torch.tanh(rows["images"] @ theta["img"].reshape(D_IMG, D))
-    txt = torch.tanh(rows["texts"] @ theta["txt"].reshape(D_TXT, D))
+    txt = torch.tanh(rows["text_embeds"] @ theta["txt"].reshape(D_TXT, D))
     mask = (torch.rand(txt.shape, generator=make_generator(3, step), dtype=txt.dtype) > 0.3).to(txt)
     z = img @ (txt * mask).T / 0.5
     z = z + rows["sim_left"] @ rows["sim_right"].T * z
@@ -26,7 +26,7 @@ def _problem(steps=STEPS):
     theta = {"img": draw("img", D_IMG * D), "txt": draw("txt", D_TXT * D)}
     inputs = {
         "images": draw("x", PAIRS, D_IMG),
-        "texts": draw("y", PAIRS, D_TXT),
+        "text_embeds": draw("y", PAIRS, D_TXT),
         "sim_left": draw("l", PAIRS, 2) * 0.3,
         "sim_right": draw("r", PAIRS, 2) * 0.3,
     }

@@ -59,7 +59,7 @@ def test_engines_agree_with_unroll_on_real_networks_with_dropout(name, engine, b
     flat = FlatModel(_model("full", name))
     inputs = {
         "images": torch.randn(4, 3, 32, 32, generator=make_generator(0), dtype=torch.float64),
-        "texts": torch.randn(4, 6, generator=make_generator(1), dtype=torch.float64),
+        "text_embeds": torch.randn(4, 6, generator=make_generator(1), dtype=torch.float64),
     }
     theta = flat.flatten()
     goal = {
@@ -68,7 +68,9 @@ def test_engines_agree_with_unroll_on_real_networks_with_dropout(name, engine, b
     }
 
     def loss(at, rows, step):
-        return info_nce(*flat.call(at, rows["images"], rows["texts"], make_generator(3, step)))
+        return info_nce(
+            *flat.call(at, rows["images"], rows["text_embeds"], make_generator(3, step))
+        )
 
     def terminal(end):
         return sum(

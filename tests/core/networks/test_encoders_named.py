@@ -81,12 +81,14 @@ def test_differences_of_named_networks_trained_whole_equal_second_derivatives_in
     goal = {group: value + 0.02 * value.norm() * noise[group] for group, value in theta.items()}
     inputs = {
         "images": normalise(pictures, encoder.mean, encoder.std),
-        "texts": torch.randn(4, 7, generator=make_generator(0, "y")),
+        "text_embeds": torch.randn(4, 7, generator=make_generator(0, "y")),
     }
     found, exact = (
         trajectory_gradient(
             lambda theta, rows, step: info_nce(
-                *flat.call(theta, rows["images"], rows["texts"], make_generator(3, "dropout", step))
+                *flat.call(
+                    theta, rows["images"], rows["text_embeds"], make_generator(3, "dropout", step)
+                )
             ),
             theta,
             inputs,

@@ -50,7 +50,7 @@ def _inputs(num=4, dtype=torch.float32):
     images = torch.randn(num, 3, 32, 32, generator=make_generator(0), dtype=dtype)
     return {
         "images": images,
-        "texts": torch.randn(num, TEXT_DIM, generator=make_generator(1), dtype=dtype),
+        "text_embeds": torch.randn(num, TEXT_DIM, generator=make_generator(1), dtype=dtype),
     }
 
 
@@ -59,7 +59,7 @@ class _Pairs:
 
     def take(self, rows, captions, pictures):
         inputs = _inputs(6)
-        return inputs["images"][rows], inputs["texts"][rows]
+        return inputs["images"][rows], inputs["text_embeds"][rows]
 
 
 def test_adapters_and_the_text_projection_are_all_that_is_trained():
@@ -156,7 +156,8 @@ def test_engines_agree_with_unroll_through_adapters(engine, bound):
         logs = {g: torch.tensor(0.05, dtype=torch.float64).log() for g in theta}
         found = trajectory_gradient(
             lambda at, rows, step: info_nce(
-                *flat.call(at, rows["images"], rows["texts"], make_generator(3, step)), tau=0.07
+                *flat.call(at, rows["images"], rows["text_embeds"], make_generator(3, step)),
+                tau=0.07,
             ),
             theta,
             inputs,
@@ -178,7 +179,7 @@ def test_an_expert_stores_adapters_and_text_projection_only(tmp_path):
     snapshots, _ = train_expert(
         model, _Pairs(), SECTION, tau=0.07, seed=0, is_start_shared=False, index=0
     )
-    facts = save_snapshots(tmp_path, snapshots, storage="float32", start={})
+    facts = save_snapshots(tmp_path, snapshots, storage="float32", shared={})
     sizes = {group: value.numel() for group, value in FlatModel(model).flatten().items()}
     assert facts["snapshot_bytes"] == 4 * 4 * sum(sizes.values())
     header = 2048  # names and shapes of 8 tensors
@@ -277,7 +278,9 @@ def test_what_lies_before_the_first_adapter_is_recorded_for_optimised_images_onl
     images = {"images": inputs.pop("images")}
     rows, constants = ({**images, **inputs}, {}) if are_images_optimised else (inputs, images)
     trajectory_gradient(
-        lambda at, here, step: info_nce(*flat.call(at, here["images"], here["texts"]), tau=0.07),
+        lambda at, here, step: info_nce(
+            *flat.call(at, here["images"], here["text_embeds"]), tau=0.07
+        ),
         theta,
         rows,
         [torch.arange(3)],

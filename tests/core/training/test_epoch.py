@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tasks.core.foundations.seeding import make_generator
-from tasks.core.training.epoch import parameter_groups, train_epoch
+from tasks.core.training.epoch import sgd, train_epoch
 from tasks.core.training.losses import info_nce
 from tasks.core.training.split_pairs import SplitPairs
 from tests.core.hypergradient.small_problem import (
@@ -21,7 +21,7 @@ from tests.core.hypergradient.small_problem import (
 def _setup(lr_img=0.1, lr_txt=0.2):
     encoder, split = make_encoder(), make_split()
     model = make_model(encoder)
-    optimiser = torch.optim.SGD(parameter_groups(model, lr_img, lr_txt), lr=1.0)
+    optimiser = sgd(model, lr_img, lr_txt, momentum=0.0)
     return model, SplitPairs(split, encoder, NO_AUGMENT, device=CPU), optimiser
 
 

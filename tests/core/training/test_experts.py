@@ -93,7 +93,7 @@ def test_the_shared_start_is_not_stored_and_comes_from_the_model(tmp_path):
     assert "img_000" not in snapshots and "txt_000" in snapshots and "img_003" in snapshots
     start = FlatModel(make_model(make_encoder())).flatten()
     assert (
-        save_snapshots(tmp_path, snapshots, storage="float32", start=start)["storage_error"] == 0.0
+        save_snapshots(tmp_path, snapshots, storage="float32", shared=start)["storage_error"] == 0.0
     )
     buffer = Buffer([tmp_path], start, device=CPU)
     assert torch.equal(buffer.snapshot(0, 0)["img"], start["img"])
@@ -116,7 +116,7 @@ def _two_experts(folder):
             place,
             {name: value + index for name, value in snapshots.items()},
             storage="float32",
-            start=start,
+            shared=start,
         )
     return folders, start, sum(4 * value.numel() for value in start.values())
 
@@ -184,7 +184,7 @@ def test_bfloat16_differences_are_near_and_their_error_is_told(tmp_path, is_star
     if not is_start_shared:
         snapshots["img_000"] = start["img"]
     facts = save_snapshots(
-        tmp_path, snapshots, storage="bfloat16_delta", start=start if is_start_shared else {}
+        tmp_path, snapshots, storage="bfloat16_delta", shared=start if is_start_shared else {}
     )
     buffer = Buffer([tmp_path], start, device=CPU)
     assert torch.equal(buffer.snapshot(0, 0)["txt"], snapshots["txt_000"]) and torch.equal(
@@ -212,7 +212,7 @@ def test_the_stored_bytes_of_an_expert_follow_from_its_sizes(tmp_path, storage, 
     start = FlatModel(make_model(make_encoder())).flatten()
     if not is_start_shared:
         snapshots["img_000"] = start["img"]
-    facts = save_snapshots(tmp_path, snapshots, storage=storage, start=start)
+    facts = save_snapshots(tmp_path, snapshots, storage=storage, shared=start)
     sizes = {group: value.numel() for group, value in start.items()}
     # The convolution; two linear layers and the norm
     img, txt = 3 * 7 * 9 + 7, 6 * 7 + 7 + 7 * 7 + 7 + 7 + 7
@@ -234,7 +234,7 @@ def test_equal_snapshots_give_equal_bytes_in_both_forms(tmp_path):
                 with pytest.raises(Killed):
                     _train(checkpoint, 2)
             save_snapshots(
-                tmp_path / storage / run, _train(checkpoint)[0], storage=storage, start=start
+                tmp_path / storage / run, _train(checkpoint)[0], storage=storage, shared=start
             )
             files.append((tmp_path / storage / run / SNAPSHOTS).read_bytes())
         assert files[0] == files[1]

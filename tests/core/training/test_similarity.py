@@ -78,8 +78,10 @@ def test_a_soft_loss_without_similarity_and_unknown_losses_are_refused():
         ValueError, match=r"received 'wbce' without a similarity; allowed are info_nce"
     ):
         _pairs("wbce", None)
-    with pytest.raises(ValueError, match=r"received 'mse' with a similarity"):
+    with pytest.raises(
+        ValueError, match=r"received 'mse' with a similarity; .* with a similarity ence, bce, wbce"
+    ):
         _pairs("mse", _soft())
     short = Similarity(torch.ones(5), torch.ones(5, 2), torch.ones(5, 2), 1.0)
-    with pytest.raises(ValueError, match=r"received 5, 5 and 5 rows for 6 pairs"):
+    with pytest.raises(ValueError, match=r"received \[5\] rows for 6 pairs"):
         _pairs("wbce", short)

@@ -1,9 +1,12 @@
-"""Bi-trajectory matching (Wu et al., Vision-Language Dataset Distillation, TMLR 2024).
+"""Bi-trajectory matching makes a student follow an expert (Wu et al., Vision-Language Dataset
+Distillation, TMLR 2024).
 
-A student trained on the synthetic pairs with InfoNCE follows the image and the text trajectory of
-an expert trained on all data; L = L_img + L_txt, each normalised by the expert's own way. We differ
-from the published code where it differs from the paper: exact gradient (METHOD 5) instead of a
-detached one, tau used as it is, one learned step size per group in evaluation.
+An expert is trained on all data, a student on the synthetic pairs, both with InfoNCE. The student
+has to follow the image and the text trajectory of the expert. L = L_img + L_txt, each divided by
+the expert's own way.
+
+We differ from the published code where it differs from the paper. The gradient is exact (METHOD 5)
+instead of detached, tau is used as it is, and evaluation has one learned step size per group.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ class Config(MatchingConfig):
 
     Attributes:
         include_positive: keep the positive in the denominator of the loss (the published numbers
-            do). The loss is that of the matching students and of those that evaluation trains on
-            the set; the experts' keeps it in any case (METHOD 6).
+            do). It holds for the students of matching and for those that evaluation trains on the
+            set. The loss of experts always keeps the positive (METHOD 6).
     """
 
     include_positive: bool
@@ -35,12 +38,12 @@ class Config(MatchingConfig):
 check = check_matching
 
 
-def objective(problem: Problem, config: Config, num_pairs: int, tau: float) -> Objective:
+def objective(problem: Problem, config: Config, num_pairs: int) -> Objective:
     """Return the objective: InfoNCE, and the goal that every method has by itself."""
     name = "info_nce" if config.include_positive else "info_nce_without_positive"
 
     def student_loss(img: Tensor, txt: Tensor, rows: Rows) -> Tensor:
-        return HARD[name](img, txt, tau=tau)
+        return HARD[name](img, txt, tau=problem.tau)
 
     return Objective(student_loss, name)
 

@@ -1,10 +1,10 @@
-"""LoRS, low-rank similarity mining (Xu et al., Low-Rank Similarity Mining for Multimodal Dataset
-Distillation, ICML 2024).
+"""LoRS distils a low-rank similarity beside the pairs (Xu et al., Low-Rank Similarity Mining for
+Multimodal Dataset Distillation, ICML 2024).
 
-Beside images and texts, a soft similarity S = diag(a) + (alpha / r) L R^T of every image with every
-text is distilled. The student is trained against S, the experts with InfoNCE. We differ from the
-published code in the gradient, which is exact here (METHOD 5) and detached there. Cost beside
-bi-trajectory matching: (2r + 1) M floats, no time to speak of.
+The similarity S = diag(a) + (alpha / r) L R^T says how much every image belongs to every text. The
+student is trained against S, the experts with InfoNCE. The gradient is exact here (METHOD 5), and
+detached in the published code. Cost beside bi-trajectory matching: (2r + 1) M floats, no time to
+speak of.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Config(SoftConfig):
     """Options.
 
     Attributes:
-        loss: `ence`, `bce` or `wbce` against S (METHOD 6); `info_nce` is the ablation without S,
-            which is bi-trajectory matching: the options of the similarity then mean nothing, and no
+        loss: `ence`, `bce` or `wbce` against S (METHOD 6). `info_nce` is the ablation without S,
+            which is bi-trajectory matching. The options of the similarity then mean nothing, and no
             pair is given back.
     """
 
@@ -39,13 +39,13 @@ class Config(SoftConfig):
 check = check_soft
 
 
-def objective(problem: Problem, config: Config, num_pairs: int, tau: float) -> Objective:
+def objective(problem: Problem, config: Config, num_pairs: int) -> Objective:
     """Return the objective: a loss against S, which is learned too, or InfoNCE without S."""
     if config.loss != "info_nce":
-        return soft_objective(problem, config, num_pairs, config.loss, tau=tau)
+        return soft_objective(problem, config, num_pairs, config.loss)
 
     def student_loss(img: Tensor, txt: Tensor, rows: Rows) -> Tensor:
-        return info_nce(img, txt, tau=tau)
+        return info_nce(img, txt, tau=problem.tau)
 
     return Objective(student_loss)
 

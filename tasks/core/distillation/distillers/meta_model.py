@@ -1,26 +1,26 @@
-"""Meta-model matching: a bi-level objective in place of an expert's trajectory (Wang et al.,
-Dataset Distillation, arXiv 1811.10959).
+"""Meta-model matching judges a student by its loss on real pairs, instead of an expert's trajectory
+(Wang et al., Dataset Distillation, arXiv 1811.10959).
 
-F = E_theta0 l(f(D^; theta0), D): the student is trained for T steps on the synthetic pairs, and
-judged by the contrastive loss of a batch of real pairs; the pairs move along dF exactly (METHOD 5),
-where published code unrolls or truncates. From a set that bi-trajectory matching has brought near
-(a warm start), long student trainings (`syn_steps`, `student_momentum`) reach what neither reaches
-alone (infra/log/flickr8k.md). Cost beside bi-trajectory matching: one forward and backward pass of
-the real batch for each goal, which needs its memory at once where the encoder is trained.
+F = E_theta0 l(f(D^; theta0), D). The student is trained for T steps on the synthetic pairs, and
+judged by the contrastive loss of a batch of real pairs. The pairs move along the exact dF (METHOD
+5); published code unrolls or truncates.
+
+A warm start by bi-trajectory matching brings a set near. Long student trainings (`syn_steps`,
+`student_momentum`) then go on from there. Cost beside bi-trajectory matching: one forward and
+backward pass of the real batch for each goal. A trained encoder needs the memory of the whole batch
+at once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from tasks.core.distillation.matching_config import (
-    Count,
     LogStepSizeRate,
     MatchingConfig,
     PerBudget,
@@ -32,12 +32,12 @@ from tasks.core.distillation.matching_config import (
 )
 from tasks.core.distillation.objective import Goal, Objective, StudentLoss
 from tasks.core.distillation.run import Distilled, Log, Problem, run
-from tasks.core.distillation.segments import draw_start
-from tasks.core.foundations.section import Range, Section
+from tasks.core.distillation.segments import draw_snapshot
+from tasks.core.foundations.section import BatchSize, Count, Section
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.networks.functional import Theta
 from tasks.core.training.augment import AugmentSection
-from tasks.core.training.losses import info_nce, logits
+from tasks.core.training.losses import both_directions, info_nce
 from tasks.core.training.split_pairs import SplitPairs
 
 _NUM_STARTS = 1 << 31
@@ -72,10 +72,9 @@ class WarmStart(Section):
 class Config(MatchingConfig):
     """Options.
 
-    Nothing of an expert is matched: whatever the shared options say of segments is the warm
-    start's. `expert_epochs` means nothing beside it, and with `fresh` students `max_start_epoch`
-    neither; as they have no value for that, any is taken. `merge_branches` has one, and without a
-    warm start no other is allowed.
+    No expert is matched, except in the warm start: the shared options of segments are for it.
+    Beside it, `expert_epochs` means nothing, and with `fresh` students nor does `max_start_epoch`.
+    They may have any value. `merge_branches` has to be false without a warm start.
 
     Attributes:
         real_batch_size: real pairs of the terminal loss, drawn anew for each goal; more than the
@@ -85,7 +84,7 @@ class Config(MatchingConfig):
         warm_start: bi-trajectory matching from whose set this goes on, or null.
     """
 
-    real_batch_size: Annotated[int, Range(ge=2, unit="pairs")]
+    real_batch_size: BatchSize
     start_from: Literal["expert", "fresh"]
     warm_start: WarmStart | None
 
@@ -103,13 +102,11 @@ class Config(MatchingConfig):
         """Return the options of the warm start."""
         if self.warm_start is None:
             return None
-        shared = {field.name: getattr(self, field.name) for field in fields(MatchingConfig)}
-        changes = {
-            field.name: getattr(self.warm_start, field.name)
-            for field in fields(WarmStart)
-            if field.name in shared
-        }
-        return MatchingConfig(**{**shared, **changes})
+        options = {}
+        for field in fields(MatchingConfig):
+            # What the warm start does not name, it shares
+            options[field.name] = getattr(self.warm_start, field.name, getattr(self, field.name))
+        return MatchingConfig(**options)
 
 
 def check(
@@ -143,32 +140,33 @@ def distill(
     config: Config,
     num_pairs: int,
     *,
-    tau: float,
     checkpoint: Path | None = None,
     log: Log | None = None,
 ) -> Distilled:
     """Distil `num_pairs` pairs; see `distillation.run`. Rows of the history say with
     `is_warm_start` which part they are of.
     """
-    warm = _warm_start(problem, config, num_pairs, tau=tau, checkpoint=checkpoint, log=log)
-    before = len(warm.history) if warm else 0
+    warm = _warm_start(problem, config, num_pairs, checkpoint=checkpoint, log=log)
+    before = warm.history if warm else []
+
+    def log_behind(row: dict[str, float], iteration: int) -> None:
+        if log:
+            log(row, len(before) + iteration)
+
     found = run(
         problem,
         _from(config, warm),
         num_pairs,
-        _objective(problem, config, tau),
+        _objective(problem, config),
         begin=warm,
         checkpoint=checkpoint,
-        log=(lambda row, iteration: log(row, before + iteration)) if log else None,
+        log=log_behind,
     )
     if warm is None:
         return found
-    marked = [
-        {**row, "is_warm_start": float(part is warm)}
-        for part in (warm, found)
-        for row in part.history
-    ]
-    return replace(found, history=marked)
+    history = [{**row, "is_warm_start": 1.0} for row in before]
+    history += [{**row, "is_warm_start": 0.0} for row in found.history]
+    return replace(found, history=history)
 
 
 def _warm_start(
@@ -176,16 +174,16 @@ def _warm_start(
     config: Config,
     num_pairs: int,
     *,
-    tau: float,
     checkpoint: Path | None,
     log: Log | None,
 ) -> Distilled | None:
     matching = config.matching()
     if matching is None:
         return None
+    # Of its own name: the second part goes on from its own checkpoint, once the first is done
     beside = checkpoint.with_name(f"{checkpoint.name}.warm_start") if checkpoint else None
     return run(
-        problem, matching, num_pairs, Objective(_student_loss(tau)), checkpoint=beside, log=log
+        problem, matching, num_pairs, Objective(_student_loss(problem)), checkpoint=beside, log=log
     )
 
 
@@ -201,31 +199,34 @@ def _from(config: Config, warm: Distilled | None) -> Config:
     )
 
 
-def _student_loss(tau: float) -> StudentLoss:
-    return lambda img, txt, rows: info_nce(img, txt, tau=tau)
+def _student_loss(problem: Problem) -> StudentLoss:
+    return lambda img, txt, rows: info_nce(img, txt, tau=problem.tau)
 
 
-def _objective(problem: Problem, config: Config, tau: float) -> Objective:
+def _objective(problem: Problem, config: Config) -> Objective:
     real = SplitPairs(problem.train, problem.encoder, _AS_STORED, device=problem.flat.device)
 
     def goal(iteration: int, draw: torch.Generator) -> Goal:
         if config.start_from == "expert":
-            start = problem.buffer.snapshot(*draw_start(problem.buffer, config, draw))
+            theta0 = problem.buffer.snapshot(*draw_snapshot(problem.buffer, config, draw))
         else:
             # Each goal of an iteration its own
-            start = problem.fresh_start(int(torch.randint(_NUM_STARTS, (1,), generator=draw)))
+            theta0 = problem.fresh_theta(int(torch.randint(_NUM_STARTS, (1,), generator=draw)))
         rows = torch.randperm(real.num_pairs, generator=draw)[: config.real_batch_size]
-        images, texts = real.take(rows, draw, make_generator(problem.seed, "augment", iteration))
+        images, text_embeds = real.take(
+            rows, draw, make_generator(problem.seed, "augment", iteration)
+        )
 
-        def halves(theta: Theta) -> tuple[Tensor, Tensor]:
-            z = logits(*problem.flat.call(theta, images, texts), tau)
-            target = torch.arange(len(z), device=z.device)
-            return 0.5 * cross_entropy(z, target), 0.5 * cross_entropy(z.T, target)
+        def embed(theta: Theta) -> tuple[Tensor, Tensor]:
+            return problem.flat.call(theta, images, text_embeds)
+
+        def loss(theta: Theta) -> Tensor:
+            return info_nce(*embed(theta), tau=problem.tau)
 
         def terms(theta: Theta) -> dict[str, float]:
-            i2t, t2i = halves(theta)
-            return {"loss_img": float(i2t), "loss_txt": float(t2i)}
+            i2t, t2i = both_directions(*embed(theta), problem.tau)
+            return {"loss_img": 0.5 * float(i2t), "loss_txt": 0.5 * float(t2i)}
 
-        return Goal(start, lambda theta: torch.stack(halves(theta)).sum(), terms)
+        return Goal(theta0, loss, terms)
 
-    return Objective(_student_loss(tau), goal=goal)
+    return Objective(_student_loss(problem), goal=goal)

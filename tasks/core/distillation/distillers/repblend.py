@@ -1,12 +1,11 @@
-"""RepBlend (Zhang et al., Beyond Modality Collapse: Representations Blending for Multimodal Dataset
-Distillation, NeurIPS 2025).
+"""RepBlend mixes the pairs of every student step (Zhang et al., Beyond Modality Collapse:
+Representations Blending for Multimodal Dataset Distillation, NeurIPS 2025).
 
 Both encoders are frozen and both projections matched, so that the two branches are alike (`heads`).
-Every student step mixes the pairs of its mini-batch before the projections: f' = mu f + (1 - mu)
-f[perm], with mu ~ Beta(1, 1). Image features and text embeddings share mu and the permutation. This
-keeps the embeddings of one modality apart. On top: the soft similarity of LoRS and one of its
-losses (the paper's is wBCE), which stay those of the unmixed pairs. Evaluation mixes nothing. Cost:
-that of LoRS.
+A mini-batch is mixed before the projections: f' = mu f + (1 - mu) f[perm], with mu ~ Beta(1, 1).
+Image features and text embeddings share mu and the permutation. This keeps the embeddings of one
+modality apart. The loss is one of LoRS (the paper's is wBCE), against the similarity of the unmixed
+pairs. Evaluation mixes nothing. Cost: that of LoRS.
 """
 
 from __future__ import annotations
@@ -51,18 +50,20 @@ def check(
     check_soft(config, num_epochs, budgets, trainable=trainable, where=where)
 
 
-def objective(problem: Problem, config: Config, num_pairs: int, tau: float) -> Objective:
+def objective(problem: Problem, config: Config, num_pairs: int) -> Objective:
     """Return the objective: that of LoRS, on blended pairs."""
-    return soft_objective(problem, config, num_pairs, config.loss, tau=tau, blend=mix)
+    return soft_objective(problem, config, num_pairs, config.loss, blend=mix)
 
 
 distill = method_of(objective)
 
 
-def mix(features: Tensor, texts: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return features (B, F) and texts (B, D), each row mixed with another by the same weight for
-    both; Beta(1, 1) is uniform.
+def mix(features: Tensor, text_embeds: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return features (B, F) and text embeddings (B, D), each row mixed with another one. Both have
+    the same weight, which is uniform, as Beta(1, 1) is.
     """
     other = torch.randperm(len(features), generator=generator, device=generator.device)
     mu = torch.rand((), generator=generator, device=generator.device).to(features)
-    return torch.lerp(features[other], features, mu), torch.lerp(texts[other], texts, mu)
+    return torch.lerp(features[other], features, mu), torch.lerp(
+        text_embeds[other], text_embeds, mu
+    )

@@ -1,5 +1,5 @@
-"""Any timm network as a headless image encoder: weights by name from the hub, from a local file, or
-random from the seed.
+"""Makes any timm network a headless image encoder. Weights come by name from the hub, from a local
+file, or random from the seed.
 
 Normalisation comes from the network's own data config. Weights by name and from a path go through
 the same timm loader.
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +16,10 @@ from torch import nn
 
 from tasks.core.foundations.section import Section
 from tasks.core.foundations.seeding import derive_seed
-from tasks.core.networks.encoders import ImageEncoder, Mean, Std, ready
-from tasks.core.networks.weight_files import by_name, check_weight_file
+from tasks.core.networks.encoders import ImageEncoder, Means, Stds, ready
+from tasks.core.networks.weight_files import by_name, check_weight_file, weight_files
+
+__all__ = ["Config", "build", "label", "rebuild", "weight_files"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +36,13 @@ class Config(Section):
     name: str
     weights: str
     kwargs: dict[str, str | int | float | bool]
-    mean: tuple[Mean, Mean, Mean] | None
-    std: tuple[Std, Std, Std] | None
+    mean: Means
+    std: Stds
 
 
 def label(config: Config) -> str:
     """Return the name that artifact folders carry."""
     return config.name.replace("/", "_")
-
-
-def weight_files(config: Config) -> list[Path]:
-    """Return local files whose content decides the result."""
-    return [] if config.weights in ("hub", "random") else [Path(config.weights)]
 
 
 def build(config: Config, *, seed: int) -> ImageEncoder:
@@ -72,16 +68,10 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
         check_weight_file(path)
     # `custom_load` would read the .npz files that some networks were published as.
     overlay = {"file": config.weights, "custom_load": False} if files else None
-    named = by_name(
-        config.name,
-        config.weights,
-        allowed="'random' or the path of a .safetensors file",
-        option="model.options.weights",
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "image_encoder", config.name))
         try:
-            with named:
+            with by_name(config.name, config.weights):
                 module = _create(
                     config, pretrained=config.weights != "random", pretrained_cfg_overlay=overlay
                 )

@@ -1,11 +1,11 @@
-"""Any torchvision classification network as a headless image encoder: weights from the hub, from a
-local file, or random from the seed.
+"""Makes any torchvision classification network a headless image encoder. Weights come from the hub,
+from a local file, or random from the seed.
 
-A network with one stack of convolutions (SqueezeNet, VGG, AlexNet, MobileNet, MNASNet,
-EfficientNet, DenseNet, ConvNeXt) gives the global average of its last map: SqueezeNet 1.1 gives 512
-channels, its 1x1 convolution to classes left out. Others (ResNet, RegNet, ShuffleNet, Vision and
-Swin Transformers) give what enters their classifier. Normalisation is that of the published
-weights' own transforms.
+A network with one stack of convolutions gives the global average of its last map. These are
+SqueezeNet, VGG, AlexNet, MobileNet, MNASNet, EfficientNet, DenseNet and ConvNeXt. SqueezeNet 1.1
+gives 512 channels: its 1x1 convolution to classes is left out. Other networks (ResNet, RegNet,
+ShuffleNet, Vision and Swin Transformers) give what enters their classifier. Normalisation is that
+of the published weights' own transforms.
 """
 
 from __future__ import annotations
@@ -21,8 +21,15 @@ from torch import Tensor, nn
 
 from tasks.core.foundations.section import Section
 from tasks.core.foundations.seeding import derive_seed
-from tasks.core.networks.encoders import ImageEncoder, Mean, Std, ready
-from tasks.core.networks.weight_files import by_name, load_exactly, read_weight_file
+from tasks.core.networks.encoders import ImageEncoder, Means, Stds, ready
+from tasks.core.networks.weight_files import (
+    by_name,
+    load_exactly,
+    read_weight_file,
+    weight_files,
+)
+
+__all__ = ["Config", "build", "label", "rebuild", "weight_files"]
 
 # Attributes that torchvision's networks call their classifier.
 _HEADS = ("classifier", "fc", "head", "heads")
@@ -45,18 +52,13 @@ class Config(Section):
 
     name: str
     weights: str
-    mean: tuple[Mean, Mean, Mean] | None
-    std: tuple[Std, Std, Std] | None
+    mean: Means
+    std: Stds
 
 
 def label(config: Config) -> str:
     """Return the name that artifact folders carry."""
     return config.name
-
-
-def weight_files(config: Config) -> list[Path]:
-    """Return local files whose content decides the result."""
-    return [] if config.weights in ("hub", "random") else [Path(config.weights)]
 
 
 def build(config: Config, *, seed: int) -> ImageEncoder:
@@ -69,12 +71,7 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
     _check_name(config.name)
     state: dict[str, Tensor] | None = None
     if config.weights == "hub":
-        with by_name(
-            config.name,
-            config.weights,
-            allowed="'random' or the path of a .safetensors file",
-            option="model.options.weights",
-        ):
+        with by_name(config.name, config.weights):
             state = _published(config.name).get_state_dict(
                 progress=False, check_hash=True, weights_only=True
             )
@@ -92,6 +89,7 @@ def rebuild(config: Config, state: dict[str, Tensor]) -> ImageEncoder:
     """Return the network with the parameters and buffers of `state`, as `build` gave them; no
     weight file is read.
     """
+    # Construction draws weights, which are replaced: the global random state stays as it was
     with torch.random.fork_rng(devices=[]):
         module = _headless(config.name)
     module.load_state_dict(state)
@@ -151,6 +149,7 @@ def _without_head(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tens
 
 def _wrap(config: Config, module: nn.Module) -> ImageEncoder:
     transforms = _published(config.name).transforms()
+    # On the meta device a forward pass takes no time, and tells the width of any network
     shadow, size = copy.deepcopy(module).to("meta").eval(), transforms.crop_size[0]
     features = shadow(torch.zeros(1, 3, size, size, device="meta"))
     return ImageEncoder(

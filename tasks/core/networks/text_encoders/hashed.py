@@ -1,10 +1,10 @@
-"""Hashed bag of words and word pairs, projected at random: a frozen text encoder that needs no
+"""Embeds captions as a hashed bag of words and word pairs, projected at random. It needs no
 download.
 
-Each unigram and bigram of the lower-cased caption is hashed to a unit Gaussian vector (seeded by
-its text); a caption is the weighted sum of its distinct n-grams, L2-normalised. By
-Johnson-Lindenstrauss, inner products of captions approximate the overlap of their n-grams (feature
-hashing, Weinberger et al., ICML 2009, with Gaussian instead of sparse signs).
+Each unigram and bigram of the lower-cased caption has a Gaussian vector, seeded by its text. A
+caption is the weighted sum over its distinct n-grams, L2-normalised. By Johnson-Lindenstrauss,
+inner products of captions approximate the overlap of their n-grams. This is feature hashing
+(Weinberger et al., ICML 2009) with Gaussian vectors in place of sparse signs.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def embed(
     Raises:
         ValueError: a caption without a word.
     """
-    vectors: dict[str, Tensor] = {}
+    vectors: dict[str, Tensor] = {}  # each n-gram is drawn once, whatever captions it is in
     rows = torch.zeros(len(captions), config.dim)
     for row, caption in enumerate(captions):
         words = re.findall(r"\w+", caption.lower())

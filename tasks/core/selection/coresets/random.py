@@ -1,20 +1,13 @@
-"""Uniform over images, then the pool's caption of each (itself uniform over the image's captions):
-the baseline of every table.
+"""Random draws images uniformly, with the caption that the pool has for each. It is the baseline of
+every table.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from tasks.core.foundations.section import Section
+from tasks.core.foundations.section import NoOptions as Config
 from tasks.core.selection.pool import Pool, Selection
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(Section):
-    """No options."""
 
 
 def select(config: Config, pool: Pool, num_pairs: int, generator: torch.Generator) -> Selection:
