@@ -21,7 +21,7 @@ STORE = Path(".mlflow")
 URI = "MLFLOW_TRACKING_URI"
 MAX_METRICS, MAX_PARAMS = 1000, 100  # of one request
 MAX_RUNS = 50_000  # of one search
-# The page of an experiment opens its table of runs, and not the one for language models
+# For pages that go by the kind of an experiment; that of MLflow 3.17 goes by its own switch
 KIND, OURS = "mlflow.experimentKind", "custom_model_development"
 PARENT, SET_KIND, MEAN = "mlflow.parentRunId", "set_kind", "test/mean_recall"
 MADE, CHOSEN = "distilled", "coreset"  # kinds of sets that a parent run is summed up by
@@ -69,7 +69,7 @@ def reason(error: BaseException) -> str:
         error = cause
     uri = tracking_uri()
     text = (str(error).strip() or type(error).__name__).splitlines()[0].replace(uri, address())
-    user = re.findall("//(.*)@|$", uri)[0]
+    user = "" if uri.startswith("sqlite:") else re.findall("//(.*)@|$", uri)[0]
     words = [user, user.partition(":")[2], os.environ.get("MLFLOW_TRACKING_PASSWORD", "")]
     for word in filter(None, (*words, os.environ.get("MLFLOW_TRACKING_TOKEN"))):
         for secret in (word, urllib.parse.unquote(word)):
@@ -87,8 +87,9 @@ class Tracker:
         found = self.client.get_experiment_by_name(dataset)
         if found is None:
             # A server has a place of its own for files
-            near = None if os.environ.get(URI) else (STORE / "artifacts").resolve().as_uri()
-            self.experiment_id = self.client.create_experiment(dataset, near, {KIND: OURS})
+            near = (STORE / "artifacts").resolve().as_uri()
+            place = None if tracking_uri().startswith("http") else near
+            self.experiment_id = self.client.create_experiment(dataset, place, {KIND: OURS})
             return
         if found.lifecycle_stage != "active":
             raise ValueError(

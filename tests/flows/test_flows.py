@@ -137,7 +137,7 @@ def test_a_run_is_compared_in_mlflow_by_nested_runs_with_curves_inputs_and_galle
         "gallery.json",
     }
     assert {run.info.status for run in runs} == {"FINISHED"}
-    # The page of the experiment is the one for models, and its rows say what was run
+    # Its page says what was run
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     score = cell.data.metrics["test/mean_recall"]
     assert first.info.run_name == "toy pipeline"
