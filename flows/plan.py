@@ -16,8 +16,9 @@ from typing import Any
 
 from flows import cli
 from flows.services import session
+from tasks import preflight
 from tasks.settings import params
-from tasks.stages import STAGES
+from tasks.stages import LAST, STAGES
 
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 HEADINGS = ("stage", "to make", "seconds", "host memory", "GPU memory", "disk")
@@ -65,6 +66,7 @@ def _reasons(plan: Any) -> list[str]:
 def _print(settings: Sequence[str], is_json: bool) -> None:
     session.switch_offline()
     chosen = params.load(settings)
+    preflight.check(chosen, LAST, with_weights=False)
     from tasks.planning import plan as planning
 
     started = time.monotonic()
