@@ -19,7 +19,7 @@ from flows.services.server import HOST
 from tasks import preflight
 from tasks.core.foundations.file_names import METRICS, PAGE
 from tasks.settings import params
-from tasks.stages import DATA, REPORTS
+from tasks.stages import DATA, LAST, REPORTS
 from tasks.store import manifests
 from tasks.store.manifests import MANIFEST
 
@@ -32,7 +32,7 @@ def main() -> None:
 def _run() -> None:
     started, wall = time.time(), time.monotonic()
     session.begin()
-    preflight.check(params.load(()), "report")  # what is wrong is refused before a server starts
+    preflight.check(params.load(()), LAST)  # what is wrong is refused before a server starts
     with _server():
         cli.run("pipeline", {"settings": ()})
         # DVC takes over what is there; `dvc repro` then has nothing to do

@@ -14,7 +14,7 @@ from flows.report import report
 from flows.runner import flow
 from flows.select_coresets import select_coresets
 from flows.train_experts import train_experts
-from tasks import preflight
+from tasks import preflight, stages
 from tasks.settings import params
 
 
@@ -27,7 +27,7 @@ def pipeline(settings: Sequence[str] = (), force: bool = False, accept_code: boo
         force: compute all of it again.
         accept_code: keep artifacts whose code alone has changed.
     """
-    preflight.check(params.load(settings), "report")
+    preflight.check(params.load(settings), stages.LAST)
     refs = prepare_data(settings, force, accept_code)
     refs = embed_captions(settings, force, accept_code, refs)
     refs = train_experts(settings, force, accept_code, refs)

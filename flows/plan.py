@@ -17,10 +17,11 @@ from typing import Any
 
 from flows import cli
 from flows.services import session
+from tasks import preflight
 from tasks.planning.inventory import Entry
 from tasks.planning.plan import Plan, make_plan, total
 from tasks.settings import params
-from tasks.stages import STAGES
+from tasks.stages import LAST, STAGES
 from tasks.store import reasons
 
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -67,6 +68,7 @@ def _reasons(plan: Plan) -> list[str]:
 def _print(settings: Sequence[str], is_json: bool) -> None:
     session.switch_offline()
     chosen = params.load(settings)
+    preflight.check(chosen, LAST, with_weights=False)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vl-distillery-plan-") as folder:
         plan = make_plan(chosen, Path(folder))

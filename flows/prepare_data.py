@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from flows import cli
 from flows.refs import Refs
 from flows.runner import flow, run
-from tasks import preflight
+from tasks import preflight, stages
 from tasks import prepare_data as step
 from tasks.settings import params, steps
-
-LAST = "report"
 
 
 @flow("prepare_data")
@@ -28,7 +26,7 @@ def prepare_data(
     """
     chosen = params.load(settings)
     if "DVC_STAGE" in os.environ:
-        preflight.check(chosen, LAST)  # DVC runs the stages one by one, and this one first
+        preflight.check(chosen, stages.LAST)  # DVC runs the stages one by one, and this one first
     work = steps.preparation(chosen)
     made = run(step.prepare_data, work, force=force, accept_code=accept_code)
     return Refs(prepared=made)

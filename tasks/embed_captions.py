@@ -12,7 +12,7 @@ from tasks.device import choose_device
 from tasks.progress import reporter
 from tasks.settings.steps import Embedding
 from tasks.step import step
-from tasks.store import caching
+from tasks.store import caching, holding
 from tasks.store.artifacts import Ref
 
 
@@ -49,7 +49,12 @@ def embed_captions(
             where="change embed_captions.options (weights, pooling or dtype)",
         )
         save_tensors(place / EMBEDDINGS, {"embeddings": embeds})
-        return {"num_captions": len(embeds), "dim": embeds.shape[1]}
+        facts = {"num_captions": len(embeds), "dim": embeds.shape[1]}
+        # A name does not say which weights it stands for, and a key has no more of them
+        if files := plugin.module.fetched(plugin.config):
+            weights = {path.name: holding.known_digest(path) for path in files}
+            facts |= {"revision": files[0].parent.name, "weights": weights}
+        return facts
 
     return caching.obtain(
         work.folder,

@@ -35,36 +35,45 @@ OPTION = re.compile(r"\bmodel\.(?=options|lora|trainable|image_encoder|input_siz
 LIBRARIES = ("torch", "timm", "torchvision", "transformers", "peft", "faiss-cpu", "faiss-gpu")
 
 
-def check(params: Params, stage: str) -> None:
+def check(params: Params, stage: str, *, with_weights: bool = True) -> None:
     """Check the networks of a stage and of those that it builds on, see above.
 
     Weights are not asked for where an artifact has been made from them.
+
+    Args:
+        with_weights: whether weights are needed at all; without them, image encoders alone are
+            checked.
 
     Raises:
         ValueError, FileNotFoundError: a network cannot be built, run or trained as it is asked for;
             the message names the parameter.
     """
     sections = stages.sections_of(stage)
-    if "embed_captions" in sections:
+    if "embed_captions" in sections and with_weights:
         with _placed(params, "embed_captions"):
             _check_captions(params)
     if "model" in sections:
         with _placed(params, "model"):
-            _check_images(params, is_distilled="distill" in sections)
+            _check_images(params, "distill" in sections, with_weights)
     if "evaluate" in sections:
         with _placed(params, "evaluate"):
             _once({}, ["tasks.search"], _search)
         for name in params.students:
             with _placed(params, f"evaluate.cross_architecture.{name}"):
-                _check_images(params.as_student(name), is_distilled=False)
+                _check_images(params.as_student(name), False, with_weights)
 
 
 @contextlib.contextmanager
 def _placed(params: Params, section: str) -> Iterator[None]:
     """Say in which section a mistake is."""
+    place = f"profiles.{params.profile}.{section}"
     try:
         yield
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except ImportError as error:
+        raise ValueError(
+            f"{place}: a library is missing: {error}; install it, or choose what needs none"
+        ) from error
+    except (ValueError, FileNotFoundError, PermissionError) as error:
         text, where = str(error), " in params.yaml or by --set"
         if params.variant is not None:
             where = f" in the cell {params.variant.preset}/{params.variant.cell} of presets.yaml"
@@ -74,7 +83,7 @@ def _placed(params: Params, section: str) -> Iterator[None]:
             # Networks name the options of `model`; a further student has its own
             text = OPTION.sub(f"{section}.", text)
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        raise kind(f"profiles.{params.profile}.{section}: {text}{where}") from error
+        raise kind(f"{place}: {text}{where}") from error
 
 
 def _once(what: dict[str, Any], code: list[str], run: Callable[[], None]) -> None:
@@ -133,7 +142,7 @@ def _check_captions(params: Params) -> None:
     _once({"text": encoder, "weights": weights}, [plugin.module_name], run)
 
 
-def _check_images(params: Params, *, is_distilled: bool) -> None:
+def _check_images(params: Params, is_distilled: bool, with_weights: bool) -> None:
     """Check the form of a network with random weights, and then its weights.
 
     Args:
@@ -166,7 +175,7 @@ def _check_images(params: Params, *, is_distilled: bool) -> None:
 
     _once({**form, "methods": [asdict(config) for config in configs]}, code, run_form)
     encoder, weights, missing = keys.of_encoder(plugin)
-    if not _is_made(work.folder, encoder, weights, missing):
+    if with_weights and not _is_made(work.folder, encoder, weights, missing):
         _once(
             {**form, "image": encoder, "weights": weights, "seed": network.seed}, code, run_weights
         )

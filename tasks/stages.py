@@ -99,6 +99,7 @@ STAGES = {
         ),
     )
 }
+LAST = "report"  # which builds on all others
 
 
 def folder(stage: str, profile: str, *parts: str) -> Path:

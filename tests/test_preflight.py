@@ -245,6 +245,15 @@ def test_a_command_asks_for_the_networks_that_it_uses(place, command, is_refused
     assert done.returncode == (2 if is_refused else 0), done.stderr
 
 
+def test_a_plan_of_a_network_that_cannot_be_used_is_refused(place):
+    """Without asking for weights: a plan is made before they are fetched."""
+    weights = _weights("raw/none.safetensors")
+    message = refused(
+        place.run("python", "-m", "flows.cli", "plan", "--set", _image(VIT, weights), check=False)
+    )
+    assert IN_MODEL in message and "32 x 32 px" in message
+
+
 def test_dvc_asks_for_all_networks_before_its_first_stage(place):
     words = ("--set", _image("test_nfnet", _weights("raw/none.safetensors")))
     message = refused(place.flow("prepare_data", *words, check=False, DVC_STAGE="prepare_data"))
@@ -264,7 +273,7 @@ def _without(workspace, library_name, *words):
         (
             "peft",
             (_image("test_vit", OPTIONS.replace("{}", "{img_size: 32}")), *_lora("fc1")),
-            [IN_MODEL, "peft"],
+            [IN_MODEL, "a library is missing: ", "peft", "install it"],
         ),
         ("transformers", (_text("raw/bert"),), [IN_TEXT, "transformers", "install"]),
         ("faiss", (), ["profiles.toy.evaluate: ", "faiss is not installed", "pip install"]),

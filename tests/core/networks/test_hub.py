@@ -4,6 +4,7 @@ where there is no hub.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import sys
 import pytest
 from safetensors.torch import save_file
 
-from tests.core.networks.local_hub import serving
+from tests.core.networks.local_hub import COMMIT, serving
 from tests.core.networks.test_encoders_named import save_bert
 from tests.workspace import ROOT, TINY, environment, make_workspace
 
@@ -102,6 +103,15 @@ def test_weights_by_name_and_from_a_path_make_the_same_artifacts(tmp_path):
         for made in (named, local)
     )
     assert len(named_files) == 5
+    text = hub / "bert-base-uncased"
+    facts, local_facts = (
+        json.loads((folder / "manifest.json").read_text())["facts"]
+        for made in (named, local)
+        for folder in made.folder.glob("data/caption_embeddings/toy/*")
+    )
+    assert facts["revision"] == COMMIT and "revision" not in local_facts
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert facts["weights"][name] == hashlib.sha256((text / name).read_bytes()).hexdigest()
     for files in (named_files, local_files):
         # Its options, which hold `weights` as it was given
         files["data/experts/toy/test_nfnet-full/start"].pop("encoder.json")

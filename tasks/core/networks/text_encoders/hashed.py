@@ -48,6 +48,11 @@ def weight_files(config: Config) -> list[Path]:
     return []
 
 
+def fetched(config: Config) -> list[Path]:
+    """Return the files that came by name: none."""
+    return []
+
+
 def examples(config: Config) -> list[str]:
     """Return two captions: any words are known."""
     return ["a red dog", "two cats on the grass"]

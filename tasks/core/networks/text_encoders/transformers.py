@@ -67,13 +67,27 @@ def label(config: Config) -> str:
 
 def weight_files(config: Config) -> list[Path]:
     """Return local files whose content decides the result."""
-    if config.weights == "hub":
+    return [] if config.weights == "hub" else _read_in(source(config))
+
+
+def fetched(config: Config) -> list[Path]:
+    """Return the files that the weights `hub` came from, in the cache of this machine.
+
+    They lie in a folder that has the name of their commit. Which one a name stands for may change
+    from day to day.
+    """
+    if config.weights != "hub":
         return []
-    return sorted(
-        path
-        for path in source(config).iterdir()
-        if path.suffix in (".json", ".safetensors", ".txt", ".model")
-    )
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(config.name, "config.json")
+    return _read_in(Path(found).parent) if isinstance(found, str) else []
+
+
+def _read_in(folder: Path) -> list[Path]:
+    """Return the files of a folder that decide the result."""
+    kinds = (".json", ".safetensors", ".txt", ".model")
+    return sorted(path for path in folder.iterdir() if path.suffix in kinds)
 
 
 def source(config: Config) -> Path:
