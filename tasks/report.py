@@ -68,7 +68,8 @@ def write_report(
 def _facts(work: Reporting, prepared: Ref, made: list[Ref]) -> Facts:
     seconds, devices = dict[str, float](), set[str]()
     for ref in made:
-        manifest = manifests.read(ref.folder, "seconds", "versions")
+        # Not `folder`: experts would be linked, or copied, for their times alone
+        manifest = manifests.read(Path(ref.path), "seconds", "versions")
         stage, facts = manifest.stage, manifest.facts
         seconds[stage] = seconds.get(stage, 0.0) + facts["seconds"]
         if "device" in facts:

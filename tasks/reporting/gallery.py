@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -45,6 +46,16 @@ class GalleryRow:
     initial_caption: str
     nearest_sentence: str
     similarity: float
+
+    @cached_property
+    def initial_uri(self) -> str:
+        """The initial picture for the page, see `data_uri`."""
+        return data_uri(self.initial_image)
+
+    @cached_property
+    def distilled_uri(self) -> str:
+        """The distilled picture for the page."""
+        return data_uri(self.distilled_image)
 
     @property
     def pixel_change(self) -> float:
@@ -84,35 +95,20 @@ class Gallery:
                     )
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A gallery row with both pictures as data URIs, ready for the page."""
-
-    row: GalleryRow
-    initial_uri: str
-    distilled_uri: str
-
-
-def fit_galleries(galleries: Sequence[Gallery], max_bytes: int) -> dict[str, list[Pair]]:
+def fit_galleries(
+    galleries: Sequence[Gallery], max_bytes: int
+) -> dict[str, tuple[GalleryRow, ...]]:
     """Return as many of the first pairs of each set, at most `MAX_ROWS`, as keep all pictures
     within `max_bytes` (at least one).
     """
-    pairs = {one.set: [_pair(row) for row in one.rows[:MAX_ROWS]] for one in galleries}
     limit = MAX_ROWS
     # All galleries are cut alike, so that they show the same number of pairs
-    while limit > 1 and _picture_bytes(pairs.values()) > max_bytes:
+    while True:
+        pairs = {one.set: one.rows[:limit] for one in galleries}
+        uris = [row.initial_uri + row.distilled_uri for row in chain(*pairs.values())]
+        if limit == 1 or sum(map(len, uris)) <= max_bytes:
+            return pairs
         limit -= 1
-        pairs = {name: found[:limit] for name, found in pairs.items()}
-    return pairs
-
-
-def _pair(row: GalleryRow) -> Pair:
-    return Pair(row, data_uri(row.initial_image), data_uri(row.distilled_image))
-
-
-def _picture_bytes(galleries: Iterable[list[Pair]]) -> int:
-    uris = (pair.initial_uri + pair.distilled_uri for pair in chain(*galleries))
-    return sum(map(len, uris))
 
 
 def to_pictures(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

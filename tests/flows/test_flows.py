@@ -32,11 +32,11 @@ HEAVY = (
     "faiss",
     "torch._dynamo",
 )
-STAGE = """
+FLOW = """
 import sys
 from flows.cli import main
-main({stage!r}, [])
-print("imported", *[name for name in {libraries!r} if name in sys.modules])
+main({name!r}, [])
+print("imported", *[library for library in {libraries!r} if library in sys.modules])
 """
 
 
@@ -65,9 +65,16 @@ def left_behind(workspace: Workspace) -> list[str]:
     return [" ".join(words or ()) for words in found]
 
 
-def test_the_second_pipeline_is_all_cached_and_leaves_no_process(made):
+def imported(workspace: Workspace, name: str, num_made: int) -> list[str]:
+    """Return the heavy libraries that a process has imported when a flow of it has ended."""
+    done = workspace.run("python", "-c", FLOW.format(name=name, libraries=HEAVY))
+    assert f"{name}: {num_made} made" in done.stdout
+    return done.stdout.splitlines()[-1].split()[1:]
+
+
+def test_the_second_pipeline_is_all_cached_imports_little_and_leaves_no_process(made):
     before = made.digests()
-    assert "pipeline: 0 made" in made.flow_alone("pipeline").stdout
+    assert imported(made, "pipeline", 0) == []
     assert made.digests() == before
     assert left_behind(made) == []
 
@@ -164,20 +171,13 @@ def test_the_demo_is_recorded_by_prefect_and_dvc_and_a_second_one_computes_nothi
     assert left_behind(made) == []
 
 
-def imported(workspace: Workspace, stage: str) -> list[str]:
-    """Return the heavy libraries that a process has imported when a stage of it has ended."""
-    done = workspace.run("python", "-c", STAGE.format(stage=stage, libraries=HEAVY))
-    assert f"{stage}: 1 made" in done.stdout
-    return done.stdout.splitlines()[-1].split()[1:]
-
-
 def test_preparing_pictures_imports_no_network_and_no_service(workspace):
-    assert imported(workspace, "prepare_data") == []
+    assert imported(workspace, "prepare_data", 1) == []
 
 
 def test_a_report_of_what_is_there_imports_no_network_and_no_service(made):
     (made.folder / "reports/toy/manifest.json").unlink()
-    assert imported(made, "report") == []
+    assert imported(made, "report", 1) == []
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tasks.reporting.gallery import (
     SHEET_GAP,
     SHEET_SIDE,
     Gallery,
-    Pair,
+    GalleryRow,
     data_uri,
     fit_galleries,
     to_pictures,
@@ -76,11 +76,11 @@ def test_galleries_are_cut_to_their_first_pairs_until_they_fit():
     total = picture_bytes(roomy)
     tight = fit_galleries(galleries, total // 2)
     assert 0 < picture_bytes(tight) <= total // 2
-    assert tight["a-20"][0].row is galleries[0].rows[0]
+    assert tight["a-20"][0] is galleries[0].rows[0]
     assert [len(pairs) for pairs in fit_galleries(galleries, 1).values()] == [1, 1]
 
 
-def picture_bytes(galleries: dict[str, list[Pair]]) -> int:
+def picture_bytes(galleries: dict[str, tuple[GalleryRow, ...]]) -> int:
     shown = [pair for pairs in galleries.values() for pair in pairs]
     return sum(len(pair.initial_uri) + len(pair.distilled_uri) for pair in shown)
 
