@@ -17,6 +17,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
+from tasks.core.foundations.durable import sync
 from tasks.core.foundations.tensor_files import load_tensors, save_tensors
 
 NAME = ".checkpoint.safetensors"
@@ -31,20 +32,24 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any
     one.
     """
     temporary = path.with_name(path.name + ".new")
-    save_tensors(
-        temporary,
-        {name: value.detach().cpu() for name, value in tensors.items()},
-        {"state": json.dumps(state), _DIGEST: "0" * _LENGTH},
-    )
-    with temporary.open("r+b") as handle:
-        place, _, digest = _read_digests(temporary)
-        handle.seek(place)
-        handle.write(digest)
-        handle.flush()
-        os.fsync(handle.fileno())
+    try:
+        save_tensors(
+            temporary,
+            {name: value.detach().cpu() for name, value in tensors.items()},
+            {"state": json.dumps(state), _DIGEST: "0" * _LENGTH},
+        )
+        with temporary.open("r+b") as handle:
+            place, _, digest = _read_digests(temporary)
+            handle.seek(place)
+            handle.write(digest)
+        sync(temporary)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     if path.exists():
         os.replace(path, _before(path))
     os.replace(temporary, path)
+    sync(path.parent)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
