@@ -75,24 +75,25 @@ def _key(**members):
     return tar([*pairs(2), *((f"odd.{ending}", data) for ending, data in members.items())])
 
 
-O = _offsets(WHOLE)  # noqa: E741
+# Where the members begin
+AT = _offsets(WHOLE)
 TAR = "train.tar"
 REFUSED = [
-    ("cut inside a picture", WHOLE[: O[4] + 600], (TAR, "inside a block")),
-    ("cut inside a header", WHOLE[: O[4] + 100], (TAR, f"byte {O[4]}")),
-    ("cut behind a picture", WHOLE[: O[5]], (TAR, "last key")),
+    ("cut inside a picture", WHOLE[: AT[4] + 600], (TAR, "inside a block")),
+    ("cut inside a header", WHOLE[: AT[4] + 100], (TAR, f"byte {AT[4]}")),
+    ("cut behind a picture", WHOLE[: AT[5]], (TAR, "last key")),
     ("cut to nothing", b"", ("split 'train' has no images",)),
-    ("zeroed from a header on", WHOLE[: O[1]] + bytes(30 * BLOCK + 10240), (TAR, "zero")),
-    ("zeroed inside a picture", WHOLE[: O[4] + 540] + bytes(len(WHOLE) - O[4] - 540), (TAR,)),
+    ("zeroed from a header on", WHOLE[: AT[1]] + bytes(30 * BLOCK + 10240), (TAR, "zero")),
+    ("zeroed inside a picture", WHOLE[: AT[4] + 540] + bytes(len(WHOLE) - AT[4] - 540), (TAR,)),
     (
         "zeroed in the middle",
-        WHOLE[: O[2]] + bytes(O[4] - O[2]) + WHOLE[O[4] :],
+        WHOLE[: AT[2]] + bytes(AT[4] - AT[2]) + WHOLE[AT[4] :],
         (TAR, "data follow the zeros"),
     ),
     ("all zeros", bytes(102_400), (TAR, "zero bytes alone")),
-    ("flipped byte of a name", _flipped(O[2]), (TAR, f"byte {O[2]}")),
-    ("flipped byte of a checksum", _flipped(O[2] + 148), (TAR, f"byte {O[2]}")),
-    ("flipped byte of a size", _flipped(O[2] + 130), (TAR, f"byte {O[2]}")),
+    ("flipped byte of a name", _flipped(AT[2]), (TAR, f"byte {AT[2]}")),
+    ("flipped byte of a checksum", _flipped(AT[2] + 148), (TAR, f"byte {AT[2]}")),
+    ("flipped byte of a size", _flipped(AT[2] + 130), (TAR, f"byte {AT[2]}")),
     ("data behind the end", WHOLE + b"x" * BLOCK, (TAR, "data follow")),
     ("half a block behind the end", WHOLE + bytes(100), (TAR, "inside a block")),
     ("two tars in one file", WHOLE + WHOLE, (TAR, "data follow")),
@@ -113,7 +114,7 @@ REFUSED = [
     ("40 global headers in a row", _then(*[_pax(b"", tarfile.XGLTYPE)] * 40), (TAR, "in a row")),
     (
         "header of a long name at the end",
-        WHOLE[: O[-1] + 1024]
+        WHOLE[: AT[-1] + 1024]
         + _member("n", tarfile.GNUTYPE_LONGNAME, data=b"x" * 300)
         + bytes(10240),
         (TAR,),
@@ -175,9 +176,9 @@ ACCEPTED = [
     ("records of 64 kB", _records(65_536), FOUR),
     ("records of 1 MB", _records(1 << 20), FOUR),
     ("records of 512 bytes", _records(512), FOUR),
-    ("no end, all keys whole", WHOLE[: O[-1] + 1024],
+    ("no end, all keys whole", WHOLE[: AT[-1] + 1024],
      {**FOUR, "left_out": {"tar without the two zero blocks that end it": 1}}),
-    ("cut between two keys", WHOLE[: O[4]],
+    ("cut between two keys", WHOLE[: AT[4]],
      {**TWO, "left_out": {"tar without the two zero blocks that end it": 1}}),
     ("pax", tar(pairs(4), format=tarfile.PAX_FORMAT), FOUR),
     ("ustar", tar(pairs(4), format=tarfile.USTAR_FORMAT), FOUR),

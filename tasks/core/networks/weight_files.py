@@ -58,10 +58,10 @@ def check_weight_file(path: Path) -> None:
         raise ValueError(f"weights {str(path)!r} have another format; {allowed}")
     with path.open("rb") as handle:
         num_bytes = int.from_bytes(handle.read(_LENGTH_BYTES), "little")
-    if _MAX_HEADER < num_bytes <= path.stat().st_size:
+    if num_bytes == 0 or _MAX_HEADER < num_bytes <= path.stat().st_size:
         raise ValueError(
-            f"weights {str(path)!r} have too many tensors: their header has {num_bytes:,} bytes, "
-            f"allowed are {_MAX_HEADER:,}; {allowed}"
+            f"weights {str(path)!r} have no tensors or too many: their header has {num_bytes:,} "
+            f"bytes, allowed are at most {_MAX_HEADER:,}; {allowed}"
         )
     # What is damaged in another way, the loader says.
     with suppress(SafetensorError), safe_open(str(path), "pt") as file:
