@@ -19,6 +19,7 @@ from typing import Any
 
 from flows import command_line
 from flows.services import session
+from tasks.store import disk
 
 LOGGER = logging.getLogger("vl_distillery")
 PRESET = "preset"
@@ -49,8 +50,10 @@ def guarded(run: Callable[[], None]) -> None:
     signal.signal(signal.SIGINT, _interrupt)
     try:
         run()
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         sys.exit(_say(error, 2))
+    except OSError as error:
+        sys.exit(_say(disk.refusal(error) or error, 2))
     except KeyboardInterrupt as error:
         sys.exit(_say(error, 130))
 

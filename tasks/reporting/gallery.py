@@ -195,7 +195,8 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     not fit ends in dots.
     """
     lines = [""]
-    for word in text.split():
+    # A line holds at most as many letters as its pixels
+    for word in text.lstrip()[: SHEET_SIDE * SHEET_LINES].split():
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= SHEET_SIDE or not lines[-1]:
             lines[-1] = longer

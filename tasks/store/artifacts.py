@@ -16,8 +16,9 @@ from typing import Any, cast
 
 from filelock import FileLock
 
+from tasks.core.foundations.durable import sync
 from tasks.stages import DATA
-from tasks.store import holding, manifests
+from tasks.store import disk, holding, manifests
 from tasks.store.holding import file_digest
 from tasks.store.manifests import (
     FORMAT_VERSION,
@@ -114,7 +115,8 @@ def forget_work(folder: Path, key: Key) -> None:
 def lock(folder: Path, data: Path = DATA) -> FileLock:
     """Return the lock that serialises builds of one artifact across processes."""
     locks = data / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
+    with disk.explained(locks):
+        locks.mkdir(parents=True, exist_ok=True)
     return FileLock(locks / f"{canonical_digest(str(folder))[:24]}.lock")
 
 
@@ -142,21 +144,24 @@ def write(
     held = work / _INPUTS
     if holding.were_changed(held):
         shutil.rmtree(work)  # the checkpoint beside them may come from what was changed
-    work.mkdir(parents=True, exist_ok=True)
-    for left in _visible(work):
-        _remove(left)
+    with disk.explained(work):
+        work.mkdir(parents=True, exist_ok=True)
+        _clear(work)
     try:
-        with holding.inputs(held):
-            more = build(work)
+        with disk.explained(work):
+            with holding.inputs(held):
+                more = build(work)
+            manifest = seal(work, key, {**facts, **more}, modules=modules, because=because)
+        with disk.explained(folder):
+            _move(work, folder)
     except holding.Written:
         shutil.rmtree(work)
         raise
     except BaseException:
-        if not any(item.name.startswith(".") for item in work.iterdir()):
-            shutil.rmtree(work)
+        _clear(work)
+        if not any(work.iterdir()):
+            work.rmdir()
         raise
-    manifest = seal(work, key, {**facts, **more}, modules=modules, because=because)
-    _move(work, folder)
     return manifest
 
 
@@ -175,8 +180,8 @@ def seal(
         for path in sorted((item, *item.rglob("*")))
         if path.is_file() and path.name != MANIFEST
     }
-    for path in files.values():
-        _fsync(path)
+    for path in {*files.values(), *(path.parent for path in files.values())}:
+        sync(path)
     manifest = Manifest(
         key=key.digest,
         stage=key.stage,
@@ -216,7 +221,10 @@ def _move(work: Path, folder: Path) -> None:
     report, and are not touched. Until the end the old manifest stands, which verifies only while
     its own files are all there.
     """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    for place in made:
+        sync(place.parent)
     source = work
     if work.stat().st_dev != folder.stat().st_dev:
         source = folder / _NEW
@@ -227,15 +235,17 @@ def _move(work: Path, folder: Path) -> None:
             shutil.rmtree(source, ignore_errors=True)
             raise
         for path in source.rglob("*"):
-            if path.is_file():
-                _fsync(path)
+            sync(path)
     for item in _own(folder):
         if item.name != MANIFEST:
             _remove(item)
     for item in sorted(_visible(source), key=lambda item: item.name == MANIFEST):
         if (folder / item.name).is_dir():
             shutil.rmtree(folder / item.name)
+        if item.name == MANIFEST:
+            sync(folder)  # the disk has what it names before it has the manifest
         os.replace(item, folder / item.name)
+    sync(folder)
     shutil.rmtree(source)
     shutil.rmtree(work, ignore_errors=True)
 
@@ -243,6 +253,12 @@ def _move(work: Path, folder: Path) -> None:
 def _visible(folder: Path) -> list[Path]:
     """Return what lies in a folder under a name that does not start with a dot, in order."""
     return sorted(item for item in folder.iterdir() if not item.name.startswith("."))
+
+
+def _clear(work: Path) -> None:
+    """Remove what a build wrote, but for its checkpoints."""
+    for item in _visible(work):
+        _remove(item)
 
 
 def _remove(item: Path) -> None:
@@ -256,8 +272,3 @@ def _own(folder: Path) -> list[Path]:
     except DamagedArtifact:
         named = set()
     return [item for item in folder.iterdir() if item.name in named or not item.is_dir()]
-
-
-def _fsync(path: Path) -> None:
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())

@@ -174,6 +174,12 @@ def digest_files(
     paths: list[Path] = []
     try:
         paths = list(find())
+        for path in paths:
+            if path.exists() and not path.is_file():
+                raise ValueError(
+                    f"{path}: no regular file, but a folder, a pipe or a device; change the "
+                    "parameter that names it"
+                )
         return {path.name: holding.known_digest(path) for path in paths}, None
     except FileNotFoundError as error:
         place = str(error) if error.filename is None else f"{error.filename} is not there"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
+
+from tasks.core.foundations import durable
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 2
@@ -113,12 +114,7 @@ def read(folder: Path, *needed: str) -> Manifest:
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Write the manifest of `folder`; a kill at any moment leaves the old or the new one."""
-    temporary = folder / f".{MANIFEST}"
-    with temporary.open("w") as handle:
-        handle.write(_text(manifest))
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, folder / MANIFEST)
+    durable.write_text(folder / MANIFEST, _text(manifest))
 
 
 def _parsed(text: str) -> Manifest:

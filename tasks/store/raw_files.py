@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tasks.core.foundations import durable
 from tasks.stages import DATA
 from tasks.store import holding
 
@@ -54,6 +54,4 @@ def remembered() -> Iterator[RawFiles]:
     yield files
     if files.is_changed:
         NOTE.parent.mkdir(parents=True, exist_ok=True)
-        partial = NOTE.with_name(f"{NOTE.name}.{os.getpid()}")
-        partial.write_text(json.dumps(files.known))
-        partial.replace(NOTE)
+        durable.write_text(NOTE, json.dumps(files.known))

@@ -1,6 +1,7 @@
 """Artifacts exist only while their manifest verifies, and a failed build leaves none behind."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,28 @@ def test_an_artifact_written_anew_leaves_folders_that_are_not_its_own():
         artifacts.write(Path("reports"), Key("report", {"digest": digest}, {}, "code"), build, {})
         assert foreign.read_text() == "a table"
     assert not Path("reports/plots").exists()
+
+
+def test_files_and_folders_reach_the_disk_before_the_manifest_and_again_after_it(monkeypatch):
+    happened, sync, replace = [], os.fsync, os.replace
+
+    def synced(place):
+        happened.append(("sync", Path(f"/proc/self/fd/{place}").resolve().name))
+        sync(place)
+
+    def replaced(source, target):
+        happened.append(("name", f"{Path(target).parent.name}/{Path(target).name}"))
+        replace(source, target)
+
+    def build(work):
+        (work / "deep").mkdir()
+        (work / "deep" / "x").write_text("x")
+        return {}
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    caching.obtain(Path("data/some/a"), _key(), build)
+    moved, last = happened.index(("name", "a/deep")), happened.index(("name", "a/manifest.json"))
+    before = {name for kind, name in happened[:moved] if kind == "sync"}
+    assert {"x", "deep", "data", "some"} <= before
+    assert ("sync", "a") in happened[moved:last] and ("sync", "a") in happened[last:]

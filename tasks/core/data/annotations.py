@@ -24,6 +24,8 @@ from tasks.core.data.file_kinds import HEAD_BYTES, kind_of, kind_of_annotations
 from tasks.core.data.left_out import Unusable
 from tasks.core.foundations.records import SPLITS
 
+# Largest annotation file, bytes; parsed it takes a few times as much memory.
+_MAX_BYTES = 1 << 29
 # A gzip file that unpacks to more than both is no annotation file: text shrinks to a fifth.
 _MAX_RATIO, _MIN_LIMIT = 50, 1 << 26
 _MALFORMED = "malformed entry"
@@ -70,6 +72,7 @@ def annotation_path(root: str, name: str, field: str) -> Path:
 
     Raises:
         FileNotFoundError: the folder or the file is not there.
+        ValueError: the file is too large to be read at once.
     """
     path = dataset_folder(root) / name
     if not path.is_file():
@@ -77,6 +80,12 @@ def annotation_path(root: str, name: str, field: str) -> Path:
             f"there is no annotation file {str(path)!r}; the folder holds "
             f"{first_names(Path(root))}; change `{field}` of the dataset in params.yaml or by "
             f"--set prepare_data.options.{field}=FILE"
+        )
+    num_bytes = path.stat().st_size
+    if num_bytes > _MAX_BYTES:
+        raise ValueError(
+            f"{path}: has {num_bytes:,} bytes, allowed are {_MAX_BYTES:,}, since it is read at "
+            "once; write the dataset for the reader `webdataset` or `parquet`, which stream"
         )
     return path
 
@@ -151,6 +160,8 @@ def parse_json(text: str, where: str, ignored_keys: frozenset[str] = frozenset()
         problem = f"line {error.lineno} column {error.colno}: malformed JSON ({error.msg})"
     except RecursionError:
         pass
+    except ValueError as error:  # a number of thousands of digits
+        problem = f"malformed JSON ({error})"
     raise Unusable(
         where, "malformed JSON", f"{problem}{kind_of_annotations(text)}; repair or replace it"
     )
@@ -215,18 +226,18 @@ def compared(name: str) -> str:
 
 def nearest(name: str, names: Sequence[str]) -> str:
     """Return the file name most like `name`, in words that go on with a message; `names` are
-    sorted, so that those with the same beginning are neighbours.
+    sorted by `str.casefold`, so that those with the same beginning are neighbours.
     """
-    last = PurePosixPath(name).name
-    place = bisect.bisect(names, last)
+    last = PurePosixPath(name).name.casefold()
+    place = bisect.bisect(names, last, key=str.casefold)
     neighbours = names[max(0, place - 1) : place + 1]
-    near = max(neighbours, key=lambda other: _num_shared(last, other), default="")
+    near = max(neighbours, key=lambda other: _num_shared(last, other.casefold()), default="")
     return f", the nearest name there is {near!r}" if near else ""
 
 
 def check_caption(text: Any, where: str) -> str:
-    """Return the caption, unchanged, when it is text with a letter, a digit or a symbol, and no
-    list or object written as text; raise Unusable otherwise.
+    """Return the caption, unchanged, when it is text with a letter, a digit or a symbol; raise
+    Unusable otherwise, and for zero bytes, and for a list or object written as text.
     """
     of_type(text, str, where)
     if not any(unicodedata.category(letter)[0] in "LNS" for letter in text) or not _is_unicode(
@@ -237,6 +248,12 @@ def check_caption(text: Any, where: str) -> str:
             "caption without a word",
             f"received caption {_short(text)}, allowed is text that is not empty, with a letter, a "
             "digit or a symbol; repair or remove the caption",
+        )
+    if "\0" in text:
+        raise Unusable(
+            where,
+            "caption with zero bytes",
+            f"zero bytes are among the text {_short(text)}; get the file again",
         )
     if _NESTED.fullmatch(text):
         raise Unusable(

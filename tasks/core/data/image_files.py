@@ -19,7 +19,7 @@ from tasks.core.data.file_kinds import kind_of_file
 from tasks.core.data.images import open_image
 from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.data.split_files import matches, no_match
-from tasks.core.data.tars import read_tar
+from tasks.core.data.tars import read_tar, tar_digest
 from tasks.core.foundations.records import ImageCaptions
 
 # Largest picture that is read, bytes; a sparse file may say any size.
@@ -107,7 +107,8 @@ def attach_images(
         FileNotFoundError, ValueError: a pattern matches nothing, or a tar is damaged.
     """
     index = _index(Path(root), patterns, left_out)
-    names, place = sorted(index), f"{', '.join(patterns)} of {root}"
+    names = sorted(index, key=str.casefold)
+    place = f"{', '.join(patterns)} of {root}"
     found: list[tuple[Annotation, StoredFile]] = []
     claims: dict[StoredFile, Annotation] = {}
     for annotation in annotations:
@@ -137,8 +138,16 @@ def content_digests(
     digests = []
     for path in _containers(Path(root), patterns):
         if path.is_file():
-            digests.append((path.relative_to(root).as_posix(), digest_of(path)))
+            digests.append((path.relative_to(root).as_posix(), _content_digest(path, digest_of)))
     return sorted(digests)
+
+
+def _content_digest(path: Path, digest_of: Callable[[Path], str]) -> str:
+    """Return the digest of a file that can be used; one that says too large a size is not read."""
+    if path.name.endswith(_TARS):
+        return tar_digest(path, digest_of)
+    num_bytes = path.stat().st_size
+    return digest_of(path) if num_bytes <= _MAX_BYTES else f"{num_bytes} bytes"
 
 
 def _containers(root: Path, patterns: Sequence[str]) -> list[Path]:
@@ -207,8 +216,8 @@ def _index(root: Path, patterns: Sequence[str], left_out: LeftOut) -> dict[str, 
 
 def _members(path: Path, left_out: LeftOut) -> list[StoredFile]:
     archive = read_tar(path)
-    if not archive.has_end:
-        left_out.mention("tar without the zero blocks that end it", str(path))
+    if archive.doubt:
+        left_out.mention(archive.doubt, str(path))
     files = []
     for member in archive.members:
         if member.is_file:
@@ -227,6 +236,7 @@ def _find(
     same_name = index.get(PurePosixPath(name).name, [])
     found = [file for file in same_name if file.name == annotation.name]
     found = found or [file for file in same_name if compared(file.name) == name]
+    found = found or [file for file in same_name if _is_end(file.name, annotation.name)]
     found = found or [file for file in same_name if _is_end(compared(file.name), name)]
     if not found:
         raise Unusable(

@@ -26,6 +26,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _JPEG, _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 # More zeros than entropy coding ends with.
 _ZEROS = 64
+# Of a WebP, before its first chunk.
+_RIFF_BYTES = 12
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -40,15 +42,9 @@ def open_image(data: bytes, source: str) -> Image.Image:
     Raises:
         Unusable: not an image of one of `FORMATS`, or far too many pixels.
     """
-    if _has_lost_its_end(data):
-        raise Unusable(
-            source,
-            "damaged picture",
-            "the image cannot be decoded (its end is zeros); damaged, replace the file",
-        )
     try:
         with warnings.catch_warnings(action="ignore"):
-            return Image.open(io.BytesIO(_without_metadata(data)), formats=FORMATS)
+            image = Image.open(io.BytesIO(_without_metadata(data)), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise Unusable(
             source,
@@ -74,6 +70,13 @@ def open_image(data: bytes, source: str) -> Image.Image:
             f"not an image ({len(data)} bytes beginning with {data[:8]!r}); allowed are {allowed}"
             f"{found}; replace the file",
         ) from error
+    if _has_lost_its_end(data, image.width * image.height):
+        raise Unusable(
+            source,
+            "damaged picture",
+            "the image cannot be decoded (its end is zeros); damaged, replace the file",
+        )
+    return image
 
 
 def _without_metadata(data: bytes) -> bytes:
@@ -102,12 +105,27 @@ def _is_whole(chunk: bytes) -> bool:
     return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
 
 
-def _has_lost_its_end(data: bytes) -> bool:
-    """Return whether a JPEG ends in zeros inside its last scan: a decoder takes them for grey."""
-    if not data.startswith(_JPEG) or not data.endswith(bytes(_ZEROS)):
-        return False
-    # Inside a scan neither mark can be: a zero byte follows each 0xff there.
-    return data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN)
+def _has_lost_its_end(data: bytes, num_pixels: int) -> bool:
+    """Return whether a JPEG or WebP has zeros for its last pixels: decoders take them for grey."""
+    if data.startswith(_JPEG) and data.endswith(bytes(_ZEROS)):
+        # Inside a scan neither mark can be: a zero byte follows each 0xff there.
+        return data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN)
+    if data.startswith(b"RIFF"):
+        # One colour on 36 million pixels ends in 3,464 zeros: 1 byte for 10,000 pixels.
+        return _num_webp_zeros(data) > _ZEROS + num_pixels // 5_000
+    return False
+
+
+def _num_webp_zeros(data: bytes) -> int:
+    """Return how many zeros end the chunk that holds the pixels of a WebP."""
+    place = _RIFF_BYTES
+    while place + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, place)
+        content = data[place + 8 : place + 8 + length]
+        if kind in (b"VP8 ", b"VP8L"):
+            return len(content) - len(content.rstrip(b"\0"))
+        place += 8 + length + length % 2
+    return 0
 
 
 def decode(image: Image.Image, source: str, *, image_size: int, max_pixels: int) -> np.ndarray:

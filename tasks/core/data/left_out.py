@@ -15,6 +15,8 @@ from typing import Any
 LOGGER = logging.getLogger(__name__)
 # Of a reason: names kept at all, and those of them that the manifest holds.
 _NAMED, _STORED = 20, 3
+# Characters of a message or a place.
+_LONGEST = 1500
 
 
 class Unusable(ValueError):
@@ -91,7 +93,7 @@ class LeftOut:
                 "repair them, or raise prepare_data.max_left_out in params.yaml to leave them out"
                 f"{self._listed()}"
             )
-        if count:
+        if count or self._mentioned:
             LOGGER.warning("left out %d of %d%s", count, total, self._listed())
 
     def facts(self) -> dict[str, Any]:
@@ -119,9 +121,11 @@ class LeftOut:
 
 
 def printable(text: str) -> str:
-    """Return the text with control characters and lone surrogates written as escapes: names of
-    files reach terminals.
+    """Return the text with control characters and lone surrogates written as escapes, and the
+    middle of a long one left out: names of files reach terminals.
     """
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

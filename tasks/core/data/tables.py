@@ -21,6 +21,10 @@ PICTURE = "binary, a struct with the binary field `bytes`, or text (a path)"
 # Rows decoded at once, and bytes read at once: a row group, which may be the whole file, is
 # streamed page by page.
 _ROWS, _BUFFER_BYTES = 8, 1 << 20
+# The same for texts, and what those of a row group may take, bytes.
+_TEXT_ROWS, _MAX_TEXT = 64, 1 << 29
+# Rows of one table: their captions and names are held, in about a gigabyte.
+MAX_ROWS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,29 @@ class Table:
         """Return the rows of a row group."""
         return int(self.file.metadata.row_group(group).num_rows)
 
-    def entries(self, group: int, columns: list[str]) -> list[dict[str, Any]]:
-        """Return the rows of a row group, as far as `columns` go."""
+    def entries(self, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a row group, as far as `columns` go.
+
+        Raises:
+            ValueError: their values take more than `_MAX_TEXT` bytes: a few repeated ones may
+                unpack to any size.
+        """
         if not columns:
-            return [{}] * self.num_rows(group)
+            yield from [{}] * self.num_rows(group)
+            return
+        num_bytes = 0
         with _named(self.path):
-            entries: list[dict[str, Any]] = self.file.read_row_group(
-                group, columns=columns, use_threads=False
-            ).to_pylist()
-        return entries
+            for batch in self.file.iter_batches(
+                batch_size=_TEXT_ROWS, row_groups=[group], columns=columns, use_threads=False
+            ):
+                num_bytes += batch.nbytes
+                if num_bytes > _MAX_TEXT:
+                    raise ValueError(
+                        f"{self.path}: the columns {', '.join(columns)} unpack to more than "
+                        f"{_MAX_TEXT:,} bytes in one row group; shorten the texts, or write "
+                        "smaller row groups"
+                    )
+                yield from batch.to_pylist()
 
     def arrays(self, group: int, leaf: Leaf) -> Iterator[Any]:
         """Yield the values of a row group in order, arrow arrays of at most `_ROWS`."""
@@ -154,7 +172,7 @@ def open_table(path: Path) -> Table:
     """Open a table, its columns streamed.
 
     Raises:
-        FileNotFoundError, ValueError: it is not there, or no Parquet file.
+        FileNotFoundError, ValueError: it is not there, no Parquet file, or has too many rows.
     """
     with _named(path):
         file = pq.ParquetFile(
@@ -163,7 +181,12 @@ def open_table(path: Path) -> Table:
             pre_buffer=False,
             page_checksum_verification=True,
         )
-        return Table(path, file)
+    if file.metadata.num_rows > MAX_ROWS:
+        raise ValueError(
+            f"{path}: has {file.metadata.num_rows:,} rows, allowed are {MAX_ROWS:,} in one table; "
+            "write it as several tables"
+        )
+    return Table(path, file)
 
 
 @contextmanager
@@ -183,7 +206,7 @@ def _named(path: Path) -> Iterator[None]:
 
 def _other_kind(path: Path) -> str:
     kind = kind_of_file(path)
-    return "" if "Parquet" in kind else kind
+    return "" if "a Parquet table" in kind else kind
 
 
 def _fields(kind: Any) -> dict[str, Any]:

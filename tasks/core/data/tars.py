@@ -6,11 +6,13 @@ for: members, then zero blocks, then nothing. A header is parsed by `tarfile.Tar
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from tasks.core.data.file_kinds import kind_of_file
 from tasks.core.data.left_out import printable
@@ -18,8 +20,16 @@ from tasks.core.data.left_out import printable
 _BLOCK = tarfile.BLOCKSIZE
 # Largest header of a long name or of comments that is read, bytes: a name has 4096 at most.
 _MAX_HEADER = 1 << 20
-# Zeros that end a tar: two blocks, and what fills the last record.
-_MAX_END = 2 * _BLOCK + tarfile.RECORDSIZE - 1
+# Members of one tar, folders too: about ten seconds and 200 MB in a reader.
+MAX_MEMBERS = 300_000
+# Bytes of a tar from which on reading all of it takes more than a moment.
+_LARGE = 1 << 30
+# Largest record that is believed, bytes; as many zeros may end a tar.
+_MAX_RECORD = 1 << 22
+# Headers in a row that precede a member: those of its names, comments and of the whole archive.
+_MAX_EXTENSIONS = 16
+# Bytes that the last member's content is looked at, when the end of the tar tells too little.
+_LAST = 64
 _RECORD = re.compile(rb"(\d{1,10}) ([^=\n]+)=")
 # Headers about the member that follows, and members without content whatever size they state.
 _EXTENSIONS = (
@@ -57,24 +67,34 @@ class Member:
 
 @dataclass(frozen=True)
 class Tar:
-    """The members in their order, and whether zero blocks say that these are all."""
+    """The members in their order.
+
+    Attributes:
+        doubt: why its end does not prove that these are all, or nothing.
+    """
 
     members: list[Member]
-    has_end: bool
+    doubt: str
 
 
 def read_tar(path: Path) -> Tar:
     """Return the members of a tar; of its content only the headers are read.
 
     Raises:
-        ValueError: it is cut short, zeroed, changed or compressed; the message has the byte.
+        ValueError: it is cut short, zeroed, changed or compressed, the message has the byte; or it
+            has more than `MAX_MEMBERS`.
     """
-    num_bytes, place = path.stat().st_size, 0
+    num_bytes, place, count = path.stat().st_size, 0, 0
     found: list[Member] = []
     by_name: dict[str, Member] = {}
-    with path.open("rb") as handle:
+    with path.open("rb", buffering=0) as handle:
         while (info := _next(handle, path, place, num_bytes)) is not None:
-            place = info.offset_data + _padded(info.size)
+            place, count = info.offset_data + _padded(info.size), count + 1
+            if count > MAX_MEMBERS:
+                raise ValueError(
+                    f"{path}: has more than {MAX_MEMBERS:,} members, allowed are that many in one "
+                    "tar; write them as several tars"
+                )
             if info.isdir():
                 continue
             is_file = info.isreg() and "GNU.sparse.major" not in info.pax_headers
@@ -85,18 +105,34 @@ def read_tar(path: Path) -> Tar:
                 member = Member(info.name, target.offset, target.num_bytes, target.is_file)
             by_name[info.name] = member
             found.append(member)
-        _check_end(handle, path, place, num_bytes)
-    return Tar(found, has_end=num_bytes > place)
+        doubt = _doubt(handle, path, place, num_bytes)
+        if doubt and found and found[-1].num_bytes >= _LAST:
+            last = found[-1]
+            end = os.pread(handle.fileno(), _LAST, last.offset + last.num_bytes - _LAST)
+            if not end.strip(b"\0"):
+                raise _damaged(path, last.offset, f"member {last.name!r} ends in zeros")
+    return Tar(found, doubt)
 
 
-def _next(handle: BinaryIO, path: Path, place: int, num_bytes: int) -> tarfile.TarInfo | None:
+def tar_digest(path: Path, digest_of: Callable[[Path], str]) -> str:
+    """Return the digest of a tar; a large one is looked at before all of it is read, since a file
+    with holes may say any size.
+
+    Raises:
+        ValueError: see `read_tar`.
+    """
+    if path.stat().st_size > _LARGE:
+        read_tar(path)
+    return digest_of(path)
+
+
+def _next(handle: FileIO, path: Path, place: int, num_bytes: int) -> tarfile.TarInfo | None:
     """Return the header at `place`, or None where zeros or nothing is; headers of a long name or of
     pax records are applied to the one they precede.
     """
     extended: dict[str, str] = {}
-    while True:
-        handle.seek(place)
-        block = handle.read(_BLOCK)
+    for _ in range(_MAX_EXTENSIONS):
+        block = os.pread(handle.fileno(), _BLOCK, place)
         if not block.strip(b"\0"):
             return None
         try:
@@ -119,8 +155,11 @@ def _next(handle: BinaryIO, path: Path, place: int, num_bytes: int) -> tarfile.T
         if info.size > _MAX_HEADER and info.type != tarfile.XGLTYPE:
             raise _damaged(path, place, f"a header has {info.size} bytes, allowed {_MAX_HEADER}")
         if info.type != tarfile.XGLTYPE:
-            extended.update(_records(info.type, handle.read(info.size)))
+            extended.update(
+                _records(info.type, os.pread(handle.fileno(), info.size, info.offset_data))
+            )
         place = info.offset_data + _padded(info.size)
+    raise _damaged(path, place, f"{_MAX_EXTENSIONS} headers in a row precede no member")
 
 
 def _apply(info: tarfile.TarInfo, extended: dict[str, str]) -> None:
@@ -147,23 +186,30 @@ def _records(kind: bytes, data: bytes) -> dict[str, str]:
     return records
 
 
-def _check_end(handle: BinaryIO, path: Path, place: int, num_bytes: int) -> None:
-    """Raise ValueError unless zeros alone follow, no more than a record explains."""
+def _doubt(handle: FileIO, path: Path, place: int, num_bytes: int) -> str:
+    """Return why the end of a tar at `place` does not prove that it is whole, or nothing.
+
+    Raises:
+        ValueError: something else than zeros follows, or more than a record explains.
+    """
     if num_bytes % _BLOCK:
         raise _damaged(path, num_bytes, f"the file ends there, inside a block of {_BLOCK} bytes")
+    num_zeros = num_bytes - place
+    # `tar -b` writes other records, powers of two as a rule, and a file is a whole number of them.
+    record = min(num_bytes & -num_bytes, _MAX_RECORD)
+    most = 2 * _BLOCK + max(record, tarfile.RECORDSIZE)
     handle.seek(place)
-    while block := handle.read(1 << 20):
-        rest = block.lstrip(b"\0")
-        if rest:
-            where = handle.tell() - len(rest)
-            raise _damaged(path, where, f"data follow the zeros at byte {place}, which end a tar")
-    if num_bytes - place > _MAX_END:
-        raise _damaged(
-            path,
-            place,
-            f"{num_bytes - place} zero bytes follow, at most {_MAX_END} end a tar; a tar with "
-            "larger records is to be written again",
-        )
+    rest = handle.read(most).lstrip(b"\0")
+    if rest:
+        where = handle.tell() - len(rest)
+        raise _damaged(path, where, f"data follow the zeros at byte {place}, which end a tar")
+    if num_zeros >= most:
+        raise _damaged(path, place, f"{num_zeros} zero bytes follow, at most {most - 1} end a tar")
+    if num_zeros < 2 * _BLOCK:
+        return "tar without the two zero blocks that end it"
+    if num_zeros >= 2 * _BLOCK + tarfile.RECORDSIZE:
+        return "tar with more zeros at its end than a record of 10,240 bytes explains"
+    return ""
 
 
 def _damaged(path: Path, place: int, problem: str) -> ValueError:

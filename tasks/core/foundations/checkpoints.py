@@ -17,6 +17,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
+from tasks.core.foundations.durable import sync
 from tasks.core.foundations.tensor_files import load_tensors, save_tensors
 
 NAME = ".checkpoint.safetensors"
@@ -40,17 +41,21 @@ def save_checkpoint(path: Path, parts: Parts, state: dict[str, Any]) -> None:
     for part, named in parts.items():
         for name, value in named.items():
             tensors[f"{part}/{name}"] = value.detach().cpu()
-    save_tensors(temporary, tensors, {"state": json.dumps(state), _DIGEST: "0" * _LENGTH})
-    with temporary.open("r+b") as handle:
-        place, _, digest = _read_digests(temporary)
-        handle.seek(place)
-        handle.write(digest)
-        handle.flush()
-        os.fsync(handle.fileno())
+    try:
+        save_tensors(temporary, tensors, {"state": json.dumps(state), _DIGEST: "0" * _LENGTH})
+        with temporary.open("r+b") as handle:
+            place, _, digest = _read_digests(temporary)
+            handle.seek(place)
+            handle.write(digest)
+        sync(temporary)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     # Two renames: a kill between them leaves the one before, which `load_checkpoint` takes
     if path.exists():
         os.replace(path, _before(path))
     os.replace(temporary, path)
+    sync(path.parent)
 
 
 def load_checkpoint(path: Path) -> tuple[Parts, dict[str, Any]] | None:

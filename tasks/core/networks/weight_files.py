@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tasks.core.foundations.tensor_files import load_tensors
@@ -17,6 +18,8 @@ from tasks.core.foundations.tensor_files import load_tensors
 _OPTION = "model.options.weights"
 _WHERE = f"change {_OPTION}"
 _FILE = "'random' or the path of a .safetensors file"
+# A file begins with the length of its header, whose tensors take about 100 bytes each.
+_LENGTH_BYTES, _MAX_HEADER = 8, 10_000_000
 
 
 def weight_files(config: Any) -> list[Path]:
@@ -63,6 +66,19 @@ def check_weight_file(path: Path) -> None:
         raise FileNotFoundError(f"weights {str(path)!r} are not there; {allowed}")
     if path.suffix != ".safetensors":
         raise ValueError(f"weights {str(path)!r} have another format; {allowed}")
+    with path.open("rb") as handle:
+        num_bytes = int.from_bytes(handle.read(_LENGTH_BYTES), "little")
+    if num_bytes == 0 or _MAX_HEADER < num_bytes <= path.stat().st_size:
+        raise ValueError(
+            f"weights {str(path)!r} have no tensors or too many: their header has {num_bytes:,} "
+            f"bytes, allowed are at most {_MAX_HEADER:,}; {allowed}"
+        )
+    # What is damaged in another way, the loader says.
+    with suppress(SafetensorError), safe_open(str(path), "pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            kind = file.get_slice(name).get_dtype()
+            if name.endswith((".weight", ".bias")) and kind[0] in "IU":
+                raise ValueError(f"weights {str(path)!r}: {name} has the type {kind}; {allowed}")
 
 
 def read_weight_file(path: Path, name: str) -> dict[str, Tensor]:
@@ -72,8 +88,6 @@ def read_weight_file(path: Path, name: str) -> dict[str, Tensor]:
         ValueError: another format, or a damaged file.
         FileNotFoundError: no such file.
     """
-    from safetensors import SafetensorError
-
     check_weight_file(path)
     try:
         return load_tensors(path)

@@ -281,5 +281,5 @@ def test_line_breaks_make_captions_unless_the_metadata_have_them_as_one(tmp_path
 
 def test_zero_bytes_in_a_caption_are_damage(tmp_path):
     members = {"a.jpg": picture(0), "a.txt": b"A dog ru\0\0\0\0"}
-    with pytest.raises(ValueError, match=r"key 'a'\.txt: zero bytes are among the text"):
+    with pytest.raises(ValueError, match=r"key 'a'\.txt\[0\]: zero bytes are among the text"):
         read(webdataset, _dataset(tmp_path, members))

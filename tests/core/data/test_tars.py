@@ -41,7 +41,7 @@ def test_members_are_those_of_tarfile(tmp_path, kind):
         expected = [(info.name, info.offset_data, info.size) for info in archive]
     found = read_tar(path)
     assert [(one.name, one.offset, one.num_bytes) for one in found.members] == expected
-    assert found.has_end and all(one.is_file for one in found.members)
+    assert not found.doubt and all(one.is_file for one in found.members)
 
 
 def test_a_hard_link_has_the_bytes_of_its_member_and_other_links_have_none(tmp_path):

@@ -43,6 +43,8 @@ from tasks.core.foundations.section import Section
 LOGGER = logging.getLogger(__name__)
 # Lines that a caption in quotes may have beside its first.
 _MAX_LINES = 20
+# Digits of a comment's number.
+_MAX_DIGITS = 9
 _GLUED = re.compile(r"\s*(\d+)\s+(\S.*)")
 # Separators of tables by their header, blanks left out. The name is in the first column, the
 # caption in the last, and between them may be its number.
@@ -129,11 +131,11 @@ def _captions(table: Path, left_out: LeftOut) -> dict[str, dict[int, str]]:
         with left_out.catching():
             texts = captions.setdefault(name.strip(), {})
             number = numbers[0].strip() if numbers else str(len(texts))
-            if not number.isascii() or not number.isdigit():
+            if not number.isascii() or not number.isdigit() or len(number) > _MAX_DIGITS:
                 raise Unusable(
                     f"{where} (comment number)",
                     "malformed row",
-                    f"received {number!r}, allowed is a whole number; repair the line, or the "
+                    f"received {number[:60]!r}, allowed is a whole number; repair the line, or the "
                     f"header, which is one of {', '.join(map(repr, _HEADERS))}",
                 )
             if int(number) in texts:

@@ -298,10 +298,13 @@ def _file(picture: str, where: str, config: Config) -> StoredFile:
     same = compared(name)
     for form in (name, same, unicodedata.normalize("NFD", same)):
         path = Path(config.path, form)
-        if path.is_file():
+        # Unlike Path, false where the name is too long for a file
+        if os.path.isfile(path):
             return StoredFile(Path(form).as_posix(), path, 0, path.stat().st_size)
     folder = Path(config.path, same).parent
-    near = nearest(same, sorted(os.listdir(folder))) if folder.is_dir() else ""
+    near = ""
+    if os.path.isdir(folder):
+        near = nearest(same, sorted(os.listdir(folder), key=str.casefold))
     raise Unusable(
         place,
         "missing picture",

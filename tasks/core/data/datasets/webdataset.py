@@ -38,7 +38,7 @@ from tasks.core.data.annotations import (
 from tasks.core.data.image_files import StoredFile, StoredImage
 from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.data.split_files import SplitFiles, files_of_splits, only_split, split_digests
-from tasks.core.data.tars import Member, read_tar
+from tasks.core.data.tars import Member, read_tar, tar_digest
 from tasks.core.foundations.records import ImageCaptions
 
 _PICTURES, _CAPTIONS = ("jpg", "jpeg", "png", "webp"), ("txt", "json")
@@ -102,7 +102,9 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
     """Return the digest of name, split and content of the shards; `path` does not enter."""
-    return text_digest({"shards": split_digests(config.path, files_of_splits(config), digest_of)})
+    shards = files_of_splits(config)
+    digests = split_digests(config.path, shards, lambda path: tar_digest(path, digest_of))
+    return text_digest({"shards": digests})
 
 
 def _samples(path: Path, left_out: LeftOut) -> dict[str, _Sample]:
@@ -115,9 +117,9 @@ def _samples(path: Path, left_out: LeftOut) -> dict[str, _Sample]:
                 _add(samples, stored, handle, path, left_out)
     # Writers that are not closed leave whole samples and no end. A copy that broke off leaves the
     # same, but for one place in many inside a sample.
-    if not archive.has_end:
-        _check_last(list(samples.values()), path)
-        left_out.mention("tar without the zero blocks that end it", str(path))
+    if archive.doubt:
+        _check_last(list(samples.values()), path, archive.doubt)
+        left_out.mention(archive.doubt, str(path))
     for key, sample in list(samples.items()):
         _leave_out_others(sample, f"{path}: key {key!r}", left_out)
         if not sample.pictures and not sample.texts:
@@ -159,13 +161,13 @@ def _add(
         sample.texts[ending] = handle.read(stored.num_bytes)
 
 
-def _check_last(samples: list[_Sample], path: Path) -> None:
-    """Refuse a shard without an end that stops inside a key: one with fewer members than the key
+def _check_last(samples: list[_Sample], path: Path, doubt: str) -> None:
+    """Refuse a shard of a doubtful end that stops inside a key: one with fewer members than the key
     before it.
     """
     if len(samples) > 1 and set(samples[-1].endings) < set(samples[-2].endings):
         raise ValueError(
-            f"{path}: not a whole, uncompressed tar: it has no zero blocks at its end, and its "
+            f"{path}: not a whole, uncompressed tar: it is a {doubt}, and its "
             f"last key has {samples[-1].endings}, the one before {samples[-2].endings}; get the "
             "file again"
         )
@@ -217,10 +219,10 @@ def _picture(sample: _Sample, where: str) -> StoredFile:
 
 def _captions(sample: _Sample, where: str) -> tuple[str, ...]:
     if "txt" in sample.texts:
-        text = _text(sample, "txt", f"{where}.txt")
+        text = decode_text(sample.texts["txt"], f"{where}.txt")
         lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
         if len(lines) > 1 and "json" in sample.texts:
-            entry = parse_json(_text(sample, "json", f"{where}.json"), f"{where}.json")
+            entry = parse_json(decode_text(sample.texts["json"], f"{where}.json"), f"{where}.json")
             whole = entry.get("caption") if isinstance(entry, dict) else None
             # img2dataset writes a caption into both: its line breaks do not part captions.
             if isinstance(whole, str) and whole.split() == text.split():
@@ -235,16 +237,7 @@ def _captions(sample: _Sample, where: str) -> tuple[str, ...]:
             "shard",
         )
     where = f"{where}.json"
-    entry = parse_json(_text(sample, "json", where), where)
+    entry = parse_json(decode_text(sample.texts["json"], where), where)
     if isinstance(entry, dict) and "captions" in entry:
         return check_captions(entry["captions"], f"{where}.captions")
     return (check_caption(member(entry, "caption", str, where), f"{where}.caption"),)
-
-
-def _text(sample: _Sample, ending: str, where: str) -> str:
-    data = sample.texts[ending]
-    if b"\0" in data:
-        raise Unusable(
-            where, "captions with zero bytes", "zero bytes are among the text; get the shard again"
-        )
-    return decode_text(data, where)

@@ -76,8 +76,9 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
                     config, pretrained=config.weights != "random", pretrained_cfg_overlay=overlay
                 )
         except (RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())  # PyTorch says it in lines
             raise ValueError(
-                f"weights {config.weights!r} do not fit {config.name}: {error}; change "
+                f"weights {config.weights!r} do not fit {config.name}: {reason}; change "
                 "model.options"
             ) from error
         if files:

@@ -1,0 +1,66 @@
+"""What a disk refuses to write, in one message: the path, the space, and where to change it."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+class Refused(OSError):
+    """A disk is full, read-only, or closed to this user; the message says all of it."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Raise `Refused` in place of an error of the disk in this block, which writes into `folder`.
+
+    Its message has the bytes that were there when it failed, so it is made before they are removed.
+    """
+    try:
+        yield
+    except OSError as error:
+        found = refusal(error, folder)
+        if found is None:
+            raise
+        raise found from error
+
+
+def refusal(error: OSError, folder: Path | None = None) -> Refused | None:
+    """Return the message of an error of the disk, or None for every other one.
+
+    Args:
+        folder: what was written; its size is the least that is needed.
+    """
+    if isinstance(error, Refused) or error.errno not in (*_FULL, *_FORBIDDEN):
+        return None
+    path = Path(error.filename or folder or ".")
+    place = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if error.errno in _FORBIDDEN:
+        problem = (
+            "allowed is what this user may read and write; change the owner or the rights of "
+            f"{place}, or put the folder of data/ and reports/ where it can be written"
+        )
+    else:
+        usage = shutil.disk_usage(place)
+        problem = (
+            f"needed are more than {_size(folder):,} bytes, {usage.free:,} of {usage.total:,} "
+            f"bytes are free at {place}; free some, raise the quota or the limit of this user, or "
+            "put data/ and reports/ on a larger disk"
+        )
+    return Refused(error.errno, f"{path}: {error.strerror}; {problem}")
+
+
+def _size(folder: Path | None) -> int:
+    """Return the bytes that files take below a folder."""
+    if folder is None:
+        return 0
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
