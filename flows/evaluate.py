@@ -14,6 +14,7 @@ from flows.runner import flow, run
 from flows.select_coresets import select_coresets
 from flows.services import session
 from tasks import evaluate as step
+from tasks.exchange.found import imported
 from tasks.settings import params, steps
 from tasks.settings.sets import FULL, SetName
 from tasks.store.artifacts import Ref
@@ -38,6 +39,7 @@ def evaluate(
         refs=select_coresets.fn(settings, accept_code=accept_code),
     )
     chosen = params.load(settings)
+    refs = replace(refs, imported=imported(chosen))
     how = {"force": force, "accept_code": accept_code}
     galleries = {}
     for name, pairs in refs.distilled.items():
@@ -62,7 +64,7 @@ def _score(
     how: dict[str, bool],
 ) -> list[Ref]:
     """Train and score one kind of student on every set and on the full data."""
-    sets = {**refs.coresets, **refs.distilled, FULL: None}
+    sets = {**refs.coresets, **refs.imported, **refs.distilled, FULL: None}
     inputs, found = replace(refs, start=start).inputs, {}
     for name, pairs in sets.items():
         work = steps.evaluation(student, SetName.parse(name))

@@ -183,9 +183,8 @@ def _child(tracker: tracking.Tracker, parent: str, params: Params, made: Ref, na
         tags |= {"preset": params.variant.preset, "variant": params.variant.cell}
         told |= tracking.flatten(params.variant.settings, "cell.")
     # Full data has no method, and a recipe of its own
-    recipe = params.evaluate.full
+    recipe = params.evaluate.small if name.num_pairs else params.evaluate.full
     if plugin:
-        recipe = params.evaluate.small
         told |= tracking.flatten(plugin.as_params()["options"], "options.")
     child = tracker.child(parent, " ".join(filter(None, words)), tags)
     tracker.log_params(child, {**told, **tracking.flatten(asdict(recipe), "recipe.")})

@@ -23,7 +23,7 @@ FLOWS = (
     "distill_sweep",
     "preset",
 )
-COMMANDS = (*FLOWS, "plan", "export", "score", "demo", "ui")
+COMMANDS = (*FLOWS, "plan", "export", "import", "score", "demo", "ui")
 HEAVY = ("torch", "prefect", "mlflow", "pandas", "timm")
 
 
