@@ -22,7 +22,6 @@ from PIL import Image
 from torch import nn
 
 from tasks.core.data.storage import load_split
-from tasks.core.evaluation.transfer import transfer
 from tasks.core.foundations.file_names import NAMES
 from tasks.core.foundations.tensor_files import load_tensors
 from tasks.core.networks.encoders import ImageEncoder, normalise, take_rows
@@ -245,7 +244,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _fitting(pairs: PairSet, path: Path, given: Inputs) -> PairSet:
-    """Return the set in the normalisation of the profile's encoder; refuse another size or width.
+    """Return the set with its images, in place, in the normalisation of the profile's encoder;
+    refuse another size or width.
 
     Step sizes stay, unlike in `transfer` to another encoder: images alone are written otherwise.
     """
@@ -258,7 +258,13 @@ def _fitting(pairs: PairSet, path: Path, given: Inputs) -> PairSet:
             f"numbers; allowed are at least 2, of {(3, side, side)} and {width}, as the profile "
             "has them; change prepare_data.image_size or embed_captions"
         )
-    return replace(transfer(pairs, _encoder(given), None), step_sizes=pairs.step_sizes)
+    encoder = _encoder(given)
+    if (pairs.mean, pairs.std) != (encoder.mean, encoder.std):
+        here, there = (
+            torch.tensor([one.mean, one.std]).view(2, 3, 1, 1) for one in (pairs, encoder)
+        )
+        pairs.images.mul_(here[1] / there[1]).add_((here[0] - there[0]) / there[1])
+    return replace(pairs, mean=encoder.mean, std=encoder.std)
 
 
 def _encoder(given: Inputs) -> ImageEncoder:
