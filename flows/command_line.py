@@ -282,6 +282,30 @@ def _export(
 
 
 @_command(
+    "import",
+    BESIDE,
+    "Store a set of somebody else, to score it by `methods.imported`. It is an export, a .pt file "
+    "of published code, or a list of ids.",
+    "exports/toy-20 --as theirs",
+    "lors.pt --as lors_published --text-encoder bert-base-uncased --mean 0.5,0.5,0.5 "
+    "--std 0.5,0.5,0.5 --loss wbce --sim-alpha 3",
+)
+def _import(
+    path: options.Source,
+    name: options.As,
+    text_encoder: options.TextEncoder = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    loss: options.Loss = None,
+    sim_alpha: options.SimAlpha = None,
+    replace: options.Replace = False,
+    profile: Profile = None,
+    settings: Settings = None,
+) -> Words:
+    return locals()
+
+
+@_command(
     "score",
     BESIDE,
     "Print Recall@K in both directions for embeddings of your own, with any number of captions an "

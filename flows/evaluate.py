@@ -14,6 +14,7 @@ from flows.runner import flow, invocation, run
 from flows.select_coresets import select_coresets
 from tasks import evaluate as step
 from tasks import preflight
+from tasks.exchange.found import imported
 from tasks.settings import params, steps
 from tasks.settings.sets import FULL, SetName
 from tasks.store.artifacts import Ref
@@ -39,6 +40,7 @@ def evaluate(
         accept_code=accept_code,
         refs=select_coresets.fn(settings, accept_code=accept_code),
     )
+    refs = replace(refs, imported=imported(chosen))
     how = {"force": force, "accept_code": accept_code}
     galleries = {}
     for name, pairs in refs.distilled.items():
@@ -63,7 +65,7 @@ def _score(
     how: dict[str, bool],
 ) -> list[Ref]:
     """Train and score one kind of student on every set and on the full data."""
-    sets = {**refs.coresets, **refs.distilled, FULL: None}
+    sets = {**refs.coresets, **refs.imported, **refs.distilled, FULL: None}
     inputs, found = replace(refs, start=start).inputs, {}
     for name, pairs in sets.items():
         work = steps.evaluation(student, SetName.parse(name))

@@ -13,6 +13,7 @@ from tasks.settings import files
 
 VALUES, AGAIN, CHOICE = "Values", "What is made again", "What to run"
 WRITTEN, READ = "What is written", "What is read"
+STATED = "What a .pt file does not say"
 
 
 class Command(TyperCommand):
@@ -168,7 +169,7 @@ Licence = Annotated[str, _text("Licence of the source, as the hub names it.", me
 Allows = Annotated[str, _text("What that licence allows.", "--allows")]
 Replace = Annotated[
     bool,
-    typer.Option("--replace", help="Replace an older export.", rich_help_panel=WRITTEN),
+    typer.Option("--replace", help="Replace an older one.", rich_help_panel=WRITTEN),
 ]
 Embeddings = Annotated[
     list[str],
@@ -191,3 +192,21 @@ Similarity = Annotated[
     str,
     typer.Option(metavar="KIND", help="cosine, or inner products.", rich_help_panel=READ),
 ]
+
+
+def _stated(text: str, *declared: str, metavar: str = "TEXT") -> Any:
+    return typer.Option(*declared, metavar=metavar, help=text, rich_help_panel=STATED)
+
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH", help="An export, a .pt file, or a list of ids.", rich_help_panel=READ
+    ),
+]
+As = Annotated[str, _text("The name of the set here.", "--as", metavar="NAME")]
+TextEncoder = Annotated[str | None, _stated("The text encoder, as in folders.", metavar="NAME")]
+Mean = Annotated[str | None, _stated("Mean of the images, per channel.", metavar="R,G,B")]
+Std = Annotated[str | None, _stated("Deviation of the images, per channel.", metavar="R,G,B")]
+Loss = Annotated[str | None, _stated("The loss of students.", metavar="NAME")]
+SimAlpha = Annotated[float | None, _stated("Alpha of the similarity.", metavar="NUMBER")]

@@ -17,7 +17,7 @@ class Refs:
     Attributes:
         start: the image encoder that all experts share, with its features when it is frozen.
         student_starts: the same of each further student, by name.
-        coresets, distilled: by set name, `<method>-<num_pairs>`.
+        coresets, imported, distilled: by set name, `<method>-<num_pairs>`.
         scores: one per student.  galleries: in the order of `distilled`.
     """
 
@@ -26,6 +26,7 @@ class Refs:
     start: Ref | None = None
     experts: list[Ref] = field(default_factory=list)
     coresets: dict[str, Ref] = field(default_factory=dict)
+    imported: dict[str, Ref] = field(default_factory=dict)
     distilled: dict[str, Ref] = field(default_factory=dict)
     student_starts: dict[str, Ref] = field(default_factory=dict)
     scores: list[Ref] = field(default_factory=list)

@@ -131,7 +131,7 @@ def open_source(params: Params, name: str) -> Source:
     set_name = SetName.parse(name)
     is_coreset = set_name.method in params.coresets
     work = steps.selection if is_coreset else steps.distillation
-    own = _part(work(params, set_name).folder)
+    own = part(work(params, set_name).folder)
     inputs = own.manifest.inputs
     scored = steps.evaluation(params, set_name).folder
     return Source(
@@ -141,15 +141,15 @@ def open_source(params: Params, name: str) -> Source:
         load_pairs(own.folder),
         None if is_coreset else load_tensors(own.folder / INITIAL),
         own,
-        _part(steps.preparation(params).folder, inputs["prepared"]),
-        _part(steps.embedding(params).folder, inputs["embeddings"]),
-        _part(steps.start(params).folder, inputs["start"]),
+        part(steps.preparation(params).folder, inputs["prepared"]),
+        part(steps.embedding(params).folder, inputs["embeddings"]),
+        part(steps.start(params).folder, inputs["start"]),
         _students(scored, own.manifest.digest, params.evaluate.num_eval),
         params.evaluate.small.__dict__,
     )
 
 
-def _part(folder: Path, digest: str | None = None) -> Part:
+def part(folder: Path, digest: str | None = None) -> Part:
     """Return an artifact; with a digest, the one that a set was made from."""
     manifest = artifacts.verify(folder)
     if manifest is None:
@@ -167,15 +167,15 @@ def _part(folder: Path, digest: str | None = None) -> Part:
 
 def _students(folder: Path, digest: str, num_eval: int) -> tuple[Part, ...]:
     """Return the scored students of the set with this digest, all under one recipe."""
-    found = [_part(folder / f"seed_{seed}") for seed in range(num_eval)] if folder.exists() else []
-    for part in found:
-        if part.manifest.inputs["pairs"] != digest or _how(part) != _how(found[0]):
+    found = [part(folder / f"seed_{seed}") for seed in range(num_eval)] if folder.exists() else []
+    for score in found:
+        if score.manifest.inputs["pairs"] != digest or _how(score) != _how(found[0]):
             raise ValueError(
-                f"{part.folder}: received a score of another set or recipe; allowed are scores of "
+                f"{score.folder}: received a score of another set or recipe; allowed are scores of "
                 "this very set under one recipe; run `vl-distillery evaluate` again"
             )
     return tuple(found)
 
 
-def _how(part: Part) -> dict[str, Any]:
-    return {name: value for name, value in part.manifest.params.items() if name != "seed_idx"}
+def _how(score: Part) -> dict[str, Any]:
+    return {name: value for name, value in score.manifest.params.items() if name != "seed_idx"}

@@ -19,6 +19,7 @@ from tasks import (
     train_experts,
 )
 from tasks.core.evaluation.students import num_scorings
+from tasks.exchange.found import imported
 from tasks.keys import Inputs
 from tasks.settings import steps
 from tasks.settings.params import Params
@@ -150,13 +151,16 @@ def cells_of(params: Params) -> list[Cell]:
 
     inputs = started("start", train_experts.build_start, params)
     sets = _add_sets(add, params, inputs, _add_experts(add, params, inputs))
+    # Those of others are there already, wherever a measurement runs
+    for told, ref in imported(params).items():
+        sets[SetName.parse(told)] = replace(ref, path=str(ref.folder.resolve()))
     scores = _add_students(add, params, inputs, sets)
     for student in params.students:
         other = params.as_student(student)
         base = started(f"{student} start", evaluate.build_student_start, other)
         scores += _add_students(add, other, base, sets)
     make, galleries = evaluate.make_gallery, []
-    distilled = {name: cell for name, cell in sets.items() if cell.stage == "distill"}
+    distilled = {name: cell for name, cell in sets.items() if name.method in params.distillers}
     for name, pairs in distilled.items():
         given = (steps.showing(params, name), prepared, embeddings, pairs)
         galleries.append(add(f"{name} gallery", make, *given))
@@ -179,9 +183,11 @@ def _add_experts(add: Add, params: Params, inputs: Inputs) -> list[Cell]:
     return experts
 
 
-def _add_sets(add: Add, params: Params, inputs: Inputs, experts: list[Cell]) -> dict[SetName, Cell]:
+def _add_sets(
+    add: Add, params: Params, inputs: Inputs, experts: list[Cell]
+) -> dict[SetName, Cell | Ref]:
     """Add every small set, and before a coreset what its method makes for all sizes."""
-    found: dict[SetName, Cell] = {}
+    found: dict[SetName, Cell | Ref] = {}
     for name in params.sets:
         if plugin := params.distillers.get(name.method):
             told, repeats = steps.distillation(params, name), _repeats(plugin)
@@ -197,14 +203,14 @@ def _add_sets(add: Add, params: Params, inputs: Inputs, experts: list[Cell]) -> 
 
 
 def _add_students(
-    add: Add, params: Params, inputs: Inputs, sets: dict[SetName, Cell]
+    add: Add, params: Params, inputs: Inputs, sets: dict[SetName, Cell | Ref]
 ) -> list[Cell]:
     """Add every student; those of coresets of one size take the same."""
     section, student, scores = params.evaluate, params.student or "", []
     for name in (*sets, SetName(FULL)):
         pairs, work = sets.get(name), steps.evaluation(params, name)
         recipe, place = (section.small, "small") if pairs else (section.full, "full")
-        is_real = pairs is not None and pairs.stage == "select_coresets"
+        is_real = name.method in params.coresets
         how = {
             "kind": f"student {student} {name.num_pairs if is_real else name}",
             "split": None if pairs else "train",

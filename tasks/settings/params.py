@@ -32,6 +32,7 @@ from tasks.settings.validation import (
     Student,
     check_model,
     distillers_of,
+    imported_of,
     keys_of,
     methods_of,
     plugin_of,
@@ -63,6 +64,7 @@ class Params:
     train_experts: ExpertSection
     coresets: dict[str, Plugin]
     distillers: dict[str, Plugin]
+    imported: tuple[SetName, ...]
     evaluate: EvaluateSection
     students: dict[str, Student]
     report: ReportSection
@@ -226,7 +228,7 @@ def parse(tree: dict[str, Any], where: str = "params.yaml", variant: str | None 
     name, body = top["profile"], top["profiles"][top["profile"]]
     chosen = variants.apply(tree, variant) if variant else None
     root = f"{where}: profiles.{name}"
-    methods = keys_of(top["methods"], ("coresets", "distillers"), f"{where}: methods")
+    methods = keys_of(top["methods"], ("coresets", "distillers", "imported"), f"{where}: methods")
     dataset, prepare = plugin_of(
         "datasets", body["prepare_data"], "dataset", f"{root}.prepare_data"
     )
@@ -252,6 +254,7 @@ def parse(tree: dict[str, Any], where: str = "params.yaml", variant: str | None 
             "coresets", methods["coresets"], body["select_coresets"], f"{root}.select_coresets"
         ),
         distillers=distillers_of(methods["distillers"], body["distill"], f"{root}.distill"),
+        imported=imported_of(methods["imported"], body["budgets"], f"{where}: methods.imported"),
         evaluate=section_of(EvaluateSection, evaluate, f"{root}.evaluate"),
         students=students,
         report=section_of(ReportSection, body["report"], f"{root}.report"),

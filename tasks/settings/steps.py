@@ -197,6 +197,11 @@ def distillation(params: Params, set_name: SetName) -> Distillation:
     return Distillation(folder, set_name, network(params), method)
 
 
+def imported(params: Params, set_name: SetName) -> Path:
+    """Return the folder of an imported set."""
+    return stages.DATA.joinpath("imported", params.profile, str(set_name))
+
+
 def evaluation(params: Params, set_name: SetName) -> Evaluation:
     """Return what `evaluate` is told about a set, under the network of the parameters."""
     further = [params.student] if params.student else []

@@ -15,8 +15,10 @@ from tasks.core.distillation.matching_config import MatchingConfig
 from tasks.core.evaluation.transfer import StudentSection
 from tasks.core.foundations import plugins
 from tasks.core.foundations.names import check_name
+from tasks.core.foundations.plugins import available
 from tasks.core.foundations.section import Range, Section
 from tasks.core.networks.dual_encoder import ModelSection
+from tasks.settings.sets import SetName
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,24 @@ def methods_of(kind: str, chosen: Any, section: Any, where: str) -> dict[str, Pl
                 f"{', '.join(typed) or 'none'}"
             )
     return {name: typed[name] for name in chosen}
+
+
+def imported_of(chosen: Any, budgets: Sequence[int], where: str) -> tuple[SetName, ...]:
+    """The sets that were imported; random selection of the same size has to be beside each."""
+    if not isinstance(chosen, list) or len(set(map(str, chosen))) != len(chosen):
+        raise ValueError(f"{where}: received {chosen!r}; allowed is a list of different names")
+    found = [SetName.parse(str(name)) for name in chosen]
+    for name in found:
+        check_name(name.method, "set", where)
+        taken = [kind for kind in ("coresets", "distillers") if name.method in available(kind)]
+        if name.num_pairs not in budgets or taken:
+            raise ValueError(
+                f"{where}: received {str(name)!r}; allowed is a name that no method has, and a "
+                f"size of `budgets` ({', '.join(map(str, budgets))}), so that random selection of "
+                "that size is beside it; change `budgets` of the profile, or import it by another "
+                "name"
+            )
+    return tuple(found)
 
 
 def check_model(model: ModelSection, where: str) -> None:

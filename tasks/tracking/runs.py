@@ -143,9 +143,8 @@ def _child(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref |
         tags |= {"preset": params.variant.preset, "variant": params.variant.cell}
         told |= records.flatten(params.variant.settings, "cell.")
     # Full data has no method, and a recipe of its own
-    recipe = params.evaluate.full
+    recipe = params.evaluate.small if name.num_pairs else params.evaluate.full
     if plugin:
-        recipe = params.evaluate.small
         told |= records.flatten(plugin.as_params()["options"], "options.")
         if params.student is None:
             tags[client.SET_KIND] = client.MADE if pairs else client.CHOSEN

@@ -63,3 +63,24 @@ def test_score_prints_a_table_and_json(made):
     assert found["captions_per_image"] == {"least": 1, "most": 2}
     done = made.flow("score", "all.pt", check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+
+
+def test_an_imported_set_stands_in_plan_scores_and_report(made):
+    made.flow("export", "herding-4", "--to", "out/theirs", "--format", "webdataset")
+    done = made.flow("import", "out/theirs", "--as", "theirs")
+    assert "import: 4 pairs to data/imported/toy/theirs-4" in done.stdout
+    assert "add theirs-4 to methods.imported" in done.stdout
+    settings = ("--set", "methods.imported=[theirs-4]", "--set", "methods.distillers=[]")
+    made.flow("pipeline", *settings)
+    table = (made.folder / "reports/tables/summary.csv").read_text()
+    assert "theirs-4" in table and "random-4" in table
+    same = [
+        json.loads((made.folder / f"data/scores/toy/{name}-4/seed_0/score.json").read_text())
+        for name in ("theirs", "herding")
+    ]
+    assert same[0]["mean_recall"] == same[1]["mean_recall"] and same[0]["method"] == "theirs"
+    plan = json.loads(made.flow("plan", "--json", *settings).stdout)
+    cells = {cell["name"]: cell for cell in plan["cells"]}
+    assert cells["theirs-4 seed 0"]["is_cached"]
+    again = made.flow("pipeline", *settings)
+    assert "pipeline: 0 made" in again.stdout

@@ -115,6 +115,7 @@ KEYS = sorted(
         "methods",
         "methods.coresets",
         "methods.distillers",
+        "methods.imported",
         *TREE["profiles"]["toy"],
         *(
             f"{section}.{key}"

@@ -1,0 +1,273 @@
+"""import: a set of somebody else becomes an artifact, `data/imported/<profile>/<name>-<pairs>`.
+
+It may be an export of this program, a .pt file as published code saves it, or a list of ids of real
+pairs. What a file does not say is stated by the user, never guessed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+import torch
+from PIL import Image
+from torch import nn
+
+from tasks.core.data.storage import load_split
+from tasks.core.foundations.file_names import NAMES
+from tasks.core.foundations.tensor_files import load_tensors
+from tasks.core.networks.encoders import ImageEncoder, normalise, take_rows
+from tasks.core.training.pair_files import save_pairs
+from tasks.core.training.pair_set import PairSet, Similarity
+from tasks.exchange.export import FORMAT_VERSION, TENSORS
+from tasks.exchange.layouts import ROWS, TABLE
+from tasks.exchange.published import PUBLISHED, Stated, read_published
+from tasks.exchange.source import Part, part
+from tasks.exchange.targets import FACTS
+from tasks.models import ENCODER
+from tasks.settings import steps
+from tasks.settings.params import Params
+from tasks.settings.sets import SetName
+from tasks.store import artifacts, caching
+from tasks.store.artifacts import Key, Ref, file_digest
+
+FACTS_READ = (
+    "format_version",
+    "layout",
+    "files",
+    "text_encoder",
+    "text_encoder_sha256",
+    "image_encoder_sha256",
+    "mean",
+    "std",
+    "step_sizes",
+    "loss",
+    "sim_alpha",
+)
+ID = ("split", "file_name", "caption_number")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The artifacts of the profile that a set has to fit."""
+
+    prepared: Part
+    embeddings: Part
+    start: Part
+
+
+def import_set(
+    params: Params, path: Path, name: str, stated: Stated, *, is_replaced: bool = False
+) -> tuple[SetName, Ref]:
+    """Store a set, and return its name with its reference.
+
+    Raises:
+        ValueError: it is none of the three kinds, does not fit the profile, or is there already.
+        FileNotFoundError: it is not there, or the profile's dataset is not prepared.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"PATH: {path} is not there; change PATH")
+    given = Inputs(
+        part(steps.preparation(params).folder),
+        part(steps.embedding(params).folder),
+        part(steps.start(params).folder),
+    )
+    kind, read = _kind(path)
+    pairs = _fitting(read(path, stated, given, params), path, given)
+    set_name = SetName(name, pairs.num_pairs)
+    folder = steps.imported(params, set_name)
+    if folder.exists() and not is_replaced:
+        raise ValueError(
+            f"--as: received {name!r}, and {folder} exists; allowed is a name that is free; choose "
+            "another, or replace it with --replace"
+        )
+    files = [path] if path.is_file() else [path / FACTS]
+    read_from = {f"source/{file.name}": file_digest(file) for file in files}
+    inputs = {item: getattr(given, item).manifest.digest for item in vars(given)}
+    key = Key("import", {"kind": kind, **asdict(stated)}, {**inputs, **read_from}, "")
+
+    def build(place: Path) -> dict[str, Any]:
+        provenance = {"method": name, "profile": params.profile, "imported": kind}
+        save_pairs(place, pairs.with_provenance(provenance))
+        return {"num_pairs": pairs.num_pairs}
+
+    with artifacts.lock(folder):
+        manifest = artifacts.write(folder, key, build, {"git": dict(caching.git_state())})
+    return set_name, Ref(str(folder), manifest.digest)
+
+
+def _kind(path: Path) -> tuple[str, Callable[..., PairSet]]:
+    if path.is_dir() and (path / FACTS).is_file():
+        return "export", _export
+    if path.suffix in (".pt", ".pth"):
+        return "published", _published
+    if path.suffix in (".csv", ".json"):
+        return "ids", _ids
+    raise ValueError(
+        f"PATH: received {path}; allowed is an export (a folder with {FACTS}), a .pt file with "
+        f"{', '.join(PUBLISHED)}, or a .csv or .json with {', '.join(ID)}; change PATH"
+    )
+
+
+def _export(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
+    """Read what `export` wrote, in any layout."""
+    stated.only("an export")
+    facts = _facts(path / FACTS)
+    for name, digest in facts["files"].items():
+        if not (path / name).is_file() or file_digest(path / name) != digest:
+            raise ValueError(
+                f"{path / name}: received a file that is missing or not that of {FACTS}; allowed "
+                "is the export as it was written; get it again"
+            )
+    told = given.embeddings.manifest
+    weights = {name: digest for name, digest in told.inputs.items() if name != "prepared"}
+    ours, theirs = (told.params, weights), (facts["text_encoder"], facts["text_encoder_sha256"])
+    if ours != theirs:
+        raise ValueError(
+            f"{path / FACTS}: text_encoder: received {theirs}; allowed is that of the profile, "
+            f"{ours}; change embed_captions of the profile"
+        )
+    tensors, soft = load_tensors(path / TENSORS), None
+    if "sim_left" in tensors:
+        diagonal, left, right = (tensors[f"sim_{name}"] for name in ("diagonal", "left", "right"))
+        soft = Similarity(diagonal, left, right, facts["sim_alpha"])
+    mean, std = tuple(facts["mean"]), tuple(facts["std"])
+    pictures = torch.from_numpy(np.stack([*map(_picture, _READERS[facts["layout"]](path))]))
+    is_same = facts["image_encoder_sha256"] == given.start.manifest.files[ENCODER]
+    return PairSet(
+        normalise(pictures, mean, std).contiguous(),
+        tensors["text_embeds"],
+        mean,
+        std,
+        soft,
+        facts["step_sizes"] if is_same else None,
+        facts["loss"],
+    )
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """Return the facts of an export that an import reads."""
+    try:
+        facts: Any = json.loads(path.read_text())
+        missing = [name for name in FACTS_READ if name not in facts]
+        version = None if missing else facts["format_version"]
+        if version != FORMAT_VERSION or facts["layout"] not in _READERS:
+            raise ValueError(
+                f"version {version!r}, without {', '.join(missing) or 'a known layout'}"
+            )
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: received {error}; allowed are the facts of an export of version "
+            f"{FORMAT_VERSION}; export the set again"
+        ) from error
+    return {name: facts[name] for name in FACTS_READ}
+
+
+def _folder(path: Path) -> list[bytes]:
+    rows = json.loads((path / ROWS).read_text())
+    return [(path / row["file_name"]).read_bytes() for row in rows]
+
+
+def _huggingface(path: Path) -> list[bytes]:
+    column = pyarrow.parquet.read_table(path / TABLE, columns=["image"])["image"]
+    return [row["bytes"] for row in column.to_pylist()]
+
+
+def _webdataset(path: Path) -> list[bytes]:
+    found = []
+    for shard in sorted(path.glob("*.tar")):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                if member.name.count(".") == 1 and not member.name.endswith(".json"):
+                    body = tar.extractfile(member)
+                    assert body
+                    found.append(body.read())
+    return found
+
+
+_READERS = {"folder": _folder, "huggingface": _huggingface, "webdataset": _webdataset}
+
+
+def _picture(body: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(body)).convert("RGB"))
+
+
+def _published(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
+    return read_published(path, stated, params.text_encoder.label)
+
+
+def _ids(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
+    """Return the real pairs that a list names, as a coreset holds them."""
+    stated.only("a list of ids")
+    try:
+        rows = _rows(path)
+        wanted = [(str(row[ID[0]]), str(row[ID[1]]), int(str(row[ID[2]]))) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: received {error!r:.120}; allowed are rows with {', '.join(ID)}, the last a "
+            "whole number; change the file"
+        ) from error
+    names = pd.read_parquet(given.prepared.folder / NAMES)
+    train = load_split(given.prepared.folder, given.embeddings.folder, "train")
+    places = {name: row for row, name in enumerate(names.loc[names["split"] == "train", "name"])}
+    counts = train.caption_image_idx.bincount()
+    images, captions = [], []
+    for row, (split, name, caption) in enumerate(wanted):
+        image = places.get(name) if split == "train" else None
+        if image is None or not 0 <= caption < int(counts[image]):
+            raise ValueError(
+                f"{path}: row {row}: received {split}, {name}, {caption}; allowed is a training "
+                "picture of the profile and the number of one of its captions, from 0; change the "
+                "file"
+            )
+        images.append(image)
+        captions.append(int(torch.searchsorted(train.caption_image_idx, image)) + caption)
+    encoder = _encoder(given)
+    shown = normalise(take_rows(train.images, torch.tensor(images)), encoder.mean, encoder.std)
+    return PairSet(shown.contiguous(), train.text_embeds[captions], encoder.mean, encoder.std)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".csv":
+        found = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+        return [{str(name): value for name, value in row.items()} for row in found]
+    rows: list[dict[str, Any]] = json.loads(path.read_text())
+    return rows
+
+
+def _fitting(pairs: PairSet, path: Path, given: Inputs) -> PairSet:
+    """Return the set with its images, in place, in the normalisation of the profile's encoder;
+    refuse another size or width.
+
+    Step sizes stay, unlike in `transfer` to another encoder: images alone are written otherwise.
+    """
+    side = given.prepared.manifest.params["image_size"]
+    width = given.embeddings.manifest.facts["dim"]  # type: ignore[typeddict-item]
+    found = (*pairs.images.shape[1:], pairs.text_embeds.shape[1])
+    if found != (3, side, side, width) or pairs.num_pairs < 2:
+        raise ValueError(
+            f"{path}: received {pairs.num_pairs} images of {found[:3]} and texts of {found[3]} "
+            f"numbers; allowed are at least 2, of {(3, side, side)} and {width}, as the profile "
+            "has them; change prepare_data.image_size or embed_captions"
+        )
+    encoder = _encoder(given)
+    if (pairs.mean, pairs.std) != (encoder.mean, encoder.std):
+        here, there = (
+            torch.tensor([one.mean, one.std]).view(2, 3, 1, 1) for one in (pairs, encoder)
+        )
+        pairs.images.mul_(here[1] / there[1]).add_((here[0] - there[0]) / there[1])
+    return replace(pairs, mean=encoder.mean, std=encoder.std)
+
+
+def _encoder(given: Inputs) -> ImageEncoder:
+    """Return the normalisation of the profile's encoder."""
+    facts = json.loads((given.start.folder / "encoder.json").read_text())
+    return ImageEncoder(nn.Identity(), 0, tuple(facts["mean"]), tuple(facts["std"]))

@@ -1,0 +1,280 @@
+"""Sets of somebody else become artifacts: exports come back, published files and ids are read, and
+what does not fit or is not stated is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from tasks.core.foundations.seeding import make_generator
+from tasks.core.training.pair_files import load_pairs
+from tasks.exchange.export import Choice, export
+from tasks.exchange.found import imported
+from tasks.exchange.imports import import_set
+from tasks.exchange.published import Stated
+from tasks.exchange.source import open_source
+from tasks.settings import params, steps
+from tasks.settings.sets import SetName
+
+STATED = Stated("hashed_256", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+SOFT = Stated("hashed_256", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "wbce", 3.0)
+
+
+@pytest.fixture
+def folder(made, tmp_path, monkeypatch):
+    """A copy of the artifacts that an import may write to."""
+    shutil.copytree(made[0] / "data", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def stored(chosen, name):
+    return load_pairs(steps.imported(chosen, SetName.parse(name)))
+
+
+@pytest.mark.parametrize("layout", ["huggingface", "webdataset", "folder"])
+@pytest.mark.parametrize("name", ["herding-4", "bi_trajectory-4", "lors-4"])
+def test_an_export_comes_back_equal_to_the_8_bits(name, layout, made, folder):
+    chosen = made[1]
+    source = open_source(chosen, name)
+    picture = "webp" if layout == "folder" else "png"
+    done = export(source, folder / "out", Choice(layout, picture, False, "unknown", "unknown"))
+    found, ref = import_set(chosen, folder / "out", "theirs", Stated())
+    before, after = source.pairs, load_pairs(ref.folder)
+    assert found == SetName("theirs", before.num_pairs)
+    assert float((before.images - after.images).abs().max()) <= done.rounding.largest + 1e-6
+    if name != "bi_trajectory-4":  # real pictures
+        assert torch.equal(before.images, after.images)
+    assert torch.equal(before.text_embeds, after.text_embeds)
+    assert (before.mean, before.std) == (after.mean, after.std)
+    assert (before.step_sizes, before.loss) == (after.step_sizes, after.loss)
+    if before.similarity:
+        assert after.similarity.alpha == before.similarity.alpha
+        for part in ("diagonal", "left", "right"):
+            assert torch.equal(getattr(before.similarity, part), getattr(after.similarity, part))
+
+
+def test_an_export_of_an_import_is_the_same_pictures(made, folder):
+    chosen = made[1]
+    source = open_source(chosen, "bi_trajectory-4")
+    choice = Choice("folder", "png", False, "unknown", "unknown")
+    export(source, folder / "one", choice)
+    ref = import_set(chosen, folder / "one", "theirs", Stated())[1]
+    export(
+        replace(source, pairs=load_pairs(ref.folder).with_provenance(source.pairs.provenance)),
+        folder / "two",
+        choice,
+    )
+    for path in (folder / "one/images").iterdir():
+        assert path.read_bytes() == (folder / "two/images" / path.name).read_bytes()
+
+
+def published(**more):
+    draw = make_generator(5)
+    return {
+        "image": torch.randn(4, 3, 32, 32, generator=draw),
+        "text": torch.randn(4, 256, generator=draw),
+        **more,
+    }
+
+
+def test_a_published_file_is_read(made, folder):
+    draw = make_generator(6)
+    soft = [torch.rand(4, generator=draw), *torch.rand(2, 4, 2, generator=draw)]
+    rates = {"syn_lr_img": torch.tensor(0.3), "syn_lr_txt": torch.tensor([0.2])}
+    content = published(similarity_params=soft, **rates)
+    torch.save(content, folder / "lors.pt")
+    import_set(made[1], folder / "lors.pt", "lors_published", SOFT)
+    found = stored(made[1], "lors_published-4")
+    assert torch.equal(found.images, content["image"])
+    assert torch.equal(found.text_embeds, content["text"])
+    assert found.step_sizes == pytest.approx({"img": 0.3, "txt": 0.2}) and found.loss == "wbce"
+    assert torch.equal(found.similarity.left, soft[1]) and found.similarity.alpha == 3.0
+
+
+def test_images_come_into_the_normalisation_of_the_profile(made, folder):
+    content = published()
+    torch.save(content, folder / "set.pt")
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    import_set(made[1], folder / "set.pt", "theirs", Stated("hashed_256", mean, std))
+    found = stored(made[1], "theirs-4")
+    pixels = content["image"] * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    assert torch.allclose(found.images * 0.5 + 0.5, pixels, atol=1e-5)
+    assert found.mean == (0.5, 0.5, 0.5) and found.step_sizes is None
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_ids_give_the_coreset_that_they_name(suffix, made, folder):
+    chosen = made[1]
+    source = open_source(chosen, "herding-4")
+    export(source, folder / "out", Choice("folder", "png", False, "unknown", "unknown"))
+    path = folder / f"ids.{suffix}"
+    if suffix == "csv":
+        shutil.copy(folder / "out/ids.csv", path)
+    else:
+        path.write_text(pd.read_csv(folder / "out/ids.csv").to_json(orient="records"))
+    import_set(chosen, path, "mine", Stated())
+    found = stored(chosen, "mine-4")
+    assert torch.equal(found.images, source.pairs.images)
+    assert torch.equal(found.text_embeds, source.pairs.text_embeds)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def files(place):
+    """Files that do not fit, written by name."""
+    odd = published()
+    contents = {
+        "evil.pt": Evil(),
+        "list.pt": [1, 2],
+        "more.pt": published(extra=torch.ones(1)),
+        "less.pt": {"image": odd["image"]},
+        "one_rate.pt": published(syn_lr_img=torch.tensor(0.1)),
+        "rate.pt": published(syn_lr_img="fast", syn_lr_txt=torch.tensor(0.1)),
+        "nan.pt": {**odd, "text": odd["text"] * float("nan")},
+        "whole.pt": {**odd, "image": odd["image"].int()},
+        "size.pt": {**odd, "image": odd["image"][..., :16]},
+        "width.pt": {**odd, "text": odd["text"][:, :99]},
+        "rows.pt": {**odd, "text": odd["text"][:3]},
+        "soft.pt": published(similarity_params=torch.ones(4, 4)),
+        "ok.pt": odd,
+    }
+    for name, content in contents.items():
+        torch.save(content, place / name)
+    (place / "cut.pt").write_bytes((place / "ok.pt").read_bytes()[:-99])
+    (place / "text.pt").write_text("hello")
+    header = "split,file_name,caption_number\n"
+    (place / "split.csv").write_text(header + "test,test/000000.png,0\n")
+    (place / "name.csv").write_text(header + "train,train/999999.png,0\n")
+    (place / "caption.csv").write_text(header + "train,train/000001.png,5\n")
+    (place / "word.csv").write_text(header + "train,train/000001.png,first\n")
+    (place / "column.csv").write_text("file\ntrain/000001.png\n")
+    (place / "one.csv").write_text(header + "train,train/000001.png,0\n")
+    (place / "broken.json").write_text("{")
+    (place / "set.zip").write_text("zip")
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "parts"),
+    [
+        ("evil.pt", STATED, ["evil.pt: received what cannot be read without running its code"]),
+        ("cut.pt", STATED, ["cut.pt: received what cannot be read"]),
+        ("text.pt", STATED, ["text.pt: received what cannot be read"]),
+        ("list.pt", STATED, ["list.pt: received list; allowed: image, text"]),
+        ("more.pt", STATED, ["more.pt: received extra, image, text; allowed: image, text"]),
+        ("less.pt", STATED, ["less.pt: received image; allowed"]),
+        ("one_rate.pt", STATED, ["one_rate.pt: received syn_lr_img alone"]),
+        ("rate.pt", STATED, ["rate.pt: syn_lr_img: received 'fast'"]),
+        ("nan.pt", STATED, ["nan.pt", "text_embeds has non-finite values"]),
+        ("whole.pt", STATED, ["whole.pt: image: received torch.int32"]),
+        ("size.pt", STATED, ["size.pt: received 4 images of (3, 32, 16)", "image_size"]),
+        ("width.pt", STATED, ["width.pt: received 4 images", "texts of 99", "256"]),
+        ("rows.pt", STATED, ["rows.pt", "of the same M"]),
+        ("soft.pt", SOFT, ["soft.pt: similarity_params: received Tensor; allowed is a list"]),
+        ("soft.pt", STATED, ["--loss, --sim-alpha: received None, None; needed"]),
+        ("ok.pt", SOFT, ["--loss: received with a file without similarity_params"]),
+        ("ok.pt", Stated(), ["--text-encoder: received None; allowed is 'hashed_256'"]),
+        ("ok.pt", Stated("bert"), ["--text-encoder: received 'bert'; allowed is 'hashed_256'"]),
+        ("ok.pt", Stated("hashed_256"), ["--mean, --std: received None, None; needed"]),
+        ("ok.pt", Stated("hashed_256", (0.5,), (0.5,)), ["allowed are three numbers each"]),
+        ("split.csv", Stated(), ["split.csv: row 0: received test, test/000000.png, 0"]),
+        ("name.csv", Stated(), ["name.csv: row 0: received train, train/999999.png"]),
+        ("caption.csv", Stated(), ["caption.csv: row 0", "from 0"]),
+        ("word.csv", Stated(), ["word.csv: received ValueError", "a whole number"]),
+        ("column.csv", Stated(), ["column.csv: received KeyError('split')"]),
+        ("one.csv", Stated(), ["one.csv: received 1 images", "at least 2"]),
+        ("one.csv", STATED, ["--text-encoder: received with a list of ids, which says it"]),
+        ("broken.json", Stated(), ["broken.json: received"]),
+        ("set.zip", Stated(), ["PATH: received", "set.zip; allowed is an export"]),
+        ("absent.pt", Stated(), ["absent.pt is not there"]),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_written(
+    name, stated, parts, made, folder, capsys
+):
+    files(folder)
+    with pytest.raises((ValueError, FileNotFoundError)) as refused:
+        import_set(made[1], folder / name, "theirs", stated)
+    assert [part for part in parts if part not in str(refused.value)] == []
+    assert not (folder / "data/imported").exists() and capsys.readouterr().out == ""
+
+
+def test_a_damaged_or_foreign_export_is_refused(made, folder):
+    chosen = made[1]
+    choice = Choice("folder", "png", False, "unknown", "unknown")
+    export(open_source(chosen, "herding-4"), folder / "out", choice)
+    picture = folder / "out/images/00001.png"
+    body = picture.read_bytes()
+    picture.write_bytes(body[:-1] + b"\x00")
+    with pytest.raises(ValueError, match=r"images/00001.png: received a file that is missing or"):
+        import_set(chosen, folder / "out", "theirs", Stated())
+    picture.write_bytes(body)
+    facts = json.loads((folder / "out/set.json").read_text())
+    for key, value, match in (
+        ("format_version", 9, r"set.json: received version 9, .*of version 1"),
+        ("layout", "zip", r"set.json: received version 1, without a known layout"),
+        ("text_encoder", {"name": "bert"}, r"text_encoder: received .*bert"),
+    ):
+        (folder / "out/set.json").write_text(json.dumps({**facts, key: value}))
+        with pytest.raises(ValueError, match=match):
+            import_set(chosen, folder / "out", "theirs", Stated())
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "7", '{"format_version": 1}', "\x00"])
+def test_facts_that_are_none_are_refused(text, made, folder):
+    (folder / "out").mkdir()
+    (folder / "out/set.json").write_text(text)
+    with pytest.raises(ValueError, match=r"out/set.json: received"):
+        import_set(made[1], folder / "out", "theirs", Stated())
+
+
+def test_step_sizes_of_another_encoder_are_left_behind(made, folder):
+    chosen = made[1]
+    choice = Choice("folder", "png", False, "unknown", "unknown")
+    export(open_source(chosen, "bi_trajectory-4"), folder / "out", choice)
+    facts = json.loads((folder / "out/set.json").read_text())
+    (folder / "out/set.json").write_text(json.dumps({**facts, "image_encoder_sha256": "0"}))
+    import_set(chosen, folder / "out", "theirs", Stated())
+    assert facts["step_sizes"] and stored(chosen, "theirs-4").step_sizes is None
+
+
+def test_a_name_that_is_taken_is_replaced_on_demand_alone(made, folder):
+    chosen = made[1]
+    torch.save(published(), folder / "set.pt")
+    import_set(chosen, folder / "set.pt", "theirs", STATED)
+    with pytest.raises(ValueError, match=r"--as: received 'theirs', .*--replace"):
+        import_set(chosen, folder / "set.pt", "theirs", STATED)
+    other = {**published(), "image": torch.zeros(4, 3, 32, 32)}
+    torch.save(other, folder / "set.pt")
+    import_set(chosen, folder / "set.pt", "theirs", STATED, is_replaced=True)
+    assert float(stored(chosen, "theirs-4").images.abs().max()) == 0.0
+
+
+def test_the_parameters_name_imported_sets_of_sizes_with_random_beside(made, folder):
+    with contextlib.chdir(made[0]):
+        chosen = params.load(["methods.imported=[theirs-4]"])
+        for value, match in (
+            ("[theirs-5]", r"received 'theirs-5'; allowed is .* a size of `budgets` \(4\)"),
+            ("[theirs]", r"received the set name 'theirs'"),
+            ("[lors-4]", r"received 'lors-4'; allowed is a name that no method has"),
+            ("[../x-4]", r"the set '../x'"),
+            ("[a-4, a-4]", "a list of different names"),
+            ("theirs-4", "a list of different names"),
+        ):
+            with pytest.raises(ValueError, match=match):
+                params.load([f"methods.imported={value}"])
+    with pytest.raises(FileNotFoundError, match=r"theirs-4 is not there; run `vl-distillery impor"):
+        imported(chosen)
+    torch.save(published(), folder / "set.pt")
+    ref = import_set(chosen, folder / "set.pt", "theirs", STATED)[1]
+    assert imported(chosen)["theirs-4"].digest == ref.digest
