@@ -36,7 +36,7 @@ class Server:
         return self.process.poll() is None
 
     def wait(self) -> None:
-        """Return when it answers.
+        """Return when it answers, and say what it did to the database.
 
         Raises:
             ConnectionError: it does not; the message has the last line of its log.
@@ -49,10 +49,15 @@ class Server:
                     f"mend what they name and run the command again; the whole log is {self.log}"
                 )
             time.sleep(0.05)
+        for line in self._lines():
+            if line.startswith(str(STORE.resolve())):
+                print(line, file=sys.stderr)
 
     def _last_words(self) -> str:
-        lines = self.log.read_text(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+        return next((line.strip() for line in reversed(self._lines()) if line.strip()), "nothing")
+
+    def _lines(self) -> list[str]:
+        return self.log.read_text(errors="replace").split("\n")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@ import filelock
 
 LOGGER = logging.getLogger("vl_distillery")
 LOGGED = "logged"  # folder of notes on what MLflow has, see spool.py
-BUSY_SECONDS, LOCK_SECONDS, QUIET_SECONDS = 3.0, 120.0, 5.0
+BUSY_SECONDS, QUIET_SECONDS, LOCK_SECONDS = 3.0, 5.0, 60.0
+SETTLING_SECONDS = 4 * QUIET_SECONDS
 COMPANIONS = ("", "-journal", "-wal", "-shm")
 
 
@@ -40,7 +41,6 @@ def ensure(path: Path, store: Path) -> None:
         sqlite3.OperationalError: it is locked or read-only.
         alembic.util.CommandError: it was made by a later version of MLflow.
     """
-
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
     with filelock.FileLock(f"{path}.lock", timeout=LOCK_SECONDS):
@@ -77,12 +77,18 @@ def _replace(path: Path, new: Path, store: Path) -> None:
 
 
 def _settled(path: Path, head: str) -> str | None:
-    """Return `_revision` when no program is in the middle of changing it, such as a server."""
-    while True:
+    """Return `_revision` when no program is in the middle of changing it, such as a server.
+
+    Raises:
+        TimeoutError: one changes it all the time, as a server of another version does.
+    """
+    limit = time.monotonic() + SETTLING_SECONDS
+    while time.monotonic() < limit:
         found = _revision(path)
-        if found in (None, head) or time.time() - path.stat().st_mtime > QUIET_SECONDS:
+        if found in (None, head) or not 0 <= time.time() - path.stat().st_mtime < QUIET_SECONDS:
             return found
         time.sleep(0.2)
+    raise TimeoutError(f"{path} is of another version of MLflow, and another program writes to it")
 
 
 def _revision(path: Path) -> str | None:

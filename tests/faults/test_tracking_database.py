@@ -17,7 +17,7 @@ from flows.services import standing
 from tests.faults import logged_units
 from tests.faults.rounds import rounds
 from tests.faults.tracked import WITHOUT, Folder, check, free_port
-from tests.workspace import environment
+from tests.workspace import ROOT, environment
 
 pytestmark = pytest.mark.services
 
@@ -65,7 +65,7 @@ def test_a_first_run_that_is_killed_anywhere_leaves_no_database_that_is_half_mad
 
 def test_a_database_that_a_killed_server_left_half_made_is_mended_or_set_aside(tmp_path, made):
     draw, said = random.Random(1), ""
-    for number in range(rounds(8)):
+    for number in range(rounds(4)):
         folder = Folder(tmp_path / str(number))
         _database(folder).parent.mkdir(parents=True)
         server = folder.begin(logged_units.make_raw, _database(folder))
@@ -100,9 +100,22 @@ def test_the_server_of_the_folder_may_start_at_the_same_moment_as_a_first_run(
     process = folder.start(1, 2)
     monkeypatch.chdir(folder.place)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     with standing.mlflow(free_port()) as server:
         assert WITHOUT not in process.end()[1]
         server.wait()
+        check(server.url, {1: 2})
+
+
+def test_the_server_of_the_folder_says_what_it_sets_aside(copied, monkeypatch, capfd):
+    _database(copied).write_bytes(b"<html>no database</html>")
+    monkeypatch.chdir(copied.place)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with standing.mlflow(free_port()) as server:
+        server.wait()
+        assert f"{ASIDE} {_database(copied)}.1" in capfd.readouterr().err
+        copied.run(1, 2)
         check(server.url, {1: 2})
 
 
