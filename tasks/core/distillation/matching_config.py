@@ -177,7 +177,6 @@ def check_matching(
             f"{config.expert_epochs} need experts of {needed} epochs; "
             f"train_experts.num_epochs is {num_epochs}; raise it or lower them"
         )
-    check_starts(config, num_epochs, where=where)
     check_options(config, budgets, trainable=trainable, where=where)
 
 

@@ -117,16 +117,8 @@ def draw_batches(
     """Return `num_steps` index tensors (B,) into the M pairs, B = `batch_size`.
 
     Every pair comes once before any comes twice, and no pair comes twice in one batch.
-
-    Raises:
-        ValueError: the batch is larger than the set.
     """
-    if not 1 <= batch_size <= num_pairs:
-        raise ValueError(
-            f"a mini-batch of {batch_size} pairs cannot be drawn from {num_pairs} pairs; allowed "
-            f"is 1 to {num_pairs}; "
-            "change mini_batch_size or the number of pairs"
-        )
+    assert 1 <= batch_size <= num_pairs, "OuterState takes no larger batch than the set"
     device = generator.device
     pool = torch.empty(0, dtype=torch.long, device=device)
     batches = []

@@ -116,10 +116,10 @@ def trajectory_gradient(
         device is never waited for.
 
     Raises:
-        ValueError: unknown engine, or options that do not go together.
+        ValueError: options that do not go together.
     """
     constants = constants or {}
-    _check(engine, {**constants, **inputs}, encode, micro_batch)
+    _check({**constants, **inputs}, encode, micro_batch)
     check_memory(
         engine,
         micro_batch=micro_batch,
@@ -148,12 +148,7 @@ def trajectory_gradient(
         return chosen.gradient(student, trajectory, terminal, is_theta_on_host)
 
 
-def _check(engine: str, rows: Rows, encode: Encode | None, micro_batch: int | None) -> None:
-    if engine not in ENGINES:
-        raise ValueError(
-            f"unknown gradient engine {engine!r}; available: {', '.join(ENGINES)}; change "
-            "`engine` of the method"
-        )
+def _check(rows: Rows, encode: Encode | None, micro_batch: int | None) -> None:
     if set(rows) & set(GROUPS):
         raise ValueError(
             f"rows must not be called {' or '.join(GROUPS)}, the names of parameter groups; "
