@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import inspect
 import logging
 import os
 import sys
@@ -75,6 +76,8 @@ def flow(name: str) -> Callable[[Callable[P, R]], Any]:
             finally:
                 _COMMAND.reset(token)
 
+        # Prefect reads types where a function is defined, and this one is defined here
+        named.__signature__ = inspect.signature(fn, eval_str=True)  # type: ignore[attr-defined]
         made = Flow(named, name)
         return made.recorded() if "prefect" in sys.modules else made
 

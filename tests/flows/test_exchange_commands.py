@@ -72,7 +72,7 @@ def test_an_imported_set_stands_in_plan_scores_and_report(made):
     assert "add theirs-4 to methods.imported" in done.stdout
     settings = ("--set", "methods.imported=[theirs-4]", "--set", "methods.distillers=[]")
     made.flow("pipeline", *settings)
-    table = (made.folder / "reports/tables/summary.csv").read_text()
+    table = (made.folder / "reports/toy/tables/summary.csv").read_text()
     assert "theirs-4" in table and "random-4" in table
     same = [
         json.loads((made.folder / f"data/scores/toy/{name}-4/seed_0/score.json").read_text())
