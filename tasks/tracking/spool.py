@@ -56,7 +56,7 @@ class Spool:
     def __init__(self, store: Path, server: str) -> None:
         self.folder, self.notes = store / "spool" / server, store / database.LOGGED / server
         self.lock = str(store / "spool.lock")
-        self.began, self.num_late = time.time(), 0
+        self.began_ms, self.num_late = int(time.time() * 1000), 0
         self.fault: str | None = None
 
     def has(self, key: str) -> bool:
@@ -145,7 +145,7 @@ class Spool:
                 raise
             self._set_aside(place, "refused", error)
             return
-        self.num_late += record.time < self.began * 1000
+        self.num_late += record.time < self.began_ms
         self.notes.mkdir(parents=True, exist_ok=True)
         (self.notes / place.name.partition("-")[2]).touch()
         (place / RECORD).unlink()
