@@ -89,7 +89,8 @@ def _placed(params: Params, section: str) -> Iterator[None]:
 def _once(what: dict[str, Any], code: list[str], run: Callable[[], None]) -> None:
     """Run a check, unless the same has passed before."""
     versions = {name: _version(name) for name in LIBRARIES}
-    device, of_code = choose_device().type, caching.code_digest(code)
+    # This file names whatever of core a check runs, see `code_digest`
+    device, of_code = choose_device().type, caching.code_digest([*code, "tasks.preflight"])
     note = CHECKED / canonical_digest([what, versions, device, of_code])
     if not note.exists():
         run()

@@ -51,7 +51,13 @@ class Student:
     splits: dict[str, Split] = field(repr=False)
 
     def score(self, split: str) -> dict[str, float]:
-        """Return Recall@K of a split in percent, see `core/evaluation/retrieval.py`."""
+        """Return Recall@K of a split in percent, see `core/evaluation/retrieval.py`.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        if split not in self.splits:
+            raise ValueError(f"received the split {split!r}; allowed: {', '.join(self.splits)}")
         shown, device = self.splits[split], next(self.model.parameters()).device
         embeds = embed_split(self.model, shown, self.encoder, device=device)
         return recall_by_search(*embeds, shown.caption_image_idx)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tasks.store import manifests
 from tests.workspace import ROOT, Workspace, environment, make_workspace
 
 
@@ -88,6 +91,46 @@ def test_the_leaderboard_has_a_row_for_each_set_best_first(made, vld):
     for row in board.itertuples():
         assert row.mean_recall == score_of(made, row.set)["mean_recall"]
         assert row.students == 1 and row.deviation is None
+
+
+def test_the_leaderboard_never_mixes_recipes_and_believes_no_edited_score(made, vld, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(made.folder / "data/scores", data / "scores")
+    score = data / "scores/toy/herding-4/seed_0"
+    other = score.with_name("seed_1")
+    shutil.copytree(score, other)
+    manifest = manifests.read(other)
+    params = {**manifest.params, "seed_idx": 1}
+    manifests.write(other, replace(manifest, params=params))
+    board = vld.leaderboard(data).set_index("set")
+    assert board.loc["herding-4", "students"] == 2
+    params["recipe"] = {**params["recipe"], "num_epochs": 7}
+    manifests.write(other, replace(manifest, params=params))
+    board = vld.leaderboard(data)
+    assert list(board["students"]) == [1] * 5 and board["made_from"].nunique() == 5
+    (score / "score.json").write_text((score / "score.json").read_text().replace("1", "9"))
+    with pytest.raises(manifests.DamagedArtifact, match=r"score\.json"):
+        vld.leaderboard(data)
+
+
+def test_a_set_of_other_settings_is_not_trained_on(made, vld):
+    profile = vld.open_profile("toy")
+    theirs = profile.set("herding-4")
+    ours = replace(theirs, ref=replace(theirs.ref, digest="0" * 64))
+    with pytest.raises(ValueError, match=r"of another profile or of other settings"):
+        profile.train(ours)
+
+
+@pytest.mark.parametrize("given", [("random-4", 0), (None, -1), (None, "x")])
+def test_what_cannot_be_trained_is_said(vld, given):
+    with pytest.raises(ValueError, match="allowed is a set"):
+        vld.open_profile("toy").train(*given)
+
+
+def test_an_unknown_split_is_said(vld):
+    student = vld.open_profile("toy").train()
+    with pytest.raises(ValueError, match="allowed: train, val, test"):
+        student.score("nope")
 
 
 def test_a_folder_without_scores_is_said(vld, tmp_path):

@@ -1,7 +1,7 @@
 """The pipeline's artifacts from Python: look at a set, train a student on it, compare scores.
 
-Nothing here makes an artifact or starts a service. The working folder is the one with params.yaml.
-See docs/notebook.ipynb.
+Nothing here makes an artifact or starts a service; locks lie in `data/.locks`. The working folder
+is the one with params.yaml. See docs/notebook.ipynb.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from tasks.reporting.stored import load_gallery
 from tasks.settings import params, steps
 from tasks.settings.params import Params
 from tasks.settings.sets import FULL, SetName
-from tasks.store import manifests
+from tasks.store import artifacts
 from tasks.store.artifacts import Ref
+from tasks.store.manifests import DamagedArtifact, canonical_digest
 from tasks.student_models import Student, train_student
 
 if TYPE_CHECKING:
@@ -102,7 +103,20 @@ class Profile:
         Args:
             pairs: None trains on the full data.
             seed: the k of the pipeline's `seed_<k>`: the same seed gives the same student.
+
+        Raises:
+            ValueError: `pairs` is no set of this profile, as it is now; or `seed` is negative.
         """
+        if not (pairs is None or isinstance(pairs, Set)) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(
+                f"train: received {pairs!r} and the seed {seed!r}; allowed is a set that "
+                "`profile.set(name)` gives, or None, and a seed from 0"
+            )
+        if pairs and pairs.ref.digest != self._made(pairs.name).digest:
+            raise ValueError(
+                f"train: received {pairs.name} of another profile or of other settings; it was not "
+                f"made for this one; take `profile.set({pairs.name!r})` of the profile that trains"
+            )
         name = SetName.parse(pairs.name if pairs else FULL)
         found = (self._made(part) for part in ("prepared", "embeddings", "start"))
         work = steps.evaluation(self._params, name)
@@ -141,30 +155,31 @@ def open_profile(profile: str | None = None, settings: Sequence[str] = ()) -> Pr
 
 
 def leaderboard(data: Path | str = stages.DATA) -> pd.DataFrame:
-    """Return the scores below a folder of artifacts, best first: one row a profile, set and
-    student.
+    """Return the scores below a folder of artifacts, best first: one row for all students that
+    differ in their seed alone.
 
-    Columns: `profile`, `set`, `student`, `protocol`, `students` (how many), the mean of each metric
-    in percent, and `deviation` of mean_recall (divisor n - 1, empty for one student).
+    Columns: `profile`, `set`, `student`, `protocol`, `made_from`, `students` (how many), the mean
+    of each metric in percent, and `deviation` of mean_recall (divisor n - 1, empty for one
+    student). `made_from` tells rows of one name apart: it stands for recipe, set and data.
 
     Raises:
         FileNotFoundError: there are no scores below `data`.
-        DamagedArtifact: a score has no valid manifest.
+        DamagedArtifact: a score is not what its manifest says.
     """
     import pandas as pd
 
     scores = Path(data) / stages.STAGES["evaluate"].folder
     rows = []
     for path in sorted(scores.rglob(SCORE)):
-        manifests.read(path.parent)
         profile = path.relative_to(scores).parts[0]
-        rows.append({"profile": profile, **json.loads(path.read_text())})
+        score, made_from = json.loads(path.read_text()), _made_from(path.parent)
+        rows.append({"profile": profile, "made_from": made_from, **score})
     if not rows:
         raise FileNotFoundError(
             f"no {SCORE} below {scores}; `data` is the folder that a pipeline has written to; run "
             "`vl-distillery pipeline`"
         )
-    groups = ["profile", "set", "student", "protocol"]
+    groups = ["profile", "set", "student", "protocol", "made_from"]
     table = []
     for names, part in pd.DataFrame(rows).groupby(groups):
         found = describe(part["mean_recall"])
@@ -173,3 +188,12 @@ def leaderboard(data: Path | str = stages.DATA) -> pd.DataFrame:
         table.append({**row, "students": found.n, **numbers, "deviation": found.deviation})
     best = pd.DataFrame(table).sort_values("mean_recall", ascending=False, kind="stable")
     return best.reset_index(drop=True)
+
+
+def _made_from(folder: Path) -> str:
+    """Return 8 digits that students share who differ in their seed alone."""
+    manifest = artifacts.verify(folder)
+    if manifest is None:
+        raise DamagedArtifact(f"{folder}: it has no manifest")
+    what = {name: value for name, value in manifest.params.items() if name != "seed_idx"}
+    return canonical_digest([what, manifest.inputs])[:8]
