@@ -287,7 +287,7 @@ def _export(
     "Store a set of somebody else, to score it by `methods.imported`. It is an export, a .pt file "
     "of published code, or a list of ids.",
     "exports/toy-20 --as theirs",
-    "lors.pt --as lors_published --text-encoder bert-base-uncased --mean 0.5,0.5,0.5 "
+    "lors.pt --as lors_published --text-encoder bert_base_uncased --mean 0.5,0.5,0.5 "
     "--std 0.5,0.5,0.5 --loss wbce --sim-alpha 3",
 )
 def _import(

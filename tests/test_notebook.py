@@ -75,8 +75,26 @@ def test_real_pairs_show_their_own_captions(made, vld):
 def test_a_set_that_is_not_made_says_how_it_is_made(vld):
     profile = vld.open_profile("toy", ["distill.matching.iterations=7"])
     assert "bi_trajectory-4" not in profile.sets
-    with pytest.raises(FileNotFoundError, match=r"iterations 2 -> 7; run `vl-distillery pipeline"):
+    again = r"7; run `vl-distillery pipeline --profile toy --set distill\.matching\.iterations=7`"
+    with pytest.raises(FileNotFoundError, match=rf"iterations 2 -> {again}"):
         profile.set("bi_trajectory-4")
+
+
+def test_a_set_whose_inputs_are_not_made_says_which_and_why(vld):
+    profile = vld.open_profile("toy", ["train_experts.lr_img=0.03"])
+    with pytest.raises(FileNotFoundError, match=r"expert_000 would be: changed .*lr_img"):
+        profile.set("random-4")
+
+
+def test_settings_are_a_list(vld):
+    with pytest.raises(ValueError, match="allowed is a list"):
+        vld.open_profile("toy", "budgets=[4]")
+
+
+def test_what_is_printed_is_short(vld):
+    profile = vld.open_profile("toy")
+    shown = [profile, profile.set("herding-4"), profile.train()]
+    assert max(len(repr(one)) for one in shown) < 900
 
 
 def test_an_unknown_set_is_answered_with_the_nearest_one(vld):

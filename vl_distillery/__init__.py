@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,8 +54,8 @@ class Set:
 
     name: str
     ref: Ref
-    pairs: PairSet
-    captions: tuple[str, ...]
+    pairs: PairSet = field(repr=False)
+    captions: tuple[str, ...] = field(repr=False)
     sheet: bytes = field(repr=False)
 
     def _repr_png_(self) -> bytes:
@@ -64,9 +65,12 @@ class Set:
 class Profile:
     """What a profile of params.yaml has made so far; nothing is computed to open it."""
 
-    def __init__(self, chosen: Params) -> None:
-        self._params = chosen
+    def __init__(self, chosen: Params, settings: Sequence[str] = ()) -> None:
+        self._params, self._settings = chosen, settings
         self._entries = {entry.cell.name: entry for entry in look(cells_of(chosen))}
+
+    def __repr__(self) -> str:
+        return f"Profile({self._params.profile!r}, sets={self.sets})"
 
     @property
     def sets(self) -> list[str]:
@@ -131,12 +135,22 @@ class Profile:
             )
         entry: Entry = self._entries[name]
         if entry.ref is None:
+            because = entry.because or self._upstream()
+            words = ["vl-distillery", "pipeline", "--profile", self._params.profile]
+            for setting in self._settings:
+                words += ["--set", setting]
             raise FileNotFoundError(
                 f"{name} of profile {self._params.profile} would have to be made, because "
-                f"{entry.because or 'what it is made from is not there'}; run `vl-distillery "
-                f"pipeline --profile {self._params.profile}`, then open the profile again"
+                f"{because}; run `{shlex.join(words)}`, then open the profile again"
             )
         return entry.ref
+
+    def _upstream(self) -> str:
+        """Return why the first artifact of the profile that is not there would be made."""
+        for entry in self._entries.values():
+            if entry.ref is None and entry.because:
+                return f"{entry.cell.name} would be: {entry.because}"
+        return "what it is made from is not there"
 
 
 def open_profile(profile: str | None = None, settings: Sequence[str] = ()) -> Profile:
@@ -147,11 +161,13 @@ def open_profile(profile: str | None = None, settings: Sequence[str] = ()) -> Pr
         settings: `section.key=value`, as after `--set`.
 
     Raises:
-        ValueError: see `tasks.settings.params.load`.
+        ValueError: `settings` is no list; and see `tasks.settings.params.load`.
         FileNotFoundError: no params.yaml in the working folder.
     """
+    if isinstance(settings, str):
+        raise ValueError(f"settings: received {settings!r}; allowed is a list: [{settings!r}]")
     named = [] if profile is None else [f"profile={profile}"]
-    return Profile(params.load([*named, *settings]))
+    return Profile(params.load([*named, *settings]), settings)
 
 
 def leaderboard(data: Path | str = stages.DATA) -> pd.DataFrame:
