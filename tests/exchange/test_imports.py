@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tasks import embed_captions, prepare_data, train_experts
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.training.pair_files import load_pairs
 from tasks.exchange.export import Choice, export
@@ -20,6 +21,8 @@ from tasks.exchange.found import imported
 from tasks.exchange.imports import import_set
 from tasks.exchange.published import Stated
 from tasks.exchange.source import open_source
+from tasks.keys import Inputs
+from tasks.planning.plan import make_plan
 from tasks.settings import params, steps
 from tasks.settings.sets import SetName
 
@@ -278,3 +281,34 @@ def test_the_parameters_name_imported_sets_of_sizes_with_random_beside(made, fol
     torch.save(published(), folder / "set.pt")
     ref = import_set(chosen, folder / "set.pt", "theirs", STATED)[1]
     assert imported(chosen)["theirs-4"].digest == ref.digest
+
+
+@pytest.mark.parametrize(
+    ("setting", "item"),
+    [
+        ("embed_captions.options.seed=1", "embeddings"),
+        ("embed_captions.options.dim=64", "embeddings"),
+        ("model.options.mean=[0.1, 0.1, 0.1]", "start"),
+        ("prepare_data.image_size=16", "prepared"),
+        ("prepare_data.options.seed=5", "prepared"),
+    ],
+)
+def test_a_set_of_another_profile_of_today_is_refused(setting, item, made, folder):
+    for name in ("params.yaml", "presets.yaml"):
+        shutil.copy(made[0] / name, folder)
+    torch.save(published(), folder / "set.pt")
+    import_set(made[1], folder / "set.pt", "theirs", STATED)
+    before = params.load(["methods.imported=[theirs-4]"])
+    imported(before, inputs_of(before).digests())
+    after = params.load(["methods.imported=[theirs-4]", setting])
+    match = rf"received 'theirs-4', imported for other .*{item}.*import it again"
+    with pytest.raises(ValueError, match=match):
+        make_plan(after, folder / "none")
+    with pytest.raises(ValueError, match=match):
+        imported(after, inputs_of(after).digests())
+
+
+def inputs_of(chosen):
+    prepared = prepare_data.prepare_data.fn(steps.preparation(chosen))
+    embeddings = embed_captions.embed_captions.fn(steps.embedding(chosen), prepared)
+    return Inputs(prepared, embeddings, train_experts.build_start.fn(steps.start(chosen), prepared))
