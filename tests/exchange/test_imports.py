@@ -324,3 +324,10 @@ def test_a_name_or_size_that_the_parameters_refuse_is_not_imported(name, made, f
     with pytest.raises(ValueError, match=rf"--as: received '{name}-{size}'; allowed is a name"):
         import_set(made[1], folder / "set.pt", name, STATED)
     assert not (folder / "data/imported").exists()
+
+
+def test_an_imported_set_is_not_exported(made, folder):
+    torch.save(published(), folder / "set.pt")
+    name = import_set(made[1], folder / "set.pt", "theirs", STATED)[0]
+    with pytest.raises(ValueError, match=r"SET: received 'theirs-4'.*; of an imported set, pass"):
+        open_source(replace(made[1], imported=(name,)), "theirs-4")
