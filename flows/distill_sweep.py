@@ -16,6 +16,7 @@ from flows.runner import flow
 from flows.select_coresets import select_coresets
 from flows.train_experts import train_experts
 from tasks import preflight
+from tasks.exchange.found import imported
 from tasks.settings import params
 from tasks.settings.sets import SetName
 from tasks.store import caching
@@ -49,7 +50,9 @@ def distill_sweep(
     for one in grid:
         sets("distillers", chosen.distillers, chosen.general.budgets, one.method, one.num_pairs)
     preflight.check(chosen, "evaluate")
+    imported(chosen)
     trained = train_experts.fn(settings, accept_code=accept_code)
+    imported(chosen, trained.inputs.digests())
     selected = select_coresets.fn(settings, force, accept_code, trained, RANDOM).coresets
     made, scores = trained, dict[str, Ref]()
     with caching.forcing_once():  # sets share the students of the full data

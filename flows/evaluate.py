@@ -35,12 +35,13 @@ def evaluate(
     """
     chosen = params.load(settings)
     preflight.check(chosen, "evaluate")
+    imported(chosen)  # one that is missing is told before anything is made
     refs = refs or distill.fn(
         settings,
         accept_code=accept_code,
         refs=select_coresets.fn(settings, accept_code=accept_code),
     )
-    refs = replace(refs, imported=imported(chosen))
+    refs = replace(refs, imported=imported(chosen, refs.inputs.digests()))
     how = {"force": force, "accept_code": accept_code}
     galleries = {}
     for name, pairs in refs.distilled.items():

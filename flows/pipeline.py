@@ -15,6 +15,7 @@ from flows.runner import flow
 from flows.select_coresets import select_coresets
 from flows.train_experts import train_experts
 from tasks import preflight, stages
+from tasks.exchange.found import imported
 from tasks.settings import params
 
 
@@ -27,10 +28,15 @@ def pipeline(settings: Sequence[str] = (), force: bool = False, accept_code: boo
         force: compute all of it again.
         accept_code: keep artifacts whose code alone has changed.
     """
-    preflight.check(params.load(settings), stages.LAST)
+    chosen = params.load(settings)
+    preflight.check(chosen, stages.LAST)
+    imported(chosen)  # one that is missing is told before anything is made
     refs = prepare_data(settings, force, accept_code)
     refs = embed_captions(settings, force, accept_code, refs)
     refs = train_experts(settings, force, accept_code, refs)
+    imported(
+        chosen, refs.inputs.digests()
+    )  # and one that does not fit before anything is distilled
     refs = select_coresets(settings, force, accept_code, refs)
     refs = distill(settings, force, accept_code, refs)
     refs = evaluate(settings, force, accept_code, refs)

@@ -10,6 +10,7 @@ from flows.refs import Refs
 from flows.runner import flow, run
 from tasks import preflight, stages
 from tasks import prepare_data as step
+from tasks.exchange.found import imported
 from tasks.settings import params, steps
 
 
@@ -26,7 +27,9 @@ def prepare_data(
     """
     chosen = params.load(settings)
     if "DVC_STAGE" in os.environ:
-        preflight.check(chosen, stages.LAST)  # DVC runs the stages one by one, and this one first
+        # DVC runs the stages one by one, and this one first
+        preflight.check(chosen, stages.LAST)
+        imported(chosen)
     work = steps.preparation(chosen)
     made = run(step.prepare_data, work, force=force, accept_code=accept_code)
     return Refs(prepared=made)

@@ -19,6 +19,7 @@ from flows.select_coresets import select_coresets
 from flows.train_experts import train_experts
 from tasks import preflight
 from tasks import preset as step
+from tasks.exchange.found import imported
 from tasks.settings import params
 from tasks.store import caching
 
@@ -55,6 +56,7 @@ def preset(
     cells = params.load_cells(preset, settings)
     for chosen in cells.values():
         preflight.check(chosen, "evaluate")
+        imported(chosen)
     trained: dict[str, Refs] = {}
     made: dict[str, Refs] = {}
     with caching.forcing_once():  # cells share what they do not change
@@ -63,6 +65,7 @@ def preset(
             space = chosen.space("train_experts")
             if space not in trained:
                 trained[space] = train_experts.fn(own, accept_code=accept_code)
+            imported(chosen, trained[space].inputs.digests())
             refs = select_coresets.fn(own, force, accept_code, trained[space])
             refs = distill.with_options(flow_run_name=name)(own, force, accept_code, refs)
             made[cell] = evaluate.with_options(flow_run_name=name)(own, force, accept_code, refs)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tasks.settings import steps
 from tasks.settings.params import Params
 from tasks.store import artifacts
 from tasks.store.artifacts import Ref
 
 
-def imported(params: Params) -> dict[str, Ref]:
+def imported(params: Params, today: Mapping[str, str] | None = None) -> dict[str, Ref]:
     """Return the sets of `methods.imported`, by name.
 
+    Args:
+        today: the digests of what students are trained on and begin with, where they are known.
+
     Raises:
+        ValueError: one was imported for other inputs.
         FileNotFoundError: one was not imported into this profile.
         DamagedArtifact: one does not verify.
     """
@@ -24,5 +30,17 @@ def imported(params: Params) -> dict[str, Ref]:
                 f"methods.imported: received {str(name)!r}; {folder} is not there; run "
                 f"`vl-distillery import PATH --as {name.method}`, or leave it out"
             )
+        _check_fit(str(name), manifest.inputs, today or {})
         found[str(name)] = Ref(str(folder), manifest.digest, is_cached=True)
     return found
+
+
+def _check_fit(name: str, inputs: Mapping[str, str], today: Mapping[str, str]) -> None:
+    """Refuse a set whose inputs have other digests today."""
+    others = [item for item, digest in today.items() if inputs[item] != digest]
+    if others:
+        raise ValueError(
+            f"methods.imported: received {name!r}, imported for other {', '.join(others)}; allowed "
+            "is a set for those of today; run `vl-distillery train_experts` and import it again "
+            "with --replace, or leave it out with --set 'methods.imported=[]'"
+        )

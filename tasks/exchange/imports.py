@@ -36,6 +36,7 @@ from tasks.models import ENCODER
 from tasks.settings import steps
 from tasks.settings.params import Params
 from tasks.settings.sets import SetName
+from tasks.settings.validation import imported_of
 from tasks.store import artifacts, caching
 from tasks.store.artifacts import Key, Ref, file_digest
 
@@ -70,7 +71,8 @@ def import_set(
     """Store a set, and return its name with its reference.
 
     Raises:
-        ValueError: it is none of the three kinds, does not fit the profile, or is there already.
+        ValueError: it is none of the three kinds, does not fit the profile, or is there already;
+            or `methods.imported` does not take its name or size.
         FileNotFoundError: it is not there, or the profile's dataset is not prepared.
     """
     if not path.exists():
@@ -83,6 +85,7 @@ def import_set(
     kind, read = _kind(path)
     pairs = _fitting(read(path, stated, given, params), path, given)
     set_name = SetName(name, pairs.num_pairs)
+    imported_of([str(set_name)], params.general.budgets, "--as")
     folder = steps.imported(params, set_name)
     if folder.exists() and not is_replaced:
         raise ValueError(

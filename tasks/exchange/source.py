@@ -126,7 +126,8 @@ def open_source(params: Params, name: str) -> Source:
     if name not in known:
         raise ValueError(
             f"SET: received {name!r}{hint(name, known)}; allowed: {', '.join(known)}; change "
-            "`methods` and `budgets` of params.yaml, or --profile"
+            "`methods.coresets`, `methods.distillers` or `budgets` of params.yaml, or --profile; "
+            "of an imported set, pass on the file or folder that it came from"
         )
     set_name = SetName.parse(name)
     is_coreset = set_name.method in params.coresets

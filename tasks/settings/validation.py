@@ -18,7 +18,7 @@ from tasks.core.foundations.names import check_name
 from tasks.core.foundations.plugins import available
 from tasks.core.foundations.section import Range, Section
 from tasks.core.networks.dual_encoder import ModelSection
-from tasks.settings.sets import SetName
+from tasks.settings.sets import FULL, SetName
 
 
 @dataclass(frozen=True)
@@ -216,13 +216,13 @@ def imported_of(chosen: Any, budgets: Sequence[int], where: str) -> tuple[SetNam
     found = [SetName.parse(str(name)) for name in chosen]
     for name in found:
         check_name(name.method, "set", where)
-        taken = [kind for kind in ("coresets", "distillers") if name.method in available(kind)]
-        if name.num_pairs not in budgets or taken:
+        taken = {FULL, *available("coresets"), *available("distillers")}
+        if name.num_pairs not in budgets or name.method in taken:
             raise ValueError(
-                f"{where}: received {str(name)!r}; allowed is a name that no method has, and a "
-                f"size of `budgets` ({', '.join(map(str, budgets))}), so that random selection of "
-                "that size is beside it; change `budgets` of the profile, or import it by another "
-                "name"
+                f"{where}: received {str(name)!r}; allowed is a name that no method has, not "
+                f"`{FULL}`, and a size of `budgets` ({', '.join(map(str, budgets))}), so that "
+                "random selection of that size is beside it; change `budgets` of the profile, or "
+                "import it by another name"
             )
     return tuple(found)
 

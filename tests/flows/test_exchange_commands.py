@@ -84,3 +84,24 @@ def test_an_imported_set_stands_in_plan_scores_and_report(made):
     assert cells["theirs-4 seed 0"]["is_cached"]
     again = made.flow("pipeline", *settings)
     assert "pipeline: 0 made" in again.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("pipeline",), ("evaluate",), ("report",), ("distill_sweep",), ("preset", "text_encoders")],
+)
+def test_an_imported_set_that_is_missing_is_told_before_anything_is_made(command, made):
+    before = made.digests()
+    settings = ("--set", "seed=7", "--set", "methods.imported=[nope-4]")
+    done = made.flow(*command, *settings, check=False)
+    assert done.returncode == 2 and "nope-4 is not there; run" in done.stderr
+    assert made.digests() == before
+
+
+def test_an_imported_set_that_does_not_fit_is_told_before_anything_is_distilled(made):
+    made.flow("export", "herding-4", "--to", "out/fit", "--format", "folder")
+    made.flow("import", "out/fit", "--as", "fit")
+    settings = ("--set", "methods.imported=[fit-4]", "--set", "model.options.mean=[0.1, 0.1, 0.1]")
+    done = made.flow("pipeline", *settings, check=False)
+    assert done.returncode == 2 and "'fit-4', imported for other start" in done.stderr
+    assert not (made.folder / "data/distilled").exists()
