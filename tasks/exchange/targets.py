@@ -76,9 +76,9 @@ def _check(target: Path, *, is_replaced: bool) -> None:
     foreign = sorted(there - {CARD, FACTS} - _named(target / FACTS))
     if foreign:
         raise ValueError(
-            f"--to: received {target}, which holds {', '.join(foreign[:3])}, {len(foreign)} in all, "
-            f"which its {FACTS} does not name; --replace removes what an export wrote alone; move "
-            "them, or choose another name"
+            f"--to: received {target}, which holds {', '.join(foreign[:3])}, {len(foreign)} in "
+            f"all, which its {FACTS} does not name; --replace removes what an export wrote alone; "
+            "move them, or choose another name"
         )
 
 
