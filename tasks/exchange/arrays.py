@@ -25,6 +25,10 @@ from torch import Tensor
 # Numpy reads the header of an npy file as an expression of Python
 _NPY_ERRORS = (ValueError, EOFError, MemoryError, SyntaxError, TypeError, tokenize.TokenError)
 _LISTS = pyarrow.FixedSizeListArray | pyarrow.ListArray | pyarrow.LargeListArray
+_WHOLE = (
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+)
 NEEDED = "allowed are .npy, .safetensors and .parquet files"
 
 
@@ -91,7 +95,7 @@ def read_integers(place: Place, name: str) -> Tensor:
     if suffix in (".json", ".csv"):
         raise FileNotFoundError(f"{place.path} is not there; change the path of {name}")
     found = read_array(place, name)
-    if found.ndim != 1 or found.dtype.is_floating_point or found.dtype == torch.bool:
+    if found.ndim != 1 or found.dtype not in _WHOLE:
         raise ValueError(
             f"{place}: {name}: received {tuple(found.shape)} of {found.dtype}; allowed is (T,) of "
             "an integer type, the image of each caption from 0; change the file"
@@ -116,6 +120,8 @@ def _parquet(place: Place, name: str) -> Tensor:
     names = pyarrow.parquet.read_schema(place.path).names
     key = _key(place, name, names)
     column = pyarrow.parquet.read_table(place.path, columns=[key])[key].combine_chunks()
+    if not len(column):
+        raise _refused(Place(place.path, key), "no rows")
     if column.null_count:
         raise _refused(Place(place.path, key), f"{column.null_count} empty rows")
     if not isinstance(column, _LISTS):

@@ -7,6 +7,7 @@ Where the test split went along it holds a program that trains and scores withou
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,15 @@ from tasks.exchange.layouts import TABLE
 from tasks.exchange.source import Source
 from tasks.reporting.tables import PROTOCOLS
 
-CARD = "README.md"
 TEMPLATES = Path(__file__).parent / "templates"
 # The hub's classes of size, by their upper ends
-SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
+SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (math.inf, "1M<n<10M"),
+)
 
 
 def render(source: Source, facts: dict[str, Any], choice: Any, facts_digest: str) -> str:

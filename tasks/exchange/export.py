@@ -22,7 +22,7 @@ from tasks.exchange import card
 from tasks.exchange.layouts import LAYOUTS, Content
 from tasks.exchange.pictures import PICTURES, Rounding, encode, to_8_bits
 from tasks.exchange.source import Source
-from tasks.exchange.targets import FACTS, whole
+from tasks.exchange.targets import CARD, FACTS, whole
 from tasks.models import ENCODER
 from tasks.reporting.gallery import to_pictures
 from tasks.store.artifacts import file_digest
@@ -98,7 +98,7 @@ def export(source: Source, target: Path, choice: Choice, *, is_replaced: bool = 
         facts = _facts(source, place, choice, rounding)
         (place / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
         text = card.render(source, facts, choice, file_digest(place / FACTS))
-        (place / card.CARD).write_text(text, encoding="utf-8")
+        (place / CARD).write_text(text, encoding="utf-8")
         num_bytes = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
     return Exported(source.pairs.num_pairs, num_bytes, rounding)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pandas as pd
 import pyarrow.parquet
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import nn
 
 from tasks.core.data.storage import load_split
@@ -26,10 +28,10 @@ from tasks.core.foundations.file_names import NAMES
 from tasks.core.foundations.tensor_files import load_tensors
 from tasks.core.networks.encoders import ImageEncoder, normalise, take_rows
 from tasks.core.training.pair_files import save_pairs
-from tasks.core.training.pair_set import PairSet, Similarity
+from tasks.core.training.pair_set import LEFT, PairSet, Similarity
 from tasks.exchange.export import FORMAT_VERSION, TENSORS
 from tasks.exchange.layouts import ROWS, TABLE
-from tasks.exchange.published import PUBLISHED, Stated, read_published
+from tasks.exchange.published import PUBLISHED, Stated, is_normalisation, read_published
 from tasks.exchange.source import Part, part
 from tasks.exchange.targets import FACTS
 from tasks.models import ENCODER
@@ -40,18 +42,25 @@ from tasks.settings.validation import imported_of
 from tasks.store import artifacts, caching
 from tasks.store.artifacts import Key, Ref, file_digest
 
-FACTS_READ = (
-    "format_version",
-    "layout",
-    "files",
-    "text_encoder",
-    "text_encoder_sha256",
-    "image_encoder_sha256",
-    "mean",
-    "std",
-    "step_sizes",
-    "loss",
-    "sim_alpha",
+# The facts of an export that an import reads, and their types in json
+FACTS_READ: dict[str, Any] = {
+    "format_version": int,
+    "layout": str,
+    "files": dict,
+    "text_encoder": dict,
+    "text_encoder_sha256": dict,
+    "image_encoder_sha256": str,
+    "mean": list,
+    "std": list,
+    "step_sizes": dict | None,
+    "loss": str,
+    "sim_alpha": int | float | None,
+}
+# What reading the rows, tensors and pictures of a damaged or hostile export raises
+_DAMAGED = (
+    *(OSError, ValueError, TypeError, KeyError, AttributeError, SyntaxError, RecursionError),
+    *(EOFError, OverflowError, tarfile.TarError, pyarrow.ArrowException, SafetensorError),
+    Image.DecompressionBombError,
 )
 ID = ("split", "file_name", "caption_number")
 
@@ -125,9 +134,15 @@ def _export(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSe
     stated.only("an export")
     facts = _facts(path / FACTS)
     for name, digest in facts["files"].items():
-        if not (path / name).is_file() or file_digest(path / name) != digest:
+        file = path / name
+        if not file.resolve().is_relative_to(path.resolve()):
             raise ValueError(
-                f"{path / name}: received a file that is missing or not that of {FACTS}; allowed "
+                f"{path / FACTS}: files: received {name!r}; allowed is the name of a file below "
+                f"{path}; get the export again"
+            )
+        if not file.is_file() or file_digest(file) != digest:
+            raise ValueError(
+                f"{file}: received a file that is missing or not that of {FACTS}; allowed "
                 "is the export as it was written; get it again"
             )
     told = given.embeddings.manifest
@@ -138,22 +153,45 @@ def _export(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSe
             f"{path / FACTS}: text_encoder: received {theirs}; allowed is that of the profile, "
             f"{ours}; change embed_captions of the profile"
         )
-    tensors, soft = load_tensors(path / TENSORS), None
-    if "sim_left" in tensors:
-        diagonal, left, right = (tensors[f"sim_{name}"] for name in ("diagonal", "left", "right"))
-        soft = Similarity(diagonal, left, right, facts["sim_alpha"])
-    mean, std = tuple(facts["mean"]), tuple(facts["std"])
-    pictures = torch.from_numpy(np.stack([*map(_picture, _READERS[facts["layout"]](path))]))
     is_same = facts["image_encoder_sha256"] == given.start.manifest.files[ENCODER]
-    return PairSet(
-        normalise(pictures, mean, std).contiguous(),
-        tensors["text_embeds"],
-        mean,
-        std,
-        soft,
-        facts["step_sizes"] if is_same else None,
-        facts["loss"],
-    )
+    sizes = facts["step_sizes"] if is_same else None
+    side = given.prepared.manifest.params["image_size"]
+    try:
+        return _checked(Listed(path, facts["files"]), facts, sizes, side)
+    except _DAMAGED as error:
+        raise ValueError(
+            f"{path}: received {type(error).__name__}: {error}; allowed is what `export` wrote, at "
+            f"prepare_data.image_size={side}; export the set again, or change the profile"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The files of an export that its facts name, and whose digests were compared."""
+
+    folder: Path
+    names: Collection[str]
+
+    def file(self, name: str) -> Path:
+        """Return where a file lies."""
+        if name not in self.names:
+            raise ValueError(f"{name!r}, which `files` of {FACTS} does not name")
+        return self.folder / name
+
+
+def _checked(
+    listed: Listed, facts: dict[str, Any], sizes: dict[str, float] | None, side: int
+) -> PairSet:
+    """Return the set of files that are the export's."""
+    tensors = load_tensors(listed.file(TENSORS))
+    soft = Similarity.of(tensors, facts["sim_alpha"]) if LEFT in tensors else None
+    if soft and not (math.isfinite(soft.alpha) and soft.left.numel()):
+        raise ValueError(f"a similarity with alpha {soft.alpha} and rows {tuple(soft.left.shape)}")
+    mean, std = tuple(facts["mean"]), tuple(facts["std"])
+    bodies = _READERS[facts["layout"]](listed)
+    pictures = np.stack([_picture(name, body, side) for name, body in bodies])
+    images = normalise(torch.from_numpy(pictures), mean, std).contiguous()
+    return PairSet(images, tensors["text_embeds"], mean, std, soft, sizes, facts["loss"])
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -166,6 +204,16 @@ def _facts(path: Path) -> dict[str, Any]:
             raise ValueError(
                 f"version {version!r}, without {', '.join(missing) or 'a known layout'}"
             )
+        for name, kind in FACTS_READ.items():
+            if not isinstance(facts[name], kind):
+                raise ValueError(f"{name}: {facts[name]!r:.60}")
+        if not is_normalisation(facts["mean"], facts["std"]):
+            raise ValueError(f"mean, std: {facts['mean']!r:.60}, {facts['std']!r:.60}")
+        sizes = facts["step_sizes"]
+        if sizes is not None and (
+            set(sizes) != {"img", "txt"} or not all(isinstance(v, float) for v in sizes.values())
+        ):
+            raise ValueError(f"step_sizes: {sizes!r:.60}")
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path}: received {error}; allowed are the facts of an export of version "
@@ -174,33 +222,40 @@ def _facts(path: Path) -> dict[str, Any]:
     return {name: facts[name] for name in FACTS_READ}
 
 
-def _folder(path: Path) -> list[bytes]:
-    rows = json.loads((path / ROWS).read_text())
-    return [(path / row["file_name"]).read_bytes() for row in rows]
+def _folder(listed: Listed) -> list[tuple[str, bytes]]:
+    names = [row["file_name"] for row in json.loads(listed.file(ROWS).read_text())]
+    return [(name, listed.file(name).read_bytes()) for name in names]
 
 
-def _huggingface(path: Path) -> list[bytes]:
-    column = pyarrow.parquet.read_table(path / TABLE, columns=["image"])["image"]
-    return [row["bytes"] for row in column.to_pylist()]
+def _huggingface(listed: Listed) -> list[tuple[str, bytes]]:
+    column = pyarrow.parquet.read_table(listed.file(TABLE), columns=["image"])["image"]
+    return [(f"row {row}", value["bytes"]) for row, value in enumerate(column.to_pylist())]
 
 
-def _webdataset(path: Path) -> list[bytes]:
+def _webdataset(listed: Listed) -> list[tuple[str, bytes]]:
     found = []
-    for shard in sorted(path.glob("*.tar")):
-        with tarfile.open(shard) as tar:
+    for shard in sorted(name for name in listed.names if name.endswith(".tar")):
+        with tarfile.open(listed.file(shard)) as tar:
             for member in tar:
                 if member.name.count(".") == 1 and not member.name.endswith(".json"):
                     body = tar.extractfile(member)
-                    assert body
-                    found.append(body.read())
+                    if body is None:
+                        raise ValueError(f"{member.name} of {shard}, which is no file")
+                    found.append((member.name, body.read()))
     return found
 
 
 _READERS = {"folder": _folder, "huggingface": _huggingface, "webdataset": _webdataset}
 
 
-def _picture(body: bytes) -> np.ndarray:
-    return np.array(Image.open(io.BytesIO(body)).convert("RGB"))
+def _picture(name: str, body: bytes, side: int) -> np.ndarray:
+    try:
+        picture = Image.open(io.BytesIO(body))
+        if picture.size != (side, side):  # before it is decoded
+            raise ValueError(f"{picture.size} pixels")
+        return np.array(picture.convert("RGB"))
+    except _DAMAGED as error:
+        raise ValueError(f"the picture {name}: {error}") from error
 
 
 def _published(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
@@ -213,7 +268,9 @@ def _ids(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
     try:
         rows = _rows(path)
         wanted = [(str(row[ID[0]]), str(row[ID[1]]), int(str(row[ID[2]]))) for row in rows]
-    except (KeyError, TypeError, ValueError) as error:
+        if not rows:
+            raise ValueError("no rows")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: received {error!r:.120}; allowed are rows with {', '.join(ID)}, the last a "
             "whole number; change the file"
@@ -260,6 +317,12 @@ def _fitting(pairs: PairSet, path: Path, given: Inputs) -> PairSet:
             f"{path}: received {pairs.num_pairs} images of {found[:3]} and texts of {found[3]} "
             f"numbers; allowed are at least 2, of {(3, side, side)} and {width}, as the profile "
             "has them; change prepare_data.image_size or embed_captions"
+        )
+    empty = (~(pairs.text_embeds != 0).any(1)).nonzero()
+    if len(empty):
+        raise ValueError(
+            f"{path}: received a text of zeros alone in row {int(empty[0])}, {len(empty)} in all; "
+            "allowed are embeddings, which are not zero; change the file"
         )
     encoder = _encoder(given)
     if (pairs.mean, pairs.std) != (encoder.mean, encoder.std):

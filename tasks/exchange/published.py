@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def read_published(path: Path, stated: Stated, label: str) -> PairSet:
             f"--mean, --std: received {stated.mean}, {stated.std}; needed for {path}, which does "
             "not say how its images are normalised; state both, as 0.5,0.5,0.5"
         )
-    if not len(stated.mean) == len(stated.std) == 3 or min(stated.std) <= 0:
+    if not is_normalisation(stated.mean, stated.std):
         raise ValueError(
             f"--mean, --std: received {stated.mean}, {stated.std}; allowed are three numbers each, "
             "those of --std positive; change them"
@@ -104,32 +105,54 @@ def _soft(path: Path, value: Any, stated: Stated) -> tuple[Similarity | None, st
             f"--loss, --sim-alpha: received {stated.loss}, {stated.sim_alpha}; needed for {path}, "
             "which has similarity_params; state both, as wbce and 3"
         )
+    if not math.isfinite(stated.sim_alpha):
+        raise ValueError(
+            f"--sim-alpha: received {stated.sim_alpha}; allowed is a finite number; change it"
+        )
     if not isinstance(value, list | tuple) or len(value) != 3:
         raise ValueError(
             f"{path}: similarity_params: received {type(value).__name__}; allowed is a list of "
             "diagonal (M,), left (M, r) and right (M, r); save it as such"
         )
     diagonal, left, right = (_floats(path, "similarity_params", part) for part in value)
-    if diagonal.ndim != 1 or left.ndim != 2 or left.shape != right.shape:
+    if diagonal.ndim != 1 or left.ndim != 2 or left.shape != right.shape or not left.shape[1]:
         shapes = [tuple(part.shape) for part in (diagonal, left, right)]
         raise ValueError(
-            f"{path}: similarity_params: received {shapes}; allowed is (M,), (M, r), (M, r)"
-            "; save it as such"
+            f"{path}: similarity_params: received {shapes}; allowed is (M,), (M, r), (M, r), "
+            "with r of at least 1; save it as such"
         )
     return Similarity(diagonal, left, right, stated.sim_alpha), stated.loss
 
 
 def _floats(path: Path, name: str, value: Any) -> Tensor:
-    if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
+    if not isinstance(value, Tensor) or not _is_plain(value):
+        told = (
+            f"{value.dtype}, {value.layout}" if isinstance(value, Tensor) else type(value).__name__
+        )
         raise ValueError(
-            f"{path}: {name}: received {getattr(value, 'dtype', type(value).__name__)}; allowed is "
-            "a tensor of floats; save it as such"
+            f"{path}: {name}: received {told}; allowed is a dense tensor of floats; save it as such"
         )
     return value.detach().float().contiguous()
 
 
+def is_normalisation(mean: Any, std: Any) -> bool:
+    """Tell whether these are three finite numbers each, those of `std` positive."""
+    try:
+        return len(mean) == len(std) == 3 and all(
+            math.isfinite(centre) and math.isfinite(width) and width > 0
+            for centre, width in zip(mean, std, strict=True)
+        )
+    except (TypeError, OverflowError):
+        return False
+
+
+def _is_plain(value: Tensor) -> bool:
+    is_dense = value.layout == torch.strided and not value.is_meta
+    return is_dense and value.dtype.is_floating_point
+
+
 def _number(path: Path, name: str, value: Any) -> float:
-    if isinstance(value, Tensor) and value.numel() == 1:
+    if isinstance(value, Tensor) and _is_plain(value) and value.numel() == 1:
         return float(value)
     if isinstance(value, float):
         return value

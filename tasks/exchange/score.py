@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from tasks.core.evaluation.retrieval import TieReport, ties
 from tasks.exchange.arrays import Place, names_of, read_array, read_integers
 
 IMAGES, TEXTS, OWNERS = "image_embeds", "text_embeds", "caption_image_idx"
 SIMILARITIES = ("cosine", "inner")
+TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Products of two rows this far below the longest are still exact to the last digit of float32
+_LEAST = 2.0**-60
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,35 @@ def score(given: Embedded, similarity: str) -> TieReport:
         )
     images, texts = given.images, given.texts
     kind = torch.promote_types(images.dtype, texts.dtype)
+    scale = _units if similarity == "cosine" else _scaled
     images, texts = (
-        value.to(torch.promote_types(kind, torch.float32)) for value in (images, texts)
+        scale(value.double()).to(torch.promote_types(kind, torch.float32))
+        for value in (images, texts)
     )
-    if similarity == "cosine":
-        images, texts = normalize(images, dim=1), normalize(texts, dim=1)
     return ties(images, texts, given.owners)
+
+
+def _units(rows: Tensor) -> Tensor:
+    """Return rows of length 1; a square of the largest or the least float would be none."""
+    rows = rows / rows.abs().amax(1, keepdim=True)
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
+def _scaled(rows: Tensor) -> Tensor:
+    """Return all rows over one power of 2, which leaves the order of inner products as it is.
+
+    Raises:
+        ValueError: the shortest row would vanish beside the longest.
+    """
+    largest = rows.abs().amax(1)
+    rows = rows / math.ldexp(1.0, math.frexp(float(largest.max()))[1] - 1)
+    if float(rows.abs().amax(1).min()) < _LEAST:
+        raise ValueError(
+            f"--similarity: received 'inner' with rows of {float(largest.min()):.3g} to "
+            f"{float(largest.max()):.3g}, by their largest number; allowed is a ratio below "
+            "2**60; change --similarity to cosine, or the file"
+        )
+    return rows
 
 
 def _check_all(place: Place, mapping: str | None) -> None:
@@ -107,7 +133,7 @@ def _check_all(place: Place, mapping: str | None) -> None:
 
 
 def _embeddings(found: Tensor, place: Place, name: str) -> Tensor:
-    if found.ndim != 2 or not found.numel() or not found.dtype.is_floating_point:
+    if found.ndim != 2 or not found.numel() or found.dtype not in TYPES:
         raise ValueError(
             f"{place}: {name}: received {tuple(found.shape)} of {found.dtype}; allowed is (rows, "
             "width) of float16, bfloat16, float32 or float64; change the file"

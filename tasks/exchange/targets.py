@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from tasks.stages import DATA, REPORTS
 from tasks.store import artifacts
 
-FACTS = "set.json"
+CARD, FACTS = "README.md", "set.json"
 
 
 @contextlib.contextmanager
 def whole(target: Path, *, is_replaced: bool) -> Iterator[Path]:
     """Give a hidden folder beside `target`, and rename it to `target` when the block is done.
 
-    When the block raises nothing is left. What a kill left goes with the next call.
+    When the block raises nothing is left, and what was there is there again. What a kill left goes
+    with the next call.
 
     Raises:
-        ValueError: something is there, and is not to be replaced or is no export.
+        ValueError: something is there, and is not to be replaced, or is not an export alone.
     """
     target = target.resolve()
     work, old = (target.with_name(f".{target.name}.{end}") for end in ("partial", "old"))
     with artifacts.lock(target):
+        _bring_back(old, target)
         _check(target, is_replaced=is_replaced)
         for left in (work, old):
             shutil.rmtree(left, ignore_errors=True)
@@ -38,11 +42,24 @@ def whole(target: Path, *, is_replaced: bool) -> Iterator[Path]:
                 os.replace(target, old)
             os.replace(work, target)
         finally:
+            _bring_back(old, target)
             shutil.rmtree(work, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
 
 
+def _bring_back(old: Path, target: Path) -> None:
+    """Undo the first of the two renames where the second did not follow."""
+    if old.exists() and not os.path.lexists(target):
+        os.replace(old, target)
+
+
 def _check(target: Path, *, is_replaced: bool) -> None:
+    for room in (DATA, REPORTS):
+        if target.is_relative_to(room.resolve()):
+            raise ValueError(
+                f"--to: received {target}, inside of {room}/, which the pipeline writes; allowed "
+                "is a folder outside of it; change --to"
+            )
     if not os.path.lexists(target):
         return
     if not is_replaced:
@@ -55,3 +72,23 @@ def _check(target: Path, *, is_replaced: bool) -> None:
             f"--to: received {target}, which holds no {FACTS}; --replace removes exports of this "
             "program only; choose another name"
         )
+    there = {str(path.relative_to(target)) for path in target.rglob("*") if _is_item(path)}
+    foreign = sorted(there - {CARD, FACTS} - _named(target / FACTS))
+    if foreign:
+        raise ValueError(
+            f"--to: received {target}, which holds {', '.join(foreign[:3])}, {len(foreign)} in "
+            f"all, which its {FACTS} does not name; --replace removes what an export wrote alone; "
+            "move them, or choose another name"
+        )
+
+
+def _is_item(path: Path) -> bool:
+    return path.is_symlink() or not path.is_dir()
+
+
+def _named(facts: Path) -> set[str]:
+    """Return the files that an export names; none where it cannot be read."""
+    try:
+        return set(json.loads(facts.read_text())["files"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return set()

@@ -145,10 +145,30 @@ def test_the_header_is_what_the_hub_reads(inside, tmp_path):
     exported(inside, "herding-4", tmp_path / "out", "huggingface", licence="cc-by-4.0")
     text = (tmp_path / "out/README.md").read_text()
     header = yaml.safe_load(text.split("---\n")[1])
+    assert header["pretty_name"] == "toy coreset, herding-4"
     assert header["license"] == "cc-by-4.0" and header["size_categories"] == ["n<1K"]
     (path,) = (entry["path"] for entry in header["configs"][0]["data_files"])
     assert (tmp_path / "out" / path).is_file()
     assert text.isascii()
+
+
+@pytest.mark.parametrize(
+    ("num_pairs", "size"),
+    [
+        (999, "n<1K"),
+        (1_000, "1K<n<10K"),
+        (99_999, "10K<n<100K"),
+        (100_000, "100K<n<1M"),
+        (1_000_000, "1M<n<10M"),
+    ],
+)
+def test_every_size_has_a_class(num_pairs, size, inside, tmp_path):
+    source = exported(inside, "bi_trajectory-4", tmp_path / "out")
+    facts = json.loads((tmp_path / "out/set.json").read_text()) | {"num_pairs": num_pairs}
+    text = card.render(source, facts, Choice("folder", "png", True, "a", "b"), "0")
+    header = yaml.safe_load(text.split("---\n")[1])
+    assert header["size_categories"] == [size]
+    assert header["pretty_name"] == "toy distilled, bi_trajectory-4"
 
 
 def test_a_card_tells_scores_with_interval_and_protocol_and_the_cost_of_8_bits(inside, tmp_path):

@@ -8,7 +8,9 @@ import csv
 import hashlib
 import io
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -205,6 +207,73 @@ def test_a_failure_leaves_the_older_export_and_nothing_else(inside, tmp_path, mo
         raise KeyboardInterrupt
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (place / "set.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", [".git/HEAD", "NOTES.md", "images/mine.png", "link"])
+def test_a_replacement_spares_what_is_not_the_exports(name, inside, tmp_path):
+    source, place = open_source(inside, "herding-4"), tmp_path / "out"
+    export(source, place, choice())
+    mine = place / name
+    mine.parent.mkdir(exist_ok=True)
+    if name == "link":
+        mine.symlink_to(tmp_path)
+    else:
+        mine.write_text("mine")
+    with pytest.raises(ValueError, match=rf"which holds {name}, 1 in all, .* move them"):
+        export(source, place, choice(), is_replaced=True)
+    mine.unlink()
+    export(source, place, choice(), is_replaced=True)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"files": 3}', "{}"])
+def test_an_export_that_names_no_files_is_not_replaced(text, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/set.json").write_text(text)
+    (tmp_path / "out/mine.txt").write_text("mine")
+    with (
+        pytest.raises(ValueError, match=r"which holds mine.txt, 1 in all"),
+        whole(tmp_path / "out", is_replaced=True),
+    ):
+        raise AssertionError("it is not to begin")
+    assert (tmp_path / "out/mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("target", ["data", "data/out", "reports/toy/out", "data/../reports"])
+def test_what_the_pipeline_writes_is_no_target(target, inside):
+    with (
+        pytest.raises(ValueError, match=r"--to: received .*, inside of (data|reports)/"),
+        whole(Path(target), is_replaced=False),
+    ):
+        raise AssertionError("it is not to begin")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_interrupt_at_a_rename_leaves_an_export(number, inside, tmp_path, monkeypatch):
+    source, place = open_source(inside, "herding-4"), tmp_path / "out"
+    export(source, place, choice())
+    before, calls, rename = (place / "set.json").read_bytes(), [], os.replace
+
+    def interrupted(*paths):
+        calls.append(paths)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        rename(*paths)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(source, place, choice("huggingface"), is_replaced=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (place / "set.json").read_bytes() == before and (place / "images").is_dir()
+
+
+def test_a_kill_between_the_renames_leaves_the_older_export(inside, tmp_path):
+    source, place = open_source(inside, "herding-4"), tmp_path / "out"
+    export(source, place, choice())
+    place.rename(tmp_path / ".out.old")
+    (tmp_path / ".out.partial").mkdir()
+    with pytest.raises(ValueError, match=r"out, which exists"):
+        export(source, place, choice("huggingface"))
+    assert (place / "images").is_dir() and not (tmp_path / ".out.old").exists()
 
 
 def test_what_a_kill_left_goes_with_the_next_export(inside, tmp_path):

@@ -5,6 +5,8 @@ what does not fit or is not stated is refused.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -12,6 +14,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save
 
 from tasks import embed_captions, prepare_data, train_experts
 from tasks.core.foundations.seeding import make_generator
@@ -26,6 +30,7 @@ from tasks.planning.plan import make_plan
 from tasks.settings import params, steps
 from tasks.settings.sets import SetName
 
+NAN = float("nan")
 STATED = Stated("hashed_256", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SOFT = Stated("hashed_256", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "wbce", 3.0)
 
@@ -151,6 +156,12 @@ def files(place):
         "width.pt": {**odd, "text": odd["text"][:, :99]},
         "rows.pt": {**odd, "text": odd["text"][:3]},
         "soft.pt": published(similarity_params=torch.ones(4, 4)),
+        "rank_0.pt": published(similarity_params=[torch.ones(4), *torch.ones(2, 4, 0)]),
+        "soft_ok.pt": published(similarity_params=[torch.ones(4), *torch.ones(2, 4, 2)]),
+        "sparse.pt": {**odd, "text": odd["text"].to_sparse()},
+        "meta.pt": {**odd, "text": odd["text"].to("meta")},
+        "complex.pt": published(syn_lr_img=torch.tensor(0.1j), syn_lr_txt=torch.tensor(0.1)),
+        "zeros.pt": {**odd, "text": odd["text"] * torch.tensor([[1.0], [0.0], [0.0], [1.0]])},
         "ok.pt": odd,
     }
     for name, content in contents.items():
@@ -164,10 +175,14 @@ def files(place):
     (place / "word.csv").write_text(header + "train,train/000001.png,first\n")
     (place / "column.csv").write_text("file\ntrain/000001.png\n")
     (place / "one.csv").write_text(header + "train,train/000001.png,0\n")
+    (place / "header.csv").write_text(header)
+    (place / "none.json").write_text("[]")
+    (place / "deep.json").write_text("[" * 100_000)
     (place / "broken.json").write_text("{")
     (place / "set.zip").write_text("zip")
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 @pytest.mark.parametrize(
     ("name", "stated", "parts"),
     [
@@ -198,6 +213,17 @@ def files(place):
         ("column.csv", Stated(), ["column.csv: received KeyError('split')"]),
         ("one.csv", Stated(), ["one.csv: received 1 images", "at least 2"]),
         ("one.csv", STATED, ["--text-encoder: received with a list of ids, which says it"]),
+        ("header.csv", Stated(), ["header.csv: received ValueError('no rows')"]),
+        ("none.json", Stated(), ["none.json: received ValueError('no rows')"]),
+        ("deep.json", Stated(), ["deep.json: received RecursionError"]),
+        ("rank_0.pt", SOFT, ["rank_0.pt: similarity_params: received", "r of at least 1"]),
+        ("soft_ok.pt", replace(SOFT, sim_alpha=NAN), ["--sim-alpha: received nan; allowed"]),
+        ("ok.pt", replace(STATED, mean=(0.5, 0.5, NAN)), ["allowed are three numbers each"]),
+        ("ok.pt", replace(STATED, std=(0.5, 0.5, NAN)), ["allowed are three numbers each"]),
+        ("sparse.pt", STATED, ["sparse.pt: text: received torch.float32, torch.sparse_coo"]),
+        ("meta.pt", STATED, ["meta.pt: text: received", "a dense tensor"]),
+        ("complex.pt", STATED, ["complex.pt: syn_lr_img: received tensor(0", "one number"]),
+        ("zeros.pt", STATED, ["zeros.pt: received a text of zeros alone in row 1, 2 in all"]),
         ("broken.json", Stated(), ["broken.json: received"]),
         ("set.zip", Stated(), ["PATH: received", "set.zip; allowed is an export"]),
         ("absent.pt", Stated(), ["absent.pt is not there"]),
@@ -232,6 +258,97 @@ def test_a_damaged_or_foreign_export_is_refused(made, folder):
         (folder / "out/set.json").write_text(json.dumps({**facts, key: value}))
         with pytest.raises(ValueError, match=match):
             import_set(chosen, folder / "out", "theirs", Stated())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("files", []),
+        ("mean", 0.5),
+        ("mean", ["a", "b", "c"]),
+        ("std", [0, 0, 0]),
+        ("std", [0.5, 0.5, NAN]),
+        ("std", [10**400] * 3),
+        ("loss", []),
+        ("step_sizes", 3),
+        ("step_sizes", {"img": "x", "txt": "y"}),
+        ("step_sizes", {"img": 0.1}),
+        ("sim_alpha", "3"),
+        ("text_encoder_sha256", []),
+    ],
+)
+def test_facts_of_another_kind_are_refused_by_name(key, value, made, folder):
+    place = exported(made[1], "lors-4", folder)
+    facts = json.loads((place / "set.json").read_text())
+    (place / "set.json").write_text(json.dumps({**facts, key: value}))
+    with pytest.raises(ValueError, match=rf"set.json: received .*{key}"):
+        import_set(made[1], place, "theirs", Stated())
+
+
+def exported(chosen, name, folder, layout="folder"):
+    choice = Choice(layout, "png", False, "unknown", "unknown")
+    export(open_source(chosen, name), folder / "out", choice)
+    return folder / "out"
+
+
+def picture(side):
+    body = io.BytesIO()
+    Image.new("1", (side, side)).save(body, "PNG")
+    return body.getvalue()
+
+
+def rewritten(place, name, body):
+    """Change a file of an export, and its digest with it."""
+    (place / name).write_bytes(body)
+    facts = json.loads((place / "set.json").read_text())
+    facts["files"][name] = hashlib.sha256(body).hexdigest()
+    (place / "set.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "match"),
+    [
+        ("pairs.json", b"{}", "out: received"),
+        ("pairs.json", b'{"a": 1}', "out: received TypeError"),
+        ("pairs.json", b'[{"a": 1}]', "out: received KeyError: 'file_name'"),
+        ("pairs.json", b"[" * 100_000, "out: received RecursionError"),
+        ("pairs.json", b'[{"file_name": "/tmp/out.png"}]', "'/tmp/out.png', which `files`"),
+        ("pairs.safetensors", save({"a": torch.ones(1)}), "out: received KeyError: 'text_embeds'"),
+        ("pairs.safetensors", b"no tensors", "out: received"),
+        ("images/00001.png", b"no picture", "the picture images/00001.png"),
+        ("images/00001.png", picture(20_000), "the picture images/00001.png"),
+        ("images/00001.png", picture(33), r"images/00001.png: \(33, 33\) pixels"),
+        ("images/00001.png", picture(32)[:45], "the picture images/00001.png"),
+    ],
+)
+def test_files_of_an_export_that_are_off_are_refused(name, body, match, made, folder):
+    place = exported(made[1], "herding-4", folder)
+    rewritten(place, name, body)
+    with pytest.raises(ValueError, match=match):
+        import_set(made[1], place, "theirs", Stated())
+    assert not (folder / "data/imported").exists()
+
+
+@pytest.mark.parametrize("layout", ["huggingface", "webdataset", "folder"])
+def test_a_file_that_the_facts_do_not_name_is_not_read(layout, made, folder):
+    place = exported(made[1], "herding-4", folder, layout)
+    facts = json.loads((place / "set.json").read_text())
+    for left_out in (set(facts["files"]), set(facts["files"]) - {"pairs.safetensors"}):
+        kept = {name: value for name, value in facts["files"].items() if name not in left_out}
+        (place / "set.json").write_text(json.dumps({**facts, "files": kept}))
+        with pytest.raises(ValueError, match=r"out: received"):
+            import_set(made[1], place, "theirs", Stated())
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/hostname", "link.png"])
+def test_files_outside_of_an_export_are_not_read(name, made, folder):
+    place = exported(made[1], "herding-4", folder)
+    (folder / "secret.png").write_bytes(picture(32))
+    (place / "link.png").symlink_to(folder / "secret.png")
+    facts = json.loads((place / "set.json").read_text())
+    (place / "set.json").write_text(json.dumps({**facts, "files": {name: "0"}}))
+    with pytest.raises(ValueError, match=rf"files: received '{name}'; .* below"):
+        import_set(made[1], place, "theirs", Stated())
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "7", '{"format_version": 1}', "\x00"])

@@ -121,6 +121,47 @@ def test_inner_products_are_asked_for():
         score(given, "l2")
 
 
+@pytest.mark.parametrize("similarity", ["cosine", "inner"])
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [
+        (torch.float32, 1e19),
+        (torch.float32, 1e37),
+        (torch.float32, 1e-13),
+        (torch.float32, 1e-36),
+        (torch.float64, 1e200),
+        (torch.float64, 1e307),
+        (torch.float64, 1e-200),
+        (torch.float64, 1e-306),
+        (torch.float16, 2.0**10),
+        (torch.float16, 2.0**-8),
+        (torch.bfloat16, 2.0**120),
+    ],
+)
+def test_recalls_are_the_same_at_every_length(dtype, scale, similarity):
+    images, texts = embeddings(dtype)
+    owners = torch.tensor(OWNERS)
+    there = score(Embedded(images, texts, owners), similarity)
+    for given in (
+        (images * scale, texts * scale),
+        (images * scale, texts),
+        (images, texts / scale),
+    ):
+        if all(bool(rows.isfinite().all() & (rows != 0).any(1).all()) for rows in given):
+            assert score(Embedded(*given, owners), similarity) == there
+    assert there.optimistic["i2t_r1"] > 0
+
+
+def test_lengths_of_rows_do_not_matter_to_cosines():
+    images, texts = embeddings(torch.float64)
+    owners, lengths = torch.tensor(OWNERS), torch.logspace(-300, 300, 14, dtype=torch.float64)
+    there = score(Embedded(images, texts, owners), "cosine")
+    given = Embedded(images * lengths[:7, None], texts * lengths[:, None], owners)
+    assert score(given, "cosine") == there
+    with pytest.raises(ValueError, match=r"--similarity: received 'inner' with rows of .*cosine"):
+        score(given, "inner")
+
+
 def test_lists_with_64_bit_offsets_are_read(tmp_path):
     images, texts = embeddings()
     write(tmp_path, images, texts)
@@ -170,6 +211,10 @@ def broken(place):
     pd.DataFrame({"text_embeds": ragged}).to_parquet(place / "ragged.parquet")
     gaps = [None, *texts.tolist()[1:]]
     pd.DataFrame({"text_embeds": gaps}).to_parquet(place / "gaps.parquet")
+    pd.DataFrame({"text_embeds": texts.tolist()})[:0].to_parquet(place / "empty.parquet")
+    lists = pyarrow.array([], pyarrow.list_(pyarrow.float32()))
+    pyarrow.parquet.write_table(pyarrow.table({"e": lists}), place / "no_rows.parquet")
+    save_file({"e": texts.to(torch.float8_e4m3fn)}, place / "float8.safetensors")
     pd.DataFrame({"a": [1.0], "b": [2.0]}).to_parquet(place / "columns.parquet")
     (place / "model.pt").write_bytes(b"PK")
 
@@ -191,6 +236,9 @@ def broken(place):
         ("cut.parquet", ["cut.parquet: received what cannot be read"]),
         ("ragged.parquet", ["ragged.parquet:text_embeds: received rows of [1, 2] numbers"]),
         ("gaps.parquet", ["gaps.parquet:text_embeds: received 1 empty rows"]),
+        ("empty.parquet", ["empty.parquet:text_embeds: received no rows"]),
+        ("no_rows.parquet", ["no_rows.parquet:e: received no rows"]),
+        ("float8.safetensors", ["received (14, 5) of torch.float8_e4m3fn; allowed"]),
         ("columns.parquet", ["columns.parquet: received no 'text_embeds'; allowed: a, b", "KEY"]),
         ("all.safetensors:txt", ["all.safetensors: received no 'txt'; allowed: caption_image_idx"]),
         ("model.pt", ["model.pt: received a file of the kind '.pt'", "never a pickle"]),
