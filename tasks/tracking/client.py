@@ -34,8 +34,10 @@ def tracking_uri() -> str:
 
 def address() -> str:
     """Return where MLflow is, without what may be secret in it: user, password and query."""
-    uri = tracking_uri().partition("?")[0]
-    return uri if uri.startswith("sqlite:") else re.sub("//.*@", "//", uri)
+    uri = tracking_uri()
+    # A password may hold a question mark: it goes before the query does
+    shown = uri if uri.startswith("sqlite:") else re.sub("//.*@", "//", uri)
+    return shown.partition("?")[0]
 
 
 def server() -> str:
@@ -70,8 +72,11 @@ def reason(error: BaseException) -> str:
     uri = tracking_uri()
     text = (str(error).strip() or type(error).__name__).splitlines()[0].replace(uri, address())
     user = "" if uri.startswith("sqlite:") else re.findall("//(.*)@|$", uri)[0]
-    words = [user, user.partition(":")[2], os.environ.get("MLFLOW_TRACKING_PASSWORD", "")]
-    for word in filter(None, (*words, os.environ.get("MLFLOW_TRACKING_TOKEN"))):
+    password = user.partition(":")[2] or user
+    # Who reads such an address otherwise may take a part of a password for a port or a host
+    parts = sorted(re.split("[:/?#@]", password), key=len, reverse=True)
+    own = [os.environ.get(f"MLFLOW_TRACKING_{end}", "") for end in ("PASSWORD", "TOKEN")]
+    for word in filter(None, (user, password, *own, *parts)):
         for secret in (word, urllib.parse.unquote(word)):
             text = text.replace(secret, "***")
     return text[:300]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import shutil
 import threading
 import time
@@ -25,6 +26,7 @@ from tasks.tracking.records import Record
 
 LOGGER = logging.getLogger("vl_distillery")
 RECORD = "record.json"
+NAME = re.compile(r"\d{13}-[0-9a-f]{32}")  # of a folder that waits: when, and what
 LOCK_SECONDS = 10.0  # of a lock that is held for moments
 Files = dict[str, Path]  # by their paths in the folder of the record
 Build = Callable[[], tuple[Record, Files]]
@@ -95,8 +97,10 @@ class Spool:
             )
 
     def waiting(self) -> list[Path]:
-        """Return the folders of records that MLflow has not, the oldest first."""
-        return sorted(place for place in self.folder.glob("*") if not place.suffix)
+        """Return the folders of records that MLflow has not, the oldest first; what other programs
+        leave here is none.
+        """
+        return sorted(place for place in self.folder.glob("*") if NAME.fullmatch(place.name))
 
     def tell(self) -> None:
         """Tell what waits, as long as MLflow takes a record every few seconds."""

@@ -10,6 +10,8 @@ from tasks.tracking import client
     [
         ("http://me:geheim@host:5000/mlflow", "http://host:5000/mlflow"),
         ("postgresql://me:geh@im@host/db?password=geheim", "postgresql://host/db"),
+        ("http://user:s3cr3t?pw@127.0.0.1:9", "http://127.0.0.1:9"),
+        ("http://user:s3c/r3t#p?w@127.0.0.1:9/mlflow?key=s3cr3t", "http://127.0.0.1:9/mlflow"),
         ("http://host:5000", "http://host:5000"),
         ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
     ],
@@ -27,6 +29,19 @@ def test_a_reason_is_the_bottom_of_an_error_without_secrets(monkeypatch):
     error.__context__ = ConnectionError(text)
     assert client.reason(error) == "no http://host:5000 for ***, ***, me in time"
     assert client.reason(ConnectionError()) == "ConnectionError"
+
+
+@pytest.mark.parametrize("password", ["s3cr3t?pw", "pw/s3cr3t", "pw#s3cr3t", "s3cr3t@2?pw"])
+def test_no_part_of_a_password_that_breaks_an_address_is_in_what_mlflow_answers(
+    monkeypatch, password
+):
+    monkeypatch.setenv(client.URI, f"http://user:{password}@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(Exception) as found:
+        client.Tracker("toy")
+    text = client.reason(found.value)
+    assert text and "s3cr3t" not in text and "pw" not in text
+    assert client.reason(ValueError("no port 's3cr3t'")) == "no port '***'"
 
 
 def test_the_server_of_a_spool_is_the_same_for_every_user_of_it(monkeypatch):

@@ -63,6 +63,16 @@ def test_a_record_that_is_damaged_or_refused_is_set_aside_and_hinders_no_other(h
     assert all(str(path) in caplog.text for path in here.folder.glob("*-*.*"))
 
 
+def test_what_other_programs_leave_in_the_spool_hinders_no_record(here):
+    here.folder.mkdir(parents=True, exist_ok=True)
+    for name in (".DS_Store", ".nfs000000000001", "0 notes"):
+        (here.folder / name).write_text("not ours")
+    here.keep("9" * 32, _record("stray"), {})
+    here.tell()
+    assert here.fault is None and here.waiting() == [] and len(_runs("stray")) == 1
+    assert (here.folder / ".DS_Store").read_text() == "not ours"
+
+
 def test_what_a_record_needs_stays_when_its_experiment_is_deleted_for_a_while(here, caplog):
     here.keep("6" * 32, _record("deleted"), {})
     here.tell()
