@@ -10,12 +10,15 @@ import re
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.core.evaluation.statistics import mean
 from tasks.store.artifacts import canonical_digest
 from tasks.tracking import database
 from tasks.tracking.records import Part, Record, Row, Run
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 STORE = Path(".mlflow")
 URI = "MLFLOW_TRACKING_URI"
@@ -48,6 +51,9 @@ def server() -> str:
 def prepare() -> float:
     """Import MLflow (4 s), make or mend its local database, and return for how many seconds to wait
     for it.
+
+    Raises:
+        ValueError: the folder cannot hold a database that MLflow opens.
     """
     from mlflow import environment_variables as settings
     from mlflow.tracking import MlflowClient  # noqa: F401
@@ -55,9 +61,22 @@ def prepare() -> float:
     if not settings.MLFLOW_LOGGING_LEVEL.is_set():
         logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors reach us, and are said once
     settings.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # it may have a password
+    place = str(STORE.resolve())
+    if not os.environ.get(URI) and ("?" in place or urllib.parse.unquote(place) != place):
+        raise ValueError(
+            f"rename the folder, or set {URI}: MLflow opens no database where the path holds "
+            f"? or % with two hex digits, got {place}"
+        )
     if file := database.file_of(tracking_uri()):
         database.ensure(file, STORE)
     return 3.0 * settings.MLFLOW_HTTP_REQUEST_TIMEOUT.get()
+
+
+def connect() -> MlflowClient:
+    """Return a client of MLflow, unless it cannot use the address."""
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri())
 
 
 def is_refusal(error: Exception) -> bool:
@@ -86,9 +105,7 @@ class Tracker:
     """Writes records to the experiment of one dataset."""
 
     def __init__(self, dataset: str) -> None:
-        from mlflow.tracking import MlflowClient
-
-        self.client = MlflowClient(tracking_uri())
+        self.client = connect()
         found = self.client.get_experiment_by_name(dataset)
         if found is None:
             # A server has a place of its own for files

@@ -128,6 +128,7 @@ class Spool:
         try:
             # Two at once would create each run twice
             with filelock.FileLock(self.lock):
+                client.connect()  # fails here where the address is at fault, and no record
                 while not self.fault and (places := self.waiting()):
                     self._tell_one(places[0])
         except Exception as error:

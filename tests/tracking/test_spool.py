@@ -73,6 +73,34 @@ def test_what_other_programs_leave_in_the_spool_hinders_no_record(here):
     assert (here.folder / ".DS_Store").read_text() == "not ours"
 
 
+@pytest.mark.parametrize("scheme", ["file", "foo"])
+def test_an_address_that_mlflow_cannot_use_leaves_every_record_waiting(
+    tmp_path, monkeypatch, caplog, scheme
+):
+    monkeypatch.setenv(client.URI, f"{scheme}://{tmp_path}/runs")
+    wrong = spool.Spool(tmp_path / ".mlflow", client.server())
+    for key in "ab":
+        wrong.keep(key * 32, _record("address"), {})
+    wrong.tell()
+    assert len(wrong.waiting()) == 2 and not list(wrong.folder.glob("*.refused"))
+    assert wrong.fault and caplog.text.count("going on without MLflow") == 1
+
+
+@pytest.mark.parametrize("name", ["a%20b", "what?b"])
+def test_a_folder_whose_path_mlflow_cannot_open_is_named_once(tmp_path, monkeypatch, caplog, name):
+    place = tmp_path / name / "work"
+    place.mkdir(parents=True)
+    monkeypatch.chdir(place)
+    monkeypatch.delenv(client.URI, raising=False)
+    odd = spool.Spool(place / ".mlflow", client.server())
+    for key in "ab":
+        odd.keep(key * 32, _record("path"), {})
+        odd.tell()
+    assert len(odd.waiting()) == 2 and caplog.text.count("rename the folder") == 1
+    assert str(place / ".mlflow") in str(odd.fault)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_what_a_record_needs_stays_when_its_experiment_is_deleted_for_a_while(here, caplog):
     here.keep("6" * 32, _record("deleted"), {})
     here.tell()
