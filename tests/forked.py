@@ -26,6 +26,7 @@ LIBRARIES = (
     "mlflow.store.tracking.sqlalchemy_store",
 )
 CONTEXT = multiprocessing.get_context("forkserver")
+_PRELOADED: list[tuple[str, ...]] = []
 
 
 def run_program(
@@ -52,7 +53,7 @@ def run_program(
 
 def start(env: dict[str, str]) -> None:
     """Start the process that forks, once, with the environment that libraries read at import."""
-    CONTEXT.set_forkserver_preload(list(LIBRARIES))
+    preload(LIBRARIES)
     kept = dict(os.environ)
     os.environ.update(env)
     try:
@@ -60,6 +61,17 @@ def start(env: dict[str, str]) -> None:
     finally:
         os.environ.clear()
         os.environ.update(kept)
+
+
+def preload(modules: tuple[str, ...]) -> None:
+    """Let processes be forked from one that has imported `modules`.
+
+    One that imported others ends first: code of this project in it would stand for a copy's.
+    """
+    if [modules] != _PRELOADED:
+        forkserver._forkserver._stop()
+        CONTEXT.set_forkserver_preload(list(modules))
+        _PRELOADED[:] = [modules]
 
 
 def _become(

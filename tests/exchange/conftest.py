@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,3 +65,11 @@ def _make(folder: Path, *settings: str) -> tuple[Path, Params]:
             for seed in range(2):
                 evaluate.train_student.fn(scoring, given, pairs, seed)
     return folder, chosen
+
+
+@pytest.fixture
+def folder(made, tmp_path, monkeypatch):
+    """A copy of the artifacts that an import may write to."""
+    shutil.copytree(made[0] / "data", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

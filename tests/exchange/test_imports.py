@@ -4,7 +4,6 @@ what does not fit or is not stated is refused.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -17,30 +16,18 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from tasks import embed_captions, prepare_data, train_experts
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.training.pair_files import load_pairs
 from tasks.exchange.export import Choice, export
-from tasks.exchange.found import imported
 from tasks.exchange.imports import import_set
 from tasks.exchange.published import Stated
 from tasks.exchange.source import open_source
-from tasks.keys import Inputs
-from tasks.planning.plan import make_plan
-from tasks.settings import params, steps
+from tasks.settings import steps
 from tasks.settings.sets import SetName
 
 NAN = float("nan")
 STATED = Stated("hashed_256", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SOFT = Stated("hashed_256", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "wbce", 3.0)
-
-
-@pytest.fixture
-def folder(made, tmp_path, monkeypatch):
-    """A copy of the artifacts that an import may write to."""
-    shutil.copytree(made[0] / "data", tmp_path / "data")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def stored(chosen, name):
@@ -379,72 +366,3 @@ def test_a_name_that_is_taken_is_replaced_on_demand_alone(made, folder):
     torch.save(other, folder / "set.pt")
     import_set(chosen, folder / "set.pt", "theirs", STATED, is_replaced=True)
     assert float(stored(chosen, "theirs-4").images.abs().max()) == 0.0
-
-
-def test_the_parameters_name_imported_sets_of_sizes_with_random_beside(made, folder):
-    with contextlib.chdir(made[0]):
-        chosen = params.load(["methods.imported=[theirs-4]"])
-        for value, match in (
-            ("[theirs-5]", r"received 'theirs-5'; allowed is .* a size of `budgets` \(4\)"),
-            ("[theirs]", r"received the set name 'theirs'"),
-            ("[full-4]", r"received 'full-4'; allowed is .* not `full`"),
-            ("[lors-4]", r"received 'lors-4'; allowed is a name that no method has"),
-            ("[../x-4]", r"the set '../x'"),
-            ("[a-4, a-4]", "a list of different names"),
-            ("theirs-4", "a list of different names"),
-        ):
-            with pytest.raises(ValueError, match=match):
-                params.load([f"methods.imported={value}"])
-    with pytest.raises(FileNotFoundError, match=r"theirs-4 is not there; run `vl-distillery impor"):
-        imported(chosen)
-    torch.save(published(), folder / "set.pt")
-    ref = import_set(chosen, folder / "set.pt", "theirs", STATED)[1]
-    assert imported(chosen)["theirs-4"].digest == ref.digest
-
-
-@pytest.mark.parametrize(
-    ("setting", "item"),
-    [
-        ("embed_captions.options.seed=1", "embeddings"),
-        ("embed_captions.options.dim=64", "embeddings"),
-        ("model.options.mean=[0.1, 0.1, 0.1]", "start"),
-        ("prepare_data.image_size=16", "prepared"),
-        ("prepare_data.options.seed=5", "prepared"),
-    ],
-)
-def test_a_set_of_another_profile_of_today_is_refused(setting, item, made, folder):
-    for name in ("params.yaml", "presets.yaml"):
-        shutil.copy(made[0] / name, folder)
-    torch.save(published(), folder / "set.pt")
-    import_set(made[1], folder / "set.pt", "theirs", STATED)
-    before = params.load(["methods.imported=[theirs-4]"])
-    imported(before, inputs_of(before).digests())
-    after = params.load(["methods.imported=[theirs-4]", setting])
-    match = rf"received 'theirs-4', imported for other .*{item}.*import it again"
-    with pytest.raises(ValueError, match=match):
-        make_plan(after, folder / "none")
-    with pytest.raises(ValueError, match=match):
-        imported(after, inputs_of(after).digests())
-
-
-def inputs_of(chosen):
-    prepared = prepare_data.prepare_data.fn(steps.preparation(chosen))
-    embeddings = embed_captions.embed_captions.fn(steps.embedding(chosen), prepared)
-    return Inputs(prepared, embeddings, train_experts.build_start.fn(steps.start(chosen), prepared))
-
-
-@pytest.mark.parametrize("name", ["random", "lors", "full", "theirs"])
-def test_a_name_or_size_that_the_parameters_refuse_is_not_imported(name, made, folder):
-    odd = {item: rows[:3] for item, rows in published().items()}
-    torch.save(odd if name == "theirs" else published(), folder / "set.pt")
-    size = 3 if name == "theirs" else 4
-    with pytest.raises(ValueError, match=rf"--as: received '{name}-{size}'; allowed is a name"):
-        import_set(made[1], folder / "set.pt", name, STATED)
-    assert not (folder / "data/imported").exists()
-
-
-def test_an_imported_set_is_not_exported(made, folder):
-    torch.save(published(), folder / "set.pt")
-    name = import_set(made[1], folder / "set.pt", "theirs", STATED)[0]
-    with pytest.raises(ValueError, match=r"SET: received 'theirs-4'.*; of an imported set, pass"):
-        open_source(replace(made[1], imported=(name,)), "theirs-4")

@@ -8,7 +8,6 @@ prepares is forked from one that has the libraries imported. It may use 30 s of 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import resource
 import time
@@ -19,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from tests import forked
 from tests.workspace import ROOT
 
 SECONDS, NUM_BYTES = 30, 2 << 30
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.faults.hostile_libraries"])
+LIBRARIES = ("tests.faults.hostile_libraries",)
 SIZE = 8
 
 
@@ -69,7 +68,8 @@ def run(case: Case, folder: Path) -> Outcome:
     """Prepare a case in a process of its own."""
     (folder / "raw").mkdir()
     settings = case.make(folder / "raw")
-    child = CONTEXT.Process(target=prepare, args=(folder, settings, case.is_start))
+    forked.preload(LIBRARIES)
+    child = forked.CONTEXT.Process(target=prepare, args=(folder, settings, case.is_start))
     child.start()
     child.join(2 * SECONDS)
     if child.is_alive():

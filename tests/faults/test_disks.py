@@ -44,12 +44,15 @@ def _note():
         digest_of.known |= {str(number): [0] * 99 for number in range(10_000)}
 
 
+PARTS = {"part": {"x": LARGE}}
 PLACES = {
     "artifact": lambda: _obtain(lambda place: (place / "x").write_bytes(bytes(MEBIBYTE)) and None),
     "tensors": lambda: _obtain(lambda place: tensor_files.save_tensors(place / "x", {"x": LARGE})),
     "manifest": lambda: _obtain(lambda place: None, {"text": "x" * MEBIBYTE}),
     "checkpoint": lambda: _obtain(
-        lambda place: checkpoints.save_checkpoint(place / checkpoints.NAME, {"x": LARGE}, {})
+        lambda place: checkpoints.save_checkpoint(
+            place / checkpoints.NAME, {"part": {"x": LARGE}}, {}
+        )
     ),
     "note": _note,
     "copy": _copy,

@@ -137,8 +137,8 @@ def test_the_matching_loss_concerns_distillation_alone(copy):
     assert _changed(
         copy,
         "tasks/core/distillation/segments.py",
-        "distance / lengths[group] for",
-        "distance / (lengths[group] + 1) for",
+        "self.lengths)) / _sum(self.lengths)",
+        "self.lengths)) / (_sum(self.lengths) + 1)",
     ) == {"distill"}
 
 
