@@ -20,10 +20,10 @@ logging.basicConfig(level=logging.INFO, format="%(message)s")
 EVALUATE = """
 import functools
 from flows import cli
-from tasks import distill, embed_captions, evaluate, prepare_data, progress, select_coresets
-from tasks import starts, train_experts
+from tasks import distill, embed_captions, prepare_data, progress, select_coresets
+from tasks import starts, student_models, train_experts
 short = prepare_data, embed_captions, select_coresets
-long = starts, train_experts, distill, evaluate
+long = starts, student_models, train_experts, distill
 for modules, every in ((short, 0.002), (long, 0.03)):
     for module in modules:
         module.reporter = functools.partial(progress.reporter, every=every)
