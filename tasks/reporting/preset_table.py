@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from tasks.core.foundations.durable import write_text
 from tasks.reporting.page import environment
 from tasks.reporting.published import FOLDER, same_budget
 from tasks.reporting.recall_table import beside, groups_by_size
@@ -136,10 +137,8 @@ def write_table(table: PresetTable, folder: Path) -> list[Path]:
     paths = []
     for ending, text in texts.items():
         path = folder / f"{table.name}.{ending}"
-        # A reader never sees half a table
-        partial = path.with_name(f".{path.name}")
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        paths.append(partial.replace(path))
+        write_text(path, text)
+        paths.append(path)
     return paths
 
 

@@ -33,7 +33,7 @@ def read(path: Path) -> dict[str, Any]:
             "its permissions"
         ) from error
     try:
-        tree = yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
+        tree = _Loader(text).get_single_data()
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(
             f"{path} is not valid YAML: {_reason(error, text)}; correct the file there"

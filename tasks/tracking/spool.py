@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import re
 import shutil
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import filelock
 
+from tasks.core.foundations.durable import write_text
 from tasks.store.artifacts import canonical_digest
 from tasks.tracking import client, database, records
 from tasks.tracking.records import Record
@@ -82,10 +82,7 @@ class Spool:
                 for name, file in files.items():
                     (new / name).parent.mkdir(exist_ok=True)
                     shutil.copyfile(file, new / name)
-                with (new / RECORD).open("w") as handle:
-                    handle.write(record.to_json())
-                    handle.flush()
-                    os.fsync(handle.fileno())
+                write_text(new / RECORD, record.to_json())
                 new.rename(self.folder / f"{record.time:013}-{key}")
         except OSError as error:
             shutil.rmtree(new, ignore_errors=True)
