@@ -15,6 +15,7 @@ PARAMS = Path("params.yaml")
 PRESETS = "presets.yaml"
 MAX_BYTES = 2**18  # of a file, which is read in seconds
 MAX_VALUES = 100_000  # of a file, each alias counted as often as it is used
+MAX_DEPTH = 50  # of lists and mappings in each other
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def read(path: Path) -> dict[str, Any]:
         ) from error
     try:
         tree = _Loader(text).get_single_data()
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise ValueError(
             f"{path} is not valid YAML: {_reason(error, text)}; correct the file there"
         ) from error
@@ -72,8 +73,6 @@ def _text(path: Path) -> str:
 
 def _reason(error: Exception, text: str) -> str:
     """Return one line: where in the file, and what is wrong."""
-    if isinstance(error, RecursionError):
-        return "values are nested too deeply; a few levels are allowed"
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
         return f"line {line}: received {chr(error.character)!r}, which is no text"
@@ -85,7 +84,24 @@ def _reason(error: Exception, text: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what YAML lets pass: a key given twice, and aliases that make a value without end."""
+    """Refuses what YAML lets pass: deep nesting, a key given twice, and aliases that make a value
+    without end.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Return a node. How deeply Python may call itself depends on what else is imported, so
+        that the depth is counted here.
+        """
+        if self.depth > MAX_DEPTH:
+            mark = self.peek_event().start_mark
+            problem = f"values are nested too deeply; {MAX_DEPTH} levels are allowed"
+            raise yaml.composer.ComposerError(None, None, problem, mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def get_single_node(self) -> Any:
         """Return the one document, once its size is known."""
