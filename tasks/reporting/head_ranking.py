@@ -83,7 +83,7 @@ def build(
         _cautions(truth, notes),
         (
             Figure(_recall_chart(found, truth, styles), styles),
-            Figure(_cost_chart(found, styles), styles),
+            Figure(_cost_chart(found, styles), {}),
         ),
         (_sets_table(found, notes), _heads_table(found, truth, heads)),
         scores,
@@ -113,12 +113,15 @@ def _reading(found: dict[str, Ranking], truth: np.ndarray, notes: Notes) -> tupl
     for name, beside in notes.same_bytes.items():
         one, equal = found[name], found[beside]
         random = found[f"random-{one.num_pairs}"]
-        megabytes = notes.num_bytes[name] / MEGABYTE
+        size = f"the same {notes.num_bytes[name] / MEGABYTE:.2f} MB"
+        if equal.num_pairs == full.num_pairs:
+            all_bytes = notes.num_bytes[beside] / MEGABYTE
+            size = f"{all_bytes:.2f} MB, all that there are for {size}"
         texts += [
             f"{name} ranks the {num_heads} heads with tau {_tau(one)} of a ceiling of "
             f"{_tau(full)}: full data against full data reseeded.",
             f"{random.num_pairs} random pairs reach {_tau(random)}. {_compared(one, random)}",
-            f"{equal.num_pairs} random pairs, which take the same {megabytes:.1f} MB, reach "
+            f"{equal.num_pairs} random pairs, which take {size}, reach "
             f"{_tau(equal)}. {_compared(one, equal)}",
             f"The choice of {name} loses {_points(one)} of {truth.mean(axis=0).max():.1f} points "
             f"under full data; that of {random.name} {_points(random)}, of {equal.name} "

@@ -25,7 +25,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with its legend, {name: style}."""
+    """A chart with its legend, {name: style}; none where the chart names its lines."""
 
     chart: Chart
     legend: dict[str, Style]
