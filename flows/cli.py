@@ -77,7 +77,7 @@ def _run(name: str, words: dict[str, Any]) -> None:
     else:
         chosen = params.load(words["settings"])
         if name == STUDY:
-            studies.load(words["study"], chosen.profile)
+            studies.load(words["study"], chosen)
     run(name, words)
 
 

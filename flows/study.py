@@ -44,7 +44,7 @@ def study(
         force: train the students again.
     """
     chosen = params.load(settings)
-    wanted = studies.load(study, chosen.profile)
+    wanted = studies.load(study, chosen)
     preflight.check(chosen, "distill")
     how = {"force": force, "accept_code": accept_code}
     refs = distill.fn(settings, accept_code=accept_code)

@@ -109,10 +109,10 @@ def _compute(params: Params, study: Study, inputs: Inputs, distilled: Mapping[st
         sets[str(SetName(RANDOM, size))] = (size, small)
     for name in distilled:
         sets[name] = (SetName.parse(name).num_pairs or 0, small)
-    cells, left_out = [], []
+    dims, cells, left_out = _dims(inputs), [], []
     for (name, (size, recipe)), width in product(sets.items(), section.embed_dim):
         head = Head(width, 1, recipe.lr_img, params.model.tau)
-        per_epoch = size * operations(inputs, head) / 1e9
+        per_epoch = size * operations(head, dims) / 1e9
         for level in sorted(section.gigaflops):
             num_epochs = round(level / per_epoch)
             if not num_epochs:
@@ -125,19 +125,24 @@ def _compute(params: Params, study: Study, inputs: Inputs, distilled: Mapping[st
     return Plan(tuple(cells), {}, {}, tuple(left_out))
 
 
-def operations(inputs: Inputs, head: Head) -> float:
-    """Return the operations of training a head on one pair once: those of its matrix products.
+def operations(head: Head, dims: tuple[int, int]) -> int:
+    """Return the operations of training a head on one pair once: those of its layers.
 
-    Features of frozen encoders are there already. The similarity of a batch, a thousandth of the
-    rest, is not counted.
+    Features of frozen encoders are there already, and the similarity of a batch is not counted.
+
+    Args:
+        dims: widths of image features and of caption embeddings.
     """
+    width = head.embed_dim
+    return OPERATIONS * width * (sum(dims) + 2 * head.hidden_layers * width)
+
+
+def _dims(inputs: Inputs) -> tuple[int, int]:
     from tasks.core.data.storage import EMBEDDINGS
     from tasks.core.foundations.tensor_files import map_tensor
 
     text_dim = map_tensor(inputs.embeddings.folder / EMBEDDINGS, "embeddings").shape[1]
-    out_dim = manifests.read(inputs.start.folder, "out_dim").facts["out_dim"]
-    width = head.embed_dim
-    return OPERATIONS * width * (out_dim + text_dim + 2 * head.hidden_layers * width)
+    return manifests.read(inputs.start.folder, "out_dim").facts["out_dim"], int(text_dim)
 
 
 def _num_train(inputs: Inputs) -> int:

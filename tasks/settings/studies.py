@@ -96,14 +96,14 @@ def titles(path: Path = PARAMS) -> dict[str, str]:
     return {name: str(body["title"]) for name, body in _held(path).items()}
 
 
-def load(name: str, profile: str, path: Path = PARAMS) -> Study:
-    """Return a study with the values that presets.yaml holds for a profile.
+def load(name: str, params: Params, path: Path = PARAMS) -> Study:
+    """Return a study with the values that presets.yaml holds for the profile of the parameters.
 
     Raises:
-        ValueError: no such study, no values for the profile, a value that is not allowed, or a
-            list without an entry or with one twice.
+        ValueError: no such study, no values for the profile, no method that distils, a value that
+            is not allowed, or a list without an entry or with one twice.
     """
-    held = _held(path)
+    held, profile = _held(path), params.profile
     if name not in held:
         raise ValueError(
             f"unknown study {name!r}{hint(name, held)}; available: {', '.join(held)}; see "
@@ -116,6 +116,11 @@ def load(name: str, profile: str, path: Path = PARAMS) -> Study:
         raise ValueError(
             f"{where}: received the profile {profile!r}; allowed are those with values there: "
             f"{known}; add it there or choose one with --profile"
+        )
+    if not params.distillers:
+        raise ValueError(
+            f"methods.distillers: received none; the study {name!r} needs at least one, since it "
+            "compares distilled sets with real pairs; change it in params.yaml"
         )
     place = f"{where}.profiles.{profile}"
     section = section_of(SECTIONS[name], values[profile], place)

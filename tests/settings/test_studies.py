@@ -15,6 +15,10 @@ from tests.workspace import ROOT, SETTINGS
 PROFILES = ("toy", "flickr8k")
 
 
+def of(profile, *settings):
+    return params.load([f"profile={profile}", *settings])
+
+
 @pytest.fixture
 def copied(tmp_path):
     """A copy of params.yaml with presets.yaml beside it."""
@@ -33,25 +37,25 @@ def change(copied, change_held):
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("name", list(studies.SECTIONS))
 def test_every_study_has_values_for_the_profiles_of_two_cores(name, profile):
-    study = studies.load(name, profile)
+    study = studies.load(name, of(profile))
     assert isinstance(study.section, studies.SECTIONS[name])
     assert study.title == studies.titles()[name]
 
 
 def test_the_search_on_flickr8k_has_48_heads_and_the_levels_are_four():
-    search = studies.load(studies.SEARCH, "flickr8k").section
+    search = studies.load(studies.SEARCH, of("flickr8k")).section
     lists = (search.embed_dim, search.hidden_layers, search.lr, search.tau)
     num_heads = 1
     for values in lists:
         num_heads *= len(values)
     assert num_heads == 48
     for profile in PROFILES:
-        assert len(studies.load(studies.COMPUTE, profile).section.gigaflops) == 4
+        assert len(studies.load(studies.COMPUTE, of(profile)).section.gigaflops) == 4
 
 
 def test_a_head_changes_the_student_alone():
     chosen = params.load(["profile=flickr8k"])
-    study, head = studies.load(studies.SEARCH, "flickr8k"), Head(64, 2, 0.03, 0.05)
+    study, head = studies.load(studies.SEARCH, of("flickr8k")), Head(64, 2, 0.03, 0.05)
     work = studies.evaluation(
         chosen, study, SetName("random", 100), head, chosen.evaluate.small, "level"
     )
@@ -66,7 +70,7 @@ def test_a_head_changes_the_student_alone():
 
 def test_a_profile_that_trains_its_encoder_gets_features_of_its_own():
     chosen = params.load()
-    work = studies.start(chosen, studies.load(studies.SEARCH, "toy"))
+    work = studies.start(chosen, studies.load(studies.SEARCH, of("toy")))
     place = "data/scores/toy+architecture_search/start/test_nfnet"
     assert chosen.model.trainable == "full" and work.folder.as_posix() == place
     assert work.network.model.is_encoder_frozen
@@ -81,7 +85,12 @@ def test_a_profile_that_trains_its_encoder_gets_features_of_its_own():
 )
 def test_an_unknown_study_or_profile_is_refused(name, profile, message):
     with pytest.raises(ValueError, match=message):
-        studies.load(name, profile)
+        studies.load(name, of(profile))
+
+
+def test_a_profile_that_distils_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"methods\.distillers: received none; the study"):
+        studies.load(studies.SEARCH, of("toy", "methods.distillers=[]"))
 
 
 @pytest.mark.parametrize(
@@ -100,13 +109,13 @@ def test_a_wrong_value_is_refused_with_its_place(copied, key, value, message):
 
     change(copied, one)
     with pytest.raises(ValueError, match=message):
-        studies.load(studies.SEARCH, "toy", copied)
+        studies.load(studies.SEARCH, of("toy"), copied)
 
 
 def test_a_study_too_many_or_a_key_too_few_is_refused(copied):
     change(copied, lambda held: held["fixed_compute"].pop("title"))
     with pytest.raises(ValueError, match=r"studies\.fixed_compute: received the keys profiles"):
-        studies.load(studies.COMPUTE, "toy", copied)
+        studies.load(studies.COMPUTE, of("toy"), copied)
     change(copied, lambda held: held.update(others={}))
     with pytest.raises(ValueError, match=r"studies: received the keys .*others.*allowed"):
         studies.titles(copied)
