@@ -100,8 +100,8 @@ def load(name: str, params: Params, path: Path = PARAMS) -> Study:
     """Return a study with the values that presets.yaml holds for the profile of the parameters.
 
     Raises:
-        ValueError: no such study, no values for the profile, no method that distils, a value that
-            is not allowed, or a list without an entry or with one twice.
+        ValueError: no such study, no values for the profile, or no method that distils; a value
+            that is not allowed; a list without an entry or with one twice.
     """
     held, profile = _held(path), params.profile
     if name not in held:
