@@ -46,12 +46,15 @@ def test_the_reading_has_the_numbers_of_the_scores(scores):
 
     truth = by_head("full", "mean_recall")
     tau = {name: agreement(by_head(name, "val_mean_recall"), truth).tau for name in NOTES.num_bytes}
-    first, same, equal, choice, cost = page.reading
+    first, same, equal, upper, choice, cost = page.reading
     assert f"made-5 ranks the 12 heads with tau {tau['made-5']:.2f}" in first
     assert f"of a ceiling of {tau['full']:.2f}" in first
     assert f"5 random pairs reach {tau['random-5']:.2f}" in same
-    assert "made-5 ranks better: +" in same
+    assert "made-5 ranks better than random-5: +" in same
     assert f"120 random pairs, which take the same 1.00 MB, reach {tau['random-120']:.2f}" in equal
+    half = truth.mean(axis=0).argsort()[::-1][:6]
+    of_half = agreement(by_head("made-5", "val_mean_recall")[:, half], truth[:, half]).tau
+    assert f"Among the better half of the heads tau is {of_half:.2f}" in upper
     best = truth.mean(axis=0).max()
     assert f"of {best:.1f} points" in choice
     assert f"A head taken blindly loses {best - truth.mean():.2f} on average" in choice
@@ -61,11 +64,11 @@ def test_the_reading_has_the_numbers_of_the_scores(scores):
 def test_equal_sets_show_no_difference_and_a_worse_one_is_told(scores):
     swapped = {"made-5": "random-5", "random-5": "made-5"}
     renamed = scores.assign(set=scores["set"].replace(swapped))
-    assert "made-5 ranks worse: -" in _page(renamed).reading[2]
+    assert "made-5 ranks worse than random-120: -" in _page(renamed).reading[2]
     of_made = scores[scores["set"] == "made-5"].assign(set="random-120", num_pairs=120)
     others = scores[scores["set"] != "random-120"]
     same = _page(pd.concat([others, of_made], ignore_index=True))
-    assert "No difference is shown: +0.00 (0.00 to 0.00)" in same.reading[2]
+    assert "No difference to random-120 is shown: +0.00 (0.00 to 0.00)" in same.reading[2]
 
 
 def test_random_pairs_that_are_all_there_are_are_called_so(scores):
