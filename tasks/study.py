@@ -28,6 +28,7 @@ RANDOM = "random"
 JPEG_QUALITY, NUM_PICTURES = 90, 200
 # Forward, and twice that backward: to the weights and to what they were given.
 OPERATIONS = 3 * 2
+TOLERANCE = 0.15  # of a level, by which whole epochs may miss it
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Plan:
         cells: one set after the other, so that each is opened once.
         num_bytes: as stored, by set; that of real pairs is counted as JPEG.
         same_bytes: the random set with the bytes of each distilled set, by name.
-        left_out: cells that a level does not pay an epoch for.
+        left_out: cells of which no whole number of epochs comes near the level.
     """
 
     cells: tuple[Cell, ...]
@@ -115,7 +116,7 @@ def _compute(params: Params, study: Study, inputs: Inputs, distilled: Mapping[st
         per_epoch = size * operations(head, dims) / 1e9
         for level in sorted(section.gigaflops):
             num_epochs = round(level / per_epoch)
-            if not num_epochs:
+            if abs(num_epochs * per_epoch / level - 1) > TOLERANCE:
                 left_out.append(f"{name} at width {width} with {level:g} GFLOP")
                 continue
             own = replace(recipe, num_epochs=num_epochs)
@@ -211,13 +212,11 @@ def write_study(
     facts = _facts(params, [ref for refs in scores for ref in refs])
     dataset = params.report.dataset
     if study.name == studies.SEARCH:
-        notes = head_ranking.Notes(planned.num_bytes, planned.same_bytes, JPEG_QUALITY)
-        page = head_ranking.build(study.name, study.title, dataset, frame, notes, facts)
+        ranked = head_ranking.Notes(planned.num_bytes, planned.same_bytes, JPEG_QUALITY)
+        page = head_ranking.build(study.name, study.title, dataset, frame, ranked, facts)
     else:
-        distilled = frozenset(params.distillers)
-        page = fixed_compute.build(
-            study.name, study.title, dataset, frame, distilled, planned.left_out, facts
-        )
+        notes = fixed_compute.Notes(frozenset(params.distillers), planned.left_out, TOLERANCE)
+        page = fixed_compute.build(study.name, study.title, dataset, frame, notes, facts)
     return write_pages(page, stages.REPORTS / params.profile / "studies")
 
 

@@ -23,6 +23,20 @@ STYLES = {
 
 
 @dataclass(frozen=True)
+class Notes:
+    """What the scores do not hold.
+
+    Attributes:
+        distilled: the methods that distil.
+        left_out: cells of which whole epochs miss the level by more than `tolerance`, a share.
+    """
+
+    distilled: Collection[str]
+    left_out: Sequence[str]
+    tolerance: float
+
+
+@dataclass(frozen=True)
 class Best:
     """The cell that is best on validation at one level.
 
@@ -46,17 +60,11 @@ def build(
     title: str,
     dataset: str,
     scores: pd.DataFrame,
-    distilled: Collection[str],
-    left_out: Sequence[str],
+    notes: Notes,
     facts: dict[str, str],
 ) -> StudyPage:
-    """Return the page from the scores, one row a student with its `embed_dim` and `gigaflops`.
-
-    Args:
-        distilled: the methods that distil.
-        left_out: cells that a level does not pay an epoch for.
-    """
-    kinds = scores["method"].isin(list(distilled)).map({True: SYNTHETIC, False: REAL})
+    """Return the page from the scores, one row a student with its `embed_dim` and `gigaflops`."""
+    kinds = scores["method"].isin(list(notes.distilled)).map({True: SYNTHETIC, False: REAL})
     found = {str(kind): _levels(rows) for kind, rows in scores.groupby(kinds, sort=True)}
     figures = [Figure(_best_chart(found), {kind: STYLES[kind] for kind in found})]
     for kind, rows in scores.groupby(kinds, sort=True):
@@ -69,7 +77,7 @@ def build(
         "each."
     )
     tables = (_best_table(found), _grid_table(scores))
-    reading, cautions = _reading(found), _cautions(num_students, left_out)
+    reading, cautions = _reading(found), _cautions(num_students, notes)
     return StudyPage(
         name, title, dataset, lead, reading, cautions, tuple(figures), tables, scores, facts
     )
@@ -129,7 +137,7 @@ def _leads(found: dict[str, list[Best]]) -> str:
     )
 
 
-def _cautions(num_students: int, left_out: Sequence[str]) -> tuple[str, ...]:
+def _cautions(num_students: int, notes: Notes) -> tuple[str, ...]:
     texts = [
         "Operations are those of the matrix products of both heads, three times a forward pass. "
         "The features of the frozen encoders and the distillation of a set are not in them.",
@@ -138,9 +146,10 @@ def _cautions(num_students: int, left_out: Sequence[str]) -> tuple[str, ...]:
         f"{num_students} students a cell; the cell and the epoch are chosen on validation. A set "
         "is one draw.",
     ]
-    if left_out:
+    if notes.left_out:
         texts.append(
-            f"Left out, since a level pays for less than half an epoch: {', '.join(left_out)}."
+            f"Left out, since whole epochs miss the level by more than {100 * notes.tolerance:.0f} "
+            f"%: {', '.join(notes.left_out)}."
         )
     return tuple(texts)
 
