@@ -1,10 +1,19 @@
 """What a user may name, and what is known of the datasets that have a name."""
 
+import fnmatch
+import json
+import zipfile
+
 import pytest
 import yaml
 
+from tasks.core.data.datasets import karpathy
 from tasks.fetching.sources import KNOWN, source_of
+from tasks.fetching.unpack import unpack
+from tests.core.data.caption_samples import picture, read
 from tests.workspace import ROOT
+
+SPLITS = ("train", "val", "test")
 
 
 @pytest.mark.parametrize(
@@ -48,10 +57,54 @@ def test_files_of_known_datasets_go_where_their_profiles_look():
     for source in KNOWN.values():
         for file in source.files:
             top = (file.tar or file.kept[0]).partition("/")[0]
-            assert any(_matches(top, pattern) for pattern in source.layout)
+            assert any(fnmatch.fnmatch(top, pattern) for pattern in source.layout)
 
 
-def _matches(name, pattern):
-    import fnmatch
+def _entry(name, split, folder=None):
+    place = {} if folder is None else {"filepath": folder}
+    return {**place, "filename": name, "split": split, "sentences": [{"raw": "a dog"}]}
 
-    return fnmatch.fnmatch(name, pattern)
+
+# Members of the archives as they are published, and what Karpathy's json says about them
+FLICKR8K = {
+    "dataset_flickr8k.json": [_entry(f"{split}.jpg", split) for split in SPLITS],
+    "Flickr8k_Dataset.zip": ["Flicker8k_Dataset/", "__MACOSX/Flicker8k_Dataset/._train.jpg"]
+    + [f"Flicker8k_Dataset/{split}.jpg" for split in SPLITS],
+}
+COCO = {
+    "dataset_coco.json": [
+        _entry("COCO_train2014_1.jpg", "train", "train2014"),
+        _entry("COCO_val2014_2.jpg", "restval", "val2014"),
+        _entry("COCO_val2014_3.jpg", "val", "val2014"),
+        _entry("COCO_val2014_4.jpg", "test", "val2014"),
+    ],
+    "train2014.zip": ["train2014/", "train2014/COCO_train2014_1.jpg"],
+    "val2014.zip": ["val2014/"] + [f"val2014/COCO_val2014_{number}.jpg" for number in (2, 3, 4)],
+}
+
+
+def _archive(path, name, content):
+    with zipfile.ZipFile(path, "w") as archive:
+        if name == "caption_datasets.zip":
+            for dataset in (FLICKR8K, COCO):
+                file = next(iter(dataset))
+                archive.writestr(file, json.dumps({"images": dataset[file]}))
+            return
+        for member in content[name]:
+            archive.writestr(member, b"" if member.endswith("/") else picture(1))
+
+
+@pytest.mark.parametrize(("name", "content", "num_images"), [("flickr8k", FLICKR8K, 3),
+                                                             ("coco", COCO, 4)])  # fmt: skip
+def test_what_is_unpacked_is_what_the_profile_reads(name, content, num_images, tmp_path):
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    for file in KNOWN[name].files:
+        _archive(tmp_path / file.name, file.name, content)
+        unpack(tmp_path / file.name, file, whole, lambda done, total: None)
+    assert [pattern for pattern in KNOWN[name].layout if not any(whole.glob(pattern))] == []
+    profiles = yaml.safe_load((ROOT / "params.yaml").read_text())["profiles"]
+    options = profiles[name]["prepare_data"]["options"] | {"path": str(whole)}
+    found = read(karpathy, karpathy.Config(**options))
+    assert len(found) == num_images
+    assert {example.load().size for example in found} == {(17, 12)}
