@@ -75,7 +75,7 @@ class _Download:
         """What `If-Range` takes; nothing where only a digest will tell, None to begin again."""
         try:
             note = json.loads(self.note.read_text())
-            version = note["version"] if note["url"] == self.url else None
+            version = note["version"] if note["url"] == shown(self.url) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return version if version or self.is_checked else None
@@ -83,7 +83,7 @@ class _Download:
     def begin(self, version: str) -> None:
         """Forget what came, for a version of the file."""
         self.part.write_bytes(b"")
-        durable.write_text(self.note, json.dumps({"url": self.url, "version": version}))
+        durable.write_text(self.note, json.dumps({"url": shown(self.url), "version": version}))
 
 
 def download(

@@ -88,6 +88,8 @@ def take(source: Source, folder: Path, *, is_linked: bool) -> Fetched:
         )
     _check_layout(source, folder, f"--from-dir: {folder}")
     files = sorted(_files(folder, source.layout))
+    if not files:
+        raise ValueError(f"--from-dir: {folder} holds no file; give the folder of the data")
 
     def build(work: Path, whole: Path) -> None:
         total = sum(path.stat().st_size for path in files)

@@ -71,8 +71,8 @@ COCO = [
     _coco("coco of karpathy", {"images": [{"filename": "a", "split": "train", "sentences": []}]},
           ("a json of Karpathy",)),
     _coco("coco nested", b'{"images": ' + b"[" * 200_000, ("nested too deeply",)),
-    _coco("coco of 100,000 captions", _content(annotations=[{"image_id": 1, "caption": "x"}]
-          * 100_000 + [{"image_id": 2, "caption": "y"}]), (), {"num_captions": 100_001}),
+    _coco("coco of 30,000 captions", _content(annotations=[{"image_id": 1, "caption": "x"}]
+          * 30_000 + [{"image_id": 2, "caption": "y"}]), (), {"num_captions": 30_001}),
 ]  # fmt: skip
 
 ROWS = f"file,caption\ntrain.png,{TEXT}\n".encode()
@@ -98,7 +98,7 @@ TABLES = [
     _table("table with CR", _odd("a cat").replace(b"\n", b"\r"), (), TWO),
     _table("table with quotes", _odd('"a ""cat"", and"'), (), {"captions": [TEXT, 'a "cat", and']}),
     _table("table with a quote inside", _odd('a 5" cat'), (), {"captions": [TEXT, 'a 5" cat']}),
-    _table("table with blank lines", _odd("a cat") + b"\n" * 100_000, (), TWO),
+    _table("table with blank lines", _odd("a cat") + b"\n" * 30_000, (), TWO),
     _table("table with an index", b",file,caption\n0,train.png,a\n1,odd.png,b\n", (),
            {"captions": ["a", "b"]}),
     _table("table of formulas", _odd("=1+1"), (), {"captions": [TEXT, "=1+1"]}),
@@ -130,8 +130,8 @@ TABLES = [
            where="images of raw"),
     _table("table that unpacks to 2 GB", gzip.compress(b" " * (1 << 20)) * 2000,
            ("unpacks to more",), where="train.csv.gz"),
-    _table("table of 100,000 rows", ROWS + b"odd.png,x\n" * 100_000, (),
-           {"num_captions": 100_001}),
+    _table("table of 30,000 rows", ROWS + b"odd.png,x\n" * 30_000, (),
+           {"num_captions": 30_001}),
 ]  # fmt: skip
 
 
@@ -185,7 +185,7 @@ def _log(train):
 
 
 def _many(train):
-    for number in range(5_000):
+    for number in range(1_500):
         (train / f"{number}.json").write_bytes(b"")
 
 
@@ -221,7 +221,7 @@ FOLDERS = [
     _folder("folder with a text of 4 TB", _hole, ("4,398,046,511,104 bytes",)),
     _folder("folder with failed downloads", _log, ("2 of 6", "failed_to_download"),
             train=["train", "train.parquet"]),
-    _folder("folder with 5,000 other files", _many, (), {"num_train": 2}),
+    _folder("folder with 1,500 other files", _many, (), {"num_train": 2}),
     _folder("folder of no name", _nothing, ("'gone'", "nothing"), train=["gone"]),
     _folder("folder outside", _nothing, ("'../raw/train'",), train=["../raw/train"]),
     _folder("folder absolute", _nothing, ("'/etc'",), train=["/etc"]),
@@ -263,8 +263,8 @@ LOGS = [
     _logged("log of numbers", _status(1, 2), (), {"num_train": 2}),
     _logged("log of nothing", lambda path: path.write_bytes(b""), ("train.parquet", "empty")),
     _logged("log of a pipe", lambda path: os.mkfifo(path), (), {"num_train": 2}),
-    _logged("log of 100,000 failures", _status(*["failed_to_download"] * 100_000),
-            ("100000 x failed download",)),
+    _logged("log of 30,000 failures", _status(*["failed_to_download"] * 30_000),
+            ("30000 x failed download",)),
 ]  # fmt: skip
 
 CASES = [*COCO, *TABLES, *FOLDERS, *LOGS]

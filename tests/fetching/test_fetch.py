@@ -144,6 +144,12 @@ def test_a_folder_that_cannot_be_taken_is_one_message(here, make, message):
     assert not (here / "raw/coco").exists()
 
 
+def test_a_folder_without_a_file_is_refused(here):
+    (here / "have/sub").mkdir(parents=True)
+    with pytest.raises(ValueError, match="have holds no file"):
+        fetch.take(source_of("mine", None, has_folder=True), here / "have", is_linked=True)
+
+
 def test_a_folder_around_raw_is_refused(here):
     (here / "raw").mkdir()
     with pytest.raises(ValueError, match="holds raw/ or lies in it"):
