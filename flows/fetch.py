@@ -52,11 +52,15 @@ def _fetch(
         print(f"left out: {count} x {reason}")
     if not done.is_new:
         print(f"{done.folder} is there already and stays as it is; remove it to make it again")
-    if is_copied is False:
+    if done.has_links:
         print(f"{done.folder} holds links: `dvc repro` sees changes, `dvc push` does not carry it")
     else:
         fetch.register(done.folder)
-    print(f"fetch: {done.folder}; docs/your-own-data.md says how a profile reads it")
+    num_bytes = sum(path.stat().st_size for path in done.files)
+    print(
+        f"fetch: {done.folder}, {len(done.files):,} files, {num_bytes:,} bytes; "
+        "docs/your-own-data.md says how a profile reads it"
+    )
 
 
 if __name__ == "__main__":

@@ -39,6 +39,16 @@ class Fetched:
     is_new: bool
     left_out: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def files(self) -> list[Path]:
+        """Its files, and links to files."""
+        return [path for path in self.folder.rglob("*") if path.is_file()]
+
+    @property
+    def has_links(self) -> bool:
+        """Whether its data lie elsewhere: DVC would put copies in the place of links."""
+        return any(path.is_symlink() for path in (self.folder, *self.files))
+
 
 def fetch(source: Source, patience: Patience | None = None) -> Fetched:
     """Return the folder of a dataset, downloaded unless it is there.

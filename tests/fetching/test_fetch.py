@@ -110,6 +110,8 @@ def test_a_folder_that_a_user_has_is_copied_or_linked_to(here, is_linked):
     assert sorted(_there(done.folder)) == ["dataset_flickr8k.json", "images-train.tar"]
     links = [path.is_symlink() for path in done.folder.iterdir()]
     assert links == [is_linked, is_linked]
+    again = fetch.take(KNOWN["flickr8k"], have, is_linked=not is_linked)
+    assert (again.is_new, again.has_links) == (False, is_linked)
     assert (have / "notes.txt").is_file()
 
 

@@ -85,6 +85,7 @@ def test_dvc_repro_sees_raw_data_change_and_links_too(place):
     (have / "a.txt").write_text("one")
     place.run("dvc", "repro", "prepare_data")
     done = place.flow("fetch", "mine", "--from-dir", "have", "--link")
+    assert "fetch: raw/mine, 1 files, 3 bytes" in done.stdout
     assert "raw/mine holds links" in done.stdout and not (place.folder / "raw/mine.dvc").exists()
     assert "raw" in place.run("dvc", "status", "prepare_data").stdout
     done = place.run("dvc", "repro", "prepare_data")
