@@ -196,16 +196,10 @@ def methods_of(kind: str, chosen: Any, section: Any, where: str) -> dict[str, Pl
             f"{where}: methods.{kind} must be a list of different names and `options` a mapping; "
             f"received {chosen!r}, {options!r}"
         )
-    typed = {
-        name: _typed(kind, name, value, f"{where} ({name})") for name, value in options.items()
-    }
     for name in chosen:
         plugins.load(kind, name, where=f"methods.{kind} of params.yaml")
-        if name not in typed:
-            raise ValueError(
-                f"{where}.options: no entry for the method {name!r} of methods.{kind}; received "
-                f"{', '.join(typed) or 'none'}"
-            )
+    given = {**dict.fromkeys(chosen), **options}  # a method without options needs no entry
+    typed = {name: _typed(kind, name, value, f"{where} ({name})") for name, value in given.items()}
     return {name: typed[name] for name in chosen}
 
 

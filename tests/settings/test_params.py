@@ -85,7 +85,8 @@ BAD = [
     ("prepare_data.image_size=4", r"prepare_data\.image_size: received 4.*>= 8 and <= 1024 px"),
     (
         "methods.coresets=[random,k_means]",
-        r"unknown coreset 'k_means'; available: forgetting, herding, k_center, random",
+        r"unknown coreset 'k_means'; available: clip_cov, forgetting, herding, "
+        r"k_center, matched_prototypes, random",
     ),
     ("methods.coresets=[herding]", r"random selection is in every table"),
     ("methods.distillers=[bi_trajectory,bi_trajectory]", r"list of different names"),
