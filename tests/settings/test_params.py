@@ -100,11 +100,11 @@ BAD = [
     ),
     (
         "distill.matching.optimiser=rmsprop",
-        r"options\.optimiser\..*: received 'rmsprop': Input should be 'sgd' or 'adam'",
+        r"options\.bi_trajectory\.optimiser\..*: received 'rmsprop': .*'sgd' or 'adam'",
     ),
     (
         "distill.matching.optimiser={img: adam, txt: sgd}",
-        r"options\.optimiser\..*\.sim: received .*: Field required",
+        r"options\.bi_trajectory\.optimiser\..*\.sim: received .*: Field required",
     ),
     (
         "distill.matching.optimiser={img: adam, txt: sgd, sim: sgd, step_size: x}",
@@ -112,7 +112,7 @@ BAD = [
     ),
     (
         "distill.options.bi_trajectory.engine=fast",
-        r"bi_trajectory\)\.options\.engine: received 'fast'",
+        r"options\.bi_trajectory\.engine: received 'fast'",
     ),
 ]
 
