@@ -182,6 +182,7 @@ def _facts(source: Source, place: Path, choice: Choice, rounding: Rounding) -> d
         "recipe": source.recipe,
         "student_seeds": _student_seeds(source),
         "scores": source.scores(),
+        "scores_in_words": source.scores_in_words(),
         "artifacts": {name: getattr(source, name).manifest.digest for name in parts},
         "files": {str(path.relative_to(place)): file_digest(path) for path in files},
     }

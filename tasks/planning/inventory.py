@@ -207,8 +207,14 @@ def _add_students(
 ) -> list[Cell]:
     """Add every student; those of coresets of one size take the same."""
     section, student, scores = params.evaluate, params.student or "", []
-    for name in (*sets, SetName(FULL)):
-        pairs, work = sets.get(name), steps.evaluation(params, name)
+    scored: dict[SetName, Cell | Ref | None] = {**sets}
+    if section.decoded:
+        for name in sets:
+            if name.method in params.distillers:
+                scored[name.decoded()] = sets[name]
+    scored[SetName(FULL)] = None
+    for name, pairs in scored.items():
+        work = steps.evaluation(params, name)
         recipe, place = (section.small, "small") if pairs else (section.full, "full")
         is_real = name.method in params.coresets
         how = {
