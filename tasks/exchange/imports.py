@@ -29,6 +29,7 @@ from tasks.core.foundations.tensor_files import load_tensors
 from tasks.core.networks.encoders import ImageEncoder, normalise, take_rows
 from tasks.core.training.pair_files import save_pairs
 from tasks.core.training.pair_set import LEFT, PairSet, Similarity
+from tasks.exchange.asked import FITS, FITTED, Made, differences
 from tasks.exchange.export import FORMAT_VERSION, TENSORS
 from tasks.exchange.layouts import ROWS, TABLE
 from tasks.exchange.published import PUBLISHED, Stated, is_normalisation, read_published
@@ -91,6 +92,13 @@ def import_set(
         part(steps.embedding(params).folder),
         part(steps.start(params).folder),
     )
+    made = {item: Made.of(getattr(given, item).manifest) for item in FITTED}
+    for item, words in differences(params, made).items():
+        raise ValueError(
+            f"{getattr(given, item).folder}: received an artifact of other parameters ({words}); "
+            "allowed is that of the present ones, which the set has to fit; run `vl-distillery "
+            "train_experts` first"
+        )
     kind, read = _kind(path)
     pairs = _fitting(read(path, stated, given, params), path, given)
     set_name = SetName(name, pairs.num_pairs)
@@ -103,13 +111,14 @@ def import_set(
         )
     files = [path] if path.is_file() else [path / FACTS]
     read_from = {f"source/{file.name}": file_digest(file) for file in files}
-    inputs = {item: getattr(given, item).manifest.digest for item in vars(given)}
+    inputs = {item: one.digest for item, one in made.items()}
     key = Key("import", {"kind": kind, **asdict(stated)}, {**inputs, **read_from}, "")
 
     def build(place: Path) -> dict[str, Any]:
         provenance = {"method": name, "profile": params.profile, "imported": kind}
         save_pairs(place, pairs.with_provenance(provenance))
-        return {"num_pairs": pairs.num_pairs}
+        fits = {item: asdict(one) for item, one in made.items()}
+        return {"num_pairs": pairs.num_pairs, FITS: fits}
 
     with artifacts.lock(folder):
         manifest = artifacts.write(folder, key, build, {"git": dict(caching.git_state())})

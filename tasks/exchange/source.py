@@ -22,6 +22,7 @@ from tasks.core.foundations.records import Split
 from tasks.core.foundations.tensor_files import load_tensors
 from tasks.core.training.pair_files import load_pairs
 from tasks.core.training.pair_set import PairSet
+from tasks.exchange.asked import Made, differences_of_set
 from tasks.search import nearest
 from tasks.settings import steps
 from tasks.settings.params import Params
@@ -125,7 +126,7 @@ def open_source(params: Params, name: str) -> Source:
 
     Raises:
         ValueError: no such set in the parameters; an artifact that is damaged, or not the one that
-            the set was made from; scores under more than one recipe.
+            the set was made from; a set of other parameters; scores under more than one recipe.
         FileNotFoundError: it was not made yet.
     """
     known = list(map(str, params.sets))
@@ -140,6 +141,12 @@ def open_source(params: Params, name: str) -> Source:
     work = steps.selection if is_coreset else steps.distillation
     own = part(work(params, set_name).folder)
     inputs = own.manifest.inputs
+    parts = {
+        "prepared": part(steps.preparation(params).folder, inputs["prepared"]),
+        "embeddings": part(steps.embedding(params).folder, inputs["embeddings"]),
+        "start": part(steps.start(params).folder, inputs["start"]),
+    }
+    _check_asked(params, set_name, {**parts, "own": own})
     students, in_words = _students(params, set_name, own), tuple[Part, ...]()
     if params.evaluate.decoded and not is_coreset:
         in_words = _students(params, set_name.decoded(), own)
@@ -151,13 +158,26 @@ def open_source(params: Params, name: str) -> Source:
         load_pairs(own.folder),
         None if is_coreset else load_tensors(own.folder / INITIAL),
         own,
-        part(steps.preparation(params).folder, inputs["prepared"]),
-        part(steps.embedding(params).folder, inputs["embeddings"]),
-        part(steps.start(params).folder, inputs["start"]),
+        parts["prepared"],
+        parts["embeddings"],
+        parts["start"],
         students,
         in_words,
         params.evaluate.small.__dict__,
     )
+
+
+def _check_asked(params: Params, name: SetName, parts: dict[str, Part]) -> None:
+    """Refuse a set that is not the one that the parameters ask for."""
+    made = {item: Made.of(one.manifest) for item, one in parts.items()}
+    found = differences_of_set(params, name, made)
+    if found:
+        told = "; ".join(f"{item.replace('own', str(name))}: {w}" for item, w in found.items())
+        raise ValueError(
+            f"SET: received {str(name)!r}, which was made otherwise than the parameters ask for "
+            f"({told}); allowed is the set of the present parameters; run `vl-distillery pipeline` "
+            "with them, or change params.yaml or --set to what made it"
+        )
 
 
 def part(folder: Path, digest: str | None = None) -> Part:

@@ -98,10 +98,17 @@ def test_an_imported_set_that_is_missing_is_told_before_anything_is_made(command
     assert made.digests() == before
 
 
-def test_an_imported_set_that_does_not_fit_is_told_before_anything_is_distilled(made):
+def test_an_imported_set_that_does_not_fit_is_told_before_anything_is_made(made):
     made.flow("export", "herding-4", "--to", "out/fit", "--format", "folder")
     made.flow("import", "out/fit", "--as", "fit")
-    settings = ("--set", "methods.imported=[fit-4]", "--set", "model.options.mean=[0.1, 0.1, 0.1]")
-    done = made.flow("pipeline", *settings, check=False)
-    assert done.returncode == 2 and "'fit-4', imported for other start" in done.stderr
-    assert not (made.folder / "data/distilled").exists()
+    before = made.digests()
+    for value, item, words in (
+        ("model.options.mean=[0.1, 0.1, 0.1]", "start", "options.mean null -> [0.1, 0.1, 0.1]"),
+        ("prepare_data.image_size=16", "prepared", "image_size 32 -> 16"),
+        ("embed_captions.options.dim=64", "embeddings", "options.dim 256 -> 64"),
+    ):
+        settings = ("--set", "methods.imported=[fit-4]", "--set", value)
+        done = made.flow("pipeline", *settings, check=False)
+        assert done.returncode == 2 and f"'fit-4', imported for other {item}" in done.stderr
+        assert words in done.stderr
+    assert made.digests() == before
