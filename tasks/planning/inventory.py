@@ -19,6 +19,7 @@ from tasks import (
     train_experts,
 )
 from tasks.core.evaluation.students import num_scorings
+from tasks.exchange.asked import FITTED
 from tasks.exchange.found import imported
 from tasks.keys import Inputs
 from tasks.settings import steps
@@ -110,6 +111,15 @@ def look(cells: list[Cell]) -> list[Entry]:
             because = None
         entries[cell] = Entry(cell, ref, because)
     return [*entries.values()]
+
+
+def digests(entries: list[Entry]) -> dict[str, str]:
+    """Return the digests of what imported sets have to fit, as far as it is there."""
+    return {
+        entry.cell.name: entry.ref.digest
+        for entry in entries
+        if entry.ref and entry.cell.name in FITTED
+    }
 
 
 def standing(inputs: Any, artifact: Callable[[Cell], Ref]) -> Any:
