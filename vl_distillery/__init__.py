@@ -24,6 +24,7 @@ from tasks.core.foundations.records import Split
 from tasks.core.training.pair_files import load_pairs
 from tasks.core.training.pair_set import PairSet
 from tasks.exchange.found import imported
+from tasks.exchange.real_pairs import CAPTIONS
 from tasks.keys import Inputs
 from tasks.planning.inventory import Entry, cells_of, digests, look
 from tasks.reporting.gallery import to_pictures, write_contact_sheet, write_sheet
@@ -51,7 +52,7 @@ class Set:
 
     Attributes:
         pairs: what students train on, see `tasks/core/training/pair_set.py`.
-        captions: of real pairs; the nearest training sentences of distilled and imported ones.
+        captions: of real pairs; the nearest training sentences of what has vectors for texts.
         sheet: the contact sheet of the first pairs, a PNG.
     """
 
@@ -93,9 +94,8 @@ class Profile:
         ref, buffer = self._made(name), io.BytesIO()
         pairs, train = load_pairs(ref.folder), self._train()
         if name in self._imported:
-            rows = nearest(pairs.text_embeds, train.text_embeds)[1][:, 0]
-            captions = [train.captions[row] for row in rows]
-            _draw(f"{name}: imported, with the nearest sentences", pairs, captions, buffer)
+            captions = pairs.provenance.get(CAPTIONS) or _nearest(pairs, train)
+            _draw(f"{name}: imported", pairs, captions, buffer)
         elif SetName.parse(name).method in self._params.distillers:
             decoded = self._made(f"{name} gallery").folder
             gallery = load_gallery(decoded, ref.folder, pairs.num_pairs)
@@ -214,6 +214,12 @@ def leaderboard(data: Path | str = stages.DATA) -> pd.DataFrame:
         table.append({**row, "students": found.n, **numbers, "deviation": found.deviation})
     best = pd.DataFrame(table).sort_values("mean_recall", ascending=False, kind="stable")
     return best.reset_index(drop=True)
+
+
+def _nearest(pairs: PairSet, train: Split) -> list[str]:
+    """Return the nearest training sentence of each text."""
+    rows = nearest(pairs.text_embeds, train.text_embeds)[1][:, 0]
+    return [train.captions[row] for row in rows]
 
 
 def _draw(title: str, pairs: PairSet, captions: Sequence[str], target: BinaryIO) -> None:

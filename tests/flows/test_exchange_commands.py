@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.workspace import Workspace, make_workspace
 
@@ -84,6 +84,24 @@ def test_an_imported_set_stands_in_plan_scores_and_report(made):
     assert cells["theirs-4 seed 0"]["is_cached"]
     again = made.flow("pipeline", *settings)
     assert "pipeline: 0 made" in again.stdout
+
+
+def test_a_table_of_real_pairs_is_the_coreset_that_it_is_of(made):
+    made.flow("export", "herding-4", "--to", "out/table")
+    table = "out/table/data/train-00000-of-00001.parquet"
+    columns = ("--picture-column", "image", "--caption-column", "caption")
+    words = ("import", table, "--as", "table", "--text-encoder", "hashed_256", *columns)
+    assert "import: 4 pairs to data/imported/toy/table-4\n" in made.flow(*words).stdout
+    own, theirs = (
+        load_file(made.folder / f"data/{name}-4/pairs.safetensors")
+        for name in ("coresets/toy/herding", "imported/toy/table")
+    )
+    assert all(torch.equal(own[name], theirs[name]) for name in ("images", "text_embeds"))
+    photos = made.folder / "photos"
+    photos.mkdir()
+    (photos / "alone.png").write_bytes(b"")
+    done = made.flow("import", "photos", "--as", "mine", *words[4:6], check=False)
+    assert done.returncode == 2 and "received 0 pairs (left out: 1 x file without" in done.stderr
 
 
 @pytest.mark.parametrize(
