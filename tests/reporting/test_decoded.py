@@ -8,6 +8,8 @@ import pytest
 from tasks.reporting.build import build_report
 from tasks.reporting.figures import method_styles
 from tasks.reporting.headline import headline
+from tasks.reporting.preset_table import CellScores, build_table, write_table
+from tasks.reporting.published import load_published
 from tasks.reporting.tables import check_scores, notes, order, primary, summarise
 
 DISTILLED = frozenset({"bi_trajectory-20", "bi_trajectory-50"})
@@ -62,3 +64,13 @@ def test_tables_of_the_report_have_its_row(
     build_report(with_decoded, curves, histories, galleries, facts, tmp_path, published=None)
     for name in ("tables/summary.csv", "tables/cross_architecture.csv", "metrics.json"):
         assert "bi_trajectory-decoded-20" in (tmp_path / name).read_text()
+
+
+def test_a_preset_table_has_its_row_and_its_note(with_decoded, tmp_path):
+    rows = with_decoded.assign(folder=with_decoded["set"] + "/" + with_decoded["student"])
+    cell = CellScores(rows, "timm test_vit", "strict", DISTILLED, is_as_published=False)
+    table = build_table("name", "title", "toy", {"cell": cell}, load_published(), {})
+    for path in write_table(table, tmp_path):
+        assert "bi_trajectory-decoded" in path.read_text()
+    for ending in ("md", "html"):
+        assert "what words are worth" in (tmp_path / f"name.{ending}").read_text()
