@@ -126,8 +126,12 @@ class Files:
         pulse.total = sum(path.stat().st_size for path in paths.values())
         self._make_folder(str(address))
         for digest, path in paths.items():
-            size = path.stat().st_size
-            if not is_replaced and entries.get(digest, {}).get("size") == size:
+            size, there = path.stat().st_size, entries.get(digest)
+            if there and there["type"] != "file":
+                raise DamagedArtifact(
+                    f"{self.shown}/{address}/{digest} is no file; remove it from the store"
+                )
+            if there and there.get("size") == size and not is_replaced:
                 pulse.beat(size)
             elif self._upload(path, f"{address}/{digest}", size, pulse) != digest:
                 raise DamagedArtifact(f"{path}: changed while it was sent")
