@@ -72,8 +72,8 @@ class _Store:
         """Repeat at the end of a run what the store did not do."""
         if self.failed:
             LOGGER.warning(
-                "the store %s failed: %d artifacts were not pushed, %d were not looked up there; "
-                "the same command pushes what the store lacks",
+                "the store %s failed; artifacts not pushed: %d, not looked up there: %d; the same "
+                "command pushes what the store lacks",
                 self.remote.shown,
                 self.failed["push"],
                 self.failed["pull"],

@@ -7,8 +7,9 @@ import re
 import urllib.parse
 
 _LOCAL = ("sqlite:", "file:")
-# Variables of the environment that hold credentials by their names
-_SECRET = re.compile("KEY|SECRET|TOKEN|PASSW|CREDENTIAL|CONNECTION_STRING|^FSSPEC_")
+# Variables of the environment that are credentials by their names, or hold some among other words
+_SECRET = re.compile(".*(PASSWORD|PASSWD|SECRET|TOKEN)")
+_SOME = re.compile("KEY|CREDENTIAL|CONNECTION_STRING|^FSSPEC_")
 _WORD = re.compile(r"[^\s\"'{},;=]{8,}")
 LONGEST = 300  # characters of a message
 
@@ -41,6 +42,8 @@ def _of_environment() -> list[str]:
     """Return what the environment holds as credentials, the longest first."""
     found = []
     for name, value in os.environ.items():
-        if _SECRET.search(name.upper()):
+        if _SECRET.fullmatch(name.upper()):
+            found.append(value)
+        elif _SOME.search(name.upper()):
             found += _WORD.findall(value)
     return sorted(found, key=len, reverse=True)
