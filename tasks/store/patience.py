@@ -1,7 +1,7 @@
 """Work on a store that may be slow, refuse or hang: a few tries, and an end.
 
-Nothing else bounds how long a library waits. The work runs in a thread, which is left behind when it
-neither moves a byte nor ends.
+Nothing else bounds how long a library waits. The work runs in a thread, which is left behind when
+it neither moves a byte nor ends.
 """
 
 from __future__ import annotations
