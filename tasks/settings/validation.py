@@ -213,7 +213,10 @@ def imported_of(chosen: Any, budgets: Sequence[int], where: str) -> tuple[SetNam
     """The sets that were imported; random selection of the same size has to be beside each."""
     if not isinstance(chosen, list) or len(set(map(str, chosen))) != len(chosen):
         raise ValueError(f"{where}: received {chosen!r}; allowed is a list of different names")
-    found = [SetName.parse(str(name)) for name in chosen]
+    try:
+        found = [SetName.parse(str(name)) for name in chosen]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}, as in [theirs-20]") from error
     for name in found:
         check_name(name.method, "set", where)
         taken = {FULL, *available("coresets"), *available("distillers")}
