@@ -78,7 +78,7 @@ def flow(name: str) -> Callable[[Callable[P, R]], Any]:
             if _COMMAND.get(None):
                 return fn(*args, **how)
             told = signature.bind(*args, **how).arguments
-            remote = _remote(told.get("settings", ()))
+            remote = _remote(told.get("settings") or ())
             token = _COMMAND.set(name)  # the outermost flow's
             try:
                 with travel.through(remote, reporter):

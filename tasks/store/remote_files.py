@@ -8,6 +8,7 @@ See infra/adr/0009.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ Entries = dict[str, dict[str, Any]]
 MAX_MANIFEST_BYTES = 2**24
 MAX_NAME_BYTES = 255
 CHUNK_BYTES = 2**20
+SYNCED_CHUNKS = 64
 BLOCK_BYTES = 2**23  # of a request
 MAX_PARTS = 5000  # requests of one file; S3 takes twice as many
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -65,6 +67,7 @@ class Files:
     shown: str
 
     def offered(self, address: Address, pulse: Pulse) -> list[Manifest]:
+        """Return the manifests of a recipe, but for damaged ones."""
         found = []
         recipe = f"{address.stage}/{address.recipe}"
         for name, entry in self._entries(recipe, pulse).items():
@@ -80,6 +83,7 @@ class Files:
         return found
 
     def fetch(self, address: Address, place: Path, pulse: Pulse) -> Manifest | None:
+        """Copy an artifact into `place`, see `Remote.fetch`."""
         entries = self._entries(str(address), pulse)
         read = self._manifest(address, entries, pulse)
         if read is None:
@@ -118,6 +122,7 @@ class Files:
         is_replaced: bool,
         pulse: Pulse,
     ) -> bool:
+        """Copy an artifact to the store, see `Remote.send`."""
         entries = self._entries(str(address), pulse)
         if MANIFEST in entries and not is_replaced:
             return False
@@ -216,18 +221,21 @@ class Files:
         out = self._writable(self._path(place), size)
         try:
             with path.open("rb") as source:
-                while chunk := source.read(CHUNK_BYTES):
+                for number, chunk in enumerate(iter(lambda: source.read(CHUNK_BYTES), b""), 1):
                     digest.update(chunk)
                     out.write(chunk)
+                    # Now and then: a share that writes all at the end would look as if it hangs
+                    if self.is_local and number % SYNCED_CHUNKS == 0:
+                        _sync(out)
                     pulse.beat(len(chunk))
             if self.is_local:
                 out.truncate()
-                out.flush()
-                os.fsync(out.fileno())
+                _sync(out)
         except BaseException:
             if isinstance(out, AbstractBufferedFile):
                 out.closed = True  # else what was sent becomes an object when it is closed
-                out.discard()
+                with contextlib.suppress(Exception):
+                    out.discard()
             raise
         out.close()
         return digest.hexdigest()
@@ -239,6 +247,11 @@ class Files:
         # Not emptied first: another writer of the same content must not see its file shrink
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         return os.fdopen(os.open(path, flags, 0o666), "r+b")
+
+
+def _sync(out: Any) -> None:
+    out.flush()
+    os.fsync(out.fileno())
 
 
 def _is_there(target: Path, size: int, digest: str, pulse: Pulse) -> bool:
@@ -273,9 +286,9 @@ def _check_names(manifest: Manifest, where: str) -> None:
         parts = PurePosixPath(name).parts
         is_plain = bool(parts) and "/".join(parts) == name and all(map(_is_plain, parts))
         if not is_plain or not _DIGEST.fullmatch(digest):
-            raise DamagedArtifact(f"{where}: received the file name {name!r} in {MANIFEST}")
+            raise DamagedArtifact(f"{where}: received the file name {name!r:.60} in {MANIFEST}")
         if any(str(above) in manifest.files for above in PurePosixPath(name).parents):
-            raise DamagedArtifact(f"{where}: {name!r} lies in a file of {MANIFEST}")
+            raise DamagedArtifact(f"{where}: {name!r:.60} lies in a file of {MANIFEST}")
 
 
 def _is_plain(part: str) -> bool:

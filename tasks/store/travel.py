@@ -173,7 +173,11 @@ def offered(key: Key) -> list[Manifest]:
     store = _STORE.get()
     if store is None:
         return []
-    return store.ask("pull", lambda: store.remote.offered(Address.of(key))) or []
+    try:
+        return store.ask("pull", lambda: store.remote.offered(Address.of(key))) or []
+    except DamagedArtifact as damage:
+        LOGGER.warning("the store is not looked at: %s", damage)
+        return []
 
 
 def _remove(arrived: Path) -> None:
