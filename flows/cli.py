@@ -23,7 +23,7 @@ from tasks.store import disk
 
 LOGGER = logging.getLogger("vl_distillery")
 PRESET = "preset"
-WITHOUT_FLOW = ("plan", "export", "import", "score", "demo", "ui")
+WITHOUT_FLOW = ("plan", "fetch", "export", "import", "score", "demo", "ui")
 FAILED = "Finished in state Failed("
 GRACE_SECONDS = 5.0
 
