@@ -24,6 +24,7 @@ from tasks.settings import variants
 from tasks.settings.files import PARAMS, PRESETS, read
 from tasks.settings.overrides import TOP, override
 from tasks.settings.sets import SetName
+from tasks.settings.stores import check_store
 from tasks.settings.validation import (
     General,
     Plugin,
@@ -282,6 +283,7 @@ _SECTIONS = (
 def _profile_of(tree: dict[str, Any], where: str) -> dict[str, Any]:
     """Return the tree when it has its sections, and the chosen profile its own."""
     top = keys_of(tree, TOP, where)
+    check_store(top["store"], where)
     if not isinstance(top["profiles"], dict):
         raise ValueError(
             f"{where}: profiles: received {top['profiles']!r}; allowed is a mapping of profiles"
