@@ -69,7 +69,9 @@ def test_a_search_trains_heads_on_every_set_and_goes_on_where_it_stopped(workspa
     again = workspace.flow("study", "architecture_search")
     made, cached = numbers(again)
     assert made == 1 and cached > len(scores)
-    assert (workspace.folder / pages[1]).read_text() == text
+    after = pd.read_csv(workspace.folder / pages[0])
+    # The new student takes other seconds for the same scores
+    pd.testing.assert_frame_equal(after.drop(columns="seconds"), scores.drop(columns="seconds"))
 
 
 def test_levels_of_compute_are_epochs_of_each_width(workspace):
