@@ -269,8 +269,7 @@ def _cost_chart(found: dict[str, Ranking], styles: dict[str, Style]) -> Chart:
         series,
         title="Agreement with full data against what the search took",
         summary=f"Kendall's tau with half of its 95 % interval as bars: {'; '.join(words)}.",
-        x_label="seconds of training, all heads (log scale)",
+        x_label="seconds of training, all heads",
         y_label="Kendall's tau",
-        is_log_x=True,
         has_labels=True,
     )
