@@ -22,7 +22,7 @@ from flows.services import session
 from tasks.store import disk
 
 LOGGER = logging.getLogger("vl_distillery")
-PRESET = "preset"
+PRESET, STUDY = "preset", "study"
 WITHOUT_FLOW = ("plan", "fetch", "export", "import", "score", "demo", "ui")
 FAILED = "Finished in state Failed("
 GRACE_SECONDS = 5.0
@@ -60,7 +60,7 @@ def guarded(run: Callable[[], None]) -> None:
 
 def _run(name: str, words: dict[str, Any]) -> None:
     session.begin()  # before anything is imported that takes seconds
-    from tasks.settings import params  # imports PyTorch, which `--help` does not need
+    from tasks.settings import params, studies  # PyTorch, which `--help` does not need
 
     if name == PRESET and words.pop("list"):
         presets = params.presets(words["settings"])
@@ -68,10 +68,16 @@ def _run(name: str, words: dict[str, Any]) -> None:
         for preset, found in presets.items():
             print(f"{preset:{width}}  {found.title}: {', '.join(found.cells)}")
         return
+    if name == STUDY and words.pop("list"):
+        for study, title in studies.titles().items():
+            print(f"{study}  {title}")
+        return
     if name == PRESET:
         params.load_cells(words["preset"], words["settings"])
     else:
-        params.load(words["settings"])
+        chosen = params.load(words["settings"])
+        if name == STUDY:
+            studies.load(words["study"], chosen)
     run(name, words)
 
 

@@ -241,6 +241,27 @@ def _preset(
 
 
 @_command(
+    "study",
+    WHOLE,
+    "Train heads of many kinds on the sets of a profile, and say what the sets are good for.",
+    "--list",
+    "architecture_search --profile flickr8k",
+)
+def _study(
+    study: options.Study = None,
+    list: options.List = False,
+    profile: Profile = None,
+    settings: Settings = None,
+    force: Force = False,
+    accept_code: AcceptCode = False,
+) -> Words:
+    if study is None and not list:
+        known = ", ".join(options.studies())
+        raise typer.BadParameter(f"a study is missing; allowed: {known}", param_hint="NAME")
+    return locals()
+
+
+@_command(
     "plan",
     BESIDE,
     "Say before a run what each stage will take: seconds, memory and disk. It measures a few rows "

@@ -57,6 +57,10 @@ def presets() -> list[str]:
     return _names(files.PARAMS.with_name(files.PRESETS), "presets")
 
 
+def studies() -> list[str]:
+    return _names(files.PARAMS.with_name(files.PRESETS), "studies")
+
+
 def _coresets() -> list[str]:
     return _names(files.PARAMS, "methods", "coresets")
 
@@ -134,11 +138,20 @@ Preset = Annotated[
         autocompletion=presets,
     ),
 ]
+Study = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME",
+        help="A study of presets.yaml.",
+        rich_help_panel=CHOICE,
+        autocompletion=studies,
+    ),
+]
 List = Annotated[
     bool,
     typer.Option(
         "--list",
-        help="Name the tables and their cells, and run nothing.",
+        help="Name what there is to run, and run nothing.",
         rich_help_panel=CHOICE,
     ),
 ]
