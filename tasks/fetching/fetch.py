@@ -6,11 +6,12 @@ that is killed goes on: whole files are checked and taken, and a partial one con
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tasks.core.foundations import durable
 from tasks.fetching import records
 from tasks.fetching.download import Patience, download
 from tasks.fetching.records import RAW
-from tasks.fetching.sources import File, Source, shown
+from tasks.fetching.sources import File, Source
 from tasks.fetching.unpack import unpack
 from tasks.progress import reporter
 from tasks.store import artifacts, disk
@@ -66,13 +67,18 @@ def fetch(source: Source, patience: Patience | None = None) -> Fetched:
     left_out: dict[str, int] = {}
 
     def build(work: Path, whole: Path) -> None:
-        paths = {}
+        new = {}
         for file in source.files:
-            paths[file] = _obtain(file, work, source.name, patience or Patience())
-        for file, path in paths.items():
+            new[file.key] = _obtain(file, work, source.name, patience or Patience())
+        for file in source.files:
             progress = reporter(f"unpack {file.name} (MB)")
-            for reason, count in unpack(path, file, whole, progress).items():
-                left_out[reason] = left_out.get(reason, 0) + count
+            path = _kept(work, file)
+            with _asked_again([file], work):
+                for reason, count in unpack(path, file, whole, progress).items():
+                    left_out[reason] = left_out.get(reason, 0) + count
+        with _asked_again(source.files, work):
+            _check_layout(source, whole, source.name)
+        records.keep(new)
 
     return _made(source, build, left_out)
 
@@ -116,6 +122,7 @@ def take(source: Source, folder: Path, *, is_linked: bool) -> Fetched:
             durable.sync(target)
             done += path.stat().st_size
             progress(done >> 20, max(total >> 20, 1))
+        _check_layout(source, whole, source.name)
 
     return _made(source, build, {})
 
@@ -145,7 +152,6 @@ def _made(source: Source, build: Callable[[Path, Path], None], left_out: dict[st
         whole.mkdir(parents=True)
         try:
             build(work, whole)
-            _check_layout(source, whole, source.name)
             os.replace(whole, target)
         finally:
             shutil.rmtree(whole, ignore_errors=True)
@@ -154,20 +160,46 @@ def _made(source: Source, build: Callable[[Path, Path], None], left_out: dict[st
         return Fetched(target, True, left_out)
 
 
-def _obtain(file: File, work: Path, name: str, patience: Patience) -> Path:
-    """Return the whole, checked file of an address."""
-    path, url = work / "files" / file.name, shown(file.url)
-    is_checked = records.is_recorded(url) or bool(file.digest)
+def _kept(work: Path, file: File) -> Path:
+    return work / "files" / file.place
+
+
+def _has_digest(file: File) -> bool:
+    return bool(file.digest) or records.is_recorded(file.key)
+
+
+def _obtain(file: File, work: Path, name: str, patience: Patience) -> records.Record:
+    """Have the whole, checked file of an address in its place; return its record."""
+    path, is_checked = _kept(work, file), _has_digest(file)
     if not path.is_file():
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         progress = reporter(f"fetch {name}: {file.name} (MB)")
         download(file.url, path, is_checked=is_checked, progress=progress, patience=patience)
     try:
-        records.check(path, url, file.digest)
+        return records.check(path, file.key, file.digest)
     except records.AnotherFile:
         path.unlink()
         raise
-    return path
+
+
+@contextlib.contextmanager
+def _asked_again(files: Sequence[File], work: Path) -> Iterator[None]:
+    """Remove files without a known digest when what they hold is refused: the server may have
+    answered with something else.
+    """
+    try:
+        yield
+    except ValueError as error:
+        removed = [file for file in files if not _has_digest(file)]
+        if not removed:
+            raise
+        for file in removed:
+            _kept(work, file).unlink()
+        names = ", ".join(file.name for file in removed)
+        raise ValueError(
+            f"{error}; no digest of {names} is known, so what came is removed, and the next run "
+            "asks the server again"
+        ) from error
 
 
 def _check_layout(source: Source, folder: Path, where: str) -> None:

@@ -7,6 +7,7 @@ recorded when it is fetched first, and checked from then on (`records.py`).
 
 from __future__ import annotations
 
+import hashlib
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -35,6 +36,17 @@ class File:
     def name(self) -> str:
         """Its name on the disk, the last part of the address."""
         return PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(self.url).path)).name
+
+    @property
+    def key(self) -> str:
+        """Its address as it is written down: with a digest in place of the query."""
+        query = urllib.parse.urlsplit(self.url).query
+        return f"{shown(self.url)}?sha256={_digest(query)}" if query else shown(self.url)
+
+    @property
+    def place(self) -> str:
+        """Where it is kept until all is whole: no other address has this path."""
+        return f"{_digest(self.url)[:24]}/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -152,6 +164,10 @@ def source_of(what: str, name: str | None, *, has_folder: bool) -> Source:
 def shown(url: str) -> str:
     """Return an address without its query, which may hold a key."""
     return urllib.parse.urlunsplit(urllib.parse.urlsplit(url)._replace(query="", fragment=""))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def _of_address(url: str, name: str | None) -> Source:

@@ -69,7 +69,7 @@ def unpack(path: Path, file: File, folder: Path, progress: Progress) -> dict[str
             "browser, and get the file another way for --from-dir"
         )
     compression = next((name for name in _COMPRESSED if kind.startswith(name)), "")
-    with _damage_named(path, file):
+    with _damage_named(file):
         if kind.startswith("a zip"):
             with zipfile.ZipFile(path) as archive:
                 return _write(_zip_members(archive, path, file), path, file, folder, progress)
@@ -88,14 +88,14 @@ def unpack(path: Path, file: File, folder: Path, progress: Progress) -> dict[str
 
 
 @contextlib.contextmanager
-def _damage_named(path: Path, file: File) -> Iterator[None]:
+def _damage_named(file: File) -> Iterator[None]:
     """Turn what libraries raise about an archive into one message."""
     try:
         yield
     except _DAMAGE as error:
         raise ValueError(
-            f"{file.name}: the archive is damaged or of a kind that is not read ({error}); remove "
-            f"{path} and run again, or unpack it yourself and use --from-dir"
+            f"{file.name}: the archive is damaged or of a kind that is not read ({error}); get it "
+            "another way, or unpack it yourself, and use --from-dir"
         ) from error
 
 
