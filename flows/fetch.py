@@ -28,7 +28,7 @@ def _fetch(
     cli.LOGGER.setLevel(logging.INFO)
     files.read(files.PARAMS)  # raw/ is that of the folder with params.yaml
     from tasks.fetching import fetch
-    from tasks.fetching.sources import source_of
+    from tasks.fetching.sources import shown, source_of
 
     if (from_dir is None) != (is_copied is None):
         raise ValueError(
@@ -41,7 +41,7 @@ def _fetch(
         done = fetch.take(source, Path(from_dir), is_linked=not is_copied)
     elif source.files and not is_accepted:
         for file in source.files:
-            print(f"  {file.url}")
+            print(f"  {shown(file.url)}")
         raise ValueError(
             f"{source.name}: nothing is fetched before its terms are accepted; add --accept-terms "
             "when they are, or give what you have by --from-dir"

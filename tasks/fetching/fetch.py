@@ -145,8 +145,13 @@ def _made(source: Source, build: Callable[[Path, Path], None], left_out: dict[st
     """Return the folder of a dataset, made by build(work, whole) unless it is there."""
     target, work = RAW / source.name, PARTIAL / source.name
     with artifacts.lock(target), disk.explained(work):
-        if os.path.lexists(target):
+        if target.is_dir():
             return Fetched(target, False)
+        if os.path.lexists(target):
+            raise ValueError(
+                f"{target} is there and is no folder, allowed is a folder or nothing; remove it, "
+                "or fetch under another name"
+            )
         whole = work / "whole"
         shutil.rmtree(whole, ignore_errors=True)
         whole.mkdir(parents=True)

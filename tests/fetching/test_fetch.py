@@ -246,6 +246,23 @@ def test_a_folder_around_raw_is_refused(here):
         fetch.take(source_of("mine", None, has_folder=True), here, is_linked=True)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda target: target.write_text("mine"),
+        lambda target: target.symlink_to("nothing"),
+        lambda target: os.mkfifo(target),
+    ],
+)
+def test_a_target_that_is_no_folder_is_refused_before_anything_is_asked(here, make):
+    (here / "raw").mkdir()
+    make(here / "raw/pets")
+    how = Behaviour(DATA)
+    with pytest.raises(ValueError, match="raw/pets is there and is no folder"):
+        _fetch(how)
+    assert not how.asked and [path.name for path in (here / "raw").iterdir()] == ["pets"]
+
+
 def test_nobody_gives_flickr30k_without_its_form():
     with pytest.raises(ValueError, match=r"needed are dataset_flickr30k\.json, flickr30k-images"):
         fetch.fetch(KNOWN["flickr30k"])

@@ -41,6 +41,12 @@ def test_without_accepted_terms_they_are_printed_and_nothing_is_asked(place):
     assert not (place.folder / "raw/.partial").exists()
 
 
+def test_the_query_of_an_address_is_not_printed(place):
+    done = place.flow("fetch", "https://x.org/a.zip?key=hidden", "--as", "pets", check=False)
+    assert done.returncode == 2 and "  https://x.org/a.zip\n" in done.stdout
+    assert "hidden" not in done.stdout + done.stderr
+
+
 def test_flickr30k_is_given_by_its_owners_alone(place):
     done = place.flow("fetch", "flickr30k", "--accept-terms", check=False)
     assert done.returncode == 2 and "forms.illinois.edu/sec/229675" in done.stdout
