@@ -33,7 +33,7 @@ class Fetched:
 
     Attributes:
         is_new: it was made now.
-        left_out: members of archives that were not unpacked, by reason.
+        left_out: members of archives that were not unpacked, or hidden files, by reason.
     """
 
     folder: Path
@@ -86,7 +86,8 @@ def fetch(source: Source, patience: Patience | None = None) -> Fetched:
 def take(source: Source, folder: Path, *, is_linked: bool) -> Fetched:
     """Return the folder of a dataset made of what a user has: copies, or links to each file.
 
-    Of a known dataset what its profile reads is taken, of any other one everything.
+    Of a known dataset what its profile reads is taken, of any other one everything but what is
+    hidden: `.git` may hold a password.
 
     Raises:
         ValueError, FileNotFoundError: the folder is not there, lacks something, or holds a link to
@@ -103,9 +104,14 @@ def take(source: Source, folder: Path, *, is_linked: bool) -> Fetched:
             f"elsewhere; data in {RAW}/ are read where they are"
         )
     _check_layout(source, folder, f"--from-dir: {folder}")
-    files = sorted(_files(folder, source.layout))
+    left_out: dict[str, int] = {}
+    files = sorted(_files(folder, source.layout, left_out))
     if not files:
-        raise ValueError(f"--from-dir: {folder} holds no file; give the folder of the data")
+        hidden = " and ".join(f"{count} x {reason}" for reason, count in left_out.items())
+        besides = f" besides {hidden}, which stay out" if hidden else ""
+        raise ValueError(
+            f"--from-dir: {folder} holds no file{besides}; give the folder of the data"
+        )
 
     def build(work: Path, whole: Path) -> None:
         total = sum(path.stat().st_size for path in files)
@@ -124,7 +130,7 @@ def take(source: Source, folder: Path, *, is_linked: bool) -> Fetched:
             progress(done >> 20, max(total >> 20, 1))
         _check_layout(source, whole, source.name)
 
-    return _made(source, build, {})
+    return _made(source, build, left_out)
 
 
 def register(folder: Path) -> None:
@@ -217,15 +223,23 @@ def _check_layout(source: Source, folder: Path, where: str) -> None:
         )
 
 
-def _files(folder: Path, layout: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the files of a layout, or all; refuse what no copy can hold."""
+def _files(folder: Path, layout: tuple[str, ...], left_out: dict[str, int]) -> Iterator[Path]:
+    """Yield the files of a layout, or all that are not hidden; count those in `left_out`, and
+    refuse what no copy can hold.
+    """
     tops = [path for pattern in layout for path in folder.glob(pattern)] or [folder]
     for top in dict.fromkeys(tops):
         if top.is_file():
             yield top
             continue
         for place, folders, names in os.walk(top):
-            for name in (*names, *folders):
+            _leave_out([name for name in names if _is_hidden(name)], "hidden file", left_out)
+            hidden = [name for name in folders if _is_hidden(name)]
+            _leave_out(hidden, "hidden folder with all that is in it", left_out)
+            folders[:] = [name for name in folders if not _is_hidden(name)]
+            for name in (*folders, *names):
+                if _is_hidden(name):
+                    continue
                 path = Path(place, name)
                 if path.is_dir() and not path.is_symlink():
                     continue
@@ -235,6 +249,15 @@ def _files(folder: Path, layout: tuple[str, ...]) -> Iterator[Path]:
                         "device; allowed are files and folders; remove it, or name its target"
                     )
                 yield path
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _leave_out(names: list[str], reason: str, left_out: dict[str, int]) -> None:
+    if names:
+        left_out[reason] = left_out.get(reason, 0) + len(names)
 
 
 def _check_room(needed: int, folder: Path) -> None:

@@ -211,6 +211,26 @@ def test_data_of_ones_own_are_taken_whole(here):
     assert _there(fetch.take(source, here / "have", is_linked=False).folder) == FILES
 
 
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_hidden_files_of_a_user_stay_out_and_are_counted(here, is_linked):
+    hidden = (".git/config", ".git/objects/a", ".env", "pictures/.a.jpg.swp", "pictures/.x/b")
+    for name in ("captions.json", "pictures/a.jpg", *hidden):
+        (here / ".have" / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / ".have" / name).write_text(name)
+    (here / ".have/.link").symlink_to("nothing")
+    source = source_of("mine", None, has_folder=True)
+    done = fetch.take(source, fetch.Path(".have"), is_linked=is_linked)
+    assert sorted(_there(done.folder)) == ["captions.json", "pictures/a.jpg"]
+    assert done.left_out == {"hidden file": 3, "hidden folder with all that is in it": 2}
+
+
+def test_a_folder_of_hidden_files_alone_is_refused(here):
+    (here / "have").mkdir()
+    (here / "have/.a.jpg").write_text("x")
+    with pytest.raises(ValueError, match="have holds no file besides 1 x hidden file"):
+        fetch.take(source_of("mine", None, has_folder=True), here / "have", is_linked=True)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
