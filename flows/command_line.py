@@ -205,16 +205,36 @@ _plain(
 @_command(
     "distill_sweep",
     WHOLE,
-    "Distil and score a grid of methods and sizes, each beside random pairs.",
+    "Distil and score the cells of a sweep, each beside random pairs. `sweep` of params.yaml says "
+    "which; of nothing it is a grid of methods and sizes.",
     "--method bi_trajectory --num-pairs 20",
+    "--workers 2 --set 'sweep.grid={distill.matching.lr_img: [0.01, 0.03]}'",
 )
 def _distill_sweep(
     methods: options.Grid = None,
     budgets: options.Sizes = None,
+    workers: options.Workers = 1,
+    name: options.SweepName = None,
     profile: Profile = None,
     settings: Settings = None,
     force: Force = False,
     accept_code: AcceptCode = False,
+) -> Words:
+    return locals()
+
+
+@_command(
+    "sweep",
+    WHOLE,
+    "Say how sweeps stand (status), end one (cancel), or go on with one (resume).",
+    "status",
+    "resume lr",
+)
+def _sweep(
+    action: options.Action,
+    name: options.Sweep = None,
+    profile: Profile = None,
+    settings: Settings = None,
 ) -> Words:
     return locals()
 

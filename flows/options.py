@@ -124,6 +124,39 @@ Sizes = Annotated[
     ),
 ]
 
+Workers = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=256,
+        metavar="N",
+        help="Processes on this machine, each one cell after the other.",
+        rich_help_panel=CHOICE,
+    ),
+]
+SweepName = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        help="Of the sweep; the same name goes on with it.",
+        rich_help_panel=CHOICE,
+    ),
+]
+
+Action = Annotated[
+    str,
+    typer.Argument(metavar="ACTION", help="status, cancel or resume.", rich_help_panel=CHOICE),
+]
+Sweep = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME",
+        help="A sweep by its name; status without one lists all.",
+        rich_help_panel=CHOICE,
+    ),
+]
+
 
 Preset = Annotated[
     str | None,

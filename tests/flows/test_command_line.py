@@ -145,6 +145,8 @@ def test_every_spelling_reads_the_same_words():
             "accept_code": False,
             "methods": ["lors"],
             "budgets": [4],
+            "workers": 1,
+            "name": None,
         },
     )
     assert command_line.parse(["plan"]) == ("plan", {"settings": [], "is_json": False})
