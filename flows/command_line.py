@@ -215,6 +215,7 @@ def _distill_sweep(
     budgets: options.Sizes = None,
     workers: options.Workers = 1,
     name: options.SweepName = None,
+    pool: options.WorkPool = None,
     profile: Profile = None,
     settings: Settings = None,
     force: Force = False,

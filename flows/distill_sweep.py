@@ -7,11 +7,14 @@ forms of a space. Without a server the workers are processes of this machine.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from flows import cli
 from flows.grid import sets
@@ -19,7 +22,10 @@ from flows.runner import flow
 from flows.sweeps import record
 from flows.sweeps.course import Course, Told
 from flows.sweeps.local import local_pool
+from flows.sweeps.record import Record
+from flows.sweeps.remote import crash_former, remote_pool
 from flows.sweeps.sources import Listed, Searched, Source, shares_experts
+from flows.sweeps.units import Pool
 from tasks import stages
 from tasks.reporting.leaderboard import FAILED, Leaderboard, best_of, markdown
 from tasks.settings import tree
@@ -61,7 +67,8 @@ def distill_sweep(
     budgets: Sequence[int] | None = None,
     space: Space | None = None,
     name: str | None = None,
-    workers: int = 1,
+    workers: Annotated[int, Field(ge=1, le=256)] = 1,
+    pool: Literal["gpu", "cpu"] | None = None,
 ) -> SweepRefs:
     """Distil and score every cell of a space, each beside random selection of its size.
 
@@ -73,7 +80,9 @@ def distill_sweep(
         budgets: cells of these sizes only.
         space: which cells; None takes `sweep` of params.yaml.
         name: of the sweep; the same name goes on with it. None makes one of what it is told.
-        workers: processes on this machine, each one cell after the other.
+        workers: cells that are made at once: processes on this machine, or flow runs on the pool.
+        pool: the work pool that cells run on as flow runs of their own; None takes processes of
+            this machine.
 
     Raises:
         ValueError: a wrong space or cell, before anything is computed; or cells that failed, after
@@ -89,16 +98,18 @@ def distill_sweep(
         "budgets": sizes,
         "space": typed.model_dump(),
         "workers": workers,
+        "pool": pool,
     }
-    told_apart = {key: value for key, value in words.items() if key != "workers"}
+    told_apart = {key: value for key, value in words.items() if key not in ("workers", "pool")}
     digest = hashlib.sha256(text_of(told_apart).encode()).hexdigest()[:6]
     name = name or f"{typed.kind}-{digest}"
     with record.running(profile, name, {**words, "name": name}) as kept:
+        crash_former(kept)
         planned, ends, source = _source(typed, raw, methods, sizes, kept.asked)
         checked = [[*own, one.variant] for one in ends]
         told = Told(own, force, accept_code, checked, planned)
-        with local_pool(workers, kept.folder) as pool:
-            course = Course(kept, told, source, pool)
+        with _pool(kept, pool, workers) as found:
+            course = Course(kept, told, source, found)
             board = course.run(_publish)
     _tell(board)
     return SweepRefs(course.refs, getattr(best_of(board.rows), "name", None))
@@ -123,6 +134,12 @@ def _tree(settings: Sequence[str]) -> tuple[dict[str, Any], str, list[str]]:
         )
     own = [one for one in settings if one.partition("=")[0].partition(".")[0] != SWEEP]
     return raw, raw["profile"], own
+
+
+def _pool(kept: Record, pool: str | None, workers: int) -> contextlib.AbstractContextManager[Pool]:
+    if pool is None:
+        return local_pool(workers, kept.folder)
+    return remote_pool(kept, pool, workers)
 
 
 def _source(

@@ -130,7 +130,7 @@ Workers = Annotated[
         min=1,
         max=256,
         metavar="N",
-        help="Processes on this machine, each one cell after the other.",
+        help="Cells made at once: processes on this machine, or flow runs on --pool.",
         rich_help_panel=CHOICE,
     ),
 ]
@@ -140,6 +140,15 @@ SweepName = Annotated[
         "--name",
         metavar="NAME",
         help="Of the sweep; the same name goes on with it.",
+        rich_help_panel=CHOICE,
+    ),
+]
+WorkPool = Annotated[
+    str | None,
+    typer.Option(
+        "--pool",
+        metavar="NAME",
+        help="A work pool of Prefect, gpu or cpu, whose workers make the cells.",
         rich_help_panel=CHOICE,
     ),
 ]

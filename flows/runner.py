@@ -79,7 +79,10 @@ def flow(name: str) -> Callable[[Callable[P, R]], Any]:
         # Prefect reads types where a function is defined, and this one is defined here
         named.__signature__ = inspect.signature(fn, eval_str=True)  # type: ignore[attr-defined]
         made = Flow(named, name)
-        return made.recorded() if "prefect" in sys.modules else made
+        if "prefect" not in sys.modules:
+            return made
+        session.end_with_worker()
+        return made.recorded()
 
     return define
 

@@ -12,11 +12,13 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from flows import cli
 from flows.services import session
 from flows.sweeps import record
 from flows.sweeps.record import RUNNING, Record
+from flows.sweeps.remote import crash_former
 from tasks.core.foundations.names import hint
 from tasks.settings import tree
 
@@ -30,6 +32,7 @@ def main(action: str, name: str | None, settings: Sequence[str]) -> None:
 
 
 def _do(action: str, name: str | None, settings: Sequence[str]) -> None:
+    session.begin()
     if action not in ACTIONS:
         raise ValueError(
             f"sweep: received {action!r}{hint(action, ACTIONS)}; allowed: {', '.join(ACTIONS)}"
@@ -43,6 +46,8 @@ def _do(action: str, name: str | None, settings: Sequence[str]) -> None:
             print(_line(record.read(profile, one)))
         return
     found = record.read(profile, name)
+    if found.state == RUNNING and not found.is_alive:
+        crash_former(replace(found, former=found.run))
     {"status": _show, "cancel": _cancel, "resume": _resume}[action](found)
 
 
@@ -83,7 +88,6 @@ def _cancel(found: Record) -> None:
 
 
 def _resume(found: Record) -> None:
-    session.begin()
     cli.run("distill_sweep", found.words)
 
 

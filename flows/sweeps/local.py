@@ -110,8 +110,11 @@ class LocalPool:
 
 
 @contextlib.contextmanager
-def local_pool(number: int, folder: Path) -> Iterator[LocalPool]:
+def local_pool(number: int, folder: Path, *, has_card: bool = True) -> Iterator[LocalPool]:
     """Give `number` processes, which end with the block; their logs lie in `folder`.
+
+    Args:
+        has_card: whether each of them has a card where this machine has some.
 
     Raises:
         ValueError: more processes than this machine has cards.
@@ -123,7 +126,11 @@ def local_pool(number: int, folder: Path) -> Iterator[LocalPool]:
             f"({', '.join(cards)}); allowed is one worker a card; lower --workers or change {CARDS}"
         )
     processes = [
-        Process(place, folder / f"worker_{place}.log", _environment(place, number, cards))
+        Process(
+            place,
+            folder / f"worker_{place}.log",
+            _environment(number, cards[place] if cards and has_card else ""),
+        )
         for place in range(number)
     ]
     try:
@@ -141,11 +148,11 @@ def visible_cards() -> list[str]:
     return sorted((match[1] for match in found if match), key=int)
 
 
-def _environment(place: int, number: int, cards: list[str]) -> dict[str, str]:
+def _environment(number: int, card: str) -> dict[str, str]:
     """Return what a worker finds: its card, its share of threads, and no server of Prefect."""
-    env = {name: value for name, value in os.environ.items() if name != session.API_URL}
-    if cards:
-        env[CARDS] = cards[place]
+    kept = (session.API_URL, session.WORKER_RUN)
+    env = {name: value for name, value in os.environ.items() if name not in kept}
+    env[CARDS] = card
     if THREADS not in env:
         env[THREADS] = str(max(1, len(os.sched_getaffinity(0)) // number))
     return env

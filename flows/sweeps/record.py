@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,6 +37,8 @@ class Record:
         words: keyword arguments of its flow; the same go on with it.
         owner: the process that runs it, or the last that did.
         state: `RUNNING`, `FINISHED` or `INTERRUPTED`.
+        run: id of its flow run, where Prefect records it.
+        former: the same of an earlier process that did not end it.
         asked: of a search, {settings, below} of each cell in the order in which it was asked for.
     """
 
@@ -44,6 +47,8 @@ class Record:
     words: dict[str, Any]
     owner: dict[str, Any] = field(default_factory=dict)
     state: str = RUNNING
+    run: str | None = None
+    former: str | None = None
     rows: list[Row] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
 
@@ -86,7 +91,8 @@ def running(profile: str, name: str, words: dict[str, Any]) -> Iterator[Record]:
             before = read(profile, name)
             # Cells that were asked for belong to the space that they were asked in
             record.asked = before.asked if before.words == words else []
-        record.owner = asdict(Owner.of(os.getpid()))
+            record.former = before.run if before.state == RUNNING else None
+        record.owner, record.run = asdict(Owner.of(os.getpid())), _flow_run()
         record.save()
         try:
             yield record
@@ -99,6 +105,13 @@ def running(profile: str, name: str, words: dict[str, Any]) -> Iterator[Record]:
             record.save()
     finally:
         lock.release()
+
+
+def _flow_run() -> str | None:
+    """Return the id of the flow run that this process is in."""
+    context = sys.modules.get("prefect.context")
+    found = None if context is None else context.FlowRunContext.get()
+    return None if found is None else str(found.flow_run.id)
 
 
 def read(profile: str, name: str) -> Record:

@@ -31,13 +31,12 @@ def main() -> None:
     session.switch_offline()
     logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("vl_distillery").setLevel(logging.INFO)
-    from flows.sweeps.work import perform
     from tasks.store import caching
 
     with caching.forcing_once():  # cells share the students of the full data
         while True:
             request = json.loads(requests.get())
-            answers.write(json.dumps(_answer(perform, request)) + "\n")
+            answers.write(json.dumps(answer_to(request)) + "\n")
             answers.flush()
 
 
@@ -47,10 +46,12 @@ def _listen(requests: queue.Queue[str]) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _answer(perform: Any, request: dict[str, Any]) -> dict[str, Any]:
+def answer_to(request: dict[str, Any]) -> dict[str, Any]:
     """Return {value}, or {reason} of a failure; a failure of ours leaves its traceback in the
     log.
     """
+    from flows.sweeps.work import perform  # imports PyTorch
+
     try:
         return {"value": perform(request)}
     except (ValueError, OSError) as error:

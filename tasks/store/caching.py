@@ -17,6 +17,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import AcquireReturnProxy, Timeout
+
 from tasks.stages import STAGES
 from tasks.store import artifacts, holding, reasons
 from tasks.store.artifacts import Key, Ref
@@ -25,6 +27,7 @@ from tasks.store.code_digests import code_digest, modules_of
 __all__ = ["Absent", "NotMade", "code_digest", "digest_files", "obtain"]
 
 LOGGER = logging.getLogger("vl_distillery")
+LOOK_SECONDS = 2.0  # as long as another run may verify what is there
 _IS_LOOKING: contextvars.ContextVar[bool] = contextvars.ContextVar("is_looking", default=False)
 _FORCED: contextvars.ContextVar[set[Path] | None] = contextvars.ContextVar("forced", default=None)
 _VERSIONED = ("torch", "timm", "transformers", "numpy", "pillow", "faiss-cpu", "vl-distillery")
@@ -96,7 +99,7 @@ def obtain(
         FileNotFoundError: `missing`, when no artifact can stand in.
     """
     is_looking = _IS_LOOKING.get()
-    with artifacts.lock(folder):
+    with _locked(folder, is_looking):
         force = force and folder not in (_FORCED.get() or ())
         if missing is not None:
             return _stand_in(folder, key, missing, force=force, accept_code=accept_code)
@@ -137,6 +140,16 @@ def obtain(
         if (forced := _FORCED.get()) is not None:
             forced.add(folder)
         return Ref(str(folder), manifest.digest)
+
+
+def _locked(folder: Path, is_looking: bool) -> AcquireReturnProxy:
+    """Return the held lock of an artifact; who only looks does not wait for a build that goes
+    on.
+    """
+    try:
+        return artifacts.lock(folder).acquire(timeout=LOOK_SECONDS if is_looking else -1)
+    except Timeout as error:
+        raise NotMade(folder, reasons.UNDER_WAY) from error
 
 
 def _kept(folder: Path, manifest: artifacts.Manifest, key: Key, *, accept_code: bool) -> Ref | None:
