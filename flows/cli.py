@@ -23,7 +23,7 @@ from tasks.store import disk
 
 LOGGER = logging.getLogger("vl_distillery")
 PRESET = "preset"
-WITHOUT_FLOW = ("plan", "sweep", "export", "import", "score", "demo", "ui")
+WITHOUT_FLOW = ("plan", "sweep", "fetch", "export", "import", "score", "demo", "ui")
 LIGHT = ("distill_sweep",)  # flows that check their parameters without PyTorch
 FAILED = "Finished in state Failed("
 GRACE_SECONDS = 5.0

@@ -280,6 +280,25 @@ def _plan(
 
 
 @_command(
+    "fetch",
+    BESIDE,
+    "Get a raw dataset: flickr8k, coco, or the file of an address; or take what you have. It goes "
+    "on where it broke off, and DVC registers it.",
+    "flickr8k --accept-terms",
+    "flickr30k --from-dir /data/flickr30k --link",
+    "https://example.org/pets.zip --as pets --accept-terms",
+)
+def _fetch(
+    what: options.Dataset,
+    name: options.FetchedAs = None,
+    from_dir: options.FromDir = None,
+    is_copied: options.Copied = None,
+    is_accepted: options.AcceptTerms = False,
+) -> Words:
+    return locals()
+
+
+@_command(
     "export",
     BESIDE,
     "Write a set as a folder that loads without this program. Its card says what the set is, how "

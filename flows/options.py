@@ -252,3 +252,28 @@ Mean = Annotated[str | None, _stated("Mean of the images, per channel.", metavar
 Std = Annotated[str | None, _stated("Deviation of the images, per channel.", metavar="R,G,B")]
 Loss = Annotated[str | None, _stated("The loss of students.", metavar="NAME")]
 SimAlpha = Annotated[float | None, _stated("Alpha of the similarity.", metavar="NUMBER")]
+
+
+def _read(text: str, *declared: str, metavar: str | None = None) -> Any:
+    return typer.Option(*declared, metavar=metavar, help=text, rich_help_panel=READ)
+
+
+Dataset = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME|URL",
+        help="flickr8k, flickr30k, coco, an address, or with --from-dir any name.",
+        rich_help_panel=READ,
+    ),
+]
+FromDir = Annotated[str | None, _read("A folder that you have.", metavar="DIR")]
+Copied = Annotated[
+    bool | None,
+    _read("Copy its files for DVC to store, or link to them where they are.", "--copy/--link"),
+]
+AcceptTerms = Annotated[
+    bool, _read("The terms that are printed without it are accepted.", "--accept-terms")
+]
+FetchedAs = Annotated[
+    str | None, _text("The folder in raw/ for an address.", "--as", metavar="NAME")
+]

@@ -12,12 +12,17 @@ import time
 
 from flows import cli
 from flows.services import session, standing
+from tasks.tracking import client
 
 
 def main(prefect_port: int, mlflow_port: int) -> None:
     """Start both servers, print where they are, and stop both when one ends or we are told to
     stop.
     """
+    try:
+        client.check_folder()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         _serve(prefect_port, mlflow_port)

@@ -29,6 +29,10 @@ CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOADED: list[tuple[str, ...]] = []
 
 
+class RanTooLong(AssertionError):
+    """A program was still running when its time was over, and was killed."""
+
+
 def run_program(
     folder: Path, program: str, arguments: tuple[str, ...], env: dict[str, str], seconds: float
 ) -> subprocess.CompletedProcess[str]:
@@ -44,9 +48,7 @@ def run_program(
         if child.is_alive():
             child.kill()
             child.join()
-            raise AssertionError(
-                f"{arguments} took more than {seconds} s:\n{streams[1].read_text()}"
-            )
+            raise RanTooLong(f"{arguments} took more than {seconds} s:\n{streams[1].read_text()}")
         texts = [stream.read_text() if stream.exists() else "" for stream in streams]
     return subprocess.CompletedProcess(arguments, child.exitcode, *texts)
 

@@ -21,7 +21,15 @@ from tasks.settings.overrides import override
 from tests.forked import run_program
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("dvc.yaml", "prefect.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore")
+COPIED = (
+    "dvc.yaml",
+    "prefect.yaml",
+    ".dvcignore",
+    ".gitignore",
+    ".dvc/config",
+    ".dvc/.gitignore",
+    "raw/digests.json",
+)
 SETTINGS = ("params.yaml", "presets.yaml")
 FLOW = "import sys; from flows.cli import main; main(sys.argv[1], sys.argv[2:])"
 TINY = (

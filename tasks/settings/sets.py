@@ -37,7 +37,6 @@ class SetName:
             return cls(FULL)
         if not method or not size.isdecimal():
             raise ValueError(
-                f"received the set name {text!r}; allowed is `{FULL}` or `<method>-<num_pairs>`; "
-                "change the name of its folder"
+                f"received the set name {text!r}; allowed is `{FULL}` or `<method>-<num_pairs>`"
             )
         return cls(method, int(size))

@@ -118,16 +118,13 @@ def plugin_of(kind: str, section: Any, key: str, where: str) -> tuple[Plugin, di
     if not isinstance(section, dict) or key not in section or "options" not in section:
         raise ValueError(f"{where}: received {section!r}; it needs `{key}` (a name) and `options`")
     rest = {name: value for name, value in section.items() if name not in (key, "options")}
-    return _typed(kind, section[key], section["options"], where), rest
+    plugins.load(kind, section[key], where=f"{where}.{key}")
+    return _typed(kind, section[key], section["options"], f"{where}.options"), rest
 
 
 def _typed(kind: str, name: Any, options: Any, where: str) -> Plugin:
     module = plugins.load(kind, name, where=where)
-    return Plugin(
-        kind,
-        name,
-        section_of(module.Config, options if options is not None else {}, f"{where}.options"),
-    )
+    return Plugin(kind, name, section_of(module.Config, {} if options is None else options, where))
 
 
 def students_of(
@@ -186,16 +183,12 @@ def methods_of(kind: str, chosen: Any, section: Any, where: str) -> dict[str, Pl
             f"{where}: methods.{kind} must be a list of different names and `options` a mapping; "
             f"received {chosen!r}, {options!r}"
         )
-    typed = {
-        name: _typed(kind, name, value, f"{where} ({name})") for name, value in options.items()
-    }
     for name in chosen:
         plugins.load(kind, name, where=f"methods.{kind} of params.yaml")
-        if name not in typed:
-            raise ValueError(
-                f"{where}.options: no entry for the method {name!r} of methods.{kind}; received "
-                f"{', '.join(typed) or 'none'}"
-            )
+    given = {**dict.fromkeys(chosen), **options}  # a method without options needs no entry
+    typed = {
+        name: _typed(kind, name, value, f"{where}.options.{name}") for name, value in given.items()
+    }
     return {name: typed[name] for name in chosen}
 
 
@@ -203,7 +196,10 @@ def imported_of(chosen: Any, budgets: Sequence[int], where: str) -> tuple[SetNam
     """The sets that were imported; random selection of the same size has to be beside each."""
     if not isinstance(chosen, list) or len(set(map(str, chosen))) != len(chosen):
         raise ValueError(f"{where}: received {chosen!r}; allowed is a list of different names")
-    found = [SetName.parse(str(name)) for name in chosen]
+    try:
+        found = [SetName.parse(str(name)) for name in chosen]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}, as in [theirs-20]") from error
     for name in found:
         check_name(name.method, "set", where)
         taken = {FULL, *available("coresets"), *available("distillers")}

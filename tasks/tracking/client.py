@@ -61,15 +61,24 @@ def prepare() -> float:
     if not settings.MLFLOW_LOGGING_LEVEL.is_set():
         logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors reach us, and are said once
     settings.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # it may have a password
+    check_folder()
+    if file := database.file_of(tracking_uri()):
+        database.ensure(file, STORE)
+    return 3.0 * settings.MLFLOW_HTTP_REQUEST_TIMEOUT.get()
+
+
+def check_folder() -> None:
+    """Refuse a folder in which MLflow opens no database.
+
+    Raises:
+        ValueError: its path has ? or % with two hex digits, and no other address is set.
+    """
     place = str(STORE.resolve())
     if not os.environ.get(URI) and ("?" in place or urllib.parse.unquote(place) != place):
         raise ValueError(
             f"rename the folder, or set {URI}: MLflow opens no database where the path holds "
             f"? or % with two hex digits, got {place}"
         )
-    if file := database.file_of(tracking_uri()):
-        database.ensure(file, STORE)
-    return 3.0 * settings.MLFLOW_HTTP_REQUEST_TIMEOUT.get()
 
 
 def connect() -> MlflowClient:

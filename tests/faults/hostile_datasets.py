@@ -131,3 +131,51 @@ def parquet(raw: Path, train: Mapping[str, object] | bytes, **options: object) -
         **{split: [f"{split}.parquet"] for split in ("train", "val", "test")},
     }
     return reader("parquet", **{**settings, **options})
+
+
+THREE_SPLITS = ("train", "val", "test")
+
+
+def coco(raw: Path, train: bytes, **options: object) -> list[str]:
+    """Three json files of COCO, that of train given as bytes."""
+    (raw / "images").mkdir(exist_ok=True)
+    for split in THREE_SPLITS:
+        (raw / "images" / f"{split}.png").write_bytes(good())
+        content = {
+            "images": [{"id": 1, "file_name": f"{split}.png"}],
+            "annotations": [{"image_id": 1, "caption": TEXT}],
+        }
+        (raw / f"{split}.json").write_text(json.dumps(content))
+    (raw / "train.json").write_bytes(train)
+    files = {split: [f"{split}.json"] for split in THREE_SPLITS}
+    return reader("coco_json", **{**files, "images": ["images"], "shares": None, **options})
+
+
+def table(raw: Path, train: bytes, **options: object) -> list[str]:
+    """Three csv tables, that of train given as bytes."""
+    (raw / "images").mkdir(exist_ok=True)
+    for split in THREE_SPLITS:
+        (raw / "images" / f"{split}.png").write_bytes(good())
+        (raw / f"{split}.csv").write_text(f"file,caption\n{split}.png,{TEXT}\n")
+    (raw / "train.csv").write_bytes(train)
+    settings = {
+        "images": ["images"],
+        "shares": None,
+        "file": "file",
+        "captions": ["caption"],
+        "split": None,
+        "split_values": {},
+        "delimiter": None,
+        **{split: [f"{split}.csv"] for split in THREE_SPLITS},
+    }
+    return reader("csv", **{**settings, **options})
+
+
+def folders(raw: Path, **options: object) -> list[str]:
+    """Three folders of one picture and its text, and one more of train."""
+    for name, split in SPLITS.items():
+        (raw / split).mkdir(exist_ok=True)
+        (raw / split / f"{name}.png").write_bytes(good())
+        (raw / split / f"{name}.txt").write_text(TEXT)
+    files = {split: [split] for split in THREE_SPLITS}
+    return reader("folder", **{**files, "shares": None, **options})

@@ -14,6 +14,7 @@ from tests.faults import (
     test_hostile_names,
     test_hostile_parquet,
     test_hostile_pictures,
+    test_hostile_readers,
     test_hostile_shards,
     test_hostile_tables,
 )
@@ -26,6 +27,7 @@ CASES = [
     *test_hostile_tables.CASES,
     *test_hostile_parquet.CASES,
     *test_hostile_names.CASES,
+    *test_hostile_readers.CASES,
 ]
 # A process that is started counts the memory of its starter as its own: here that is a small one
 MEASURED = """

@@ -158,7 +158,7 @@ FLICKR = [
            {"captions": [TEXT, "a\nb"]}, names=ODD_NAMES),
     _table("csv with an open quote", KAGGLE + b'odd.jpg,"a\n' + b"x\n" * 5000, ("line 6",)),
     _table("csv with one cell", KAGGLE + b"odd.jpg\n", ("line 6",)),
-    _table("csv of other columns", b"a,b,c\n1,2,3\n", ("line 1",)),
+    _table("csv of other columns", b"a,b,c\n1,2,3\n", ("line 1", "the reader `csv`")),
     _table("csv of pipes", PIPES, (), {"num_train": 2}, ending="csv"),
     _table("csv of pipes with a number of words", PIPES + b"odd.jpg| x| a\n", ("'x'",),
            ending="csv"),

@@ -85,7 +85,8 @@ BAD = [
     ("prepare_data.image_size=4", r"prepare_data\.image_size: received 4.*>= 8 and <= 1024 px"),
     (
         "methods.coresets=[random,k_means]",
-        r"unknown coreset 'k_means'; available: forgetting, herding, k_center, random",
+        r"unknown coreset 'k_means'; available: clip_cov, forgetting, herding, "
+        r"k_center, matched_prototypes, random",
     ),
     ("methods.coresets=[herding]", r"random selection is in every table"),
     ("methods.distillers=[bi_trajectory,bi_trajectory]", r"list of different names"),
@@ -99,11 +100,11 @@ BAD = [
     ),
     (
         "distill.matching.optimiser=rmsprop",
-        r"options\.optimiser\..*: received 'rmsprop': Input should be 'sgd' or 'adam'",
+        r"options\.bi_trajectory\.optimiser\..*: received 'rmsprop': .*'sgd' or 'adam'",
     ),
     (
         "distill.matching.optimiser={img: adam, txt: sgd}",
-        r"options\.optimiser\..*\.sim: received .*: Field required",
+        r"options\.bi_trajectory\.optimiser\..*\.sim: received .*: Field required",
     ),
     (
         "distill.matching.optimiser={img: adam, txt: sgd, sim: sgd, step_size: x}",
@@ -111,7 +112,7 @@ BAD = [
     ),
     (
         "distill.options.bi_trajectory.engine=fast",
-        r"bi_trajectory\)\.options\.engine: received 'fast'",
+        r"options\.bi_trajectory\.engine: received 'fast'",
     ),
 ]
 

@@ -51,9 +51,9 @@ def dataset_folder(root: str) -> Path:
     """Return the dataset folder; raise FileNotFoundError when it is not there."""
     if not Path(root).is_dir():
         raise FileNotFoundError(
-            f"there is no dataset folder {root!r}; put the raw data there or change `path` of "
-            "the dataset in params.yaml or by --set prepare_data.options.path=FOLDER; `~` and "
-            "variables are taken as typed"
+            f"there is no dataset folder {root!r}; put the raw data there, by hand or by "
+            "`vl-distillery fetch`, or change `path` of the dataset in params.yaml or by --set "
+            "prepare_data.options.path=FOLDER; `~` and variables are taken as typed"
         )
     return Path(root)
 

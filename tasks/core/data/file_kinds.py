@@ -37,10 +37,12 @@ _OTHERS = {
     "UTF-16 text (write it as UTF-8)": [(0, b"\xff\xfe"), (0, b"\xfe\xff")],
 }
 _TABLES = {
-    "image,caption": "captions.txt of Kaggle",
-    "image_name": "results.csv of Flickr30K",
-    "filepath": "a csv of open_clip",
+    "image,caption": "captions.txt of Kaggle, which the readers `flickr_table` and `csv` read",
+    "image_name": "results.csv of Flickr30K, which the reader `flickr_table` reads",
+    "filepath": "a csv of open_clip, which the readers `flickr_table` and `csv` read",
 }
+# What operating systems write beside files.
+NOISE = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 def kind_of(head: bytes) -> str | None:
@@ -74,14 +76,11 @@ def kind_of_annotations(content: Any) -> str:
     if isinstance(content, str):
         for beginning, name in _TABLES.items():
             if content.startswith(beginning):
-                kind = f"{name}, which the reader `flickr_table` reads"
+                kind = name
         if re.match(r"\{[^\n]*\}\s*\n\s*\{", content):
             kind = "JSON lines; write one list around them, with commas"
     elif isinstance(content, dict) and {"images", "annotations"} <= content.keys():
-        kind = (
-            "COCO's own json, which has no captions beside its images; take dataset_coco.json of "
-            "Karpathy with the reader `karpathy`"
-        )
+        kind = "COCO's own json, which the reader `coco_json` reads"
     elif isinstance(content, dict) and "images" in content:
         kind = "a json of Karpathy, which the reader `karpathy` reads"
     elif isinstance(content, list) and content and isinstance(content[0], dict):

@@ -138,11 +138,11 @@ def content_digests(
     digests = []
     for path in _containers(Path(root), patterns):
         if path.is_file():
-            digests.append((path.relative_to(root).as_posix(), _content_digest(path, digest_of)))
+            digests.append((path.relative_to(root).as_posix(), content_digest(path, digest_of)))
     return sorted(digests)
 
 
-def _content_digest(path: Path, digest_of: Callable[[Path], str]) -> str:
+def content_digest(path: Path, digest_of: Callable[[Path], str]) -> str:
     """Return the digest of a file that can be used; one that says too large a size is not read."""
     if path.name.endswith(_TARS):
         return tar_digest(path, digest_of)
@@ -166,7 +166,7 @@ def _containers(root: Path, patterns: Sequence[str]) -> list[Path]:
             raise no_match(root, pattern, "images", "nothing")
         for match in found:
             if match.is_dir():
-                paths.update(dict.fromkeys(_unfolded(match)))
+                paths.update(dict.fromkeys(unfolded(match)))
             else:
                 _check_container(match)
                 paths[match] = None
@@ -185,7 +185,7 @@ def _check_container(path: Path) -> None:
         )
 
 
-def _unfolded(folder: Path) -> Iterator[Path]:
+def unfolded(folder: Path) -> Iterator[Path]:
     """Yield what is below a folder and no folder itself; linked folders once, so that a link
     upwards ends.
     """

@@ -150,8 +150,7 @@ def for_budget(value: PerBudget | CountPerBudget, num_pairs: int, name: str) -> 
     if found is None or not 0.0 < found < math.inf:
         raise ValueError(
             f"{name}: received {value!r} for {num_pairs} pairs; allowed is a positive number, or "
-            "a mapping with one for every budget; "
-            f"change {name} in the method's options in params.yaml"
+            "a mapping with one for every budget; change it there or in distill.matching"
         )
     return float(found)
 

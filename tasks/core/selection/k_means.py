@@ -20,17 +20,20 @@ def k_means(points: Tensor, num_clusters: int, generator: torch.Generator) -> Te
     centroids = _spread(points, num_clusters, generator)
     previous = torch.full((len(points),), -1)
     for _ in range(_MAX_ITERATIONS):
-        nearest = torch.cat(
-            [torch.cdist(part, centroids).argmin(1) for part in points.split(_CHUNK)]
-        )
-        if torch.equal(nearest, previous):
+        cluster = nearest(points, centroids)
+        if torch.equal(cluster, previous):
             break
-        previous = nearest
-        counts = torch.bincount(nearest, minlength=num_clusters)
-        sums = torch.zeros_like(centroids).index_add_(0, nearest, points)
+        previous = cluster
+        counts = torch.bincount(cluster, minlength=num_clusters)
+        sums = torch.zeros_like(centroids).index_add_(0, cluster, points)
         # A centroid that lost all its points stays where it is.
         centroids = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), centroids)
     return centroids
+
+
+def nearest(points: Tensor, centroids: Tensor) -> Tensor:
+    """Return (N,) int64: the nearest of the centroids (K, d) to each of the points (N, d)."""
+    return torch.cat([torch.cdist(part, centroids).argmin(1) for part in points.split(_CHUNK)])
 
 
 def prototypes(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
@@ -52,10 +55,10 @@ def _spread(points: Tensor, num_clusters: int, generator: torch.Generator) -> Te
     distance to the nearest one.
     """
     first = int(torch.randint(len(points), (1,), generator=generator))
-    chosen, nearest = [first], (points - points[first]).square().sum(1)
+    chosen, distances = [first], (points - points[first]).square().sum(1)
     for _ in range(num_clusters - 1):
         # Where every point is a centroid already, any will do.
-        weights = nearest if bool(nearest.sum() > 0) else torch.ones_like(nearest)
+        weights = distances if bool(distances.sum() > 0) else torch.ones_like(distances)
         chosen.append(int(torch.multinomial(weights, 1, generator=generator)))
-        nearest = torch.minimum(nearest, (points - points[chosen[-1]]).square().sum(1))
+        distances = torch.minimum(distances, (points - points[chosen[-1]]).square().sum(1))
     return points[chosen]

@@ -90,6 +90,28 @@ def herd(points: Tensor, num_points: int) -> Tensor:
     return torch.tensor(chosen)
 
 
+def herd_products(first: Tensor, second: Tensor, num_points: int) -> Tensor:
+    """Return indices (M,) of pairs (x, y), chosen greedily. The mean outer product x y^T of the
+    chosen stays closest to the mean of all, in the Frobenius norm.
+
+    Args:
+        first, second: (N, d) and (N, e). It is `herd` of the products, which are never written out:
+            <x y^T, x' y'^T> = <x, x'> <y, y'>.
+    """
+    norms = first.square().sum(1) * second.square().sum(1)
+    to_mean = ((first @ (first.T @ second)) * second).sum(1) / len(first)
+    to_chosen = torch.zeros_like(norms)
+    is_free = torch.ones(len(first), dtype=torch.bool, device=first.device)
+    chosen = []
+    for count in range(1, num_points + 1):
+        cost = norms + 2 * (to_chosen - count * to_mean)
+        index = int(cost.masked_fill(~is_free, torch.inf).argmin())
+        chosen.append(index)
+        is_free[index] = False
+        to_chosen += (first @ first[index]) * (second @ second[index])
+    return torch.tensor(chosen)
+
+
 def farthest_first(points: Tensor, num_points: int, generator: torch.Generator) -> Tensor:
     """Return indices (M,) of a farthest-first traversal of points (N, d). It begins with a random
     one, and costs O(N M d).

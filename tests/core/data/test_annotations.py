@@ -28,11 +28,14 @@ def _karpathy(tmp_path, data):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (COCO, "it is COCO's own json"),
+        (COCO, "it is COCO's own json, which the reader `coco_json` reads"),
         (BLIP, "it is a json of ALBEF or BLIP, which the reader `blip_json` reads"),
         (KARPATHY["images"], "it is the list alone of a json of Karpathy"),
-        (b"image,caption\na.jpg,x\n", "it is captions.txt of Kaggle, which the reader `flickr_t"),
-        (b"filepath\ttitle\na.jpg\tx\n", "it is a csv of open_clip, which the reader `flickr_t"),
+        (b"image,caption\na.jpg,x\n", "captions.txt of Kaggle, which the readers `fl.*` and `csv`"),
+        (
+            b"filepath\ttitle\na.jpg\tx\n",
+            "csv of open_clip, which the readers `fl.*` and `csv` read",
+        ),
         (b'{"filename": "a"}\n{"filename": "b"}\n', "it is JSON lines"),
         (gzip.compress(b"x", mtime=0), "it is gzip data"),
         (b"PK\x03\x04xx", "it is a zip archive"),

@@ -5,7 +5,7 @@ import torch
 
 from tasks.core.foundations import plugins
 from tasks.core.foundations.seeding import make_generator
-from tasks.core.selection.coresets import forgetting
+from tasks.core.selection.coresets import clip_cov, forgetting, matched_prototypes
 from tasks.core.selection.pool import Pool, count_forgetting
 
 
@@ -56,3 +56,53 @@ def test_a_pair_is_correct_when_both_directions_retrieve_it_in_its_batch():
 
     counts = forgetting.prepare(forgetting.Config(num_epochs=2), 5, train)["counts"]
     assert counts.tolist() == [0.0, torch.inf, 1.0, torch.inf, 0.0]
+
+
+def test_clip_cov_takes_the_pair_that_brings_the_cross_covariance_closest():
+    pool, count = _pool(), 6
+    found = clip_cov.select(clip_cov.Config(), pool, count, make_generator(1)).image_idx.tolist()
+    image, text = (
+        features - features.mean(0) for features in (pool.image_features, pool.text_features)
+    )
+    products = image[:, :, None] * text[:, None, :]
+    chosen = []
+    for size in range(1, count + 1):
+        distances = {
+            row: float((products[[*chosen, row]].sum(0) / size - products.mean(0)).norm())
+            for row in range(19)
+            if row not in chosen
+        }
+        chosen.append(min(distances, key=distances.__getitem__))
+    assert found == chosen
+
+
+def test_clip_cov_of_all_pairs_is_all_of_them():
+    found = clip_cov.select(clip_cov.Config(), _pool(), 19, make_generator(1))
+    assert sorted(found.image_idx.tolist()) == list(range(19))
+
+
+def _groups(shift):
+    """Four groups of images, and their captions in groups that are named in another order; pair
+    0 of a group is its centre.
+    """
+    corners = 10 * torch.eye(4)
+    spread = torch.tensor([[0.0] * 4, [1, 0, 0, 0], [-1, 0, 0, 0], [0, 1, 0, 0], [0, -1, 0, 0]])
+    images = (corners[:, None] + spread).flatten(0, 1)
+    texts = (corners.roll(shift, 0)[:, None] + spread).flatten(0, 1)
+    return Pool(torch.arange(20), images, texts)
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_matched_prototypes_are_the_centres_of_groups_of_both_modalities(shift):
+    found = matched_prototypes.select(
+        matched_prototypes.Config(), _groups(shift), 4, make_generator(3)
+    )
+    assert sorted(found.image_idx.tolist()) == [0, 5, 10, 15]
+
+
+def test_matched_prototypes_of_equal_points_are_different_pairs():
+    """All clusters but one are empty."""
+    pool = Pool(torch.arange(6), torch.ones(6, 3), torch.ones(6, 3))
+    config = matched_prototypes.Config()
+    found = matched_prototypes.select(config, pool, 4, make_generator(1))
+    assert len(set(found.image_idx.tolist())) == 4

@@ -16,6 +16,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import psutil
 import pytest
 
+from flows import ui
 from flows.services import session
 from flows.services.session import Owner
 from tests.workspace import ROOT, environment
@@ -115,3 +116,14 @@ def test_a_port_of_another_program_is_not_announced_as_ours(words, message, tmp_
     assert done.returncode == 1 and done.stdout == ""
     assert re.search(rf"error: .*{message}.*{port}|error: port {port} .*{message}", done.stderr)
     assert "--prefect-port" in done.stderr
+
+
+def test_a_folder_in_which_mlflow_opens_no_database_is_refused_before_any_server(
+    tmp_path, monkeypatch
+):
+    folder = tmp_path / "a%20b"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit, match=r"error: rename the folder, .*hex digits, got .*a%20b"):
+        ui.main(0, 1)
+    assert list(folder.iterdir()) == []

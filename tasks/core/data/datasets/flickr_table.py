@@ -199,7 +199,8 @@ def _cells(
             where,
             "malformed row",
             f"received {line[:60]!r}, allowed is `image_name| comment_number| comment`, or the "
-            f"{num_cells} cells of the header, separated by {separator!r}; repair the line",
+            f"{num_cells} cells of the header, separated by {separator!r}; repair the line, or "
+            "take the reader `csv`, whose options name the columns",
         )
     text = text.strip()
     # Writers of CSV double the quotes inside.
@@ -220,7 +221,8 @@ def _token_cells(line: str, where: str) -> list[str]:
             where,
             "malformed row",
             f"received {line[:60]!r}, allowed is `name.jpg#0<tab>caption`, separated by a tab, or "
-            f"a table with a header of {', '.join(map(repr, _HEADERS))}; repair the line",
+            f"a table with a header of {', '.join(map(repr, _HEADERS))}; repair the line, or take "
+            "the reader `csv`, whose options name the columns",
         )
     return [name, number, text]
 

@@ -30,6 +30,7 @@ from tasks.core.data.annotations import (
     of_type,
     text_digest,
 )
+from tasks.core.data.download_logs import STATUS, failed, has_status, is_failed
 from tasks.core.data.image_files import StoredFile, StoredImage
 from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.data.split_files import SplitFiles, files_of_splits, only_split, split_digests
@@ -228,6 +229,9 @@ def _rows(path: Path, splits: tuple[str, ...], config: Config, left_out: LeftOut
             table.check_text(named, field)
             columns.append(named)
     stored, named_by = table.picture_leaves(config.image)
+    # A table of img2dataset has rows of downloads that failed
+    if has_status(table):
+        columns.append(STATUS)
     for group in range(table.file.num_row_groups):
         pictures = _pictures(table, group, stored, named_by)
         entries = table.entries(group, list(dict.fromkeys(columns)))
@@ -238,6 +242,8 @@ def _rows(path: Path, splits: tuple[str, ...], config: Config, left_out: LeftOut
                 if split is None:
                     left_out.mention("row that `split_values` leaves out", where)
                     continue
+                if picture is None and STATUS in columns and is_failed(entry[STATUS]):
+                    raise failed(where, entry[STATUS])
                 if picture is None:
                     raise Unusable(
                         f"{where}.{config.image}",

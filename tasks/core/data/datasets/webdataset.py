@@ -11,6 +11,9 @@ the first dot, and the rest is the ending.
   else `caption` of `.json`. A `.txt` of several lines is one caption when it is the `caption` of
   the `.json` beside it.
 
+A table of img2dataset beside a shard says which URLs came to no picture. Each of them is refused as
+a failed download (`download_logs.py`).
+
 Other endings beside an example are left out, and counted. A key without picture or captions is
 refused, and so is each member of a key that has neither: a name with more dots, for instance.
 An example is named `<split>/<member>`, because the shards of each split are often numbered from the
@@ -25,28 +28,18 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from tasks.core.data.annotations import (
-    check_caption,
-    check_captions,
-    check_name,
-    decode_text,
-    file_digest,
-    member,
-    parse_json,
-    text_digest,
-)
+from tasks.core.data.annotations import check_name, file_digest, text_digest
+from tasks.core.data.download_logs import log_of, refuse_failed
+from tasks.core.data.file_kinds import NOISE
 from tasks.core.data.image_files import StoredFile, StoredImage
 from tasks.core.data.left_out import LeftOut, Unusable
+from tasks.core.data.sample_captions import ENDINGS, MAX_BYTES, captions_of
 from tasks.core.data.split_files import SplitFiles, files_of_splits, only_split, split_digests
 from tasks.core.data.tars import Member, read_tar, tar_digest
 from tasks.core.foundations.records import ImageCaptions
 
-_PICTURES, _CAPTIONS = ("jpg", "jpeg", "png", "webp"), ("txt", "json")
-_READ = ", ".join(f".{ending}" for ending in (*_PICTURES, *_CAPTIONS))
-# What operating systems write beside files.
-_NOISE = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
-# Largest member with captions that is read, bytes.
-_MAX_TEXT = 1 << 24
+_PICTURES = ("jpg", "jpeg", "png", "webp")
+_READ = ", ".join(f".{ending}" for ending in (*_PICTURES, *ENDINGS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +50,7 @@ class Config(SplitFiles):
 @dataclass
 class _Sample:
     """What a shard holds under one key: members of the endings `_PICTURES`, the bytes of those of
-    `_CAPTIONS` by ending, and the other endings.
+    `ENDINGS` by ending, and the other endings.
     """
 
     pictures: list[StoredFile] = field(default_factory=list)
@@ -83,6 +76,9 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
     places: dict[tuple[str, str], str] = {}
     for path, splits in files_of_splits(config).items():
         split = only_split(path, splits)
+        log = log_of(path)
+        if log is not None:
+            refuse_failed(log, left_out)
         for key, sample in _samples(path, left_out).items():
             where = f"{path}: key {key!r}"
             with left_out.catching():
@@ -95,16 +91,23 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
                         "remove one of the two",
                     )
                 picture = _picture(sample, where)
-                captions = _captions(sample, where)
+                captions = captions_of(sample.texts, sample.others, where)
                 name = f"{split}/{picture.name}"
                 yield ImageCaptions(name, split, captions, StoredImage(picture, where))
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
-    """Return the digest of name, split and content of the shards; `path` does not enter."""
+    """Return the digest of name, split and content of the shards, and of the tables of img2dataset
+    beside them; `path` does not enter.
+    """
     shards = files_of_splits(config)
     digests = split_digests(config.path, shards, lambda path: tar_digest(path, digest_of))
-    return text_digest({"shards": digests})
+    content = {"shards": digests}
+    logs = {log: splits for path, splits in shards.items() if (log := log_of(path)) is not None}
+    # Without one the digest is what it was before tables were read
+    if logs:
+        content["logs"] = split_digests(config.path, logs, digest_of)
+    return text_digest(content)
 
 
 def _samples(path: Path, left_out: LeftOut) -> dict[str, _Sample]:
@@ -134,12 +137,12 @@ def _add(
     where = f"{path}: member {stored.name!r}"
     name = PurePosixPath(check_name(stored.name.lstrip("/"), where))
     stem, _, rest = name.name.partition(".")
-    if not stem or any(part in _NOISE for part in name.parts):
+    if not stem or any(part in NOISE for part in name.parts):
         left_out.mention("hidden file or file of an operating system", where)
         return
     sample = samples.setdefault(name.with_name(stem).as_posix(), _Sample())
     ending = rest.lower()
-    if ending not in (*_PICTURES, *_CAPTIONS):
+    if ending not in (*_PICTURES, *ENDINGS):
         sample.others.append(rest)
     elif not stored.is_file:
         raise Unusable(
@@ -149,11 +152,11 @@ def _add(
         )
     elif ending in _PICTURES:
         sample.pictures.append(StoredFile(name.as_posix(), path, stored.offset, stored.num_bytes))
-    elif ending in sample.texts or stored.num_bytes > _MAX_TEXT:
+    elif ending in sample.texts or stored.num_bytes > MAX_BYTES:
         raise Unusable(
             f"{path}: key {stem!r}",
             "captions that are there twice or too large",
-            f".{ending} is there twice, or its {stored.num_bytes} bytes are more than {_MAX_TEXT}; "
+            f".{ending} is there twice, or its {stored.num_bytes} bytes are more than {MAX_BYTES}; "
             "repair the shard",
         )
     else:
@@ -183,7 +186,7 @@ def _leave_out_others(sample: _Sample, where: str, left_out: LeftOut) -> None:
         kinds[stem].add(kind)
     for ending in sample.others:
         own = kinds[ending.lower().rpartition(".")[0]]
-        is_example = not own.isdisjoint(_PICTURES) and not own.isdisjoint(_CAPTIONS)
+        is_example = not own.isdisjoint(_PICTURES) and not own.isdisjoint(ENDINGS)
         if (sample.pictures or sample.texts) and not is_example:
             left_out.mention("member beside an example that no rule reads", f"{where}.{ending}")
         else:
@@ -215,29 +218,3 @@ def _picture(sample: _Sample, where: str) -> StoredFile:
             "the shard",
         )
     return sample.pictures[0]
-
-
-def _captions(sample: _Sample, where: str) -> tuple[str, ...]:
-    if "txt" in sample.texts:
-        text = decode_text(sample.texts["txt"], f"{where}.txt")
-        lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
-        if len(lines) > 1 and "json" in sample.texts:
-            entry = parse_json(decode_text(sample.texts["json"], f"{where}.json"), f"{where}.json")
-            whole = entry.get("caption") if isinstance(entry, dict) else None
-            # img2dataset writes a caption into both: its line breaks do not part captions.
-            if isinstance(whole, str) and whole.split() == text.split():
-                lines = [whole]
-        return check_captions(lines, f"{where}.txt")
-    if "json" not in sample.texts:
-        others = "".join(f", but .{ending}" for ending in sample.others)
-        raise Unusable(
-            where,
-            "image without captions",
-            f"the image has no captions, received neither .txt nor .json{others}; add one to the "
-            "shard",
-        )
-    where = f"{where}.json"
-    entry = parse_json(decode_text(sample.texts["json"], where), where)
-    if isinstance(entry, dict) and "captions" in entry:
-        return check_captions(entry["captions"], f"{where}.captions")
-    return (check_caption(member(entry, "caption", str, where), f"{where}.caption"),)

@@ -1,0 +1,275 @@
+"""Tables of text with named columns, one row an image or one row a caption: csv, tsv, any other
+delimiter.
+
+Rows of the same file name are one image, with the captions of all of them and of all caption
+columns, in their order. Quotes are those of RFC 4180: a cell in quotes may hold the delimiter, line
+breaks, and quotes that are doubled. Blanks around a cell go. A cell of `nan`, `null` or `none` is
+what a program wrote for a missing value, and no caption.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from tasks.core.data.annotations import (
+    Annotation,
+    annotation_path,
+    check_caption,
+    check_name,
+    file_digest,
+    read_text,
+    text_digest,
+)
+from tasks.core.data.image_files import attach_images, content_digests
+from tasks.core.data.left_out import LeftOut, Unusable
+from tasks.core.data.shares import SharedFiles, check_shares, divided
+from tasks.core.data.split_files import files_of_splits, split_digests
+from tasks.core.foundations.records import ImageCaptions
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_MISSING = ("nan", "null", "none")
+# Lines that a row may have: a quote that nobody closed takes all that follow.
+_MAX_LINES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(SharedFiles):
+    """Where the tables lie, see `SharedFiles`, and what their columns mean.
+
+    Attributes:
+        images: names or globs of the folders and tars inside `path` that hold the pictures.
+        file: the column of picture names.
+        captions: the columns of captions, at least one; empty cells are no captions where another
+            column of the row has one.
+        split: the column that says the split of a row; null when tables or `shares` say it. With
+            it, a table may be listed under several splits.
+        split_values: {value of that column: train, val, test, or null to leave the row out}; empty
+            without the column.
+        delimiter: one character; null takes that of the ending, `.csv` or `.tsv`.
+    """
+
+    images: list[str]
+    file: str
+    captions: list[str]
+    split: str | None
+    split_values: dict[str, Literal["train", "val", "test"] | None]
+    delimiter: str | None
+
+
+@dataclass
+class _Image:
+    """What the rows of one file name say."""
+
+    where: str
+    splits: tuple[str, ...]
+    captions: list[str] = field(default_factory=list)
+
+
+def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
+    """Return the examples in the order of tables and rows.
+
+    Args:
+        left_out: takes the rows that cannot be used, and counts those that `split_values` leaves
+            out.
+
+    Raises:
+        FileNotFoundError, ValueError: a table or column is missing or malformed.
+    """
+    annotations = read_annotations(config, left_out)
+    return attach_images(annotations, config.path, config.images, left_out)
+
+
+def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
+    """Return the digest of name, splits and content of the tables, and of name and content of the
+    picture files; `path` does not enter.
+    """
+    return text_digest(
+        {
+            "tables": split_digests(config.path, _paths(config), digest_of),
+            "images": content_digests(config.path, config.images, digest_of),
+        }
+    )
+
+
+def read_annotations(config: Config, left_out: LeftOut) -> list[Annotation]:
+    """Return what the tables say about each image; the pictures need not be there."""
+    images: dict[str, _Image] = {}
+    for path, splits in _paths(config).items():
+        for where, row in _rows(path, config, left_out):
+            with left_out.catching():
+                named = _splits(row, splits, config, where)
+                if not named:
+                    left_out.mention("row that `split_values` leaves out", where)
+                    continue
+                name = check_name(row[config.file], f"{where}.{config.file}")
+                texts = _captions(row, config, where)
+                image = images.setdefault(name, _Image(where, named))
+                if image.splits != named:
+                    raise Unusable(
+                        where,
+                        "rows of one picture in several splits",
+                        f"received {name!r} in {', '.join(named)}, but {image.where} has it in "
+                        f"{', '.join(image.splits)}; allowed is one split for a picture; repair "
+                        "the table",
+                    )
+                image.captions += texts
+    named_images = [(name, image.splits) for name, image in images.items()]
+    found = zip(images.items(), divided(named_images, config.shares), strict=True)
+    return [
+        Annotation(name, split, tuple(image.captions), image.where)
+        for (name, image), split in found
+    ]
+
+
+def _paths(config: Config) -> dict[Path, tuple[str, ...]]:
+    """Return the tables with the splits that list them, after checking the options."""
+    if not config.captions:
+        raise ValueError(
+            "`captions` of the dataset is empty; name at least one column in params.yaml"
+        )
+    if (config.split is None) != (not config.split_values):
+        raise ValueError(
+            f"`split_values` of the dataset: received {config.split_values} with the column "
+            f"{config.split!r}; allowed is one entry for each value of the column `split`, and "
+            "{} without a column; change it in params.yaml"
+        )
+    delimiter = config.delimiter
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        raise ValueError(
+            f"`delimiter` of the dataset: received {delimiter!r}, allowed is one character that is "
+            "no quote and no line break, or null; change it in params.yaml"
+        )
+    paths = files_of_splits(config)
+    for path, splits in paths.items():
+        annotation_path(config.path, path.relative_to(config.path).as_posix(), splits[0])
+        _delimiter(path, config)
+    # The column `split` says what the splits of a table leave open
+    check_shares(paths if config.split is None else [], paths, config.shares)
+    return paths
+
+
+def _rows(path: Path, config: Config, left_out: LeftOut) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Yield the place and the cells of each row by column, blanks around them removed."""
+    reader = csv.reader(
+        io.StringIO(read_text(path), newline=""), delimiter=_delimiter(path, config), strict=True
+    )
+    header: list[str] = []
+    while True:
+        first = reader.line_num + 1
+        where = f"{path}: line {first}"
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            # Lines that a quote took are rows that nobody would count
+            if reader.line_num > first:
+                raise _open_quote(where, reader.line_num - first) from error
+            left_out.refuse(_malformed(where, f"cannot be read ({error})"))
+            continue
+        if row is None:
+            break
+        if reader.line_num - first >= _MAX_LINES:
+            raise _open_quote(where, reader.line_num - first)
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        if not header:
+            header = _checked(cells, config, path)
+        elif len(cells) == len(header):
+            yield where, dict(zip(header, cells, strict=True))
+        else:
+            problem = f"received {len(cells)} cells, allowed are the {len(header)} of the header"
+            left_out.refuse(_malformed(where, problem))
+    if not header:
+        raise ValueError(f"{path}: is empty; allowed is a table with a header; get it again")
+
+
+def _malformed(where: str, problem: str) -> Unusable:
+    return Unusable(
+        where,
+        "malformed row",
+        f"{problem}; put cells with the delimiter in quotes, write quotes inside of them twice, "
+        f"and at most {csv.field_size_limit():,} characters into one; repair the line",
+    )
+
+
+def _open_quote(where: str, num_lines: int) -> ValueError:
+    return ValueError(
+        f"{where}: a quote stays open for {num_lines} more lines, allowed are rows of "
+        f"{_MAX_LINES}; close it, or write quotes inside of quotes twice"
+    )
+
+
+def _checked(header: list[str], config: Config, path: Path) -> list[str]:
+    """Return the header after checking that each column of the options is there once."""
+    columns = {"file": [config.file], "captions": config.captions, "split": []}
+    if config.split is not None:
+        columns["split"] = [config.split]
+    for option, names in columns.items():
+        for name in names:
+            count = header.count(name)
+            if count != 1:
+                problem = "is missing" if not count else f"is there {count} times"
+                raise ValueError(
+                    f"{path}: the column {name!r} {problem}; received the header "
+                    f"{', '.join(map(repr, header[:20]))}; change `{option}`, or `delimiter`, of "
+                    "the dataset in params.yaml, or write a header into the first line"
+                )
+    return header
+
+
+def _delimiter(path: Path, config: Config) -> str:
+    if config.delimiter is not None:
+        return config.delimiter
+    ending = PurePosixPath(path.name.removesuffix(".gz")).suffix.lower()
+    if ending not in _DELIMITERS:
+        raise ValueError(
+            f"{path}: the ending {ending!r} says no delimiter, those that do are "
+            f"{', '.join(_DELIMITERS)}; state `delimiter` of the dataset in params.yaml"
+        )
+    return _DELIMITERS[ending]
+
+
+def _splits(
+    row: Mapping[str, str], splits: tuple[str, ...], config: Config, where: str
+) -> tuple[str, ...]:
+    """Return the splits that a row may be in: one, those of its table, or none to leave it out."""
+    if config.split is None:
+        return splits
+    value = row[config.split]
+    if value not in config.split_values:
+        raise Unusable(
+            f"{where}.{config.split}",
+            "unknown split",
+            f"received split {value[:60]!r}, allowed is one of {', '.join(config.split_values)}; "
+            "repair the table or add the value to `split_values` of the dataset in params.yaml",
+        )
+    split = config.split_values[value]
+    if split is not None and split not in splits:
+        raise ValueError(
+            f"{where}.{config.split}: received {value!r}, a row of {split}, in a table that is "
+            f"listed under {', '.join(splits)}; list the table under `{split}` of the dataset in "
+            "params.yaml too"
+        )
+    return () if split is None else (split,)
+
+
+def _captions(row: Mapping[str, str], config: Config, where: str) -> list[str]:
+    """Return the captions of a row: each cell that holds one, and at least one."""
+    filled = [column for column in config.captions if row[column]]
+    texts = []
+    for column in filled or config.captions[:1]:
+        text, place = row[column], f"{where}.{column}"
+        if text.casefold() in _MISSING:
+            raise Unusable(
+                place,
+                "missing value written as text",
+                f"received {text!r}, which programs write for a missing value; allowed is a "
+                "caption; write it, or remove the row",
+            )
+        texts.append(check_caption(text, place))
+    return texts

@@ -1,0 +1,166 @@
+"""Plain folders: pictures beside text files of the same name, `a.jpg` beside `a.txt`.
+
+Captions are the lines of `.txt` that are not blank; where there is no `.txt`, `captions` or
+`caption` of a `.json`, as in the shards of the reader `webdataset`. A key is the path up to the
+last dot. Folders may have folders inside. An example is named by the path of its picture.
+
+The output `files` of img2dataset is such a folder. Rows of its tables without a picture are refused
+as failed downloads (`download_logs.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks.core.data.annotations import dataset_folder, file_digest, text_digest
+from tasks.core.data.download_logs import refuse_failed
+from tasks.core.data.file_kinds import NOISE
+from tasks.core.data.image_files import StoredFile, StoredImage, content_digest, unfolded
+from tasks.core.data.left_out import LeftOut, Unusable
+from tasks.core.data.sample_captions import ENDINGS, MAX_BYTES, captions_of
+from tasks.core.data.shares import SharedFiles, check_shares, divided
+from tasks.core.data.split_files import matches, no_match, split_digests
+from tasks.core.foundations.records import SPLITS, ImageCaptions
+
+_PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+_LOG = "parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(SharedFiles):
+    """Where the folders lie: `train`, `val` and `test` name folders inside `path`, by globs; `.` is
+    `path` itself. See `SharedFiles`.
+    """
+
+
+@dataclass
+class _Sample:
+    """The files of one key, those with captions by ending."""
+
+    splits: tuple[str, ...]
+    pictures: list[Path] = field(default_factory=list)
+    texts: dict[str, Path] = field(default_factory=dict)
+
+
+def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
+    """Return the examples sorted by the path of their pictures.
+
+    Args:
+        left_out: takes the files that cannot be used, and counts those that no rule reads.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such folder, or a file has several splits.
+    """
+    found: list[tuple[StoredImage, tuple[str, ...], tuple[str, ...]]] = []
+    for key, sample in _samples(_paths(config), config.path, left_out).items():
+        where = f"{config.path}: key {key!r}"
+        with left_out.catching():
+            picture = _picture(sample, where)
+            captions = captions_of(_contents(sample, where), [], where)
+            name = picture.relative_to(config.path).as_posix()
+            stored = StoredFile(name, picture, 0, picture.stat().st_size)
+            found.append((StoredImage(stored, where), captions, sample.splits))
+    named = [(image.file.name, splits) for image, _, splits in found]
+    for (image, captions, _), split in zip(found, divided(named, config.shares), strict=True):
+        yield ImageCaptions(image.file.name, split, captions, image)
+
+
+def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
+    """Return the digest of name, splits and content of the files that are read; `path` does not
+    enter.
+    """
+    read = {path: splits for path, splits in _paths(config).items() if _is_read(path)}
+    digests = split_digests(config.path, read, lambda path: content_digest(path, digest_of))
+    return text_digest({"files": digests})
+
+
+def _paths(config: Config) -> dict[Path, tuple[str, ...]]:
+    """Return everything inside the folders that is no folder, with the splits that name it, sorted.
+
+    A glob may name files too: tables of img2dataset lie beside their folders.
+    """
+    root = dataset_folder(config.path)
+    splits: dict[Path, tuple[str, ...]] = {}
+    for split in SPLITS:
+        for pattern in getattr(config, split):
+            found = matches(root, pattern, split, "folders")
+            if not found:
+                raise no_match(root, pattern, split, "nothing")
+            for match in found:
+                for path in unfolded(match) if match.is_dir() else [match]:
+                    named = splits.get(path, ())
+                    splits[path] = named if split in named else (*named, split)
+        if not getattr(config, split):
+            raise ValueError(
+                f"`{split}` of the dataset is empty; name at least one folder inside {root}, `.` "
+                "for itself, in params.yaml"
+            )
+    ordered = {path: splits[path] for path in sorted(splits)}
+    check_shares([path for path in ordered if _ending(path) in _PICTURES], ordered, config.shares)
+    return ordered
+
+
+def _samples(
+    paths: Mapping[Path, tuple[str, ...]], root: str, left_out: LeftOut
+) -> dict[str, _Sample]:
+    """Return the samples by key; a `.json` alone is no sample, many programs write one."""
+    samples: dict[str, _Sample] = {}
+    for path, splits in paths.items():
+        ending, name = _ending(path), path.relative_to(root)
+        if any(part in NOISE or part.startswith(".") for part in name.parts):
+            left_out.mention("hidden file or file of an operating system", str(path))
+        elif not path.is_file():
+            left_out.mention("named pipe, device or broken link among the files", str(path))
+        elif ending == _LOG:
+            refuse_failed(path, left_out)
+        elif ending in _PICTURES or ending in ENDINGS:
+            sample = samples.setdefault(name.with_suffix("").as_posix(), _Sample(splits))
+            if ending in _PICTURES:
+                sample.pictures.append(path)
+            else:
+                sample.texts[ending] = path
+        else:
+            left_out.mention("file that no rule reads", str(path))
+    for key, sample in list(samples.items()):
+        if not sample.pictures and "txt" not in sample.texts:
+            left_out.mention("file that no rule reads", str(samples.pop(key).texts["json"]))
+    return samples
+
+
+def _picture(sample: _Sample, where: str) -> Path:
+    if len(sample.pictures) != 1:
+        received = [path.name for path in (*sample.pictures, *sample.texts.values())]
+        reason = "several pictures of one key" if sample.pictures else "missing picture"
+        allowed = ", ".join(f".{ending}" for ending in _PICTURES)
+        raise Unusable(
+            where,
+            reason,
+            f"received {' and '.join(received)}, allowed is one picture beside them, a file that "
+            f"ends in {allowed}; rename or remove files",
+        )
+    return sample.pictures[0]
+
+
+def _contents(sample: _Sample, where: str) -> dict[str, bytes]:
+    contents = {}
+    for ending, path in sample.texts.items():
+        num_bytes = path.stat().st_size
+        if num_bytes > MAX_BYTES:
+            raise Unusable(
+                f"{where}.{ending}",
+                "captions that are too large",
+                f"the file has {num_bytes:,} bytes, allowed are {MAX_BYTES:,}; repair it",
+            )
+        contents[ending] = path.read_bytes()
+    return contents
+
+
+def _is_read(path: Path) -> bool:
+    """Whether the content of a file may change what the dataset is."""
+    return _ending(path) in (*_PICTURES, *ENDINGS, _LOG) and path.is_file()
+
+
+def _ending(path: Path) -> str:
+    return path.suffix.lower().removeprefix(".")

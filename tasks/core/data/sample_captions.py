@@ -1,0 +1,57 @@
+"""The captions of an example that is stored as files of one key: `a.jpg` beside `a.txt` or
+`a.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tasks.core.data.annotations import (
+    check_caption,
+    check_captions,
+    decode_text,
+    member,
+    parse_json,
+)
+from tasks.core.data.left_out import Unusable
+
+# Endings of the files that have captions.
+ENDINGS = ("txt", "json")
+# Largest of them that is read, bytes.
+MAX_BYTES = 1 << 24
+
+
+def captions_of(texts: Mapping[str, bytes], others: Sequence[str], where: str) -> tuple[str, ...]:
+    """Return the captions: the lines of `.txt` that are not blank; where there is no `.txt`,
+    `captions` (a list) or else `caption` of `.json`.
+
+    Args:
+        texts: the bytes by ending, one of `ENDINGS`.
+        others: endings of other files of the key, for messages.
+
+    Raises:
+        Unusable: there are none, or one cannot be used.
+    """
+    if "txt" in texts:
+        text = decode_text(texts["txt"], f"{where}.txt")
+        lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+        if len(lines) > 1 and "json" in texts:
+            entry = parse_json(decode_text(texts["json"], f"{where}.json"), f"{where}.json")
+            whole = entry.get("caption") if isinstance(entry, dict) else None
+            # img2dataset writes a caption into both: its line breaks do not part captions.
+            if isinstance(whole, str) and whole.split() == text.split():
+                lines = [whole]
+        return check_captions(lines, f"{where}.txt")
+    if "json" not in texts:
+        others = "".join(f", but .{ending}" for ending in others)
+        raise Unusable(
+            where,
+            "image without captions",
+            f"the image has no captions, received neither .txt nor .json{others}; add one to the "
+            "shard",
+        )
+    where = f"{where}.json"
+    entry = parse_json(decode_text(texts["json"], where), where)
+    if isinstance(entry, dict) and "captions" in entry:
+        return check_captions(entry["captions"], f"{where}.captions")
+    return (check_caption(member(entry, "caption", str, where), f"{where}.caption"),)

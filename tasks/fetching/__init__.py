@@ -1,0 +1,1 @@
+"""Raw datasets: downloaded, unpacked and registered with DVC."""
