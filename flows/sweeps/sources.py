@@ -118,7 +118,10 @@ class Searched:
         return None if is_early or not self.search.is_pruned else statistics.median(self.firsts)
 
     def _value(self, name: str, value: Any) -> Any:
-        return self.choices[name][value] if name in self.choices else value
+        if name in self.choices:
+            return self.choices[name][value]
+        axis = self.search.over[name]
+        return axis.rounded(value) if isinstance(axis, Range) else value
 
 
 def shares_experts(axes: Axes) -> bool:

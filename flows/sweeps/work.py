@@ -132,7 +132,8 @@ def cell(
         recall = json.loads((first.folder / SCORE).read_text())["val_mean_recall"]
         if recall < below:
             left = replace(refs, scores=[first])
-            return {"scores": {"val": recall}, "is_pruned": True, "refs": _told(left)}
+            scores = {"val": recall, "first_val": recall}
+            return {"scores": scores, "is_pruned": True, "refs": _told(left)}
     return _scored(chosen, name, refs, how, sweep, swept)
 
 

@@ -72,9 +72,12 @@ class Range(_Model):
         if self.is_whole and not self.log:
             return generator.randint(int(self.low), int(self.high))
         value = generator.uniform(*ends)
-        value = math.exp(value) if self.log else value
-        value = min(max(value, self.low), self.high)
-        return round(value) if self.is_whole else float(f"{value:.6g}")
+        return self.rounded(math.exp(value) if self.log else value)
+
+    def rounded(self, value: float) -> int | float:
+        """Return a value inside the range, with as many digits as a person writes."""
+        value = round(value) if self.is_whole else float(f"{value:.6g}")
+        return min(max(value, self.low), self.high)
 
 
 Axes = dict[str, list[Any] | Range]

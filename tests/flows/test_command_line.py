@@ -147,6 +147,7 @@ def test_every_spelling_reads_the_same_words():
             "budgets": [4],
             "workers": 1,
             "name": None,
+            "pool": None,
         },
     )
     assert command_line.parse(["plan"]) == ("plan", {"settings": [], "is_json": False})

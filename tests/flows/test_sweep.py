@@ -99,6 +99,20 @@ def test_a_sweep_is_a_run_in_mlflow_and_each_cell_a_run_below_it(made):
     assert parents[grid].data.tags["best_set"] in ("bi_trajectory-4", "bi_trajectory-6")
 
 
+def test_a_search_leaves_poor_cells_and_goes_on_with_those_that_it_asked_for(made):
+    over = "over: {distill.matching.lr_img: {low: 0.001, high: 9.0, log: true}}"
+    axis = f"sweep={{search: {{count: 5, num_startup: 2, {over}}}}}"
+    done = made.flow("distill_sweep", *GRID[:4], "--set", axis, "--name", "search")
+    assert "best: bi_trajectory-4 distill.matching.lr_img=" in done.stdout
+    with (made.folder / "reports/toy/sweeps/search.csv").open() as handle:
+        before = list(csv.DictReader(handle))
+    states = [row["state"] for row in before]
+    assert len(states) == 5 and set(states) <= {"done", "pruned"} and states.count("done") >= 2
+    assert "distill_sweep: 0 made" in made.flow("sweep", "resume", "search").stdout
+    with (made.folder / "reports/toy/sweeps/search.csv").open() as handle:
+        assert list(csv.DictReader(handle)) == before
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

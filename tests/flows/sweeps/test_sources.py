@@ -68,7 +68,7 @@ def test_a_search_that_was_killed_goes_on_with_the_cells_that_it_asked_for(stop)
     kept = [dict(one) for one in asked]
     again = run(searched(20, asked))
     assert len(again) == 20 and asked[: len(kept)] == kept
-    values = [one["values"][LR] for one in kept]
+    values = [float(f"{one['values'][LR]:.6g}") for one in kept]
     assert [cell.settings[LR] for cell, _ in again[: len(values)]] == values
 
 
