@@ -120,6 +120,7 @@ class Course:
         for cell in self.source.first(self.pool.size):
             needs = plans[cell.id]["needs"] if cell.id in plans else self.needs
             units.append(self._unit(cell, needs))
+        self._save()
         missing = []
         for unit in units:
             answer = plans[unit.id]["answer"] if unit.id in plans else None
@@ -168,11 +169,14 @@ class Course:
         LOGGER.info("%d of %d: %s %s: %s", ended, len(self.rows), row.name, row.state, told)
 
     def _write(self, *, is_last: bool = False) -> Leaderboard:
-        self.record.rows = list(self.rows.values())
-        self.record.save()
+        self._save()
         board = self.board()
         if is_last or time.monotonic() - self.written > WRITE_SECONDS:
             leaderboard.write(board, stages.REPORTS / self.record.profile / "sweeps")
             self.publish(board)
             self.written = time.monotonic()
         return board
+
+    def _save(self) -> None:
+        self.record.rows = list(self.rows.values())
+        self.record.save()

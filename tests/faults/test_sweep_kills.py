@@ -19,7 +19,7 @@ from tests.workspace import TINY, Workspace, environment, make_workspace
 pytestmark = pytest.mark.services
 COMMAND = ("python", "-m", "flows.cli", "distill_sweep", "--name", "killed", "--workers", "2")
 GRID = "sweep.grid={distill.matching.lr_img: [0.01, 0.02]}"
-LONGER = ("distill.matching.iterations=16", "distill.matching.checkpoint_every=2")
+LONGER = ("distill.matching.iterations=12", "distill.matching.checkpoint_every=2")
 GONE_SECONDS = 60
 
 
