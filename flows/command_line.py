@@ -325,8 +325,9 @@ def _export(
     "import",
     BESIDE,
     "Store a set of somebody else, to score it by `methods.imported`. It is an export, a .pt file "
-    "of published code, or a list of ids.",
+    "of published code, a list of ids, or real pairs.",
     "exports/toy-20 --as theirs",
+    "photos --as mine --text-encoder hashed_256 --resize",
     "lors.pt --as lors_published --text-encoder bert_base_uncased --mean 0.5,0.5,0.5 "
     "--std 0.5,0.5,0.5 --loss wbce --sim-alpha 3",
 )
@@ -338,6 +339,9 @@ def _import(
     std: options.Std = None,
     loss: options.Loss = None,
     sim_alpha: options.SimAlpha = None,
+    picture_column: options.PictureColumn = None,
+    caption_column: options.CaptionColumn = None,
+    resize: options.Resize = False,
     replace: options.Replace = False,
     profile: Profile = None,
     settings: Settings = None,

@@ -29,8 +29,8 @@ from flows.sweeps.units import Pool
 from tasks import stages
 from tasks.reporting.leaderboard import FAILED, Leaderboard, best_of, markdown
 from tasks.settings import tree
-from tasks.settings.files import PARAMS
-from tasks.settings.overrides import text_of
+from tasks.settings.files import PARAMS, keys_of
+from tasks.settings.overrides import TOP, text_of
 from tasks.settings.space import (
     Cell,
     Settings,
@@ -106,7 +106,7 @@ def distill_sweep(
     with record.running(profile, name, {**words, "name": name}) as kept:
         crash_former(kept)
         planned, ends, source = _source(typed, raw, methods, sizes, kept.asked)
-        checked = [[*own, one.variant] for one in ends]
+        checked = [[one.variant] for one in ends]
         told = Told(own, force, accept_code, checked, planned)
         with _pool(kept, pool, workers) as found:
             course = Course(kept, told, source, found)
@@ -122,6 +122,7 @@ def _tree(settings: Sequence[str]) -> tuple[dict[str, Any], str, list[str]]:
         ValueError: a setting that params.yaml does not take, or a variant.
     """
     raw, variant = tree.overridden(settings)
+    keys_of(raw, TOP, str(PARAMS))
     if variant is not None:
         raise ValueError(
             f"a sweep sets the variant of each of its cells; received {tree.VARIANT}={variant} as "

@@ -84,7 +84,11 @@ def scored(
 
 def _score(student: params.Params, refs: Refs, start: Ref | None, how: dict[str, bool]) -> Found:
     """Train and score one kind of student on every set and on the full data."""
-    sets = {**refs.coresets, **refs.imported, **refs.distilled, FULL: None}
+    sets: dict[str, Ref | None] = {**refs.coresets, **refs.imported, **refs.distilled}
+    if student.evaluate.decoded:
+        for name in refs.distilled:
+            sets[str(SetName.parse(name).decoded())] = refs.distilled[name]
+    sets[FULL] = None
     inputs, found = replace(refs, start=start).inputs, {}
     for name, pairs in sets.items():
         work = steps.evaluation(student, SetName.parse(name))

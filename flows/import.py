@@ -26,10 +26,12 @@ def _import(settings: Sequence[str], path: str, name: str, replace: bool, **stat
     for option in ("mean", "std"):
         stated[option] = _numbers(f"--{option}", stated[option])
     chosen = params.load(settings)
-    from tasks.exchange.imports import Stated, import_set
+    from tasks.exchange.imports import Stated, import_set, left_out_of
 
     found, ref = import_set(chosen, Path(path), name, Stated(**stated), is_replaced=replace)
     print(f"import: {found.num_pairs} pairs to {ref.path}")
+    for reason, tally in left_out_of(ref.folder).items():
+        print(f"left out: {tally['count']} x {reason}, first {tally['first'][0]}")
     if found not in chosen.imported:
         print(f"add {found} to methods.imported of params.yaml to score it")
 

@@ -13,7 +13,7 @@ from tasks.settings import files
 
 VALUES, AGAIN, CHOICE = "Values", "What is made again", "What to run"
 WRITTEN, READ = "What is written", "What is read"
-STATED = "What a .pt file does not say"
+STATED = "What PATH does not say"
 
 
 class Command(TyperCommand):
@@ -243,7 +243,9 @@ def _stated(text: str, *declared: str, metavar: str = "TEXT") -> Any:
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="PATH", help="An export, a .pt file, or a list of ids.", rich_help_panel=READ
+        metavar="PATH",
+        help="An export, a .pt file, a list of ids, or a folder or table of real pairs.",
+        rich_help_panel=READ,
     ),
 ]
 As = Annotated[str, _text("The name of the set here.", "--as", metavar="NAME")]
@@ -251,6 +253,16 @@ TextEncoder = Annotated[str | None, _stated("The text encoder, as in folders.", 
 Mean = Annotated[str | None, _stated("Mean of the images, per channel.", metavar="R,G,B")]
 Std = Annotated[str | None, _stated("Deviation of the images, per channel.", metavar="R,G,B")]
 Loss = Annotated[str | None, _stated("The loss of students.", metavar="NAME")]
+PictureColumn = Annotated[str | None, _stated("The column of pictures.", metavar="NAME")]
+CaptionColumn = Annotated[str | None, _stated("The column of captions.", metavar="NAME")]
+Resize = Annotated[
+    bool,
+    typer.Option(
+        "--resize",
+        help="Bring real pictures of other sizes to that of the profile.",
+        rich_help_panel=STATED,
+    ),
+]
 SimAlpha = Annotated[float | None, _stated("Alpha of the similarity.", metavar="NUMBER")]
 
 

@@ -13,17 +13,22 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from flows.policy import retried
 from flows.services import session
+from tasks.progress import reporter
+from tasks.settings.stores import check_store, store_of
 from tasks.step import Step
+from tasks.store import travel
+from tasks.store.remote import Remote
 from tasks.tracking.records import Invocation
 
 LOGGER = logging.getLogger("vl_distillery")
 SERVER = "PREFECT_API_URL"
+STORE = "VL_DISTILLERY_STORE"
 P = ParamSpec("P")
 R = TypeVar("R")
 _COMMAND: contextvars.ContextVar[str] = contextvars.ContextVar("command")
@@ -70,14 +75,20 @@ def flow(name: str) -> Callable[[Callable[P, R]], Any]:
     def define(fn: Callable[P, R]) -> Any:
         @functools.wraps(fn)
         def named(*args: P.args, **how: P.kwargs) -> R:
-            token = _COMMAND.set(_COMMAND.get(name))  # the outermost flow's
-            try:
+            if _COMMAND.get(None):
                 return fn(*args, **how)
+            told = signature.bind(*args, **how).arguments
+            remote = _remote(told.get("settings") or ())
+            token = _COMMAND.set(name)  # the outermost flow's
+            try:
+                with travel.through(remote, reporter):
+                    return fn(*args, **how)
             finally:
                 _COMMAND.reset(token)
 
         # Prefect reads types where a function is defined, and this one is defined here
-        named.__signature__ = inspect.signature(fn, eval_str=True)  # type: ignore[attr-defined]
+        signature = inspect.signature(fn, eval_str=True)
+        named.__signature__ = signature  # type: ignore[attr-defined]
         made = Flow(named, name)
         if "prefect" not in sys.modules:
             return made
@@ -85,6 +96,20 @@ def flow(name: str) -> Callable[[Callable[P, R]], Any]:
         return made.recorded()
 
     return define
+
+
+def _remote(settings: Sequence[str]) -> Remote | None:
+    """Return the store that the environment names, else the one of the settings.
+
+    Raises:
+        ValueError: it is none; the message has nothing secret.
+    """
+    if STORE in os.environ:
+        url = os.environ[STORE] or None
+        check_store(url, STORE, may_have_user=True)
+    else:
+        url = store_of(settings)
+    return Remote(url) if url else None
 
 
 @functools.cache

@@ -73,7 +73,7 @@ def _train(
     outcome = student.outcome
     score = {
         "set": str(work.set_name),
-        "method": work.set_name.method,
+        "method": work.set_name.label,
         # The budget: a set may hold a pair fewer, which paid for its similarity.
         "num_pairs": work.set_name.num_pairs or student.num_pairs,
         "student": work.network.name,

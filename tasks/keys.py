@@ -146,9 +146,11 @@ def of_score(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx: int)
         "protocol": section.protocol,
         "seed_idx": seed_idx,
     }
-    # Added for further students alone: the keys of all others are older than these
+    # Added where they apply: the keys of all others are older than these
     if network.is_further:
         what |= {"student": network.name, "input_size": network.input_size}
+    if work.set_name.is_decoded:
+        what["decoded"] = True
     read = {"pairs": pairs} if pairs else {}
     return _trained("evaluate", network, what, inputs.digests(**read))
 

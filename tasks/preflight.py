@@ -24,12 +24,14 @@ from tasks.device import choose_device
 from tasks.settings import steps
 from tasks.settings.params import Params
 from tasks.settings.steps import Network
-from tasks.store import caching, manifests
-from tasks.store.manifests import DamagedArtifact, canonical_digest
+from tasks.store import caching, manifests, travel
+from tasks.store.artifacts import Key, Ref
+from tasks.store.manifests import DamagedArtifact, Manifest, canonical_digest
 
 LOGGER = logging.getLogger("vl_distillery")
 CHECKED = stages.DATA / ".checked"
 RANDOM = "random"
+NO_REF = Ref("", "")  # of inputs that nothing is compared by
 TEXT_DIM = 8  # of the vectors that stand in for captions: any width will do
 OPTION = re.compile(r"\bmodel\.(?=options|lora|trainable|image_encoder|input_size)")
 LIBRARIES = ("torch", "timm", "torchvision", "transformers", "peft", "faiss-cpu", "faiss-gpu")
@@ -106,25 +108,32 @@ def _version(library: str) -> str | None:
 
 
 def _is_made(
-    folder: Path, encoder: dict[str, Any], weights: dict[str, str], missing: keys.Missing
+    folder: Path, key: Key, encoder: dict[str, Any], weights: dict[str, str], missing: keys.Missing
 ) -> bool:
     """Whether the artifact in `folder` is of these weights, or of files by the names of missing
-    ones.
+    ones; or the store has one that is.
     """
-    try:
-        found = manifests.read(folder)
-    except DamagedArtifact:
-        return False
+    made = []
+    with contextlib.suppress(DamagedArtifact):
+        made.append(manifests.read(folder))
     now = json.loads(json.dumps(encoder))  # a manifest knows no tuples
-    is_same = all(found.params.get(name) == value for name, value in now.items())
     names = set(getattr(missing, "names", ()))
-    return is_same and weights.items() <= found.inputs.items() and names <= set(found.inputs)
+
+    def is_of_these(found: Manifest) -> bool:
+        is_same = all(found.params.get(name) == value for name, value in now.items())
+        return is_same and weights.items() <= found.inputs.items() and names <= set(found.inputs)
+
+    if missing and not any(map(is_of_these, made)):
+        made = travel.offered(key)
+    return any(map(is_of_these, made))
 
 
 def _check_captions(params: Params) -> None:
     plugin = params.text_encoder
     encoder, weights, missing = keys.of_encoder(plugin)
-    if _is_made(steps.embedding(params).folder, encoder, weights, missing):
+    work = steps.embedding(params)
+    key, _ = keys.of_embeddings(work, NO_REF)
+    if _is_made(work.folder, key, encoder, weights, missing):
         return
 
     def run() -> None:
@@ -176,7 +185,9 @@ def _check_images(params: Params, is_distilled: bool, with_weights: bool) -> Non
 
     _once({**form, "methods": [asdict(config) for config in configs]}, code, run_form)
     encoder, weights, missing = keys.of_encoder(plugin)
-    if with_weights and not _is_made(work.folder, encoder, weights, missing):
+    stage = "evaluate" if network.is_further else "train_experts"
+    key, _ = keys.of_start(network, NO_REF, stages.STAGES[stage].code)
+    if with_weights and not _is_made(work.folder, key, encoder, weights, missing):
         _once(
             {**form, "image": encoder, "weights": weights, "seed": network.seed}, code, run_weights
         )

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -26,7 +26,7 @@ from tasks.device import choose_device
 from tasks.keys import Inputs
 from tasks.models import Place, load_encoder, load_encoder_of, new_model, open_split
 from tasks.progress import reporter
-from tasks.search import recall_by_search
+from tasks.search import nearest, recall_by_search
 from tasks.settings.steps import Evaluation, Network
 from tasks.store.artifacts import Ref
 
@@ -69,6 +69,8 @@ def train_student(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx:
     Args:
         inputs: with the start of the same network.
         pairs: a coreset or distilled artifact; None trains on the full data.
+
+    With `work.set_name.is_decoded` the texts are those of `in_words`.
     """
     device, section, network = choose_device(), work.section, work.network
     tau = network.model.tau
@@ -81,6 +83,8 @@ def train_student(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx:
         source = SplitPairs(splits["train"], encoder, work.augment, device=device)
     else:
         stored, features = open_pairs(network, inputs.start, pairs, device)
+        if work.set_name.is_decoded:
+            stored = in_words(stored, splits["train"])
         source = SetPairs(stored, device=device, features=features)
         step_sizes, loss_fn, recipe = stored.step_sizes, set_loss(stored, tau), section.small
     text_dim = splits["train"].text_embeds.shape[1]
@@ -101,6 +105,16 @@ def train_student(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx:
         progress=reporter(f"evaluate {work.set_name} seed {seed_idx}"),
     )
     return Student(outcome, source.num_pairs, model, encoder, splits)
+
+
+def in_words(pairs: PairSet, train: Split) -> PairSet:
+    """Return a set with the embedding of the nearest training sentence in place of each text.
+
+    Images, similarity, step sizes and loss stay. The nearest sentence has the largest cosine, as in
+    the gallery.
+    """
+    _, sentences = nearest(pairs.text_embeds, train.text_embeds)
+    return replace(pairs, text_embeds=train.text_embeds[sentences[:, 0]])
 
 
 def load_student_encoder(network: Network, start: Ref, device: torch.device) -> ImageEncoder:

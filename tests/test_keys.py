@@ -50,6 +50,20 @@ def test_a_score_of_a_small_set_knows_no_recipe_of_the_full_data(chosen):
     assert keys.of_score(work, INPUTS, None, 0) != keys.of_score(other, INPUTS, None, 0)
 
 
+def test_a_decoded_score_says_so_and_its_option_changes_no_other_key(chosen):
+    name, pairs = SetName("bi_trajectory", 20), Ref("d", "d" * 8)
+    plain = keys.of_score(steps.evaluation(chosen, name), INPUTS, pairs, 0)
+    decoded = keys.of_score(steps.evaluation(chosen, name.decoded()), INPUTS, pairs, 0)
+    assert decoded.params == {**plain.params, "decoded": True} and "decoded" not in plain.params
+    other = params.load(["profile=toy", "evaluate.decoded=true"], path=ROOT / "params.yaml")
+    assert keys.of_score(steps.evaluation(other, name), INPUTS, pairs, 0) == plain
+    for task, key in ((steps.training, keys.of_expert), (steps.start, None)):
+        assert task(chosen) == task(other)
+        assert key is None or key(task(chosen), INPUTS, 0) == key(task(other), INPUTS, 0)
+    made = keys.of_distilled(steps.distillation(chosen, name), INPUTS, REFS)
+    assert made == keys.of_distilled(steps.distillation(other, name), INPUTS, REFS)
+
+
 def test_folders_are_those_of_the_stage_table(chosen):
     assert steps.start(chosen).folder == steps.training(chosen).folder / "start"
     assert steps.selection(chosen, RANDOM).folder == Path("data/coresets/toy/random-20")

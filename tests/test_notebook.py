@@ -102,6 +102,20 @@ def test_an_unknown_set_is_answered_with_the_nearest_one(vld):
         vld.open_profile("toy").set("bi_trajectry-4")
 
 
+def test_an_imported_set_is_opened_and_trained_on(made, vld):
+    made.flow("export", "herding-4", "--to", "out/theirs")
+    made.flow("import", "out/theirs", "--as", "theirs")
+    profile = vld.open_profile("toy", ["methods.imported=[theirs-4]"])
+    assert profile.sets == ["random-4", "herding-4", "bi_trajectory-4", "theirs-4"]
+    found, own = profile.set("theirs-4"), profile.set("herding-4")
+    assert found.captions == own.captions and found._repr_png_().startswith(b"\x89PNG")
+    assert profile.train(found).outcome.test == profile.train(own).outcome.test
+    with pytest.raises(ValueError, match=r"imported for other prepared .*image_size 32 -> 16"):
+        vld.open_profile("toy", ["methods.imported=[theirs-4]", "prepare_data.image_size=16"])
+    with pytest.raises(ValueError, match=r"allowed: random-4, herding-4, bi_trajectory-4; "):
+        vld.open_profile("toy").set("theirs-4")
+
+
 def test_the_leaderboard_has_a_row_for_each_set_best_first(made, vld):
     board = vld.leaderboard()
     assert set(board["set"]) == {"bi_trajectory-4", "herding-4", "random-4", "full"}

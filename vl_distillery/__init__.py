@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from tasks import stages
 from tasks.core.data.storage import load_split
@@ -20,12 +20,16 @@ from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe
 from tasks.core.foundations.file_names import SCORE
 from tasks.core.foundations.names import hint
+from tasks.core.foundations.records import Split
 from tasks.core.training.pair_files import load_pairs
 from tasks.core.training.pair_set import PairSet
+from tasks.exchange.found import imported
+from tasks.exchange.real_pairs import CAPTIONS
 from tasks.keys import Inputs
-from tasks.planning.inventory import Entry, cells_of, look
+from tasks.planning.inventory import Entry, cells_of, digests, look
 from tasks.reporting.gallery import to_pictures, write_contact_sheet, write_sheet
 from tasks.reporting.stored import load_gallery
+from tasks.search import nearest
 from tasks.settings import params, steps
 from tasks.settings.params import Params
 from tasks.settings.sets import FULL, SetName
@@ -44,11 +48,11 @@ SHOWN = 12  # pairs of a contact sheet
 
 @dataclass(frozen=True)
 class Set:
-    """A coreset or a distilled set. In a notebook it shows itself as a contact sheet.
+    """A coreset, a distilled or an imported set. In a notebook it shows itself as a contact sheet.
 
     Attributes:
         pairs: what students train on, see `tasks/core/training/pair_set.py`.
-        captions: of real pairs; the nearest training sentences of distilled ones.
+        captions: of real pairs; the nearest training sentences of what has vectors for texts.
         sheet: the contact sheet of the first pairs, a PNG.
     """
 
@@ -67,15 +71,18 @@ class Profile:
 
     def __init__(self, chosen: Params, settings: Sequence[str] = ()) -> None:
         self._params, self._settings = chosen, settings
-        self._entries = {entry.cell.name: entry for entry in look(cells_of(chosen))}
+        entries = look(cells_of(chosen))
+        self._entries = {entry.cell.name: entry for entry in entries}
+        self._imported = imported(chosen, digests(entries))
 
     def __repr__(self) -> str:
         return f"Profile({self._params.profile!r}, sets={self.sets})"
 
     @property
     def sets(self) -> list[str]:
-        """Names of the sets that are there, for example `bi_trajectory-50`."""
-        return [str(name) for name in self._params.sets if self._entries[str(name)].ref]
+        """Names of the sets that are there, for example `bi_trajectory-50`; imported ones last."""
+        made = [str(name) for name in self._params.sets if self._entries[str(name)].ref]
+        return [*made, *self._imported]
 
     def set(self, name: str) -> Set:
         """Return a set by its name.
@@ -85,20 +92,18 @@ class Profile:
             FileNotFoundError: it is not made.
         """
         ref, buffer = self._made(name), io.BytesIO()
-        pairs = load_pairs(ref.folder)
-        if SetName.parse(name).method in self._params.distillers:
+        pairs, train = load_pairs(ref.folder), self._train()
+        if name in self._imported:
+            captions = pairs.provenance.get(CAPTIONS) or _nearest(pairs, train)
+            _draw(f"{name}: imported", pairs, captions, buffer)
+        elif SetName.parse(name).method in self._params.distillers:
             decoded = self._made(f"{name} gallery").folder
             gallery = load_gallery(decoded, ref.folder, pairs.num_pairs)
             captions = [row.nearest_sentence for row in gallery.rows]
             write_contact_sheet(replace(gallery, rows=gallery.rows[:SHOWN]), buffer)
         else:
-            split = load_split(
-                self._made("prepared").folder, self._made("embeddings").folder, "train"
-            )
-            captions = [split.captions[index] for index in pairs.provenance["caption_idx"]]
-            pictures = to_pictures(pairs.images[:SHOWN], pairs.mean, pairs.std)
-            tiles = [(tile,) for tile in zip(pictures, captions, strict=False)]
-            write_sheet(f"{name}: real pairs", tiles, buffer)
+            captions = [train.captions[row] for row in pairs.provenance["caption_idx"]]
+            _draw(f"{name}: real pairs", pairs, captions, buffer)
         return Set(name, ref, pairs, tuple(captions), buffer.getvalue())
 
     def train(self, pairs: Set | None = None, seed: int = 0) -> Student:
@@ -126,8 +131,13 @@ class Profile:
         work = steps.evaluation(self._params, name)
         return train_student(work, Inputs(*found), pairs.ref if pairs else None, seed)
 
+    def _train(self) -> Split:
+        return load_split(self._made("prepared").folder, self._made("embeddings").folder, "train")
+
     def _made(self, name: str) -> Ref:
-        names = [str(one) for one in self._params.sets]
+        if name in self._imported:
+            return self._imported[name]
+        names = [str(one) for one in (*self._params.sets, *self._params.imported)]
         if name not in self._entries:
             raise ValueError(
                 f"received the set {name!r}{hint(name, names)}; allowed: {', '.join(names)}; "
@@ -204,6 +214,19 @@ def leaderboard(data: Path | str = stages.DATA) -> pd.DataFrame:
         table.append({**row, "students": found.n, **numbers, "deviation": found.deviation})
     best = pd.DataFrame(table).sort_values("mean_recall", ascending=False, kind="stable")
     return best.reset_index(drop=True)
+
+
+def _nearest(pairs: PairSet, train: Split) -> list[str]:
+    """Return the nearest training sentence of each text."""
+    rows = nearest(pairs.text_embeds, train.text_embeds)[1][:, 0]
+    return [train.captions[row] for row in rows]
+
+
+def _draw(title: str, pairs: PairSet, captions: Sequence[str], target: BinaryIO) -> None:
+    """Write the contact sheet of a set whose pictures have one text each."""
+    pictures = to_pictures(pairs.images[:SHOWN], pairs.mean, pairs.std)
+    tiles = [(tile,) for tile in zip(pictures, captions, strict=False)]
+    write_sheet(title, tiles, target)
 
 
 def _made_from(folder: Path) -> str:

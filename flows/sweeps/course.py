@@ -32,7 +32,7 @@ class Told:
 
     Attributes:
         settings: the user's own, which come before those of a cell.
-        checked: settings that are checked before anything starts, and are no cells.
+        checked: further settings that are checked before anything starts, and are no cells.
         planned: cells whose shared artifacts are made first; they are those of the source, or of a
             search the one that all its cells share with.
     """
@@ -69,7 +69,8 @@ class Course:
             {"id": cell.id, "name": cell.name, **self._part(cell)} for cell in self.told.planned
         ]
         how = {"force": self.told.force, "accept_code": self.told.accept_code}
-        request = {"kind": PLAN, "cells": cells, "checked": self.told.checked, **how}
+        words = {"settings": self.told.settings, "cells": cells, "checked": self.told.checked}
+        request = {"kind": PLAN, **words, **how}
         LOGGER.info("checking %d cells", len(cells))
         loop.run([Unit(PLAN, PLAN, "plan", request)], self.pool, self._heard)
         return self._write(is_last=True)

@@ -77,7 +77,12 @@ class RemotePool:
                     f"{MAX_REQUEST} as parameters of a run; make several smaller sweeps"
                 )
             own = self.record
-            words = {"profile": own.profile, "sweep": own.name, "request": unit.request}
+            words = {
+                "profile": own.profile,
+                "sweep": own.name,
+                "request": unit.request,
+                "settings": unit.request["settings"],
+            }
             tags = [self.tag, tag, f"kind:{unit.kind}"]
             name = f"{own.name}: {unit.name}"
             run = _asked(

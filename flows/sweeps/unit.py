@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ UNITS, HELD, ANSWER = "units", ".lock", ".json"
 
 
 @flow("sweep-unit")
-def sweep_unit(profile: str, sweep: str, request: dict[str, Any]) -> None:
+def sweep_unit(
+    profile: str, sweep: str, request: dict[str, Any], settings: Sequence[str] = ()
+) -> None:
     """Do what a sweep asks for.
 
     Args:
         profile, sweep: names of the sweep that asks.
+        settings: those of the request; they may name the store that artifacts travel through.
         request: what is to be made, see flows/sweeps/work.py.
 
     Raises:

@@ -16,7 +16,7 @@ from flows.embed_captions import embed_captions
 from flows.evaluate import Found, scored
 from flows.prepare_data import prepare_data
 from flows.refs import Refs
-from flows.runner import run
+from flows.runner import flow, run
 from flows.select_coresets import select_coresets
 from flows.sweeps.units import PLAN
 from flows.train_experts import train_experts
@@ -34,18 +34,27 @@ from tasks.tracking import cells as tracking
 Answer = dict[str, Any]
 
 
-def perform(request: Mapping[str, Any]) -> Answer:
+@flow("sweep-unit")
+def perform(settings: Sequence[str], request: dict[str, Any]) -> Answer:
     """Do what a request asks for, and return the answer as plain data.
+
+    Args:
+        settings: those of the request; they may name the store that artifacts travel through.
 
     Raises:
         ValueError, OSError: what a user can mend.
     """
+    return _done(request)
+
+
+def _done(request: Mapping[str, Any]) -> Answer:
     kinds: dict[str, Callable[..., Answer]] = {PLAN: plan, "shared": shared, "cell": cell}
     words = {name: value for name, value in request.items() if name != "kind"}
     return kinds[request["kind"]](**words)
 
 
 def plan(
+    settings: Sequence[str],
     cells: Sequence[Mapping[str, Any]],
     checked: Sequence[Sequence[str]],
     force: bool,
@@ -54,6 +63,7 @@ def plan(
     """Check every cell, and return what is to be made: {shared, cells}.
 
     Args:
+        settings: the user's own.
         cells: requests of cells by `name`, `id` and `request`.
         checked: settings that are checked as well and are no cells.
 
@@ -65,13 +75,13 @@ def plan(
     Raises:
         ValueError, FileNotFoundError: a cell is not valid; its name comes first.
     """
-    for settings in checked:
-        _load(settings, "the space")
+    for own in checked:
+        _load([*settings, *own], "the space")
     units: dict[str, Answer] = {}
     needs = {}
     for one in cells:
-        settings = one["request"]["settings"]
-        needs[one["id"]] = _needed(_load(settings, f"the cell {one['name']}"), settings, units)
+        told = one["request"]["settings"]
+        needs[one["id"]] = _needed(_load(told, f"the cell {one['name']}"), told, units)
     for unit in units.values():
         unit["request"]["accept_code"] = accept_code
     missing = {key: unit for key, unit in units.items() if _look(unit["request"]) is None}
@@ -190,7 +200,7 @@ def _look(request: Mapping[str, Any]) -> Answer | None:
     """Return the answer to a request when all of it is there."""
     try:
         with caching.looking():
-            return perform(request)
+            return _done(request)
     except caching.NotMade:
         return None
 

@@ -53,7 +53,7 @@ def answer_to(request: dict[str, Any]) -> dict[str, Any]:
     from flows.sweeps.work import perform  # imports PyTorch
 
     try:
-        return {"value": perform(request)}
+        return {"value": perform.fn(request["settings"], request)}
     except (ValueError, OSError) as error:
         return {"reason": str(error)}
     except Exception as error:

@@ -63,6 +63,7 @@ def render(source: Source, facts: dict[str, Any], choice: Any, facts_digest: str
         "made": made,
         "num_stored_bytes": _stored_bytes(source),
         "scores": _scores(facts["scores"]),
+        "in_words": _scores(facts["scores_in_words"]),
         "protocols": PROTOCOLS,
         "confidence": round(100 * CONFIDENCE),
         "missing": missing(facts, is_test_included=choice.is_test_included),

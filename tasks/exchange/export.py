@@ -24,7 +24,6 @@ from tasks.exchange.pictures import PICTURES, Rounding, encode, to_8_bits
 from tasks.exchange.source import Source
 from tasks.exchange.targets import CARD, FACTS, whole
 from tasks.models import ENCODER
-from tasks.reporting.gallery import to_pictures
 from tasks.store.artifacts import file_digest
 
 IDS, TENSORS, TEST = "ids.csv", "pairs.safetensors", "test.safetensors"
@@ -112,7 +111,7 @@ def _encoded(pictures: np.ndarray, kind: str) -> list[bytes]:
 def _initial(source: Source, kind: str) -> list[bytes]:
     if source.initial is None:
         return []
-    shown = to_pictures(source.initial["images"], source.pairs.mean, source.pairs.std)
+    shown, _ = to_8_bits(source.initial["images"], source.pairs.mean, source.pairs.std)
     return _encoded(shown, kind)
 
 
@@ -182,6 +181,7 @@ def _facts(source: Source, place: Path, choice: Choice, rounding: Rounding) -> d
         "recipe": source.recipe,
         "student_seeds": _student_seeds(source),
         "scores": source.scores(),
+        "scores_in_words": source.scores_in_words(),
         "artifacts": {name: getattr(source, name).manifest.digest for name in parts},
         "files": {str(path.relative_to(place)): file_digest(path) for path in files},
     }

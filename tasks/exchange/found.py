@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from tasks.exchange.asked import FITS, Made, differences
 from tasks.settings import steps
 from tasks.settings.params import Params
 from tasks.store import artifacts
 from tasks.store.artifacts import Ref
+from tasks.store.manifests import Manifest
 
 
 def imported(params: Params, today: Mapping[str, str] | None = None) -> dict[str, Ref]:
@@ -17,7 +20,7 @@ def imported(params: Params, today: Mapping[str, str] | None = None) -> dict[str
         today: the digests of what students are trained on and begin with, where they are known.
 
     Raises:
-        ValueError: one was imported for other inputs.
+        ValueError: one was imported for other parameters or inputs.
         FileNotFoundError: one was not imported into this profile.
         DamagedArtifact: one does not verify.
     """
@@ -30,9 +33,26 @@ def imported(params: Params, today: Mapping[str, str] | None = None) -> dict[str
                 f"methods.imported: received {str(name)!r}; {folder} is not there; run "
                 f"`vl-distillery import PATH --as {name.method}`, or leave it out"
             )
+        _check_asked(params, str(name), manifest)
         _check_fit(str(name), manifest.inputs, today or {})
         found[str(name)] = Ref(str(folder), manifest.digest, is_cached=True)
     return found
+
+
+def _check_asked(params: Params, name: str, manifest: Manifest) -> None:
+    """Refuse a set that was imported for other parameters, before anything is made."""
+    facts: Any = manifest.facts
+    if FITS in facts:
+        found = differences(params, {item: Made(**told) for item, told in facts[FITS].items()})
+    else:
+        found = {"versions": "it does not say what it fits"}
+    if found:
+        told = "; ".join(f"{item}: {words}" for item, words in found.items())
+        raise ValueError(
+            f"methods.imported: received {name!r}, imported for other {', '.join(found)} ({told}); "
+            "allowed is a set for the present parameters; run `vl-distillery train_experts` and "
+            "import it again with --replace, or leave it out with --set 'methods.imported=[]'"
+        )
 
 
 def _check_fit(name: str, inputs: Mapping[str, str], today: Mapping[str, str]) -> None:

@@ -1,7 +1,8 @@
 """import: a set of somebody else becomes an artifact, `data/imported/<profile>/<name>-<pairs>`.
 
-It may be an export of this program, a .pt file as published code saves it, or a list of ids of real
-pairs. What a file does not say is stated by the user, never guessed.
+It may be an export of this program, a .pt file as published code saves it (`published.py`), or a
+list of ids of real pairs. It may also be real pairs themselves (`real_pairs.py`). What a file does
+not say is stated by the user, never guessed.
 """
 
 from __future__ import annotations
@@ -10,28 +11,34 @@ import io
 import json
 import math
 import tarfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet
+import pyarrow
 import torch
 from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
 
 from tasks.core.data.storage import load_split
+from tasks.core.data.tables import Leaf, open_table
 from tasks.core.foundations.file_names import NAMES
 from tasks.core.foundations.tensor_files import load_tensors
-from tasks.core.networks.encoders import ImageEncoder, normalise, take_rows
+from tasks.core.networks.encoders import ImageEncoder
+from tasks.core.training import pair_files
 from tasks.core.training.pair_files import save_pairs
 from tasks.core.training.pair_set import LEFT, PairSet, Similarity
+from tasks.exchange.asked import FITS, FITTED, Made, differences
 from tasks.exchange.export import FORMAT_VERSION, TENSORS
 from tasks.exchange.layouts import ROWS, TABLE
+from tasks.exchange.pair_rows import TABLES, TEXT
+from tasks.exchange.pictures import to_images
 from tasks.exchange.published import PUBLISHED, Stated, is_normalisation, read_published
+from tasks.exchange.real_pairs import LEFT_OUT, SOURCE, read_pairs
 from tasks.exchange.source import Part, part
 from tasks.exchange.targets import FACTS
 from tasks.models import ENCODER
@@ -63,6 +70,7 @@ _DAMAGED = (
     Image.DecompressionBombError,
 )
 ID = ("split", "file_name", "caption_number")
+PAIRS = "pairs"  # the kind of real ones
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ def import_set(
     """Store a set, and return its name with its reference.
 
     Raises:
-        ValueError: it is none of the three kinds, does not fit the profile, or is there already;
+        ValueError: it is none of the four kinds, does not fit the profile, or is there already;
             or `methods.imported` does not take its name or size.
         FileNotFoundError: it is not there, or the profile's dataset is not prepared.
     """
@@ -91,7 +99,14 @@ def import_set(
         part(steps.embedding(params).folder),
         part(steps.start(params).folder),
     )
-    kind, read = _kind(path)
+    made = {item: Made.of(getattr(given, item).manifest) for item in FITTED}
+    for item, words in differences(params, made).items():
+        raise ValueError(
+            f"{getattr(given, item).folder}: received an artifact of other parameters ({words}); "
+            "allowed is that of the present ones, which the set has to fit; run `vl-distillery "
+            "train_experts` first"
+        )
+    kind, read = _kind(path, stated)
     pairs = _fitting(read(path, stated, given, params), path, given)
     set_name = SetName(name, pairs.num_pairs)
     imported_of([str(set_name)], params.general.budgets, "--as")
@@ -101,31 +116,45 @@ def import_set(
             f"--as: received {name!r}, and {folder} exists; allowed is a name that is free; choose "
             "another, or replace it with --replace"
         )
-    files = [path] if path.is_file() else [path / FACTS]
-    read_from = {f"source/{file.name}": file_digest(file) for file in files}
-    inputs = {item: getattr(given, item).manifest.digest for item in vars(given)}
+    if kind == PAIRS:
+        read_from = {"source": pairs.provenance[SOURCE]}
+    else:
+        file = path if path.is_file() else path / FACTS
+        read_from = {f"source/{file.name}": file_digest(file)}
+    inputs = {item: one.digest for item, one in made.items()}
     key = Key("import", {"kind": kind, **asdict(stated)}, {**inputs, **read_from}, "")
 
     def build(place: Path) -> dict[str, Any]:
         provenance = {"method": name, "profile": params.profile, "imported": kind}
-        save_pairs(place, pairs.with_provenance(provenance))
-        return {"num_pairs": pairs.num_pairs}
+        save_pairs(place, pairs.with_provenance({**provenance, **pairs.provenance}))
+        fits = {item: asdict(one) for item, one in made.items()}
+        return {"num_pairs": pairs.num_pairs, FITS: fits}
 
     with artifacts.lock(folder):
         manifest = artifacts.write(folder, key, build, {"git": dict(caching.git_state())})
     return set_name, Ref(str(folder), manifest.digest)
 
 
-def _kind(path: Path) -> tuple[str, Callable[..., PairSet]]:
+def left_out_of(folder: Path) -> dict[str, Any]:
+    """Return what an import left out, by reason: how many, and the first of them."""
+    provenance = json.loads((folder / pair_files.FACTS).read_text())["provenance"]
+    return dict(provenance.get(LEFT_OUT, {}))
+
+
+def _kind(path: Path, stated: Stated) -> tuple[str, Callable[..., PairSet]]:
     if path.is_dir() and (path / FACTS).is_file():
         return "export", _export
+    has_columns = (stated.picture_column, stated.caption_column) != (None, None)
+    if path.is_dir() or (path.suffix in TABLES and (path.suffix != ".csv" or has_columns)):
+        return PAIRS, _pairs
     if path.suffix in (".pt", ".pth"):
         return "published", _published
     if path.suffix in (".csv", ".json"):
         return "ids", _ids
     raise ValueError(
         f"PATH: received {path}; allowed is an export (a folder with {FACTS}), a .pt file with "
-        f"{', '.join(PUBLISHED)}, or a .csv or .json with {', '.join(ID)}; change PATH"
+        f"{', '.join(PUBLISHED)}, a .csv or .json with {', '.join(ID)}, or real pairs: a folder of "
+        f"pictures beside {TEXT} files, or a {', '.join(TABLES)}; change PATH"
     )
 
 
@@ -157,7 +186,8 @@ def _export(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSe
     sizes = facts["step_sizes"] if is_same else None
     side = given.prepared.manifest.params["image_size"]
     try:
-        return _checked(Listed(path, facts["files"]), facts, sizes, side)
+        listed, most = Listed(path, facts["files"]), params.general.budgets[-1]
+        return _checked(listed, facts, sizes, side, most)
     except _DAMAGED as error:
         raise ValueError(
             f"{path}: received {type(error).__name__}: {error}; allowed is what `export` wrote, at "
@@ -180,18 +210,21 @@ class Listed:
 
 
 def _checked(
-    listed: Listed, facts: dict[str, Any], sizes: dict[str, float] | None, side: int
+    listed: Listed, facts: dict[str, Any], sizes: dict[str, float] | None, side: int, most: int
 ) -> PairSet:
-    """Return the set of files that are the export's."""
+    """Return the set of files that are the export's; refuse more than `most` pairs."""
     tensors = load_tensors(listed.file(TENSORS))
+    texts = tensors["text_embeds"]
+    if len(texts) > most:
+        raise ValueError(f"{len(texts)} pairs, more than the largest of `budgets`, {most}")
     soft = Similarity.of(tensors, facts["sim_alpha"]) if LEFT in tensors else None
     if soft and not (math.isfinite(soft.alpha) and soft.left.numel()):
         raise ValueError(f"a similarity with alpha {soft.alpha} and rows {tuple(soft.left.shape)}")
     mean, std = tuple(facts["mean"]), tuple(facts["std"])
     bodies = _READERS[facts["layout"]](listed)
-    pictures = np.stack([_picture(name, body, side) for name, body in bodies])
-    images = normalise(torch.from_numpy(pictures), mean, std).contiguous()
-    return PairSet(images, tensors["text_embeds"], mean, std, soft, sizes, facts["loss"])
+    pictures = (_picture(name, body, side) for name, body in bodies)
+    images = to_images(pictures, (len(texts), side), mean, std)
+    return PairSet(images, texts, mean, std, soft, sizes, facts["loss"])
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -222,18 +255,24 @@ def _facts(path: Path) -> dict[str, Any]:
     return {name: facts[name] for name in FACTS_READ}
 
 
-def _folder(listed: Listed) -> list[tuple[str, bytes]]:
-    names = [row["file_name"] for row in json.loads(listed.file(ROWS).read_text())]
-    return [(name, listed.file(name).read_bytes()) for name in names]
+Bodies = Iterator[tuple[str, bytes]]  # names and encoded pictures, one held at a time
 
 
-def _huggingface(listed: Listed) -> list[tuple[str, bytes]]:
-    column = pyarrow.parquet.read_table(listed.file(TABLE), columns=["image"])["image"]
-    return [(f"row {row}", value["bytes"]) for row, value in enumerate(column.to_pylist())]
+def _folder(listed: Listed) -> Bodies:
+    for row in json.loads(listed.file(ROWS).read_text()):
+        yield row["file_name"], listed.file(row["file_name"]).read_bytes()
 
 
-def _webdataset(listed: Listed) -> list[tuple[str, bytes]]:
-    found = []
+def _huggingface(listed: Listed) -> Bodies:
+    table, row = open_table(listed.file(TABLE)), 0
+    for group in range(table.file.num_row_groups):
+        for bodies in table.arrays(group, Leaf("image", "bytes")):
+            for body in bodies.to_pylist():
+                yield f"row {row}", body
+                row += 1
+
+
+def _webdataset(listed: Listed) -> Bodies:
     for shard in sorted(name for name in listed.names if name.endswith(".tar")):
         with tarfile.open(listed.file(shard)) as tar:
             for member in tar:
@@ -241,8 +280,7 @@ def _webdataset(listed: Listed) -> list[tuple[str, bytes]]:
                     body = tar.extractfile(member)
                     if body is None:
                         raise ValueError(f"{member.name} of {shard}, which is no file")
-                    found.append((member.name, body.read()))
-    return found
+                    yield member.name, body.read()
 
 
 _READERS = {"folder": _folder, "huggingface": _huggingface, "webdataset": _webdataset}
@@ -262,9 +300,12 @@ def _published(path: Path, stated: Stated, given: Inputs, params: Params) -> Pai
     return read_published(path, stated, params.text_encoder.label)
 
 
+def _pairs(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
+    return read_pairs(path, stated, params, _encoder(given))
+
+
 def _ids(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
     """Return the real pairs that a list names, as a coreset holds them."""
-    stated.only("a list of ids")
     try:
         rows = _rows(path)
         wanted = [(str(row[ID[0]]), str(row[ID[1]]), int(str(row[ID[2]]))) for row in rows]
@@ -273,8 +314,10 @@ def _ids(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: received {error!r:.120}; allowed are rows with {', '.join(ID)}, the last a "
-            "whole number; change the file"
+            "whole number; change the file, or state --picture-column and --caption-column of a "
+            "table of real pairs"
         ) from error
+    stated.only("a list of ids")
     names = pd.read_parquet(given.prepared.folder / NAMES)
     train = load_split(given.prepared.folder, given.embeddings.folder, "train")
     places = {name: row for row, name in enumerate(names.loc[names["split"] == "train", "name"])}
@@ -291,8 +334,10 @@ def _ids(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
         images.append(image)
         captions.append(int(torch.searchsorted(train.caption_image_idx, image)) + caption)
     encoder = _encoder(given)
-    shown = normalise(take_rows(train.images, torch.tensor(images)), encoder.mean, encoder.std)
-    return PairSet(shown.contiguous(), train.text_embeds[captions], encoder.mean, encoder.std)
+    side = train.images.shape[1]
+    pictures = (train.images[row] for row in images)
+    shown = to_images(pictures, (len(images), side), encoder.mean, encoder.std)
+    return PairSet(shown, train.text_embeds[captions], encoder.mean, encoder.std)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

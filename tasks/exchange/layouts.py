@@ -21,6 +21,7 @@ from tasks.exchange.source import Origin
 
 ROWS, TABLE = "pairs.json", "data/train-00000-of-00001.parquet"
 SHARD_PAIRS = 1000
+GROUP_PAIRS = 100  # of a row group: a reader holds the pictures of one
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _huggingface(place: Path, content: Content) -> None:
     told = json.dumps({"info": {"features": features}})
     table = pyarrow.table(columns).replace_schema_metadata({"huggingface": told})
     (place / TABLE).parent.mkdir()
-    pyarrow.parquet.write_table(table, place / TABLE)
+    pyarrow.parquet.write_table(table, place / TABLE, row_group_size=GROUP_PAIRS)
 
 
 def _webdataset(place: Path, content: Content) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from tasks.core.networks.encoders import normalise
 
 # Both are lossless; stronger compression of noisy pictures takes long and saves little
 PICTURES: dict[str, dict[str, Any]] = {
@@ -50,6 +53,29 @@ def to_8_bits(
         pictures.append(shown.to(torch.uint8).permute(0, 2, 3, 1).contiguous())
     cost = Rounding(largest, total / images.numel(), num_clipped, images.numel())
     return torch.cat(pictures).numpy(), cost
+
+
+def to_images(
+    pictures: Iterable[np.ndarray],
+    shape: tuple[int, int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Tensor:
+    """Return normalised images (M, 3, S, S) float32 of 8-bit pictures (S, S, 3).
+
+    One picture is held at a time: all at once would take the memory of the images three times.
+
+    Args:
+        shape: M and S.
+
+    Raises:
+        ValueError: there are not M pictures.
+    """
+    number, side = shape
+    images = torch.empty(number, 3, side, side)
+    for image, picture in zip(images, pictures, strict=True):
+        image.copy_(normalise(torch.tensor(picture[None]), mean, std)[0])
+    return images
 
 
 def encode(picture: np.ndarray, kind: str) -> bytes:

@@ -17,12 +17,14 @@ PUBLISHED = ("image", "text", "similarity_params", "syn_lr_img", "syn_lr_txt")
 
 @dataclass(frozen=True)
 class Stated:
-    """What a user says of a .pt file, which says none of it.
+    """What a user says of a file or folder, which says none of it.
 
     Attributes:
         text_encoder: name of the text encoder in folders.
         mean, std: of the normalisation of the images, per channel.
         loss, sim_alpha: of a set with a similarity.
+        picture_column, caption_column: of a table of real pairs.
+        resize: whether real pictures of another size are brought to that of the profile.
     """
 
     text_encoder: str | None = None
@@ -30,15 +32,18 @@ class Stated:
     std: tuple[float, ...] | None = None
     loss: str | None = None
     sim_alpha: float | None = None
+    picture_column: str | None = None
+    caption_column: str | None = None
+    resize: bool = False
 
     def only(self, kind: str, *allowed: str) -> None:
         """Refuse what a file of this kind says itself."""
-        given = [f.name for f in fields(self) if getattr(self, f.name) is not None]
+        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         extra = [name for name in given if name not in allowed]
         if extra:
             raise ValueError(
-                f"--{extra[0].replace('_', '-')}: received with {kind}, which says it itself; "
-                f"allowed: {', '.join(allowed) or 'none'}; leave it out"
+                f"--{extra[0].replace('_', '-')}: received with {kind}, which says it itself, or "
+                f"has none; allowed: {', '.join(allowed) or 'none'}; leave it out"
             )
 
 
@@ -51,6 +56,7 @@ def read_published(path: Path, stated: Stated, label: str) -> PairSet:
     Raises:
         ValueError: anything else than a dictionary of `PUBLISHED`, or something is not stated.
     """
+    stated.only("a .pt file", "text_encoder", "mean", "std", "loss", "sim_alpha")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile pickle raises whatever it leads to

@@ -22,6 +22,7 @@ from tasks.core.foundations.records import Split
 from tasks.core.foundations.tensor_files import load_tensors
 from tasks.core.training.pair_files import load_pairs
 from tasks.core.training.pair_set import PairSet
+from tasks.exchange.asked import Made, differences_of_set
 from tasks.search import nearest
 from tasks.settings import steps
 from tasks.settings.params import Params
@@ -65,6 +66,7 @@ class Source:
         is_coreset: whether its pairs are real ones.
         initial: `images` and `text_embeds` that a distilled set began as; None for a coreset.
         students: their scores, by seed; empty where the set was not scored.
+        in_words: the same with the nearest training sentences in place of its texts.
         small: how a student is trained on a set, of params.yaml, for a set that was not scored.
     """
 
@@ -78,6 +80,7 @@ class Source:
     embeddings: Part
     start: Part
     students: tuple[Part, ...]
+    in_words: tuple[Part, ...]
     small: dict[str, Any]
 
     def split(self, name: str) -> Split:
@@ -103,7 +106,11 @@ class Source:
 
     def scores(self) -> list[dict[str, Any]]:
         """Return the scores of the students, by seed."""
-        return [json.loads((part.folder / SCORE).read_text()) for part in self.students]
+        return _scores(self.students)
+
+    def scores_in_words(self) -> list[dict[str, Any]]:
+        """Return those of the students of `in_words`."""
+        return _scores(self.in_words)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -119,7 +126,7 @@ def open_source(params: Params, name: str) -> Source:
 
     Raises:
         ValueError: no such set in the parameters; an artifact that is damaged, or not the one that
-            the set was made from; scores under more than one recipe.
+            the set was made from; a set of other parameters; scores under more than one recipe.
         FileNotFoundError: it was not made yet.
     """
     known = list(map(str, params.sets))
@@ -134,7 +141,16 @@ def open_source(params: Params, name: str) -> Source:
     work = steps.selection if is_coreset else steps.distillation
     own = part(work(params, set_name).folder)
     inputs = own.manifest.inputs
-    scored = steps.evaluation(params, set_name).folder
+    parts = {
+        "prepared": part(steps.preparation(params).folder, inputs["prepared"]),
+        "embeddings": part(steps.embedding(params).folder, inputs["embeddings"]),
+        "start": part(steps.start(params).folder, inputs["start"]),
+    }
+    _check_asked(params, set_name, {**parts, "own": own})
+    students, in_words = _students(params, set_name, own), tuple[Part, ...]()
+    if params.evaluate.decoded and not is_coreset:
+        in_words = _students(params, set_name.decoded(), own)
+    _check_one_recipe((*students, *in_words))
     return Source(
         set_name,
         params.report.dataset,
@@ -142,12 +158,26 @@ def open_source(params: Params, name: str) -> Source:
         load_pairs(own.folder),
         None if is_coreset else load_tensors(own.folder / INITIAL),
         own,
-        part(steps.preparation(params).folder, inputs["prepared"]),
-        part(steps.embedding(params).folder, inputs["embeddings"]),
-        part(steps.start(params).folder, inputs["start"]),
-        _students(scored, own.manifest.digest, params.evaluate.num_eval),
+        parts["prepared"],
+        parts["embeddings"],
+        parts["start"],
+        students,
+        in_words,
         params.evaluate.small.__dict__,
     )
+
+
+def _check_asked(params: Params, name: SetName, parts: dict[str, Part]) -> None:
+    """Refuse a set that is not the one that the parameters ask for."""
+    made = {item: Made.of(one.manifest) for item, one in parts.items()}
+    found = differences_of_set(params, name, made)
+    if found:
+        told = "; ".join(f"{item.replace('own', str(name))}: {w}" for item, w in found.items())
+        raise ValueError(
+            f"SET: received {str(name)!r}, which was made otherwise than the parameters ask for "
+            f"({told}); allowed is the set of the present parameters; run `vl-distillery pipeline` "
+            "with them, or change params.yaml or --set to what made it"
+        )
 
 
 def part(folder: Path, digest: str | None = None) -> Part:
@@ -166,17 +196,34 @@ def part(folder: Path, digest: str | None = None) -> Part:
     return Part(folder, manifest)
 
 
-def _students(folder: Path, digest: str, num_eval: int) -> tuple[Part, ...]:
-    """Return the scored students of the set with this digest, all under one recipe."""
-    found = [part(folder / f"seed_{seed}") for seed in range(num_eval)] if folder.exists() else []
+def _students(params: Params, set_name: SetName, own: Part) -> tuple[Part, ...]:
+    """Return the scored students of a set, or of its decoded one; () where it was not scored."""
+    folder = steps.evaluation(params, set_name).folder
+    if not folder.exists():
+        return ()
+    found = tuple(part(folder / f"seed_{seed}") for seed in range(params.evaluate.num_eval))
     for score in found:
-        if score.manifest.inputs["pairs"] != digest or _how(score) != _how(found[0]):
-            raise ValueError(
-                f"{score.folder}: received a score of another set or recipe; allowed are scores of "
-                "this very set under one recipe; run `vl-distillery evaluate` again"
-            )
-    return tuple(found)
+        _check(score, score.manifest.inputs["pairs"] == own.manifest.digest)
+    return found
+
+
+def _check_one_recipe(found: tuple[Part, ...]) -> None:
+    for score in found:
+        _check(score, _how(score) == _how(found[0]))
+
+
+def _check(score: Part, is_fit: bool) -> None:
+    if not is_fit:
+        raise ValueError(
+            f"{score.folder}: received a score of another set or recipe; allowed are scores of "
+            "this very set under one recipe; run `vl-distillery evaluate` again"
+        )
 
 
 def _how(score: Part) -> dict[str, Any]:
-    return {name: value for name, value in score.manifest.params.items() if name != "seed_idx"}
+    others = ("seed_idx", "decoded")
+    return {name: value for name, value in score.manifest.params.items() if name not in others}
+
+
+def _scores(students: tuple[Part, ...]) -> list[dict[str, Any]]:
+    return [json.loads((part.folder / SCORE).read_text()) for part in students]

@@ -19,6 +19,7 @@ from tasks import (
     train_experts,
 )
 from tasks.core.evaluation.students import num_scorings
+from tasks.exchange.asked import FITTED
 from tasks.exchange.found import imported
 from tasks.keys import Inputs
 from tasks.settings import steps
@@ -110,6 +111,15 @@ def look(cells: list[Cell]) -> list[Entry]:
             because = None
         entries[cell] = Entry(cell, ref, because)
     return [*entries.values()]
+
+
+def digests(entries: list[Entry]) -> dict[str, str]:
+    """Return the digests of what imported sets have to fit, as far as it is there."""
+    return {
+        entry.cell.name: entry.ref.digest
+        for entry in entries
+        if entry.ref and entry.cell.name in FITTED
+    }
 
 
 def standing(inputs: Any, artifact: Callable[[Cell], Ref]) -> Any:
@@ -207,8 +217,14 @@ def _add_students(
 ) -> list[Cell]:
     """Add every student; those of coresets of one size take the same."""
     section, student, scores = params.evaluate, params.student or "", []
-    for name in (*sets, SetName(FULL)):
-        pairs, work = sets.get(name), steps.evaluation(params, name)
+    scored: dict[SetName, Cell | Ref | None] = {**sets}
+    if section.decoded:
+        for name in sets:
+            if name.method in params.distillers:
+                scored[name.decoded()] = sets[name]
+    scored[SetName(FULL)] = None
+    for name, pairs in scored.items():
+        work = steps.evaluation(params, name)
         recipe, place = (section.small, "small") if pairs else (section.full, "full")
         is_real = name.method in params.coresets
         how = {

@@ -27,7 +27,7 @@ from tasks.device import choose_device
 from tasks.exchange.found import imported
 from tasks.models import new_model, open_split
 from tasks.planning import miniature
-from tasks.planning.inventory import Cell, Entry, Usage, cells_of, look, standing
+from tasks.planning.inventory import Cell, Entry, Usage, cells_of, digests, look, standing
 from tasks.planning.miniature import World, free_seconds, usage_of
 from tasks.search import recall_by_search
 from tasks.settings.params import Params
@@ -37,8 +37,6 @@ from tasks.store import manifests
 from tasks.student_models import load_student_encoder
 
 FLOAT_BYTES = 4
-FITTED = ("prepared", "embeddings", "start")
-CODE = "changed code"  # which makes the same content anew
 FEW_ROWS = 4  # of validation and test
 MORE_ROWS = 256  # of training that the larger miniature has beyond the smaller one
 MEASURED_SECONDS, MOST_REPEATS = 1.0, 20  # of work that repeats
@@ -82,7 +80,7 @@ def make_plan(params: Params, folder: Path) -> Plan:
             not there or bad.
     """
     entries = look(cells_of(params))
-    imported(params, _today(entries))
+    imported(params, digests(entries))
     if all(entry.ref for entry in entries):
         return Plan(params.profile, entries, ["all artifacts are there"], 1.0)
     for stage in STAGES.values():
@@ -99,18 +97,6 @@ def make_plan(params: Params, folder: Path) -> Plan:
         f"seconds are those of a free machine; at the load of this one multiply them by {load:.1f}",
     ]
     return Plan(params.profile, entries, notes, load)
-
-
-def _today(entries: list[Entry]) -> dict[str, str]:
-    """Return the digests of what imported sets have to fit; of what will be another, why it is
-    made.
-    """
-    found = {}
-    for entry in entries:
-        because = entry.because or CODE  # what it is made from says so itself
-        if entry.cell.name in FITTED and (entry.ref or not because.startswith(CODE)):
-            found[entry.cell.name] = entry.ref.digest if entry.ref else because
-    return found
 
 
 def grown(usage: Usage, once: Usage, last: Usage, steps: float, files: float) -> Usage:

@@ -9,7 +9,8 @@ from typing import Any
 from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe
 from tasks.core.foundations.file_names import SCORE
-from tasks.settings.sets import FULL
+from tasks.settings.sets import FULL, SetName
+from tasks.settings.space import RANDOM
 from tasks.store import manifests
 from tasks.store.artifacts import Ref
 
@@ -36,9 +37,11 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
     for key, column in (("val", VALIDATION), *((metric, metric) for metric in metrics.NAMES)):
         values = describe(score[column] for score in own)
         told |= {key: values.mean, f"{key}_std": values.deviation}
-    beside = {key: describe(score[MEAN] for score in rows).mean for key, rows in scores.items()}
-    full = beside.pop(FULL)
-    (random,) = beside.values()
+    size = SetName.parse(name).num_pairs
+    full, random = (
+        describe(score[MEAN] for score in scores[key]).mean
+        for key in (FULL, str(SetName(RANDOM, size)))
+    )
     made = [distilled, *found[name]]
     return {
         **told,

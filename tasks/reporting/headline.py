@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tasks.reporting.tables import FULL, RANDOM
+from tasks.reporting.tables import FULL, RANDOM, is_decoded
+from tasks.settings.sets import DECODED
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,18 @@ class Headline:
         random: random selection of the same size.
         rival: the best selection other than random of the same size, None if there is none.
         full: full data, None where they were not trained.
+        in_words: the best set with sentences in place of its texts, None where it was not scored.
     """
 
     best: pd.Series
     random: pd.Series
     rival: pd.Series | None
     full: pd.Series | None
+    in_words: pd.Series | None
 
     @property
     def sentence(self) -> str:
-        """One or two plain sentences, ASCII only."""
+        """One to three plain sentences, ASCII only."""
         best = self.best
         students = "student" if best["n"] == 1 else "students"
         spread = best["mean_recall_std"]
@@ -46,6 +49,11 @@ class Headline:
             f"mean recall (mean of {best['n']} {students}{deviation})"
         )
         text = ": ".join([text, *filter(None, [" and ".join(parts)])]) + "."
+        if self.in_words is not None:
+            text += (
+                " With the nearest training sentences in place of its texts it reaches "
+                f"{self.in_words['mean_recall']:.1f}."
+            )
         if self.rival is not None:
             text += (
                 f" The best coreset besides random, {self.rival['method']}, "
@@ -70,10 +78,12 @@ def headline(shown: pd.DataFrame, distilled: frozenset[str]) -> Headline:
     best = _best(small[is_made] if is_made.any() else small)
     assert best is not None
     same_size = small["num_pairs"] == best["num_pairs"]
-    others = small[same_size & ~is_made & ~small["method"].isin([RANDOM, best["method"]])]
+    is_chosen = ~is_made & ~is_decoded(small) & ~small["method"].isin([RANDOM, best["method"]])
+    others = small[same_size & is_chosen]
     random = _best(small[same_size & (small["method"] == RANDOM)])
     assert random is not None
-    return Headline(best, random, _best(others), _best(full))
+    decoded = small[same_size & (small["method"] == f"{best['method']}{DECODED}")]
+    return Headline(best, random, _best(others), _best(full), _best(decoded))
 
 
 def _best(rows: pd.DataFrame) -> pd.Series | None:

@@ -15,7 +15,7 @@ from tasks.reporting.headline import headline
 from tasks.reporting.published import gap, same_budget
 from tasks.reporting.recall_table import beside, crossing, groups_by_size
 from tasks.reporting.rendering import environment
-from tasks.reporting.tables import PROTOCOLS, note_above_full
+from tasks.reporting.tables import PROTOCOLS, notes
 
 MAX_PICTURE_BYTES = 2_200_000
 
@@ -54,7 +54,7 @@ def render(
         "protocols": PROTOCOLS,
         "distilled": distilled,
         "groups": groups_by_size(shown, distilled),
-        "note": note_above_full(shown),
+        "note": notes(shown),
         "recall_chart": figures.recall_by_size(shown, styles),
         "students": crossing(summary[summary["protocol"] == protocol], "student", sets, student),
         "by_protocol": crossing(summary[summary["student"] == student], "protocol", sets, protocol),

@@ -24,7 +24,7 @@ from tasks.reporting.tables import (
     PROTOCOLS,
     VALUES,
     check_scores,
-    note_above_full,
+    notes,
     order,
     summarise,
 )
@@ -165,9 +165,7 @@ def _shown(table: PresetTable) -> dict[str, Any]:
     parts = []
     for caption, rows in captions.items():
         groups = groups_by_size(rows, table.distilled)
-        parts.append(
-            {"caption": caption, "rows": rows, "groups": groups, "note": note_above_full(rows)}
-        )
+        parts.append({"caption": caption, "rows": rows, "groups": groups, "note": notes(rows)})
     protocols = sorted(set(table.ours["protocol"]))
     named = "; ".join(f"{name} ({PROTOCOLS[name]})" for name in protocols)
     return {

@@ -17,7 +17,7 @@ import pandas as pd
 
 from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe
-from tasks.settings.sets import FULL
+from tasks.settings.sets import DECODED, FULL
 
 METRICS = metrics.NAMES
 SPREADS = tuple(f"{name}_std" for name in METRICS)
@@ -37,6 +37,10 @@ ABOVE_FULL = (
     "A small set has more than 100 % of full data's mean recall: the students of the full data "
     "were not trained to the end, or "
     "the data are too easy. The share of full data says nothing there."
+)
+IN_WORDS = (
+    f"`{DECODED}` after a method: the same set with the nearest training sentences in place of its "
+    "texts. Images, similarity and step sizes are the same; the difference is what words are worth."
 )
 KEYS = ("student", "protocol", "num_pairs", "method", "set")
 MEAN = ("mean_recall", "mean_recall_std")
@@ -136,6 +140,17 @@ def note_above_full(rows: pd.DataFrame) -> str:
     return ABOVE_FULL if bool((rows["recovery"] > 1.0).any()) else ""
 
 
+def is_decoded(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows are of a distilled set with sentences in place of its texts."""
+    return rows["method"].str.endswith(DECODED)
+
+
+def notes(rows: pd.DataFrame) -> str:
+    """Return what a reader of these rows of a summary has to know; an empty text for nothing."""
+    in_words = IN_WORDS if bool(is_decoded(rows).any()) else ""
+    return " ".join(filter(None, [note_above_full(rows), in_words]))
+
+
 def primary(summary: pd.DataFrame, protocol: str, student: str) -> pd.DataFrame:
     """Return the rows of the student and protocol that the tables show.
 
@@ -155,10 +170,11 @@ def primary(summary: pd.DataFrame, protocol: str, student: str) -> pd.DataFrame:
 
 def order(summary: pd.DataFrame, distilled: Iterable[str]) -> pd.DataFrame:
     """Return `summary` by size: random first, other selections, distilled sets (`distilled` names
-    them), full data last.
+    them) each with its decoded one, full data last.
     """
     is_full, is_random = summary["method"] == FULL, summary["method"] == RANDOM
-    kind = summary["set"].isin(frozenset(distilled)) - is_random.astype(int)
+    is_made = summary["set"].isin(frozenset(distilled)) | is_decoded(summary)
+    kind = is_made.astype(int) - is_random.astype(int)
     placed = summary.assign(is_full=is_full, kind=kind)
     placed = placed.sort_values(["is_full", "num_pairs", "kind", "method"], kind="stable")
     return placed[summary.columns].reset_index(drop=True)

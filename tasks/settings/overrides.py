@@ -15,7 +15,7 @@ import yaml
 
 from tasks.core.foundations.names import hint
 
-TOP = ("profile", "methods", "sweep", "presets", "profiles")
+TOP = ("profile", "store", "methods", "sweep", "presets", "profiles")
 WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 # Python reads at most 4,300 digits
 INTEGER = re.compile(r"[-+]?[0-9]{1,1000}")

@@ -24,6 +24,7 @@ from tasks.settings import variants
 from tasks.settings.files import PARAMS, keys_of
 from tasks.settings.overrides import TOP
 from tasks.settings.sets import SetName
+from tasks.settings.stores import check_store
 from tasks.settings.tree import VARIANT, overridden
 from tasks.settings.tree import read_tree as read_tree
 from tasks.settings.validation import (
@@ -255,6 +256,7 @@ _SECTIONS = (
 def _profile_of(tree: dict[str, Any], where: str) -> dict[str, Any]:
     """Return the tree when it has its sections, and the chosen profile its own."""
     top = keys_of(tree, TOP, where)
+    check_store(top["store"], where)
     if not isinstance(top["profiles"], dict):
         raise ValueError(
             f"{where}: profiles: received {top['profiles']!r}; allowed is a mapping of profiles"

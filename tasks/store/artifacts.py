@@ -165,6 +165,19 @@ def write(
     return manifest
 
 
+def adopt(arrived: Path, folder: Path, key: Key) -> None:
+    """Move an artifact that came from elsewhere to `folder`, replacing what is there.
+
+    Args:
+        arrived: a folder inside the work folder, with what the manifest names and nothing else.
+    """
+    for path in (*arrived.rglob("*"), arrived):
+        sync(path)
+    with disk.explained(folder):
+        _move(arrived, folder)
+    forget_work(folder, key)
+
+
 def seal(
     folder: Path,
     key: Key,

@@ -13,16 +13,17 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import AcquireReturnProxy, Timeout
 
 from tasks.stages import STAGES
-from tasks.store import artifacts, holding, reasons
+from tasks.store import artifacts, holding, reasons, stand_ins, travel
 from tasks.store.artifacts import Key, Ref
 from tasks.store.code_digests import code_digest, modules_of
+from tasks.store.manifests import Manifest
+from tasks.store.stand_ins import StandIn
 
 __all__ = ["Absent", "NotMade", "code_digest", "digest_files", "obtain"]
 
@@ -102,41 +103,23 @@ def obtain(
     with _locked(folder, is_looking):
         force = force and folder not in (_FORCED.get() or ())
         if missing is not None:
-            return _stand_in(folder, key, missing, force=force, accept_code=accept_code)
-        manifest, reason = None, reasons.ABSENT
-        try:
-            manifest = artifacts.verify(folder)
-        except artifacts.DamagedArtifact as damage:
-            reason = f"damaged: {damage}"
-        if manifest:
-            if kept := None if force else _kept(folder, manifest, key, accept_code=accept_code):
-                return kept
-            reason = reasons.FORCED if force else reasons.changed(manifest, key)
-        if is_looking:
+            stands_in = StandIn(folder, key, missing, accept_code=accept_code)
+            return stands_in.find(is_looking=is_looking, is_refused=force)
+        kept, reason, is_damaged = _there(folder, key, force=force, accept_code=accept_code)
+        if is_looking and kept is None:
             raise NotMade(folder, reason)
+        if kept is None and not force:
+            kept = travel.pull(folder, key)
+        if kept is not None:
+            if not is_looking:
+                travel.push(folder, kept, key)
+            return Ref(str(folder), kept.digest, is_cached=True)
         because = None if reason == reasons.ABSENT else reason
         if because:
-            LOGGER.log(
-                logging.INFO if manifest else logging.WARNING, "rebuilding %s: %s", folder, because
-            )
-        facts = _facts()
-        STAGES[key.stage].import_libraries()
-        started = time.monotonic()
-
-        def checked(work: Path) -> dict[str, Any]:
-            more = build(work)
-            if is_unchanged is not None and not is_unchanged():
-                raise holding.Written("what " + key.stage + " read", "a file of it changed")
-            return {**more, "seconds": time.monotonic() - started}
-
-        manifest = artifacts.write(
-            folder,
-            key,
-            checked,
-            facts,
-            modules=modules_of(key.code),
-            because=because,
-        )
+            level = logging.WARNING if is_damaged else logging.INFO
+            LOGGER.log(level, "rebuilding %s: %s", folder, because)
+        manifest = _made(folder, key, build, because, is_unchanged)
+        travel.push(folder, manifest, key, is_forced=force)
         if (forced := _FORCED.get()) is not None:
             forced.add(folder)
         return Ref(str(folder), manifest.digest)
@@ -152,22 +135,48 @@ def _locked(folder: Path, is_looking: bool) -> AcquireReturnProxy:
         raise NotMade(folder, reasons.UNDER_WAY) from error
 
 
-def _kept(folder: Path, manifest: artifacts.Manifest, key: Key, *, accept_code: bool) -> Ref | None:
-    """Return the verified artifact when it is that of `key`, or differs in code that is
-    accepted.
+def _there(
+    folder: Path, key: Key, *, force: bool, accept_code: bool
+) -> tuple[Manifest | None, str, bool]:
+    """Return the manifest of the artifact when it is that of `key`, or differs in code that is
+    accepted; else why it is made again, and whether that is damage.
     """
+    try:
+        manifest = artifacts.verify(folder)
+    except artifacts.DamagedArtifact as damage:
+        return None, f"damaged: {damage}", True
+    if manifest is None:
+        return None, reasons.ABSENT, False
+    if force:
+        return None, reasons.FORCED, False
     if manifest.key == key.digest:
         artifacts.forget_work(folder, key)
-        return Ref(str(folder), manifest.digest, is_cached=True)
-    if not accept_code or set(reasons.changed_parts(manifest, key)) - {"code"}:
-        return None
-    _accept(folder, manifest, key)
-    return Ref(str(folder), manifest.digest, is_cached=True)
+        return manifest, "", False
+    if accept_code and not set(reasons.changed_parts(manifest, key)) - {"code"}:
+        return stand_ins.accept(folder, manifest, key), "", False
+    return None, reasons.changed(manifest, key), False
 
 
-def _accept(folder: Path, manifest: artifacts.Manifest, key: Key) -> None:
-    accepted = artifacts.accept_code(folder, manifest, key, modules_of(key.code))
-    LOGGER.warning("accepted %s as made by other code (%s)", folder, accepted.accepted_code)
+def _made(
+    folder: Path,
+    key: Key,
+    build: Callable[[Path], dict[str, Any]],
+    because: str | None,
+    is_unchanged: Callable[[], bool] | None,
+) -> Manifest:
+    facts = _facts()
+    STAGES[key.stage].import_libraries()
+    started = time.monotonic()
+
+    def checked(work: Path) -> dict[str, Any]:
+        more = build(work)
+        if is_unchanged is not None and not is_unchanged():
+            raise holding.Written("what " + key.stage + " read", "a file of it changed")
+        return {**more, "seconds": time.monotonic() - started}
+
+    return artifacts.write(
+        folder, key, checked, facts, modules=modules_of(key.code), because=because
+    )
 
 
 class Absent(FileNotFoundError):
@@ -197,49 +206,6 @@ def digest_files(
     except FileNotFoundError as error:
         place = str(error) if error.filename is None else f"{error.filename} is not there"
         return {}, Absent(place, tuple(path.name for path in paths))
-
-
-def _stand_in(
-    folder: Path, key: Key, missing: FileNotFoundError, *, force: bool, accept_code: bool
-) -> Ref:
-    """Return the artifact in `folder` although some of its inputs cannot be looked at; `key` names
-    those that can.
-    """
-    try:
-        manifest = artifacts.verify(folder)
-    except artifacts.DamagedArtifact as damage:
-        raise FileNotFoundError(f"{missing}; no artifact can stand in: {damage}") from missing
-    if manifest is None or force:
-        raise missing
-    known = artifacts.Manifest(
-        **{**asdict(manifest), "inputs": {name: manifest.inputs.get(name) for name in key.inputs}}
-    )
-    changed = [
-        part for part in reasons.changed_parts(known, key) if not (accept_code and part == "code")
-    ]
-    if changed:
-        raise FileNotFoundError(
-            f"{missing}; {folder} cannot stand in: other {' and '.join(changed)}"
-        ) from missing
-    others = [name for name in getattr(missing, "names", ()) if name not in manifest.inputs]
-    if others:
-        raise FileNotFoundError(
-            f"{missing}; {folder} cannot stand in: it was not made from {', '.join(others)}"
-        ) from missing
-    if _IS_LOOKING.get():
-        return Ref(str(folder), manifest.digest, is_cached=True)
-    unseen = ", ".join(
-        f"{name} {digest}" for name, digest in manifest.inputs.items() if name not in key.inputs
-    )
-    LOGGER.warning(
-        "using %s as it is, made from %s, which cannot be compared: %s",
-        folder,
-        unseen or "unknown inputs",
-        missing,
-    )
-    if manifest.code != key.code:
-        _accept(folder, manifest, replace(key, inputs=manifest.inputs))
-    return Ref(str(folder), manifest.digest, is_cached=True)
 
 
 @functools.cache

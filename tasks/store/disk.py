@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,13 +51,24 @@ def refusal(error: OSError, folder: Path | None = None) -> Refused | None:
             f"{place}, or put the folder of data/ and reports/ where it can be written"
         )
     else:
-        usage = shutil.disk_usage(place)
-        problem = (
-            f"needed are more than {_size(folder):,} bytes, {usage.free:,} of {usage.total:,} "
-            f"bytes are free at {place}; free some, raise the quota or the limit of this user, or "
-            "put data/ and reports/ on a larger disk"
-        )
+        problem = _full(place, _size(folder))
     return Refused(error.errno, f"{path}: {error.strerror}; {problem}")
+
+
+def check_space(folder: Path, num_bytes: int) -> None:
+    """Raise `Refused` where a disk has no room for what is about to be written into `folder`."""
+    if num_bytes > shutil.disk_usage(folder).free:
+        number = errno.ENOSPC
+        raise Refused(number, f"{folder}: {os.strerror(number)}; {_full(folder, num_bytes)}")
+
+
+def _full(place: Path, num_bytes: int) -> str:
+    usage = shutil.disk_usage(place)
+    return (
+        f"needed are more than {num_bytes:,} bytes, {usage.free:,} of {usage.total:,} bytes are "
+        f"free at {place}; free some, raise the quota or the limit of this user, or put data/ and "
+        "reports/ on a larger disk"
+    )
 
 
 def _size(folder: Path | None) -> int:

@@ -100,15 +100,29 @@ def read(folder: Path, *needed: str) -> Manifest:
             somewhere, or it lacks a needed fact.
     """
     try:
-        text = (folder / MANIFEST).read_bytes().decode("ascii")
-        manifest = _parsed(text)
-    except (OSError, ValueError, RecursionError) as error:
+        data = (folder / MANIFEST).read_bytes()
+    except OSError as error:
         raise DamagedArtifact(f"{folder}: {MANIFEST} is missing or unreadable ({error})") from error
-    if manifest.format_version == FORMAT_VERSION and text != _text(manifest):
-        raise DamagedArtifact(f"{folder}: {MANIFEST} does not match its own digest")
+    manifest = parse(data, str(folder))
     lacking = [name for name in needed if name not in manifest.facts]
     if lacking:
         raise DamagedArtifact(f"{folder}: {MANIFEST} has no {', '.join(lacking)} among its facts")
+    return manifest
+
+
+def parse(data: bytes, where: str) -> Manifest:
+    """Return the manifest that `data` is the file of; `where` opens the message.
+
+    Raises:
+        DamagedArtifact: it is none, or was changed after it was written.
+    """
+    try:
+        text = data.decode("ascii")
+        manifest = _parsed(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedArtifact(f"{where}: {MANIFEST} is missing or unreadable ({error})") from error
+    if manifest.format_version == FORMAT_VERSION and text != _text(manifest):
+        raise DamagedArtifact(f"{where}: {MANIFEST} does not match its own digest")
     return manifest
 
 

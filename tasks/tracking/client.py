@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.evaluation.statistics import mean
+from tasks.store import urls
 from tasks.store.artifacts import canonical_digest
 from tasks.tracking import database
 from tasks.tracking.records import Part, Record, Row, Run
@@ -37,10 +37,7 @@ def tracking_uri() -> str:
 
 def address() -> str:
     """Return where MLflow is, without what may be secret in it: user, password and query."""
-    uri = tracking_uri()
-    # A password may hold a question mark: it goes before the query does
-    shown = uri if uri.startswith("sqlite:") else re.sub("//.*@", "//", uri)
-    return shown.partition("?")[0]
+    return urls.shown(tracking_uri())
 
 
 def server() -> str:
@@ -95,19 +92,7 @@ def is_refusal(error: Exception) -> bool:
 
 def reason(error: BaseException) -> str:
     """Return what is at the bottom of an error, in one line without secrets."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    uri = tracking_uri()
-    text = (str(error).strip() or type(error).__name__).splitlines()[0].replace(uri, address())
-    user = "" if uri.startswith("sqlite:") else re.findall("//(.*)@|$", uri)[0]
-    password = user.partition(":")[2] or user
-    # Who reads such an address otherwise may take a part of a password for a port or a host
-    parts = sorted(re.split("[:/?#@]", password), key=len, reverse=True)
-    own = [os.environ.get(f"MLFLOW_TRACKING_{end}", "") for end in ("PASSWORD", "TOKEN")]
-    for word in filter(None, (user, password, *own, *parts)):
-        for secret in (word, urllib.parse.unquote(word)):
-            text = text.replace(secret, "***")
-    return text[:300]
+    return urls.reason(error, tracking_uri())
 
 
 class Tracker:

@@ -124,7 +124,7 @@ def child_of(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref
     plugin = params.distillers.get(name.method) or params.coresets.get(name.method)
     git, dataset = manifests.read(made.folder, "git").facts["git"], params.report.dataset
     tags = {
-        "method": name.method,
+        "method": name.label,
         "profile": params.profile,
         "student": params.model_name,
         "protocol": params.evaluate.protocol,
@@ -132,7 +132,7 @@ def child_of(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref
         **source_of(git["commit"], str(name)),
     }
     told = {
-        "method": name.method,
+        "method": name.label,
         "num_pairs": str(name.num_pairs or "all"),
         "model": params.model_name,
         "seed": str(params.seed),
@@ -146,7 +146,7 @@ def child_of(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref
     recipe = params.evaluate.small if name.num_pairs else params.evaluate.full
     if plugin:
         told |= records.flatten(plugin.as_params()["options"], "options.")
-        if params.student is None:
+        if params.student is None and not name.is_decoded:
             tags[client.SET_KIND] = client.MADE if pairs else client.CHOSEN
     told |= records.flatten(asdict(recipe), "recipe.")
     inputs = [input_of(dataset, prepared)]

@@ -21,6 +21,7 @@ from tests.workspace import TINY, make_workspace
 SETTINGS = (
     "model.dropout=0.0",
     "evaluate.num_eval=2",
+    "evaluate.decoded=true",
     "methods.distillers=[bi_trajectory, lors]",
     "distill.options.lors.optimise=text",
 )
@@ -29,7 +30,9 @@ HEADS = ("model.trainable=heads", "model.embed_dim=24")
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory) -> tuple[Path, Params]:
-    """The tiny profile with a trained encoder: herding-4, bi_trajectory-4 and lors-4, scored."""
+    """The tiny profile with a trained encoder: herding-4, bi_trajectory-4 and lors-4, scored, the
+    second one also decoded.
+    """
     return _make(tmp_path_factory.mktemp("made") / "copy", *SETTINGS)
 
 
@@ -60,10 +63,11 @@ def _make(folder: Path, *settings: str) -> tuple[Path, Params]:
         for method in ("bi_trajectory", "lors"):
             work = steps.distillation(chosen, SetName(method, 4))
             sets[method] = distill.distill.fn(work, given, experts)
-        for method, pairs in sets.items():
-            scoring = steps.evaluation(chosen, SetName(method, 4))
+        scored = {SetName(method, 4): pairs for method, pairs in sets.items()}
+        scored[SetName("bi_trajectory", 4).decoded()] = sets["bi_trajectory"]
+        for name, pairs in scored.items():
             for seed in range(2):
-                evaluate.train_student.fn(scoring, given, pairs, seed)
+                evaluate.train_student.fn(steps.evaluation(chosen, name), given, pairs, seed)
     return folder, chosen
 
 

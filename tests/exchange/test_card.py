@@ -185,6 +185,18 @@ def test_a_card_tells_scores_with_interval_and_protocol_and_the_cost_of_8_bits(i
     assert "values lay outside of what 8 bits can show" in text
 
 
+def test_a_card_tells_what_words_are_worth(inside, tmp_path):
+    source = exported(inside, "bi_trajectory-4", tmp_path / "out")
+    told = describe(score["mean_recall"] for score in source.scores_in_words())
+    text = (tmp_path / "out/README.md").read_text()
+    _, _, words = text.partition("With the embedding of each `nearest_sentence`")
+    assert f"| mean recall | {told.mean:.2f} |" in words
+    assert "2 students of the same recipe score this" in words
+    for name in ("herding-4", "lors-4"):  # real texts, and a set that was not decoded
+        exported(inside, name, tmp_path / name)
+        assert "nearest_sentence` in place" not in (tmp_path / name / "README.md").read_text()
+
+
 def test_a_set_without_scores_says_so(made, tmp_path, monkeypatch):
     folder, chosen = made
     shutil.copytree(folder / "data", tmp_path / "data")

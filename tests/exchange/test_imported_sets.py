@@ -26,6 +26,7 @@ def test_the_parameters_name_imported_sets_of_sizes_with_random_beside(made, fol
             ("[theirs-5]", r"received 'theirs-5'; allowed is .* a size of `budgets` \(4\)"),
             ("[theirs]", r"received the set name 'theirs'"),
             ("[full-4]", r"received 'full-4'; allowed is .* not `full`"),
+            ("[mine-decoded-4]", r"received 'mine-decoded-4'; allowed is .* without `-decoded`"),
             ("[lors-4]", r"received 'lors-4'; allowed is a name that no method has"),
             ("[../x-4]", r"the set '../x'"),
             ("[a-4, a-4]", "a list of different names"),

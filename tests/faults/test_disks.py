@@ -16,14 +16,17 @@ import torch
 
 from flows import cli
 from tasks.core.foundations import checkpoints, tensor_files
-from tasks.store import artifacts, caching, raw_files
+from tasks.store import artifacts, caching, raw_files, travel
 from tasks.store.artifacts import Key
+from tasks.store.remote import Remote
+from tasks.store.remote_files import Address
 from tests.workspace import ROOT, environment
 
 CONTEXT = multiprocessing.get_context("forkserver")
 NOBODY = 65534
 MEBIBYTE = 1 << 20
 LARGE = torch.zeros(MEBIBYTE)
+INPUT = Key("evaluate", {}, {}, "")
 IS_ROOT = os.getuid() == 0
 
 
@@ -36,6 +39,12 @@ def _copy():
     """Read an input that lies on another disk, where no hard link can be made."""
     source = artifacts.Ref("data/input", artifacts.verify(Path("data/input")).digest)
     _obtain(lambda place: (place / "x").write_bytes((source.folder / "x").read_bytes()) and None)
+
+
+def _pull():
+    """Bring an artifact that the store has, and build none."""
+    with travel.through(Remote("store"), lambda name: lambda done, total: None):
+        caching.obtain(Path("data/made"), INPUT, lambda place: os._exit(1))
 
 
 def _note():
@@ -56,6 +65,7 @@ PLACES = {
     ),
     "note": _note,
     "copy": _copy,
+    "pull": _pull,
 }
 
 
@@ -110,7 +120,10 @@ def _arrange(folder, condition):
     else:
         source.mkdir()
     (source / "x").write_bytes(bytes(MEBIBYTE))
-    artifacts.seal(source, Key("evaluate", {}, {}, ""), {})
+    manifest = artifacts.seal(source, INPUT, {})
+    store = folder / "store"
+    store.mkdir()
+    Remote(str(store)).send(Address.of(INPUT), source, manifest, is_replaced=False, report=None)
     if condition == "read-only":
         subprocess.run(["mount", "-o", "remount,ro", data], check=True)
     if condition == "forbidden":

@@ -17,6 +17,7 @@ from tests.flows.test_flows import left_behind
 from tests.workspace import Workspace, environment, make_workspace
 
 pytestmark = pytest.mark.services
+GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org")
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +26,8 @@ def made(tmp_path_factory) -> Workspace:
     workspace = make_workspace(tmp_path_factory.mktemp("dvc") / "copy")
     workspace.run("dvc", "repro", seconds=500)
     assert left_behind(workspace) == []
-    git = ("git", "-c", "user.name=test", "-c", "user.email=test@example.org")
     workspace.run("git", "add", ".")
-    workspace.run(*git, "commit", "--quiet", "-m", "made")
+    workspace.run(*GIT, "commit", "--quiet", "-m", "made")
     return workspace
 
 
@@ -65,6 +65,25 @@ def test_artifacts_come_back_from_the_remote(made):
     shutil.rmtree(made.folder / ".dvc/cache")
     made.run("dvc", "pull")
     assert made.digests() == before
+
+
+def test_a_colleagues_clone_has_the_run_by_git_and_dvc(made, tmp_path):
+    """In git are dvc.lock and the settings, in the remote what the stages made; the report is
+    written again.
+    """
+    made.run("dvc", "remote", "modify", "local", "url", str(tmp_path / "remote"))
+    made.run("dvc", "push")
+    made.run("git", "add", ".")
+    made.run(*GIT, "commit", "--quiet", "-m", "pushed")
+    made.run("git", "clone", "--quiet", ".", str(tmp_path / "clone"))
+    colleague = Workspace(tmp_path / "clone")
+    colleague.run("dvc", "pull")
+    assert colleague.digests() == made.digests()
+    assert "pipeline: 1 made" in colleague.flow("pipeline").stdout
+    report = "reports/toy/metrics.json"
+    assert (colleague.folder / report).read_bytes() == (made.folder / report).read_bytes()
+    done = colleague.run("dvc", "repro", seconds=400)
+    assert "Stage 'evaluate' didn't change" in done.stdout and "report: 0 made" in done.stdout
 
 
 def test_metrics_plots_and_experiments_show_the_recall(made):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.workspace import Workspace, make_workspace
 
@@ -86,6 +86,24 @@ def test_an_imported_set_stands_in_plan_scores_and_report(made):
     assert "pipeline: 0 made" in again.stdout
 
 
+def test_a_table_of_real_pairs_is_the_coreset_that_it_is_of(made):
+    made.flow("export", "herding-4", "--to", "out/table")
+    table = "out/table/data/train-00000-of-00001.parquet"
+    columns = ("--picture-column", "image", "--caption-column", "caption")
+    words = ("import", table, "--as", "table", "--text-encoder", "hashed_256", *columns)
+    assert "import: 4 pairs to data/imported/toy/table-4\n" in made.flow(*words).stdout
+    own, theirs = (
+        load_file(made.folder / f"data/{name}-4/pairs.safetensors")
+        for name in ("coresets/toy/herding", "imported/toy/table")
+    )
+    assert all(torch.equal(own[name], theirs[name]) for name in ("images", "text_embeds"))
+    photos = made.folder / "photos"
+    photos.mkdir()
+    (photos / "alone.png").write_bytes(b"")
+    done = made.flow("import", "photos", "--as", "mine", *words[4:6], check=False)
+    assert done.returncode == 2 and "received 0 pairs (left out: 1 x file without" in done.stderr
+
+
 @pytest.mark.parametrize(
     "command",
     [("pipeline",), ("evaluate",), ("report",), ("distill_sweep",), ("preset", "text_encoders")],
@@ -98,10 +116,17 @@ def test_an_imported_set_that_is_missing_is_told_before_anything_is_made(command
     assert made.digests() == before
 
 
-def test_an_imported_set_that_does_not_fit_is_told_before_anything_is_distilled(made):
+def test_an_imported_set_that_does_not_fit_is_told_before_anything_is_made(made):
     made.flow("export", "herding-4", "--to", "out/fit", "--format", "folder")
     made.flow("import", "out/fit", "--as", "fit")
-    settings = ("--set", "methods.imported=[fit-4]", "--set", "model.options.mean=[0.1, 0.1, 0.1]")
-    done = made.flow("pipeline", *settings, check=False)
-    assert done.returncode == 2 and "'fit-4', imported for other start" in done.stderr
-    assert not (made.folder / "data/distilled").exists()
+    before = made.digests()
+    for value, item, words in (
+        ("model.options.mean=[0.1, 0.1, 0.1]", "start", "options.mean null -> [0.1, 0.1, 0.1]"),
+        ("prepare_data.image_size=16", "prepared", "image_size 32 -> 16"),
+        ("embed_captions.options.dim=64", "embeddings", "options.dim 256 -> 64"),
+    ):
+        settings = ("--set", "methods.imported=[fit-4]", "--set", value)
+        done = made.flow("pipeline", *settings, check=False)
+        assert done.returncode == 2 and f"'fit-4', imported for other {item}" in done.stderr
+        assert words in done.stderr
+    assert made.digests() == before

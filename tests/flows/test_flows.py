@@ -79,6 +79,24 @@ def test_the_second_pipeline_is_all_cached_imports_little_and_leaves_no_process(
     assert left_behind(made) == []
 
 
+def test_a_decoded_set_is_a_row_of_its_own_and_changes_no_artifact(made):
+    before = made.digests()
+    done = made.flow("pipeline", "--set", "evaluate.decoded=true")
+    assert "pipeline: 2 made" in done.stdout  # the score and the report
+    folder = "data/scores/toy/bi_trajectory-decoded-4/seed_0"
+    new = made.digests()
+    assert {name: new[name] for name in before} == before and set(new) - set(before) == {folder}
+    score = json.loads((made.folder / folder / "score.json").read_text())
+    assert (score["set"], score["method"]) == ("bi_trajectory-decoded-4", "bi_trajectory-decoded")
+    page = (made.folder / "reports/toy/index.html").read_text()
+    assert "bi_trajectory-decoded</th>" in page and "what words are worth" in page
+    plan = json.loads(made.flow("plan", "--json", "--set", "evaluate.decoded=true").stdout)
+    cells = {cell["name"]: cell for cell in plan["cells"]}
+    assert cells["bi_trajectory-decoded-4 seed 0"]["is_cached"] and cells["report"]["is_cached"]
+    assert "pipeline: 1 made" in made.flow("pipeline").stdout
+    assert "decoded" not in (made.folder / "reports/toy/index.html").read_text()
+
+
 def test_the_report_says_how_long_every_stage_took(made):
     page = (made.folder / "reports/toy/index.html").read_text()
     _, times = page.split("<h3>Time by stage</h3>")

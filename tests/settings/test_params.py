@@ -79,8 +79,8 @@ BAD = [
     ),
     (
         "prepare_data.dataset=mnist",
-        r"unknown dataset 'mnist'; available: blip_json, flickr_table, karpathy, parquet, toy, "
-        r"webdataset",
+        r"unknown dataset 'mnist'; available: blip_json, coco_json, csv, flickr_table, folder, "
+        r"karpathy, parquet, toy, webdataset",
     ),
     ("prepare_data.image_size=4", r"prepare_data\.image_size: received 4.*>= 8 and <= 1024 px"),
     (

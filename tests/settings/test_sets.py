@@ -14,11 +14,20 @@ def test_a_name_is_its_method_and_its_size(name):
     assert SetName.parse(str(name)) == name
 
 
+def test_a_decoded_set_is_named_after_its_own():
+    name = SetName("bi_trajectory", 20)
+    assert str(name.decoded()) == "bi_trajectory-decoded-20"
+    assert SetName.parse("bi_trajectory-decoded-20") == name.decoded() != name
+    assert name.decoded().label == "bi_trajectory-decoded" and name.decoded().method == name.method
+
+
 def test_full_data_have_no_size():
     assert SetName.parse(FULL) == SetName(FULL) and str(SetName(FULL)) == FULL
 
 
-@pytest.mark.parametrize("text", ["", "random", "random-", "-20", "random-x", "random-2.5"])
+@pytest.mark.parametrize(
+    "text", ["", "random", "random-", "-20", "random-x", "random-2.5", "-decoded-20"]
+)
 def test_other_texts_are_refused_with_the_form(text):
     with pytest.raises(ValueError, match=r"allowed is `full` or `<method>-<num_pairs>`"):
         SetName.parse(text)

@@ -13,12 +13,15 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from tasks import preflight
 from tasks.embed_captions import embed_captions
 from tasks.keys import Inputs
 from tasks.prepare_data import prepare_data
+from tasks.progress import reporter
 from tasks.settings import params, steps
 from tasks.settings.params import Params
-from tasks.store import caching, raw_files
+from tasks.store import caching, raw_files, travel
+from tasks.store.remote import Remote
 from tasks.train_experts import build_start, train_expert
 from tests.workspace import ROOT, TINY
 
@@ -185,6 +188,26 @@ def test_a_copy_of_the_raw_data_with_other_times_is_the_same_and_each_file_is_re
         assert digest_of(picture) == before  # same size and time: not read again
         os.utime(picture, (2, 2))
         assert digest_of(picture) != before
+
+
+def test_a_store_has_what_was_made_from_raw_data_and_weights_elsewhere(
+    pulled, tmp_path, monkeypatch
+):
+    """Neither raw data nor weights nor artifacts are here: a run begins, and pulls all of it."""
+    remote, chosen = Remote(str(tmp_path / "store")), _params()
+    (tmp_path / "store").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    with travel.through(remote, reporter):
+        _make(chosen)
+    monkeypatch.chdir(tmp_path / "here")
+    shutil.rmtree("data")
+    with pytest.raises(FileNotFoundError, match="raw/"):
+        preflight.check(chosen, "train_experts")
+    with travel.through(remote, reporter):
+        preflight.check(chosen, "train_experts")
+        found = _make(chosen)
+    assert all(ref.is_cached for ref in found)
+    assert [ref.digest for ref in found] == [ref.digest for ref in pulled]
 
 
 def test_looking_makes_nothing(pulled):

@@ -59,12 +59,15 @@ class EvaluateSection(Section):
     Attributes:
         num_eval: students per set, each with its own projections and data order.
         protocol: which epoch's test scores count (METHOD 8).
+        decoded: whether each distilled set is scored a second time, with the nearest training
+            sentences in place of its texts.
         small: recipe for coresets and distilled sets.
         full: recipe for all of the training split.
     """
 
     num_eval: Annotated[int, Range(ge=1, unit="students")]
     protocol: Protocol
+    decoded: bool
     small: RecipeSection
     full: RecipeSection
 

@@ -1,0 +1,105 @@
+"""What was made against what the present parameters ask for, in words; code does not count.
+
+An export and an imported set tell what was stored. What they were made for may differ from what
+params.yaml and `--set` say today, and is refused by the parameter's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tasks import keys
+from tasks.settings import steps
+from tasks.settings.params import Params
+from tasks.settings.sets import SetName
+from tasks.stages import STAGES
+from tasks.store import manifests, reasons
+from tasks.store.artifacts import Key, Ref
+from tasks.store.manifests import MANIFEST, Manifest
+
+FITS = "fits"  # what an imported set fits, among the facts of its manifest
+FITTED = ("prepared", "embeddings", "start")  # what every set of a profile has to fit
+
+
+@dataclass(frozen=True)
+class Made:
+    """What an artifact was made from, without the code.
+
+    Attributes:
+        digest: of its content.
+    """
+
+    digest: str
+    params: dict[str, Any]
+    inputs: dict[str, str]
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Made:
+        """Return what a manifest says."""
+        return cls(manifest.digest, manifest.params, manifest.inputs)
+
+
+def differences(params: Params, made: Mapping[str, Made]) -> dict[str, str]:
+    """Return what the parameters ask for otherwise, by name; {} for nothing.
+
+    Raw data and weights that are not on this machine are not compared.
+
+    Args:
+        made: by `FITTED`.
+    """
+    prepared = Ref("", made["prepared"].digest)
+    code = STAGES["train_experts"].code
+    asked = {
+        "prepared": keys.of_prepared(steps.preparation(params)),
+        "embeddings": keys.of_embeddings(steps.embedding(params), prepared),
+        "start": keys.of_start(steps.network(params), prepared, code),
+    }
+    found = {name: _changed(made[name], *asked[name]) for name in asked}
+    return {name: words for name, words in found.items() if words}
+
+
+def differences_of_set(params: Params, name: SetName, made: Mapping[str, Made]) -> dict[str, str]:
+    """Return the same of a set of the profile.
+
+    Experts are compared where they are there; those that are not are taken as the set knows them.
+
+    Args:
+        made: as in `differences`, and `own`, the set.
+    """
+    own = made["own"]
+    found = differences(params, made)
+    given = keys.Inputs(*(Ref("", made[item].digest) for item in FITTED))
+    training = steps.training(params)
+    is_coreset = name.method in params.coresets
+    num_experts = 1 if is_coreset else training.section.num_experts
+    for index in range(num_experts):
+        expert = f"expert_{index:03d}"
+        if (training.folder / expert / MANIFEST).is_file():
+            there = Made.of(manifests.read(training.folder / expert))
+            if words := _changed(there, keys.of_expert(training, given, index)):
+                found[expert] = words
+    if is_coreset:
+        shared = Ref("", own.inputs["shared"]) if "shared" in own.inputs else None
+        warm = Ref("", own.inputs["warm"])
+        key = keys.of_coreset(steps.selection(params, name), given, warm, shared)
+    else:
+        names = [f"expert_{index:03d}" for index in range(num_experts)]
+        experts = [Ref("", own.inputs.get(expert, "none")) for expert in names]
+        key = keys.of_distilled(steps.distillation(params, name), given, experts)
+    if words := _changed(own, key):
+        found["own"] = words
+    return found
+
+
+def _changed(made: Made, key: Key, missing: keys.Missing = None) -> str | None:
+    """Return what changed, as in the log of a run that makes an artifact again.
+
+    Args:
+        missing: why `key` lacks inputs; those are not compared then.
+    """
+    if missing is not None:
+        key = replace(key, inputs={**made.inputs, **key.inputs})
+    manifest = Manifest("", key.stage, made.params, made.inputs, key.code, files={})
+    return reasons.changed(manifest, key) if reasons.changed_parts(manifest, key) else None

@@ -1,0 +1,196 @@
+"""Rows of real image-caption pairs: of a folder with pictures beside .txt files, of a csv or tsv,
+of a Parquet table.
+
+A reader yields a picture with its captions, unopened. What cannot be used it notes, and goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tasks.core.data.annotations import (
+    check_caption,
+    check_captions,
+    check_name,
+    read_lines,
+    read_text,
+)
+from tasks.core.data.image_files import StoredFile, StoredImage
+from tasks.core.data.left_out import LeftOut, Unusable
+from tasks.core.data.table_pictures import PictureReader, TablePicture
+from tasks.core.data.tables import PICTURE, Leaf, Table, open_table
+from tasks.core.foundations.records import ImageCaptions
+
+TEXT = ".txt"
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+TABLES = (*DELIMITERS, ".parquet")
+
+
+def read_folder(
+    path: Path, left_out: LeftOut, refused: list[ValueError]
+) -> Iterator[ImageCaptions]:
+    """Yield each picture that has a .txt of its name beside it; each line of that is a caption.
+
+    Args:
+        left_out: counts the files that make no pair.
+        refused: takes what cannot be used.
+    """
+    texts: dict[Path, Path] = {}
+    others: dict[Path, list[Path]] = defaultdict(list)
+    for file in sorted(path.rglob("*")):
+        if file.is_dir():
+            continue
+        if not file.is_file():
+            left_out.mention("named pipe, device or broken link", str(file))
+        elif file.suffix == TEXT:
+            texts[file.with_suffix("")] = file
+        else:
+            others[file.with_suffix("")].append(file)
+    for name, files in others.items():
+        if name not in texts:
+            for file in files:
+                left_out.mention(f"file without a {TEXT} beside it", str(file))
+    for name, text in texts.items():
+        if not others[name]:
+            left_out.mention(f"{TEXT} without a picture beside it", str(text))
+            continue
+        with noting(refused):
+            if len(others[name]) > 1:
+                raise Unusable(
+                    str(text),
+                    "name of several files",
+                    f"belongs to {', '.join(file.name for file in others[name])}; allowed is one "
+                    "picture of its name; rename the others",
+                )
+            lines = [
+                check_caption(line, f"{text}: line {number}") for number, line in read_lines(text)
+            ]
+            captions = check_captions(lines, str(text))
+            yield _example(path, str(others[name][0].relative_to(path)), captions, text.name)
+
+
+def read_delimited(
+    path: Path, picture: str, caption: str, refused: list[ValueError]
+) -> Iterator[ImageCaptions]:
+    """Yield the rows of a csv or tsv; pictures are paths from its folder.
+
+    Args:
+        picture, caption: names of the columns.
+        refused: takes what cannot be used.
+
+    Raises:
+        ValueError: a column is missing, or it is no such table.
+    """
+    handle = io.StringIO(read_text(path), newline="")
+    reader = csv.DictReader(handle, delimiter=DELIMITERS[path.suffix], strict=True)
+    try:
+        _check_columns(path, list(reader.fieldnames or ()), picture, caption)
+        for number, row in enumerate(reader):
+            where = f"{path}: row {number}"
+            with noting(refused):
+                if None in row or None in row.values():
+                    raise Unusable(
+                        where, "row of other columns", "has not a value for each column; repair it"
+                    )
+                text = check_caption(row[caption], f"{where}.{caption}")
+                yield _example(path.parent, row[picture], (text,), f"{where}.{picture}")
+    except csv.Error as error:
+        raise ValueError(f"{path}: received no table ({error}); repair the file") from error
+
+
+def read_parquet(
+    path: Path, picture: str, caption: str, refused: list[ValueError]
+) -> Iterator[ImageCaptions]:
+    """Yield the rows of a Parquet table; pictures are bytes, or paths from its folder.
+
+    Args, raises: as `read_delimited`.
+    """
+    table = open_table(path)
+    names = table.file.schema_arrow.names
+    try:
+        stored, named_by = table.picture_leaves(picture)
+        texts = table.caption_leaf(caption)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: --picture-column, --caption-column: received {picture!r}, {caption!r}; "
+            f"allowed are a column of pictures ({PICTURE}) and one of texts or lists of texts, "
+            f"among {', '.join(names)}; change them"
+        ) from error
+    leaf = stored or named_by
+    assert leaf is not None, "a column of pictures has one of both"
+    reader, first = PictureReader(leaf), 0
+    whole = StoredFile(path.name, path, 0, path.stat().st_size)
+    for group in range(table.file.num_row_groups):
+        values = _values(table, group, leaf, is_path=stored is None)
+        entries = table.entries(group, [texts.column])
+        for row, (entry, value) in enumerate(zip(entries, values, strict=True)):
+            where = f"{path}: row {first + row}"
+            with noting(refused):
+                if value is None:
+                    raise Unusable(
+                        f"{where}.{picture}", "missing picture", "is empty; add the picture"
+                    )
+                captions = _texts(entry, texts, f"{where}.{caption}")
+                if stored is None:
+                    yield _example(path.parent, value, captions, f"{where}.{picture}")
+                else:
+                    load = TablePicture(whole, where, reader, group, row)
+                    yield ImageCaptions(where, "train", captions, load)
+        first += table.num_rows(group)
+
+
+def _values(table: Table, group: int, leaf: Leaf, *, is_path: bool) -> list[Any]:
+    """Return the path of each row of a row group, or whether it has a picture: True or None."""
+    if is_path:
+        return [path for array in table.arrays(group, leaf) for path in array.to_pylist()]
+    values: list[Any] = [True] * table.num_rows(group)
+    for row in table.null_rows(group, leaf):
+        values[row] = None
+    return values
+
+
+def _texts(entry: dict[str, Any], leaf: Leaf, where: str) -> tuple[str, ...]:
+    value = entry[leaf.column]
+    if not isinstance(value, list):
+        return (check_caption(value, where),)
+    if leaf.inner is not None:
+        value = [inner and inner[leaf.inner] for inner in value]
+    return check_captions(value, where)
+
+
+def _check_columns(path: Path, names: list[str], *wanted: str) -> None:
+    for name in wanted:
+        if names.count(name) != 1:
+            raise ValueError(
+                f"{path}: --picture-column, --caption-column: received {name!r}, which is there "
+                f"{names.count(name)} times; allowed: {', '.join(names) or 'none'}; change them"
+            )
+
+
+def _example(root: Path, name: Any, captions: tuple[str, ...], where: str) -> ImageCaptions:
+    """Return a picture that lies in a file below `root`."""
+    file = root / check_name(name, where)
+    # Unlike Path, false where the name is too long for a file
+    if not os.path.isfile(file):
+        raise Unusable(
+            where, "missing picture", f"{name!r} is missing in {root}; add the file or change it"
+        )
+    return ImageCaptions(
+        name, "train", captions, StoredImage(StoredFile(name, file, 0, file.stat().st_size), where)
+    )
+
+
+@contextmanager
+def noting(refused: list[ValueError]) -> Iterator[None]:
+    """Note what cannot be used, and go on after the block."""
+    try:
+        yield
+    except ValueError as error:
+        refused.append(error)

@@ -1,0 +1,131 @@
+"""Real image-caption pairs of anybody: a folder of pictures beside .txt files, or a table.
+
+Each caption of a picture makes a pair with it. The text encoder that captions go through is stated,
+and so is a resize of pictures. What no pair can be made of is counted. What cannot be used is
+refused, all of it in one message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from tasks.core.data.images import decode
+from tasks.core.data.left_out import LeftOut, Unusable
+from tasks.core.foundations.records import ImageCaptions
+from tasks.core.networks.encoders import ImageEncoder
+from tasks.core.training.pair_set import PairSet
+from tasks.device import choose_device
+from tasks.exchange.pair_rows import (
+    DELIMITERS,
+    noting,
+    read_delimited,
+    read_folder,
+    read_parquet,
+)
+from tasks.exchange.pictures import to_images
+from tasks.exchange.published import Stated
+from tasks.progress import reporter
+from tasks.settings.params import Params
+from tasks.store.artifacts import canonical_digest
+
+NAMED = 1000  # of what cannot be used: a wrong column would name each row of a large table
+LEFT_OUT, SOURCE, CAPTIONS = "left_out", "source", "captions"  # of the provenance
+
+
+def read_pairs(path: Path, stated: Stated, params: Params, encoder: ImageEncoder) -> PairSet:
+    """Return the pairs as students of the profile see them.
+
+    Its provenance has the captions, what was left out by reason, and a digest of all that was read.
+
+    Args:
+        encoder: has the normalisation.
+
+    Raises:
+        ValueError: something is not stated; the number of pairs is no budget; a picture, caption or
+            row cannot be used.
+    """
+    _check_stated(path, stated, params)
+    left_out, refused = LeftOut(0.0), list[ValueError]()
+    if path.is_dir():
+        found = read_folder(path, left_out, refused)
+    else:
+        read = read_delimited if path.suffix in DELIMITERS else read_parquet
+        found = read(path, str(stated.picture_column), str(stated.caption_column), refused)
+    rows = list(found)
+    captions = [caption for row in rows for caption in row.captions]
+    budgets = params.general.budgets
+    # Before pictures are decoded: a folder may hold a whole dataset
+    if not refused and len(captions) not in budgets:
+        raise ValueError(
+            f"{path}: received {len(captions)} pairs{_told(left_out)}; allowed is a size of "
+            f"`budgets` ({', '.join(map(str, budgets))}), so that random selection of that size is "
+            "beside it; change `budgets` of the profile, or the number of captions"
+        )
+    pictures = []
+    for row in rows:
+        with noting(refused):
+            picture = _decoded(row, stated, params)
+            if not refused:
+                pictures += [picture] * len(row.captions)
+    if refused:
+        named = [f"\n  {error}" for error in refused[:NAMED]]
+        more = len(refused) - len(named)
+        raise ValueError(
+            f"{path}: received {len(refused)} pictures, captions or rows that cannot be used, "
+            f"allowed is none; repair or remove them:{''.join(named)}"
+            + (f"\n  and {more} more" if more else "")
+        )
+    text = params.text_encoder
+    report = reporter(f"import captions by {text.label}")
+    embeds = text.module.embed(text.config, captions, device=choose_device(), progress=report)
+    provenance = {
+        CAPTIONS: captions,
+        LEFT_OUT: left_out.facts(),
+        SOURCE: canonical_digest([captions, [_digest(picture) for picture in pictures]]),
+    }
+    shape = len(pictures), params.prepare_data.image_size
+    images = to_images(pictures, shape, encoder.mean, encoder.std)
+    return PairSet(images, embeds, encoder.mean, encoder.std, provenance=provenance)
+
+
+def _check_stated(path: Path, stated: Stated, params: Params) -> None:
+    columns = () if path.is_dir() else ("picture_column", "caption_column")
+    stated.only("real pairs", "text_encoder", "resize", *columns)
+    if stated.text_encoder != params.text_encoder.label:
+        raise ValueError(
+            f"--text-encoder: received {stated.text_encoder!r}; allowed is "
+            f"{params.text_encoder.label!r}, of the profile, which the captions go through; state "
+            "it, or change embed_captions"
+        )
+    if columns and None in (stated.picture_column, stated.caption_column):
+        raise ValueError(
+            f"--picture-column, --caption-column: received {stated.picture_column!r}, "
+            f"{stated.caption_column!r}; needed for the table {path}; state both"
+        )
+
+
+def _decoded(row: ImageCaptions, stated: Stated, params: Params) -> np.ndarray:
+    image, where, side = row.load(), str(row.load), params.prepare_data.image_size
+    if image.size != (side, side) and not stated.resize:
+        raise Unusable(
+            where,
+            "picture of another size",
+            f"received {image.width} x {image.height} pixels; allowed is {side} x {side}, of "
+            "prepare_data.image_size; state --resize to have it brought there as prepare_data does",
+        )
+    limit = params.prepare_data.max_pixels
+    return decode(image, where, image_size=side, max_pixels=limit)
+
+
+def _digest(picture: np.ndarray) -> str:
+    return hashlib.sha256(picture.data).hexdigest()
+
+
+def _told(left_out: LeftOut) -> str:
+    """Return what was left out in words that go on with a message; nothing for nothing."""
+    found = left_out.facts().items()
+    told = [f"{tally['count']} x {reason}, first {tally['first'][0]}" for reason, tally in found]
+    return f" (left out: {'; '.join(told)})" if told else ""

@@ -1,0 +1,100 @@
+"""A store: one address, asked with patience. What lies there: remote_files.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks.store import disk, urls
+from tasks.store.manifests import DamagedArtifact, Manifest
+from tasks.store.patience import SECONDS, Pulse, Report, T, patiently
+from tasks.store.remote_files import Address, Files
+
+
+class Unusable(ValueError):
+    """The library of a store's protocol is not installed."""
+
+
+class Remote:
+    """One store. All that is asked of it ends, see `patience`; `Unreachable` says that it failed.
+
+    Args:
+        seconds: for how long nothing may come or go.
+    """
+
+    def __init__(self, url: str, seconds: float = SECONDS) -> None:
+        self.url, self.seconds = url, seconds
+        self._opened: Files | None = None
+
+    @property
+    def shown(self) -> str:
+        """The address, without what is secret."""
+        return urls.shown(self.url)
+
+    def offered(self, address: Address) -> list[Manifest]:
+        """Return the manifests of all artifacts of a recipe; damaged ones are left out."""
+        return self._asked(lambda files, pulse: files.offered(address, pulse))
+
+    def fetch(self, address: Address, place: Path, report: Report | None) -> Manifest | None:
+        """Copy an artifact into `place`, its manifest last, or return None when there is none.
+
+        Files that an earlier try brought are not copied again. Nothing here reaches the disk for
+        certain; the caller does that.
+
+        Raises:
+            DamagedArtifact: what lies there is not an artifact of this key, or not whole.
+            Refused: the disk of `place`.
+        """
+        return self._asked(lambda files, pulse: files.fetch(address, place, pulse), report)
+
+    def send(
+        self,
+        address: Address,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        is_replaced: bool,
+        report: Report | None,
+    ) -> bool:
+        """Copy an artifact to the store, and return whether it lacked it; files that lie there are
+        not sent again.
+
+        Args:
+            is_replaced: send all of it, whatever lies there.
+
+        Raises:
+            DamagedArtifact: `folder` is not what its manifest says.
+        """
+        return self._asked(
+            lambda files, pulse: files.send(address, folder, manifest, is_replaced, pulse), report
+        )
+
+    def _asked(self, ask: Callable[[Files, Pulse], T], report: Report | None = None) -> T:
+        return patiently(
+            lambda pulse: ask(self._open(), pulse),
+            answers=(DamagedArtifact, disk.Refused, Unusable),
+            report=report,
+            seconds=self.seconds,
+        )
+
+    def _open(self) -> Files:
+        """Open the store when it is first asked.
+
+        Raises:
+            Unusable: the library of its protocol is not installed.
+        """
+        from fsspec.core import url_to_fs
+        from fsspec.implementations.local import LocalFileSystem
+
+        if self._opened is None:
+            try:
+                system, root = url_to_fs(self.url)
+            except ImportError as error:
+                raise Unusable(
+                    f"store: {self.shown} needs a library that is not installed "
+                    f"({urls.reason(error, self.url)}); install it (the extra 's3' for s3://), or "
+                    "change `store`"
+                ) from None
+            is_local = isinstance(system, LocalFileSystem)
+            self._opened = Files(system, root, is_local, self.shown)
+        return self._opened
