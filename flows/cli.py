@@ -22,7 +22,7 @@ from flows.services import session
 from tasks.store import disk
 
 LOGGER = logging.getLogger("vl_distillery")
-PRESET = "preset"
+PRESET, STUDY = "preset", "study"
 WITHOUT_FLOW = ("plan", "sweep", "fetch", "export", "import", "score", "demo", "ui")
 LIGHT = ("distill_sweep",)  # flows that check their parameters without PyTorch
 FAILED = "Finished in state Failed("
@@ -64,7 +64,7 @@ def _run(name: str, words: dict[str, Any]) -> None:
     if name in LIGHT:
         run(name, words)
         return
-    from tasks.settings import params  # imports PyTorch, which `--help` does not need
+    from tasks.settings import params, studies  # PyTorch, which `--help` does not need
 
     if name == PRESET and words.pop("list"):
         presets = params.presets(words["settings"])
@@ -72,10 +72,16 @@ def _run(name: str, words: dict[str, Any]) -> None:
         for preset, found in presets.items():
             print(f"{preset:{width}}  {found.title}: {', '.join(found.cells)}")
         return
+    if name == STUDY and words.pop("list"):
+        for study, title in studies.titles().items():
+            print(f"{study}  {title}")
+        return
     if name == PRESET:
         params.load_cells(words["preset"], words["settings"])
     else:
-        params.load(words["settings"])
+        chosen = params.load(words["settings"])
+        if name == STUDY:
+            studies.load(words["study"], chosen)
     run(name, words)
 
 

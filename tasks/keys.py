@@ -193,6 +193,9 @@ def _trained(
 ) -> Key:
     """Return the key of what a network, and a method, are trained for."""
     what = {**what, "seed": network.seed, "model": asdict(network.model)}
+    # Of one hidden layer no key says it: those of all artifacts are older than the others
+    if network.hidden_layers != 1:
+        what["hidden_layers"] = network.hidden_layers
     modules = [plugin.module_name for plugin in (*methods, network.image_encoder)]
     return _key(stage, what, inputs, *modules)
 

@@ -73,6 +73,7 @@ def new_model(
         dropout=section.dropout,
         seed=derive_seed(network.seed, *names),
         lora=section.lora,
+        hidden_layers=network.hidden_layers,
     )
     return model.to(next(encoder.module.parameters()).device)
 

@@ -20,6 +20,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument: those of an archive hold the time of day, and workers that
+    collect at different seconds must find the same tests.
+    """
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def environment_kept() -> Iterator[None]:
     """Undo what code under test writes into `os.environ` (`flows.services.session` does), which

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from tasks.settings import params
+from tasks.settings import files, params
 from tasks.settings.overrides import override
 from tests.forked import run_program
 
@@ -129,7 +129,8 @@ class Workspace:
         for setting in settings:
             override(tree, setting)
         own = {name: body.pop("presets") for name, body in tree["profiles"].items()}
-        held = {"presets": tree.pop("presets"), "profiles": own}
+        kept = files.read(self.folder / "presets.yaml")["studies"]
+        held = {"presets": tree.pop("presets"), "profiles": own, "studies": kept}
         for name, content in (("params.yaml", tree), ("presets.yaml", held)):
             (self.folder / name).write_text(yaml.safe_dump(content, sort_keys=False))
 

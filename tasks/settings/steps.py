@@ -30,6 +30,7 @@ class Network:
         name: its name in folders and tables.
         is_further: whether it is a further student's, to which sets are transferred.
         input_size: pixels of a side that images are resized to; None takes them as prepared.
+        hidden_layers: of each projection; studies vary them.
     """
 
     profile: str
@@ -39,6 +40,7 @@ class Network:
     seed: int
     is_further: bool
     input_size: int | None
+    hidden_layers: int = 1
 
 
 @dataclass(frozen=True)

@@ -86,10 +86,10 @@ def join(tree: dict[str, Any], held: dict[str, Any], where: str) -> dict[str, An
     tables at the top, and in each profile the cells that it replaces.
 
     Raises:
-        ValueError: presets.yaml is not {presets, profiles}, names a profile that params.yaml does
-            not have, or params.yaml holds presets too.
+        ValueError: presets.yaml is not {presets, profiles, studies}, names a profile that
+            params.yaml does not have, or params.yaml holds presets too.
     """
-    keys_of(held, ("presets", "profiles"), where)
+    keys_of(held, ("presets", "profiles", "studies"), where)
     own, profiles = _mapping(held["profiles"], f"{where}: profiles"), tree.get("profiles")
     if not isinstance(profiles, dict):  # refused where sections are read
         return tree

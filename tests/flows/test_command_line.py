@@ -12,7 +12,7 @@ from flows import cli, command_line
 from tasks.stages import STAGES
 from tests.workspace import ROOT, environment
 
-FLOWS = (*STAGES, "pipeline", "distill_sweep", "preset")
+FLOWS = (*STAGES, "pipeline", "distill_sweep", "preset", "study")
 COMMANDS = (*FLOWS, "plan", "export", "import", "score", "demo", "ui")
 HEAVY = ("torch", "prefect", "mlflow", "pandas", "timm", "transformers")
 

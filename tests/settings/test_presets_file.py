@@ -28,9 +28,12 @@ def test_a_profile_without_cells_of_its_own_takes_those_of_the_tables(copied):
     ("text", "message"),
     [
         ("presets: {}", r"presets\.yaml: received the keys presets; .*needed: presets, profiles"),
-        ("{presets: {}, profiles: []}", r"presets\.yaml: profiles: received \[\]; allowed is"),
         (
-            "{presets: {}, profiles: {cifar: {}}}",
+            "{presets: {}, profiles: [], studies: {}}",
+            r"presets\.yaml: profiles: received \[\]; allowed is",
+        ),
+        (
+            "{presets: {}, profiles: {cifar: {}}, studies: {}}",
             r"presets\.yaml: profiles: received cifar; allowed are the profiles of .*toy",
         ),
         ("[", r"presets\.yaml is not valid YAML"),

@@ -53,19 +53,32 @@ TRAINABLE_SETS: tuple[str, ...] = get_args(Trainable)
 class Projection(nn.Module):
     """p = Linear(d_in, d)(x); LayerNorm(dropout(Linear(d, d)(GELU(p))) + p) (Wu et al., TMLR 2024).
 
+    With `hidden_layers` 0 it is LayerNorm(p); more than one repeat Linear(d, d)(GELU(.)) inside the
+    dropout.
+
     Args:
         d_in, d: input and output width.
+        hidden_layers: of width d; the paper has one.
         dropout: probability of the mask, drawn only when `forward` is given a generator.
         generator: draws the initial weights, uniform in +-1/sqrt(fan_in).
     """
 
-    def __init__(self, d_in: int, d: int, *, dropout: float, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        d_in: int,
+        d: int,
+        *,
+        dropout: float,
+        generator: torch.Generator,
+        hidden_layers: int = 1,
+    ) -> None:
         super().__init__()
         self.projection = nn.Linear(d_in, d)
-        self.fc = nn.Linear(d, d)
+        hidden = [nn.Linear(d, d) for _ in range(hidden_layers)]
+        self.fc = _stacked(hidden)
         self.norm = nn.LayerNorm(d)
         self.dropout = dropout
-        for layer in (self.projection, self.fc):
+        for layer in (self.projection, *hidden):
             # The range that torch's own Linear begins with, but from our generator
             bound = layer.in_features**-0.5
             with torch.no_grad():
@@ -77,10 +90,22 @@ class Projection(nn.Module):
         from it.
         """
         p = self.projection(x)
+        if self.fc is None:
+            return self.norm(p)
         hidden = self.fc(functional.gelu(p))
         if generator is not None and self.dropout > 0.0:
             hidden = drop(hidden, self.dropout, generator)
         return self.norm(hidden + p)
+
+
+def _stacked(layers: list[nn.Linear]) -> nn.Module | None:
+    """Return the layers with GELU between them; one alone is itself, as stored weights name it."""
+    if len(layers) < 2:
+        return layers[0] if layers else None
+    parts: list[nn.Module] = [layers[0]]
+    for layer in layers[1:]:
+        parts += [nn.GELU(), layer]
+    return nn.Sequential(*parts)
 
 
 def drop(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -140,6 +165,7 @@ def build_dual_encoder(
     dropout: float,
     seed: int,
     lora: LoraSection | None = None,
+    hidden_layers: int = 1,
 ) -> DualEncoder:
     """Return a dual encoder with fresh projections and `requires_grad` set for one trainable set.
 
@@ -153,6 +179,7 @@ def build_dual_encoder(
             None.
         seed: seed of the projections and adapters.
         lora: the adapters, for `lora` only.
+        hidden_layers: of each projection.
 
     Raises:
         ValueError: the trainable set is unknown, or lacks or would ignore `embed_dim` or `lora`.
@@ -183,9 +210,17 @@ def build_dual_encoder(
     projection = None
     if trainable == "heads":
         projection = Projection(
-            out_dim, width, dropout=dropout, generator=make_generator(seed, "image_projection")
+            out_dim,
+            width,
+            dropout=dropout,
+            generator=make_generator(seed, "image_projection"),
+            hidden_layers=hidden_layers,
         )
     text = Projection(
-        text_dim, width, dropout=dropout, generator=make_generator(seed, "text_projection")
+        text_dim,
+        width,
+        dropout=dropout,
+        generator=make_generator(seed, "text_projection"),
+        hidden_layers=hidden_layers,
     )
     return DualEncoder(image_encoder, projection, text)

@@ -8,7 +8,7 @@ import torch
 
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.hypergradient.trajectory import trajectory_gradient
-from tasks.core.networks.dual_encoder import build_dual_encoder
+from tasks.core.networks.dual_encoder import Projection, build_dual_encoder
 from tasks.core.networks.functional import FlatModel
 from tasks.core.training.losses import info_nce
 
@@ -101,3 +101,31 @@ def test_settings_that_would_be_ignored_are_refused():
         _model("full", embed_dim=7)
     with pytest.raises(ValueError, match="available: full, lora, heads, text_head"):
         _model("all")
+
+
+def _head(hidden_layers):
+    draw = make_generator(3)
+    head = Projection(5, 7, dropout=0.0, generator=draw, hidden_layers=hidden_layers)
+    return head.double()
+
+
+def test_a_projection_of_one_hidden_layer_is_the_paper_s():
+    head, plain = _head(1), Projection(5, 7, dropout=0.0, generator=make_generator(3)).double()
+    names = ["projection.weight", "projection.bias", "fc.weight", "fc.bias"]
+    assert list(head.state_dict()) == [*names, "norm.weight", "norm.bias"]
+    for name, weights in plain.state_dict().items():
+        assert torch.equal(head.state_dict()[name], weights)
+
+
+@pytest.mark.parametrize("hidden_layers", [0, 1, 2, 3])
+def test_a_projection_repeats_its_hidden_layer(hidden_layers):
+    head, x = _head(hidden_layers), torch.randn(4, 5, generator=make_generator(4)).double()
+    weights = [p for p in head.parameters() if p.ndim == 2]
+    biases = [p for name, p in head.named_parameters() if name.endswith("bias")]
+    assert len(weights) == 1 + hidden_layers
+    p = hidden = x @ weights[0].T + biases[0]
+    for weight, bias in zip(weights[1:], biases[1:-1], strict=True):
+        hidden = torch.nn.functional.gelu(hidden) @ weight.T + bias
+    total = p if hidden_layers == 0 else hidden + p
+    expected = torch.nn.functional.layer_norm(total, (7,))
+    assert torch.allclose(head(x), expected, atol=1e-12)

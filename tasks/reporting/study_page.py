@@ -1,0 +1,83 @@
+"""The page of a study: what the numbers say, charts and tables, as CSV, Markdown and HTML. Same
+input, same bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from tasks.core.foundations.durable import write_text
+from tasks.reporting.charts import Chart, Style
+from tasks.reporting.rendering import environment
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts; the first column names the row."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its legend, {name: style}; none where the chart names its lines."""
+
+    chart: Chart
+    legend: dict[str, Style]
+
+
+@dataclass(frozen=True)
+class StudyPage:
+    """Everything that the pages of a study show.
+
+    Attributes:
+        lead: what was done, in a few sentences.
+        reading: what the numbers say, one sentence or two an entry.
+        cautions: what they do not say.
+        scores: one row a trained student, for the CSV.
+        facts: shown below, {name: text}.
+    """
+
+    name: str
+    title: str
+    dataset: str
+    lead: str
+    reading: tuple[str, ...]
+    cautions: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    tables: tuple[Table, ...]
+    scores: pd.DataFrame
+    facts: dict[str, str]
+
+
+def write_pages(page: StudyPage, folder: Path) -> list[Path]:
+    """Write `<name>.csv`, `.md` and `.html` below `folder`, each whole or not at all; returns their
+    paths.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"csv": page.scores.to_csv(index=False, float_format="%.10g", lineterminator="\n")}
+    for ending in ("md", "html"):
+        texts[ending] = environment().get_template(f"study.{ending}.j2").render(page=page)
+    paths = []
+    for ending, text in texts.items():
+        path = folder / f"{page.name}.{ending}"
+        write_text(path, text)
+        paths.append(path)
+    return paths
+
+
+def spread(mean: float, deviation: float | None, digits: int = 1) -> str:
+    """Return `mean +- deviation` as text; one value has no deviation."""
+    text = f"{mean:.{digits}f}"
+    return text if deviation is None else f"{text} +- {deviation:.{digits}f}"
+
+
+def between(interval: tuple[float, float], digits: int = 2) -> str:
+    """Return the ends of an interval as text."""
+    low, high = interval
+    return f"{low:.{digits}f} to {high:.{digits}f}"
