@@ -35,6 +35,11 @@ def _fetch(
             "--from-dir and one of --copy and --link belong together: --copy takes the files, and "
             "DVC stores them; --link leaves them where they are; state both, or none"
         )
+    if from_dir is not None and "://" in from_dir:
+        raise ValueError(
+            "--from-dir: received an address, allowed is a folder; give the address in place of "
+            "the name, with --as NAME"
+        )
     source = source_of(what, name, has_folder=from_dir is not None)
     print(source.terms, flush=True)
     if from_dir is not None:

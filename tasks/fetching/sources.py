@@ -148,6 +148,11 @@ def source_of(what: str, name: str | None, *, has_folder: bool) -> Source:
     Raises:
         ValueError: it is none of these, or the address has a password or names no file.
     """
+    if name is not None and "://" in name:
+        raise ValueError(
+            "--as: received an address, allowed is a name for the folder in raw/; give the address "
+            "before it: ADDRESS --as NAME"
+        )
     # Who reads an address with a password may take a part of the password for a host or a query
     if "@" in what:
         raise ValueError(

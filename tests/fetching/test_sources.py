@@ -49,6 +49,8 @@ SPLITS = ("train", "val", "test")
         ("http://x.org:pa/a.zip?key=word", "a", "which is no address"),
         ("http://x.org/a.zip?key=the word", "a", "received 'http://x.org/a.zip', which is no addr"),
         ("ftp://x.org/a.zip?key=word", "a", "received 'ftp://x.org/a.zip'"),
+        ("pets", "https://x.org/a.zip?key=word", "--as: received an address, allowed is a name"),
+        ("https://x.org/a.zip", "https://me:word@x.org", "--as: received an address, allowed is"),
         ("x.org/a.zip?key=word", None, "received 'x.org/a.zip'"),
         ("a.zip?key=word", None, "received 'a.zip'"),
         ("ftp://x.org/a.zip", "a", "allowed are addresses that begin with https://"),
