@@ -6,6 +6,7 @@ PyTorch nor Prefect, so that help and completion come at once. Options: flows/op
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from flows import options
 from flows.options import AcceptCode, Force, Profile, Settings, Words
 
 PROGRAM = "vl-distillery"
+# An address with a user, a password or a query
+_SECRET = re.compile("://.*[@?].*", re.DOTALL)
 STAGES, WHOLE, BESIDE = "Stages, in order", "Whole runs", "Before and beside a run"
 
 
@@ -53,8 +56,11 @@ def parse(arguments: Sequence[str]) -> tuple[str, Words]:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else PROGRAM
         message = error.format_message().rstrip(".")
+        shown = [_SECRET.sub("://...", word) for word in arguments]
+        for word, bare in zip(arguments, shown, strict=True):
+            message = message.replace(word, bare)
         print(
-            f"error: {message}; received {shlex.join(arguments)!r}; `{path} --help` says what is "
+            f"error: {message}; received {shlex.join(shown)!r}; `{path} --help` says what is "
             "allowed",
             file=sys.stderr,
         )

@@ -28,12 +28,17 @@ def _fetch(
     cli.LOGGER.setLevel(logging.INFO)
     files.read(files.PARAMS)  # raw/ is that of the folder with params.yaml
     from tasks.fetching import fetch
-    from tasks.fetching.sources import source_of
+    from tasks.fetching.sources import shown, source_of
 
     if (from_dir is None) != (is_copied is None):
         raise ValueError(
             "--from-dir and one of --copy and --link belong together: --copy takes the files, and "
             "DVC stores them; --link leaves them where they are; state both, or none"
+        )
+    if from_dir is not None and "://" in from_dir:
+        raise ValueError(
+            "--from-dir: received an address, allowed is a folder; give the address in place of "
+            "the name, with --as NAME"
         )
     source = source_of(what, name, has_folder=from_dir is not None)
     print(source.terms, flush=True)
@@ -41,7 +46,7 @@ def _fetch(
         done = fetch.take(source, Path(from_dir), is_linked=not is_copied)
     elif source.files and not is_accepted:
         for file in source.files:
-            print(f"  {file.url}")
+            print(f"  {shown(file.url)}")
         raise ValueError(
             f"{source.name}: nothing is fetched before its terms are accepted; add --accept-terms "
             "when they are, or give what you have by --from-dir"

@@ -29,7 +29,8 @@ _BLOCK = 1 << 16
 # Largest file of an address that states no length, bytes.
 _MAX_BYTES = 1 << 40
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_QUERY = re.compile(r"\?[^\s)]+")
+_QUERY = re.compile(r"\?\S+")
+_USER = re.compile(r"//\S*@")
 # Codes that may be gone when asked again; others will not.
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 _OK, _PARTIAL, _BEYOND = 200, 206, 416
@@ -143,7 +144,7 @@ def _try(what: _Download, session: requests.Session, timeout: tuple[float, float
     if done and version:
         headers["If-Range"] = version
     try:
-        with session.get(what.url, headers=headers, timeout=timeout, stream=True) as answer:
+        with _asked(what.url, session, headers=headers, timeout=timeout) as answer:
             total = _begin(what, answer, "Range" in headers)
             if total != what.num_bytes:
                 with what.part.open("ab") as handle:
@@ -163,8 +164,26 @@ def _try(what: _Download, session: requests.Session, timeout: tuple[float, float
 
 
 def _told(error: Exception) -> str:
-    """Return what a library says, without the query of an address, which may hold a key."""
-    return _QUERY.sub("?...", f"{type(error).__name__}: {error}")[:300]
+    """Return what a library says, without user, password and query of an address."""
+    text = _USER.sub("//", f"{type(error).__name__}: {error}")
+    return _QUERY.sub("?...", text)[:300]
+
+
+def _asked(url: str, session: requests.Session, **how: Any) -> requests.Response:
+    """Return the head of an answer.
+
+    Raises:
+        ValueError: the server leads to what is no address; requests lets that pass.
+    """
+    try:
+        return session.get(url, stream=True, **how)
+    except requests.RequestException:
+        raise
+    except ValueError as error:
+        raise ValueError(
+            f"{shown(url)}: cannot be had, the server leads to what is no address; look at it with "
+            "a browser, or get the file another way and use --from-dir"
+        ) from error
 
 
 def _begin(what: _Download, answer: Any, is_asked_for_rest: bool) -> int | None:

@@ -6,11 +6,12 @@ that is killed goes on: whole files are checked and taken, and a partial one con
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tasks.core.foundations import durable
 from tasks.fetching import records
 from tasks.fetching.download import Patience, download
 from tasks.fetching.records import RAW
-from tasks.fetching.sources import File, Source, shown
+from tasks.fetching.sources import File, Source
 from tasks.fetching.unpack import unpack
 from tasks.progress import reporter
 from tasks.store import artifacts, disk
@@ -32,7 +33,7 @@ class Fetched:
 
     Attributes:
         is_new: it was made now.
-        left_out: members of archives that were not unpacked, by reason.
+        left_out: members of archives that were not unpacked, or hidden files, by reason.
     """
 
     folder: Path
@@ -66,13 +67,18 @@ def fetch(source: Source, patience: Patience | None = None) -> Fetched:
     left_out: dict[str, int] = {}
 
     def build(work: Path, whole: Path) -> None:
-        paths = {}
+        new = {}
         for file in source.files:
-            paths[file] = _obtain(file, work, source.name, patience or Patience())
-        for file, path in paths.items():
+            new[file.key] = _obtain(file, work, source.name, patience or Patience())
+        for file in source.files:
             progress = reporter(f"unpack {file.name} (MB)")
-            for reason, count in unpack(path, file, whole, progress).items():
-                left_out[reason] = left_out.get(reason, 0) + count
+            path = _kept(work, file)
+            with _asked_again([file], work):
+                for reason, count in unpack(path, file, whole, progress).items():
+                    left_out[reason] = left_out.get(reason, 0) + count
+        with _asked_again(source.files, work):
+            _check_layout(source, whole, source.name)
+        records.keep(new)
 
     return _made(source, build, left_out)
 
@@ -80,7 +86,8 @@ def fetch(source: Source, patience: Patience | None = None) -> Fetched:
 def take(source: Source, folder: Path, *, is_linked: bool) -> Fetched:
     """Return the folder of a dataset made of what a user has: copies, or links to each file.
 
-    Of a known dataset what its profile reads is taken, of any other one everything.
+    Of a known dataset what its profile reads is taken, of any other one everything but what is
+    hidden: `.git` may hold a password.
 
     Raises:
         ValueError, FileNotFoundError: the folder is not there, lacks something, or holds a link to
@@ -97,9 +104,14 @@ def take(source: Source, folder: Path, *, is_linked: bool) -> Fetched:
             f"elsewhere; data in {RAW}/ are read where they are"
         )
     _check_layout(source, folder, f"--from-dir: {folder}")
-    files = sorted(_files(folder, source.layout))
+    left_out: dict[str, int] = {}
+    files = sorted(_files(folder, source.layout, left_out))
     if not files:
-        raise ValueError(f"--from-dir: {folder} holds no file; give the folder of the data")
+        hidden = " and ".join(f"{count} x {reason}" for reason, count in left_out.items())
+        besides = f" besides {hidden}, which stay out" if hidden else ""
+        raise ValueError(
+            f"--from-dir: {folder} holds no file{besides}; give the folder of the data"
+        )
 
     def build(work: Path, whole: Path) -> None:
         total = sum(path.stat().st_size for path in files)
@@ -116,8 +128,9 @@ def take(source: Source, folder: Path, *, is_linked: bool) -> Fetched:
             durable.sync(target)
             done += path.stat().st_size
             progress(done >> 20, max(total >> 20, 1))
+        _check_layout(source, whole, source.name)
 
-    return _made(source, build, {})
+    return _made(source, build, left_out)
 
 
 def register(folder: Path) -> None:
@@ -138,14 +151,18 @@ def _made(source: Source, build: Callable[[Path, Path], None], left_out: dict[st
     """Return the folder of a dataset, made by build(work, whole) unless it is there."""
     target, work = RAW / source.name, PARTIAL / source.name
     with artifacts.lock(target), disk.explained(work):
-        if os.path.lexists(target):
+        if target.is_dir():
             return Fetched(target, False)
+        if os.path.lexists(target):
+            raise ValueError(
+                f"{target} is there and is no folder, allowed is a folder or nothing; remove it, "
+                "or fetch under another name"
+            )
         whole = work / "whole"
         shutil.rmtree(whole, ignore_errors=True)
         whole.mkdir(parents=True)
         try:
             build(work, whole)
-            _check_layout(source, whole, source.name)
             os.replace(whole, target)
         finally:
             shutil.rmtree(whole, ignore_errors=True)
@@ -154,20 +171,46 @@ def _made(source: Source, build: Callable[[Path, Path], None], left_out: dict[st
         return Fetched(target, True, left_out)
 
 
-def _obtain(file: File, work: Path, name: str, patience: Patience) -> Path:
-    """Return the whole, checked file of an address."""
-    path, url = work / "files" / file.name, shown(file.url)
-    is_checked = records.is_recorded(url) or bool(file.digest)
+def _kept(work: Path, file: File) -> Path:
+    return work / "files" / file.place
+
+
+def _has_digest(file: File) -> bool:
+    return bool(file.digest) or records.is_recorded(file.key)
+
+
+def _obtain(file: File, work: Path, name: str, patience: Patience) -> records.Record:
+    """Have the whole, checked file of an address in its place; return its record."""
+    path, is_checked = _kept(work, file), _has_digest(file)
     if not path.is_file():
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         progress = reporter(f"fetch {name}: {file.name} (MB)")
         download(file.url, path, is_checked=is_checked, progress=progress, patience=patience)
     try:
-        records.check(path, url, file.digest)
+        return records.check(path, file.key, file.digest)
     except records.AnotherFile:
         path.unlink()
         raise
-    return path
+
+
+@contextlib.contextmanager
+def _asked_again(files: Sequence[File], work: Path) -> Iterator[None]:
+    """Remove files without a known digest when what they hold is refused: the server may have
+    answered with something else.
+    """
+    try:
+        yield
+    except ValueError as error:
+        removed = [file for file in files if not _has_digest(file)]
+        if not removed:
+            raise
+        for file in removed:
+            _kept(work, file).unlink()
+        names = ", ".join(file.name for file in removed)
+        raise ValueError(
+            f"{error}; no digest of {names} is known, so what came is removed, and the next run "
+            "asks the server again"
+        ) from error
 
 
 def _check_layout(source: Source, folder: Path, where: str) -> None:
@@ -180,15 +223,23 @@ def _check_layout(source: Source, folder: Path, where: str) -> None:
         )
 
 
-def _files(folder: Path, layout: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the files of a layout, or all; refuse what no copy can hold."""
+def _files(folder: Path, layout: tuple[str, ...], left_out: dict[str, int]) -> Iterator[Path]:
+    """Yield the files of a layout, or all that are not hidden; count those in `left_out`, and
+    refuse what no copy can hold.
+    """
     tops = [path for pattern in layout for path in folder.glob(pattern)] or [folder]
     for top in dict.fromkeys(tops):
         if top.is_file():
             yield top
             continue
         for place, folders, names in os.walk(top):
-            for name in (*names, *folders):
+            _leave_out([name for name in names if _is_hidden(name)], "hidden file", left_out)
+            hidden = [name for name in folders if _is_hidden(name)]
+            _leave_out(hidden, "hidden folder with all that is in it", left_out)
+            folders[:] = [name for name in folders if not _is_hidden(name)]
+            for name in (*folders, *names):
+                if _is_hidden(name):
+                    continue
                 path = Path(place, name)
                 if path.is_dir() and not path.is_symlink():
                     continue
@@ -198,6 +249,15 @@ def _files(folder: Path, layout: tuple[str, ...]) -> Iterator[Path]:
                         "device; allowed are files and folders; remove it, or name its target"
                     )
                 yield path
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _leave_out(names: list[str], reason: str, left_out: dict[str, int]) -> None:
+    if names:
+        left_out[reason] = left_out.get(reason, 0) + len(names)
 
 
 def _check_room(needed: int, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Digests of what was fetched: `raw/digests.json`, which git keeps, has those of the first time.
 
-A digest that a source states is checked beside it.
+A digest that a source states is checked beside it. One is recorded only when all of its dataset is
+whole: a server may answer with something else than the file.
 """
 
 from __future__ import annotations
@@ -11,53 +12,74 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.foundations import durable
+from tasks.store import artifacts
 
 RAW = Path("raw")
 NOTE = RAW / "digests.json"
+Record = dict[str, Any]  # sha256, bytes
 
 
 class AnotherFile(ValueError):
     """What came is not the file that was stated or recorded."""
 
 
-def check(path: Path, url: str, stated: str) -> None:
-    """Check a file, and record its digest when its address is fetched for the first time.
+def check(path: Path, key: str, stated: str) -> Record:
+    """Return the record of a file, which is the stated and the recorded one where one is known.
 
     Args:
-        url: the address without its query.
+        key: of its address, `File.key`.
         stated: `md5:...` or `sha256:...` of a source, or nothing.
 
     Raises:
         AnotherFile: it is not the one that was stated or recorded.
         ValueError: the note is damaged.
     """
-    known = _read()
     digest, num_bytes = _digest(path, "sha256"), path.stat().st_size
     if stated:
         kind, _, expected = stated.partition(":")
         received = digest if kind == "sha256" else _digest(path, kind)
         if received != expected:
             raise AnotherFile(
-                f"{url}: received {num_bytes:,} bytes with the {kind} {received}, expected is "
+                f"{key}: received {num_bytes:,} bytes with the {kind} {received}, expected is "
                 f"{expected}; what came is damaged or another file, and is removed; run again, or "
                 "get it another way and use --from-dir"
             )
-    recorded = known.get(url)
-    if recorded is not None and recorded != {"sha256": digest, "bytes": num_bytes}:
-        raise AnotherFile(
-            f"{url}: received {num_bytes:,} bytes with the sha256 {digest}, recorded is {recorded} "
-            f"in {NOTE}; what came is damaged or has changed there, and is removed; run again, or "
-            f"remove the record of {NOTE} to take the new one"
-        )
-    if recorded is None:
-        known[url] = {"sha256": digest, "bytes": num_bytes}
-        NOTE.parent.mkdir(exist_ok=True)
-        durable.write_text(NOTE, json.dumps(known, indent=1, sort_keys=True) + "\n")
+    record = {"sha256": digest, "bytes": num_bytes}
+    _compare(key, record, _read())
+    return record
 
 
-def is_recorded(url: str) -> bool:
+def keep(new: dict[str, Record]) -> None:
+    """Record what was fetched for the first time, by key.
+
+    Raises:
+        AnotherFile: another run recorded something else meanwhile.
+        ValueError: the note is damaged.
+    """
+    # Two runs that read the same note would each lose what the other adds
+    with artifacts.lock(NOTE):
+        known = _read()
+        for key, record in new.items():
+            _compare(key, record, known)
+        if not new.keys() <= known.keys():
+            NOTE.parent.mkdir(exist_ok=True)
+            text = json.dumps({**known, **new}, indent=1, sort_keys=True)
+            durable.write_text(NOTE, f"{text}\n")
+
+
+def is_recorded(key: str) -> bool:
     """Whether the file of an address is known, so that parts of two versions would be seen."""
-    return url in _read()
+    return key in _read()
+
+
+def _compare(key: str, record: Record, known: dict[str, Any]) -> None:
+    recorded = known.get(key, record)
+    if recorded != record:
+        raise AnotherFile(
+            f"{key}: received {record['bytes']:,} bytes with the sha256 {record['sha256']}, "
+            f"recorded is {recorded} in {NOTE}; what came is damaged or has changed there, and is "
+            f"removed; run again, or remove the record of {NOTE} to take the new one"
+        )
 
 
 def _digest(path: Path, kind: str) -> str:

@@ -7,12 +7,18 @@ recorded when it is fetched first, and checked from then on (`records.py`).
 
 from __future__ import annotations
 
+import hashlib
+import os
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from tasks.core.data.annotations import check_name as check_path
 from tasks.core.foundations.names import check_name, hint
+from tasks.store import urls
+
+# Bytes of a name: disks take 255, and a download adds an ending
+_LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,17 @@ class File:
     def name(self) -> str:
         """Its name on the disk, the last part of the address."""
         return PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(self.url).path)).name
+
+    @property
+    def key(self) -> str:
+        """Its address as it is written down: with a digest in place of the query."""
+        query = urllib.parse.urlsplit(self.url).query
+        return f"{shown(self.url)}?sha256={_digest(query)}" if query else shown(self.url)
+
+    @property
+    def place(self) -> str:
+        """Where it is kept until all is whole: no other address has this path."""
+        return f"{_digest(self.url)[:24]}/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -131,7 +148,18 @@ def source_of(what: str, name: str | None, *, has_folder: bool) -> Source:
     Raises:
         ValueError: it is none of these, or the address has a password or names no file.
     """
-    if "://" in what:
+    if name is not None and "://" in name:
+        raise ValueError(
+            "--as: received an address, allowed is a name for the folder in raw/; give the address "
+            "before it: ADDRESS --as NAME"
+        )
+    # Who reads an address with a password may take a part of the password for a host or a query
+    if "@" in what:
+        raise ValueError(
+            "fetch: the address holds a user or a password, or another @; those would be written "
+            "down: put them into ~/.netrc, which is read, and write any other @ as %40"
+        )
+    if "://" in what or "?" in what:
         return _of_address(what, name)
     if name is not None:
         raise ValueError(
@@ -140,7 +168,7 @@ def source_of(what: str, name: str | None, *, has_folder: bool) -> Source:
         )
     if what in KNOWN:
         return KNOWN[what]
-    check_name(what, "dataset", "fetch")
+    _check_folder(what, "fetch")
     if not has_folder:
         raise ValueError(
             f"fetch: received {what!r}{hint(what, KNOWN)}; allowed are {', '.join(KNOWN)}, an "
@@ -151,19 +179,39 @@ def source_of(what: str, name: str | None, *, has_folder: bool) -> Source:
 
 def shown(url: str) -> str:
     """Return an address without its query, which may hold a key."""
-    return urllib.parse.urlunsplit(urllib.parse.urlsplit(url)._replace(query="", fragment=""))
+    return urls.shown(url.partition("#")[0])
+
+
+def _check_folder(name: str, where: str) -> None:
+    """Refuse what names no folder of `raw/`, or a file that is kept there."""
+    check_name(name, "dataset", where)
+    if name.lower() == "digests.json" or name.lower().endswith(".dvc"):
+        raise ValueError(
+            f"{where}: received {name!r}, which may name no dataset: raw/ has a file of digests "
+            "and files of DVC of such names; allowed is another name; change it"
+        )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def _parts(url: str) -> urllib.parse.SplitResult | None:
+    """Return the parts of an address, or None for what is none."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        has_port = parts.port is None or parts.port > 0
+    except ValueError:
+        return None
+    return parts if has_port and url.split() == [url] else None
 
 
 def _of_address(url: str, name: str | None) -> Source:
-    try:
-        parts = urllib.parse.urlsplit(url)
-        has_password = parts.password is not None or parts.username is not None
-    except ValueError as error:
-        raise ValueError(f"fetch: received {url[:200]!r}, which is no address ({error})") from error
-    if has_password:
+    parts = _parts(url)
+    if parts is None:
         raise ValueError(
-            "fetch: the address holds a user or a password, which would be written down; put them "
-            "into ~/.netrc, which is read"
+            f"fetch: received {shown(url)[:200]!r}, which is no address; allowed are those like "
+            "https://HOST/FILE, without white space; repair it"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(
@@ -174,7 +222,7 @@ def _of_address(url: str, name: str | None) -> Source:
         raise ValueError(
             f"--as is missing: it names the folder of {shown(url)[:200]} in raw/; add it"
         )
-    check_name(name, "dataset", "--as")
+    _check_folder(name, "--as")
     if name in KNOWN:
         raise ValueError(
             f"--as: received {name!r}, a dataset that is known by name; allowed is another name; "
@@ -184,6 +232,12 @@ def _of_address(url: str, name: str | None) -> Source:
     if not file.name:
         raise ValueError(f"fetch: {shown(url)[:200]} names no file; give the address of a file")
     check_path(file.name, f"fetch: {shown(url)[:200]}")
+    num_bytes = len(os.fsencode(file.name))
+    if num_bytes > _LONGEST:
+        raise ValueError(
+            f"fetch: {shown(url)[:200]} names a file with a name of {num_bytes} bytes, allowed are "
+            f"{_LONGEST}; get it another way, and give its folder by --from-dir"
+        )
     return Source(
         name, f"{shown(url)}: its terms are those of {parts.hostname}. Ask there.", (file,)
     )

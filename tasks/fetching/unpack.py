@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import errno
 import fnmatch
 import gzip
 import lzma
@@ -69,7 +70,7 @@ def unpack(path: Path, file: File, folder: Path, progress: Progress) -> dict[str
             "browser, and get the file another way for --from-dir"
         )
     compression = next((name for name in _COMPRESSED if kind.startswith(name)), "")
-    with _damage_named(path, file):
+    with _damage_named(file):
         if kind.startswith("a zip"):
             with zipfile.ZipFile(path) as archive:
                 return _write(_zip_members(archive, path, file), path, file, folder, progress)
@@ -80,6 +81,9 @@ def unpack(path: Path, file: File, folder: Path, progress: Progress) -> dict[str
                 return _write(_tar_members(tar, file), path, file, folder, progress)
             finally:
                 tar.unlink(missing_ok=True)
+        if kind == "a tar" or file.name.lower().endswith(".tar"):
+            # Stays as it is: readers read it in place
+            _kept(_tar_members(path, file), file)
     if file.tar:
         raise ValueError(f"{file.name}: is {kind or 'of no known kind'}, allowed is an archive")
     shutil.copyfile(path, folder / file.name)
@@ -88,14 +92,14 @@ def unpack(path: Path, file: File, folder: Path, progress: Progress) -> dict[str
 
 
 @contextlib.contextmanager
-def _damage_named(path: Path, file: File) -> Iterator[None]:
+def _damage_named(file: File) -> Iterator[None]:
     """Turn what libraries raise about an archive into one message."""
     try:
         yield
     except _DAMAGE as error:
         raise ValueError(
-            f"{file.name}: the archive is damaged or of a kind that is not read ({error}); remove "
-            f"{path} and run again, or unpack it yourself and use --from-dir"
+            f"{file.name}: the archive is damaged or of a kind that is not read ({error}); get it "
+            "another way, or unpack it yourself, and use --from-dir"
         ) from error
 
 
@@ -172,28 +176,37 @@ def _write(
             f"too little disk space for {folder}: {total:,} bytes are needed to unpack "
             f"{file.name}, {free:,} are free; free some"
         )
-    left_out: dict[str, int] = {}
-    taken: set[str] = set()
+    kept, left_out = _kept(members, file)
     done = 0
     with _sink(folder, file) as put:
-        for member in members:
-            name = PurePosixPath(check_name(member.name.removeprefix("./"), file.name))
-            reason = _left_out(name, file)
-            if reason:
-                left_out[reason] = left_out.get(reason, 0) + 1
-                continue
-            if name.as_posix() in taken:
-                raise _refused(file, member.name, "is there twice, allowed is once")
-            taken.add(name.as_posix())
+        for name, member in kept.items():
             put(name, member)
             done += member.num_bytes
             progress(done >> 20, max(total >> 20, 1))
-    if not taken:
+    return left_out
+
+
+def _kept(
+    members: list[_Member], file: File
+) -> tuple[dict[PurePosixPath, _Member], dict[str, int]]:
+    """Return the members that are kept, and how many are not, by reason."""
+    kept: dict[PurePosixPath, _Member] = {}
+    left_out: dict[str, int] = {}
+    for member in members:
+        name = PurePosixPath(check_name(member.name.removeprefix("./"), file.name))
+        reason = _left_out(name, file)
+        if reason:
+            left_out[reason] = left_out.get(reason, 0) + 1
+            continue
+        if name in kept:
+            raise _refused(file, member.name, "is there twice, allowed is once")
+        kept[name] = member
+    if not kept:
         raise ValueError(
             f"{file.name}: holds nothing that matches {', '.join(file.kept)}; received "
             f"{', '.join(member.name for member in members[:5]) or 'no member'}; get another file"
         )
-    return left_out
+    return kept, left_out
 
 
 def _left_out(name: PurePosixPath, file: File) -> str:
@@ -234,6 +247,10 @@ def _as_file(path: Path, member: _Member, file: File) -> None:
                 left -= len(block)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise _refused(file, member.name, "is a file and a folder at once") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise _refused(file, member.name, "has a name that is too long") from error
+        raise
     if left:
         raise EOFError(f"member {member.name!r} lacks {left} bytes")
     durable.sync(path)

@@ -21,6 +21,7 @@ class Behaviour:
         has_ranges: whether a part may be asked for.
         breaks: after how many bytes of an answer the connection ends, one for each answer.
         stalls: after how many bytes of an answer nothing more comes, one for each answer.
+        location: where a redirect leads, nothing for the same place.
         codes: answers without a file, before the others.
         stated: the length that is said, nothing where it is empty, None for the right one.
         range_from: where an answer of a part says that it begins, None for the right place.
@@ -36,6 +37,7 @@ class Behaviour:
     breaks: list[int] = field(default_factory=list)
     stalls: list[int] = field(default_factory=list)
     codes: list[int] = field(default_factory=list)
+    location: str = ""
     stated: str | None = None
     range_from: int | None = None
     is_blind: bool = False
@@ -103,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _head(self, code: int, length: int) -> None:
         self.send_response(code)
         if code in (301, 302):
-            self.send_header("Location", self.path)
+            self.send_header("Location", self.how.location or self.path)
         self._end(length)
 
     def _end(self, length: int) -> None:

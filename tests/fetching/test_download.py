@@ -127,12 +127,20 @@ def test_what_cannot_be_had_is_one_message_and_no_file(how, message, tmp_path):
     assert not (tmp_path / "file.bin").exists()
 
 
+def test_a_redirect_to_an_address_with_a_password_does_not_print_it(tmp_path):
+    place = "http://me:se[cret@127.0.0.1:1/file.bin?key=secret"
+    how = Behaviour(DATA, codes=[302], location=place)
+    with pytest.raises(ValueError, match="cannot be had") as caught:
+        _fetch(how, tmp_path)
+    assert "cret" not in str(caught.value) and "me:" not in str(caught.value)
+
+
 def test_nobody_answers(tmp_path):
     with serving(Behaviour(DATA)) as address:
         pass
     with pytest.raises(OSError, match="3 tries brought nothing more than 0 bytes") as caught:
         download(
-            f"{address}/file.bin?key=secret",
+            f"{address}/file.bin?key=a)secret",
             tmp_path / "file.bin",
             is_checked=False,
             progress=lambda done, total: None,

@@ -136,6 +136,10 @@ def _flipped(data):
     return data[: place + 20] + b"!" + data[place + 21 :]
 
 
+def _tar_twice(name):
+    return _tar({name: b"x"})[:1024] + _tar({name: b"y"})
+
+
 STORED = _zip({"a.jpg": PICTURE}, zipfile.ZIP_STORED)
 BOMB = bytes(1 << 20)
 
@@ -167,6 +171,16 @@ BOMB = bytes(1 << 20)
         ("a.tgz", gzip.compress(_tar(MEMBERS)[:700]), "not a whole, uncompressed tar"),
         ("a.tar.bz2", bz2.compress(b"x")[:9] + b"xxxxxxx", "the archive is damaged"),
         ("a.tar.xz", lzma.compress(_tar(MEMBERS))[:-30], "the archive is damaged"),
+        ("a.tar", _tar({"l.jpg": b""}, _as_link), "'l.jpg' is a link or a device"),
+        ("a.tar", _tar({"c.jpg": b""}, _as_device), "'c.jpg' is a link or a device"),
+        ("a.bin", _tar({"l.jpg": b""}, _as_link), "'l.jpg' is a link or a device"),
+        ("a.tar", _tar({"../out": b"x"}), r"received image name '\.\./out'"),
+        ("a.tar", _tar_twice("a.jpg"), "'a.jpg' is there twice"),
+        ("a.tar", _tar({}), "a.tar: holds nothing that matches"),
+        ("a.tar", _tar(MEMBERS)[:700], "not a whole, uncompressed tar"),
+        ("a.tar", gzip.compress(_tar(MEMBERS)), "not a whole, uncompressed tar"),
+        ("a.zip", _zip({"d/" + "a" * 256: b"x"}), "member 'd/a+ has a name that is too long"),
+        ("a.zip", _zip({"a" * 300 + "/b": b"x"}), "has a name that is too long"),
     ],
 )
 def test_what_may_not_be_unpacked_is_one_message(name, data, message, tmp_path):
