@@ -22,6 +22,7 @@ from flows.sweeps.units import PLAN
 from flows.train_experts import train_experts
 from tasks import distill, evaluate, preflight
 from tasks.core.foundations.file_names import SCORE
+from tasks.exchange.found import imported
 from tasks.reporting.cell_scores import of_cell
 from tasks.settings import params, steps
 from tasks.settings.params import Params
@@ -170,6 +171,7 @@ def _load(settings: Sequence[str], what: str) -> Params:
     try:
         chosen = params.load(settings)
         preflight.check(chosen, "evaluate")
+        imported(chosen)  # one that is missing is told before anything is made
     except (ValueError, FileNotFoundError) as error:
         raise type(error)(f"{what}: {error}") from error
     return chosen

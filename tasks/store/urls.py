@@ -16,9 +16,9 @@ LONGEST = 300  # characters of a message
 
 def shown(url: str) -> str:
     """Return an address without user, password and query."""
-    # A password may hold a question mark: it goes before the query does
+    # A password may hold a question mark, and a query an @: what is before the last @ goes first
     bare = url if url.startswith(_LOCAL) else re.sub("//.*@", "//", url)
-    return bare.partition("?")[0]
+    return re.split("[?&]", bare)[0]
 
 
 def reason(error: BaseException, url: str) -> str:

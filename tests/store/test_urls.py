@@ -15,6 +15,7 @@ from tasks.store import urls
         ("file:///home/a@b/store", "file:///home/a@b/store"),
         ("/home/a@b/store", "/home/a@b/store"),
         (".cache/store", ".cache/store"),
+        ("https://h/a?m=a@b&key=S", "https://b"),
     ],
 )
 def test_an_address_is_shown_without_user_and_query(url, shown):
