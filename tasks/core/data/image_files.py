@@ -7,7 +7,7 @@ A tar is indexed once (member name, offset, length); a picture is then one seek 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -186,17 +186,25 @@ def _check_container(path: Path) -> None:
 
 
 def unfolded(folder: Path) -> Iterator[Path]:
-    """Yield what is below a folder and no folder itself; linked folders once, so that a link
-    upwards ends.
+    """Yield what is below a folder and no folder itself, in the same order on any file system.
+
+    Each folder is visited once, so that a link upwards ends. Linked folders come last: a file has
+    its own path where there is one.
     """
     seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        if os.path.realpath(place) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(place))
-        for name in names:
-            yield Path(place, name)
+    waiting = deque([folder])
+    while waiting:
+        for place, folders, names in os.walk(waiting.popleft()):
+            if os.path.realpath(place) in seen:
+                folders.clear()
+                continue
+            seen.add(os.path.realpath(place))
+            folders.sort()
+            for name in folders:
+                if os.path.islink(os.path.join(place, name)):
+                    waiting.append(Path(place, name))
+            for name in sorted(names):
+                yield Path(place, name)
 
 
 def _index(root: Path, patterns: Sequence[str], left_out: LeftOut) -> dict[str, list[StoredFile]]:
