@@ -19,7 +19,7 @@ from tasks.core.data.annotations import (
     check_name,
     read_lines,
 )
-from tasks.core.data.image_files import StoredFile, StoredImage
+from tasks.core.data.image_files import StoredFile, StoredImage, unfolded
 from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.data.table_pictures import PictureReader, TablePicture
 from tasks.core.data.tables import PICTURE, Leaf, Table, open_table
@@ -36,15 +36,15 @@ def read_folder(
 ) -> Iterator[ImageCaptions]:
     """Yield each picture that has a .txt of its name beside it; each line of that is a caption.
 
+    Linked folders are read too, each once.
+
     Args:
         left_out: counts the files that make no pair.
         refused: takes what cannot be used.
     """
     texts: dict[Path, Path] = {}
     others: dict[Path, list[Path]] = defaultdict(list)
-    for file in sorted(path.rglob("*")):
-        if file.is_dir():
-            continue
+    for file in sorted(unfolded(path)):
         if not file.is_file():
             left_out.mention("named pipe, device or broken link", str(file))
         elif file.suffix == TEXT:

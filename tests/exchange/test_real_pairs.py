@@ -133,6 +133,21 @@ def test_files_that_make_no_pair_are_counted_by_reason(made, folder):
     }
 
 
+def test_linked_folders_are_read_once_and_places_are_named_from_the_folder(made, folder):
+    path, elsewhere = folder / "photos", folder / "elsewhere"
+    a_folder(elsewhere)
+    path.mkdir()
+    (path / "linked").symlink_to(elsewhere)
+    (path / "again").symlink_to(path / "linked")
+    (elsewhere / "up").symlink_to(path)
+    (elsewhere / "notes.md").write_text("no picture")
+    ref = import_set(made[1], path, "mine", STATED)[1]
+    assert load_pairs(ref.folder).provenance["captions"] == CAPTIONS
+    assert left_out_of(ref.folder) == {
+        "file without a .txt beside it": {"count": 1, "first": ["again/notes.md"]}
+    }
+
+
 def test_all_that_cannot_be_used_is_in_one_message(made, folder):
     path = a_folder(folder / "photos")
     (path / "part_0/0.b.png").write_bytes(b"no picture")
