@@ -111,10 +111,12 @@ def attach_images(
     place = f"{', '.join(patterns)} of {root}"
     found: list[tuple[Annotation, StoredFile]] = []
     claims: dict[StoredFile, Annotation] = {}
+    seen: dict[str, tuple[str, str]] = {}
     for annotation in annotations:
         with left_out.catching():
             file = _find(index, names, annotation, place)
             _claim(claims, file, annotation)
+            check_one_split(seen, file, annotation.split, annotation.where)
             found.append((annotation, file))
     for files in index.values():
         for file in files:
@@ -126,6 +128,27 @@ def attach_images(
             annotation.split,
             annotation.captions,
             StoredImage(file, annotation.where),
+        )
+
+
+def check_one_split(
+    seen: dict[str, tuple[str, str]], file: StoredFile, split: str, where: str
+) -> None:
+    """Raise Unusable when a picture is in another split too, by a link to its file or folder.
+
+    Args:
+        seen: split and place of the files so far, by the path that no link is part of.
+    """
+    if file.container.name.endswith(".tar"):
+        return
+    path = os.path.realpath(file.container)
+    first, place = seen.setdefault(path, (split, where))
+    if first != split:
+        raise Unusable(
+            where,
+            "picture in several splits by a link",
+            f"received {file.name} in {split}, but it is the file {path}, which {place} has in "
+            f"{first}; allowed is one split for a picture; remove the link or one of the two",
         )
 
 

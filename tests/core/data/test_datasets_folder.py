@@ -50,6 +50,12 @@ def test_captions_may_be_those_of_a_json(raw):
     assert found["train/b.jpg"] == ("x", "y")
 
 
+def test_lines_of_another_system_are_captions_too(raw):
+    (raw / "train" / "b.txt").write_bytes(b"one\r\rtwo\r")
+    found = {example.name: example.captions for example in read(folder, _config(raw))}
+    assert found["train/b.jpg"] == ("one", "two")
+
+
 def test_a_name_with_dots_keeps_them(raw):
     (raw / "train" / "22.06.jpg").write_bytes(picture(9))
     (raw / "train" / "22.06.txt").write_text("dots\n\n  \n")
@@ -105,6 +111,15 @@ def test_a_name_that_is_no_text_is_counted_with_its_file(raw):
     assert len(read(folder, config, max_left_out=0.2)) == 5
 
 
+def test_a_linked_folder_is_not_another_split(raw):
+    (raw / "test" / "t.jpg").unlink()
+    (raw / "test" / "t.txt").unlink()
+    (raw / "test").rmdir()
+    (raw / "test").symlink_to("train")
+    with pytest.raises(ValueError, match=r"3 of 7 cannot .*\n  3 x picture in several splits"):
+        read(folder, _config(raw))
+
+
 def test_the_digest_is_that_of_what_is_read(raw):
     first = folder.raw_digest(_config(raw))
     (raw / "train" / "notes.md").write_text("no file of an example")
@@ -134,6 +149,14 @@ def test_the_digest_is_that_of_what_is_read(raw):
         (
             lambda raw: [(raw / f"train/b.{end}").write_text("{}") for end in ("json", "JSON")],
             r"1 x several caption files of one key: .*received b\.JSON and b\.json",
+        ),
+        (
+            lambda raw: (
+                (raw / "train/b.txt")
+                .rename(raw / "train/b.json")
+                .write_text('{"caption": "x", "caption": "y"}')
+            ),
+            r"key 'train/b'\.json: received the member 'caption' 2 times",
         ),
         (
             lambda raw: os.truncate(raw / "train/b.txt", 1 << 40),

@@ -110,6 +110,18 @@ def test_files_have_one_order_and_their_own_paths_before_linked_ones(tmp_path, s
     assert found == [*names, "d/4.jpg"]
 
 
+def test_a_picture_in_two_splits_by_a_link_is_refused(tmp_path):
+    _folder(tmp_path, ["0.jpg", "1.jpg"])
+    (tmp_path / "images" / "copy.jpg").symlink_to("0.jpg")
+    config = _dataset(tmp_path, ["0.jpg", "1.jpg", "copy.jpg"])
+    with pytest.raises(ValueError, match=r"1 x .* by a link: .*received images/copy\.jpg in test"):
+        read(karpathy, config)
+    entries = json.loads((tmp_path / "d.json").read_text())
+    entries["images"][2]["split"] = "train"
+    (tmp_path / "d.json").write_text(json.dumps(entries))
+    assert [_height(example) for example in read(karpathy, config)] == [0, 1, 0]
+
+
 def test_a_hard_link_in_a_tar_is_the_picture_it_names(tmp_path):
     with tarfile.open(tmp_path / "images.tar", "w") as archive:
         for number in range(2):

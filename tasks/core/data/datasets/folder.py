@@ -18,7 +18,13 @@ from pathlib import Path
 from tasks.core.data.annotations import check_name, dataset_folder, file_digest, text_digest
 from tasks.core.data.download_logs import refuse_failed
 from tasks.core.data.file_kinds import NOISE
-from tasks.core.data.image_files import StoredFile, StoredImage, content_digest, unfolded
+from tasks.core.data.image_files import (
+    StoredFile,
+    StoredImage,
+    check_one_split,
+    content_digest,
+    unfolded,
+)
 from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.data.sample_captions import ENDINGS, MAX_BYTES, captions_of
 from tasks.core.data.shares import SharedFiles, check_shares, divided
@@ -80,8 +86,11 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
             stored = StoredFile(name, picture, 0, picture.stat().st_size)
             found.append((StoredImage(stored, where), captions, splits))
     named = [(image.file.name, splits) for image, _, splits in found]
+    seen: dict[str, tuple[str, str]] = {}
     for (image, captions, _), split in zip(found, divided(named, config.shares), strict=True):
-        yield ImageCaptions(image.file.name, split, captions, image)
+        with left_out.catching():
+            check_one_split(seen, image.file, split, image.where)
+            yield ImageCaptions(image.file.name, split, captions, image)
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
