@@ -146,7 +146,7 @@ def check_one_split(
     if first != split:
         raise Unusable(
             where,
-            "picture in several splits by a link",
+            "picture in several splits",
             f"received {file.name} in {split}, but it is the file {path}, which {place} has in "
             f"{first}; allowed is one split for a picture; remove the link or one of the two",
         )

@@ -8,7 +8,6 @@ columns, in their order. Quotes and blanks are those of `text_rows.py`. A cell o
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -24,7 +23,7 @@ from tasks.core.data.annotations import (
 from tasks.core.data.image_files import attach_images, content_digests
 from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.data.shares import SharedFiles, check_shares, divided
-from tasks.core.data.split_files import files_of_splits, split_digests
+from tasks.core.data.split_files import check_columns, files_of_splits, split_digests
 from tasks.core.data.text_rows import check_cell, text_rows
 from tasks.core.foundations.records import ImageCaptions
 
@@ -126,14 +125,7 @@ def _paths(config: Config) -> dict[Path, tuple[str, ...]]:
         raise ValueError(
             "`captions` of the dataset is empty; name at least one column in params.yaml"
         )
-    columns = [config.file, *config.captions]
-    repeated = [name for name, count in Counter(columns).items() if count > 1]
-    if repeated:
-        raise ValueError(
-            f"`file` and `captions` of the dataset: received {', '.join(map(repr, columns))}; "
-            f"allowed is each column once, and {repeated[0]!r} is there "
-            f"{columns.count(repeated[0])} times; change them in params.yaml"
-        )
+    check_columns("file", config.file, config.captions)
     if (config.split is None) != (not config.split_values):
         raise ValueError(
             f"`split_values` of the dataset: received {config.split_values} with the column "
