@@ -23,7 +23,8 @@ from tasks.store import disk
 
 LOGGER = logging.getLogger("vl_distillery")
 PRESET, STUDY = "preset", "study"
-WITHOUT_FLOW = ("plan", "fetch", "export", "import", "score", "demo", "ui")
+WITHOUT_FLOW = ("plan", "sweep", "fetch", "export", "import", "score", "demo", "ui")
+LIGHT = ("distill_sweep",)  # flows that check their parameters without PyTorch
 FAILED = "Finished in state Failed("
 GRACE_SECONDS = 5.0
 
@@ -60,6 +61,9 @@ def guarded(run: Callable[[], None]) -> None:
 
 def _run(name: str, words: dict[str, Any]) -> None:
     session.begin()  # before anything is imported that takes seconds
+    if name in LIGHT:
+        run(name, words)
+        return
     from tasks.settings import params, studies  # PyTorch, which `--help` does not need
 
     if name == PRESET and words.pop("list"):

@@ -12,48 +12,18 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from flows import options
-from flows.options import AcceptCode, Force, Profile, Settings
+from flows.options import AcceptCode, Force, Profile, Settings, Words
 
 PROGRAM = "vl-distillery"
 STAGES, WHOLE, BESIDE = "Stages, in order", "Whole runs", "Before and beside a run"
-Words = dict[str, Any]
-
-
-class _Group(TyperGroup):
-    """All commands; `prepare-data` is the same as `prepare_data`."""
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command by its name, with hyphens or underscores."""
-        return super().get_command(ctx, cmd_name.replace("-", "_"))
-
-    def invoke(self, ctx: Any) -> tuple[str, Words]:
-        """Return the command's name and its words; nothing runs in here."""
-        words: Words = super().invoke(ctx)
-        if "profile" in words:
-            profile, settings = words.pop("profile"), words["settings"] or []
-            words["settings"] = settings if profile is None else [f"profile={profile}", *settings]
-        return str(ctx.invoked_subcommand).replace("-", "_"), words
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the first sentence of each command, in groups."""
-        found = [(name, self.commands[name]) for name in self.list_commands(ctx)]
-        options.write_groups(
-            formatter,
-            [
-                (str(command.rich_help_panel), (name, command.get_short_help_str(limit=78)))
-                for name, command in found
-                if isinstance(command, options.Command)
-            ],
-        )
 
 
 APP = typer.Typer(
     name=PROGRAM,
-    cls=_Group,
+    cls=options.Group,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="""Distil an image-caption dataset into a few synthetic pairs, and measure how well they
@@ -205,16 +175,37 @@ _plain(
 @_command(
     "distill_sweep",
     WHOLE,
-    "Distil and score a grid of methods and sizes, each beside random pairs.",
+    "Distil and score the cells of a sweep, each beside random pairs. `sweep` of params.yaml says "
+    "which; of nothing it is a grid of methods and sizes.",
     "--method bi_trajectory --num-pairs 20",
+    "--workers 2 --set 'sweep.grid={distill.matching.lr_img: [0.01, 0.03]}'",
 )
 def _distill_sweep(
     methods: options.Grid = None,
     budgets: options.Sizes = None,
+    workers: options.Workers = 1,
+    name: options.SweepName = None,
+    pool: options.WorkPool = None,
     profile: Profile = None,
     settings: Settings = None,
     force: Force = False,
     accept_code: AcceptCode = False,
+) -> Words:
+    return locals()
+
+
+@_command(
+    "sweep",
+    WHOLE,
+    "Say how sweeps stand (status), end one (cancel), or go on with one (resume).",
+    "status",
+    "resume lr",
+)
+def _sweep(
+    action: options.Action,
+    name: options.Sweep = None,
+    profile: Profile = None,
+    settings: Settings = None,
 ) -> Words:
     return locals()
 

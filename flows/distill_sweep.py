@@ -1,28 +1,61 @@
-"""distill-sweep: a grid of distilled and scored sets; several workers share a grid by methods or
-sizes.
+"""distill-sweep: distils and scores every cell of a space, spread over workers, and ends with a
+leaderboard.
+
+This process is light: it imports no PyTorch. `flows/sweeps/` has the rest; docs/sweeps.md the
+forms of a space. Without a server the workers are processes of this machine.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from flows import cli
-from flows.distill import distill
-from flows.evaluate import evaluate
 from flows.grid import sets
-from flows.refs import Refs
 from flows.runner import flow
-from flows.select_coresets import select_coresets
-from flows.train_experts import train_experts
-from tasks import preflight
-from tasks.exchange.found import imported
-from tasks.settings import params
-from tasks.settings.sets import SetName
-from tasks.store import caching
-from tasks.store.artifacts import Ref
+from flows.sweeps import record
+from flows.sweeps.course import Course, Told
+from flows.sweeps.local import local_pool
+from flows.sweeps.record import Record
+from flows.sweeps.remote import crash_former, remote_pool
+from flows.sweeps.sources import Listed, Searched, Source, shares_experts
+from flows.sweeps.units import Pool
+from tasks import stages
+from tasks.reporting.leaderboard import FAILED, Leaderboard, best_of, markdown
+from tasks.settings import tree
+from tasks.settings.files import PARAMS, keys_of
+from tasks.settings.overrides import TOP, text_of
+from tasks.settings.space import (
+    Cell,
+    Settings,
+    Space,
+    cells_of,
+    cells_with,
+    check_axes,
+    extremes,
+    space_of,
+)
 
-RANDOM = "random"
+SWEEP = "sweep"
+
+
+@dataclass(frozen=True)
+class SweepRefs:
+    """What a sweep made: each artifact with whether it was there, and the best cell's name."""
+
+    artifacts: dict[str, bool]
+    best: str | None
+
+    def count(self) -> tuple[int, int]:
+        """Return how many artifacts were made and how many were there."""
+        cached = sum(self.artifacts.values())
+        return len(self.artifacts) - cached, cached
 
 
 @flow("distill-sweep")
@@ -32,44 +65,157 @@ def distill_sweep(
     accept_code: bool = False,
     methods: Sequence[str] | None = None,
     budgets: Sequence[int] | None = None,
-) -> Refs:
-    """Distil and score every set of methods x budgets, one after the other, each beside random
-    selection of its size.
+    space: Space | None = None,
+    name: str | None = None,
+    workers: Annotated[int, Field(ge=1, le=256)] = 1,
+    pool: Literal["gpu", "cpu"] | None = None,
+) -> SweepRefs:
+    """Distil and score every cell of a space, each beside random selection of its size.
 
     Args:
-        settings, force, accept_code: see `prepare_data`.
-        methods: distillers of the grid; None takes all that `methods.distillers` names.
-        budgets: sizes of the grid in pairs; None takes all of the profile.
+        settings: overrides of params.yaml, `section.key=value`; those of a cell come after them.
+        force: distil and score what is there again.
+        accept_code: keep artifacts whose code alone has changed.
+        methods: cells of these distillers only.
+        budgets: cells of these sizes only.
+        space: which cells; None takes `sweep` of params.yaml.
+        name: of the sweep; the same name goes on with it. None makes one of what it is told.
+        workers: cells that are made at once: processes on this machine, or flow runs on the pool.
+        pool: the work pool that cells run on as flow runs of their own; None takes processes of
+            this machine.
 
     Raises:
-        ValueError: a method or size that the parameters do not name, before anything is computed.
+        ValueError: a wrong space or cell, before anything is computed; or cells that failed, after
+            all others are done.
     """
-    chosen = params.load(settings)
-    names, sizes = methods or list(chosen.distillers), budgets or list(chosen.general.budgets)
-    grid = [SetName(name, size) for name in names for size in sizes]
-    for one in grid:
-        sets("distillers", chosen.distillers, chosen.general.budgets, one.method, one.num_pairs)
-    preflight.check(chosen, "evaluate")
-    imported(chosen)
-    trained = train_experts.fn(settings, accept_code=accept_code)
-    imported(chosen, trained.inputs.digests())
-    selected = select_coresets.fn(settings, force, accept_code, trained, RANDOM).coresets
-    made, scores = trained, dict[str, Ref]()
-    with caching.forcing_once():  # sets share the students of the full data
-        for one in grid:
-            random = str(replace(one, method=RANDOM))
-            beside = {random: selected[random]}
-            refs = replace(trained, coresets=beside)
-            refs = distill(settings, force, accept_code, refs, one.method, one.num_pairs)
-            refs = evaluate(settings, force, accept_code, refs)
-            scores = {**{ref.path: ref for ref in refs.scores}, **scores}
-            made = replace(
-                refs,
-                coresets={**made.coresets, **beside},
-                distilled={**made.distilled, **refs.distilled},
-                galleries=[*made.galleries, *refs.galleries],
-            )
-    return replace(made, scores=list(scores.values()))
+    raw, profile, own = _tree(settings)
+    typed = space_of(raw[SWEEP] if space is None else space, f"{PARAMS}: {SWEEP}")
+    methods, sizes = list(methods or ()), list(budgets or ())
+    words = {
+        "settings": list(settings),
+        "accept_code": accept_code,
+        "methods": methods,
+        "budgets": sizes,
+        "space": typed.model_dump(),
+        "workers": workers,
+        "pool": pool,
+    }
+    told_apart = {key: value for key, value in words.items() if key not in ("workers", "pool")}
+    digest = hashlib.sha256(text_of(told_apart).encode()).hexdigest()[:6]
+    name = name or f"{typed.kind}-{digest}"
+    with record.running(profile, name, {**words, "name": name}) as kept:
+        crash_former(kept)
+        planned, ends, source = _source(typed, raw, methods, sizes, kept.asked)
+        checked = [[one.variant] for one in ends]
+        told = Told(own, force, accept_code, checked, planned)
+        with _pool(kept, pool, workers) as found:
+            course = Course(kept, told, source, found)
+            board = course.run(_publish)
+    _tell(board)
+    return SweepRefs(course.refs, getattr(best_of(board.rows), "name", None))
+
+
+def _tree(settings: Sequence[str]) -> tuple[dict[str, Any], str, list[str]]:
+    """Return the raw parameters, the profile, and the settings that the cells are told.
+
+    Raises:
+        ValueError: a setting that params.yaml does not take, or a variant.
+    """
+    raw, variant = tree.overridden(settings)
+    keys_of(raw, TOP, str(PARAMS))
+    if variant is not None:
+        raise ValueError(
+            f"a sweep sets the variant of each of its cells; received {tree.VARIANT}={variant} as "
+            "well; leave it out, or make it the values of a cell"
+        )
+    if raw["profile"] not in raw["profiles"]:
+        raise ValueError(
+            f"{PARAMS}: unknown profile {raw['profile']!r}; available: "
+            f"{', '.join(sorted(raw['profiles']))}; change `profile`"
+        )
+    own = [one for one in settings if one.partition("=")[0].partition(".")[0] != SWEEP]
+    return raw, raw["profile"], own
+
+
+def _pool(kept: Record, pool: str | None, workers: int) -> contextlib.AbstractContextManager[Pool]:
+    if pool is None:
+        return local_pool(workers, kept.folder)
+    return remote_pool(kept, pool, workers)
+
+
+def _source(
+    space: Space,
+    raw: dict[str, Any],
+    methods: list[str],
+    sizes: list[int],
+    asked: list[dict[str, Any]],
+) -> tuple[list[Cell], list[Cell], Source]:
+    """Return the cells to plan, those to check alone, and where cells come from."""
+    if space.search is None:
+        every = cells_of(space, raw)
+        names, budgets = (
+            dict.fromkeys(cell.swept[key] for cell in every) for key in ("methods", "budgets")
+        )
+        for method in methods:
+            sets("distillers", names, budgets, method)
+        for size in sizes:
+            sets("distillers", names, budgets, None, size)
+        listed = cells_of(space, raw, methods, sizes)
+        return listed, [], Listed(listed)
+    search = space.search
+    check_axes(search.over)
+
+    def make(settings: Settings) -> Cell:
+        return _only(cells_with(settings, raw, methods, sizes))
+
+    ends = [make(settings) for settings in extremes(search.over)]
+    shared = [ends[0]] if shares_experts(search.over) else []
+    return shared, ends, Searched(search, make, asked)
+
+
+def _only(cells: list[Cell]) -> Cell:
+    """Return the one cell of a setting: a search compares no methods or sizes but by an axis."""
+    if len(cells) != 1:
+        raise ValueError(
+            f"sweep.search: received {len(cells)} sets for one setting "
+            f"({', '.join(cell.name for cell in cells) or 'none'}); allowed is one, since a search "
+            "looks for one best cell; name a method and a size by --method and --num-pairs, or put "
+            "`methods` or `budgets` into `over`"
+        )
+    return cells[0]
+
+
+def _publish(board: Leaderboard) -> None:
+    """Show the leaderboard in Prefect where a run of it surrounds us."""
+    context = sys.modules.get("prefect.context")
+    if context is None or context.FlowRunContext.get() is None:
+        return
+    from prefect.artifacts import create_markdown_artifact
+
+    key = f"sweep-{hashlib.sha256(f'{board.profile} {board.name}'.encode()).hexdigest()[:10]}"
+    create_markdown_artifact(markdown(board), key=key, description=f"Sweep {board.name}")
+
+
+def _tell(board: Leaderboard) -> None:
+    """Print where the leaderboard is, the best cell, and the cells that failed.
+
+    Raises:
+        ValueError: a cell failed.
+    """
+    print(stages.REPORTS / board.profile / "sweeps" / f"{board.name}.html")
+    best = best_of(board.rows)
+    if best is not None:
+        test = f"{best.scores['mean_recall']:.1f} % on the test split"
+        print(f"best: {best.name}, {best.scores['val']:.1f} % validation recall, {test}")
+        print(f"again: {board.command}")
+    failed = [row for row in board.ranked if row.state == FAILED]
+    for row in failed:
+        print(f"failed: {row.name}: {row.reason}")
+    if failed:
+        raise ValueError(
+            f"{len(failed)} of {len(board.rows)} cells failed, for the reasons above; the others "
+            "are done; mend what they name, and the same command tries them again"
+        )
 
 
 if __name__ == "__main__":

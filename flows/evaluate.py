@@ -4,8 +4,9 @@ galleries of the distilled sets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from flows import cli
 from flows.distill import distill
@@ -19,6 +20,8 @@ from tasks.settings import params, steps
 from tasks.settings.sets import FULL, SetName
 from tasks.store.artifacts import Ref
 from tasks.tracking import runs as measures
+
+Found = dict[str, list[Ref]]  # scores by set
 
 
 @flow("evaluate")
@@ -42,29 +45,44 @@ def evaluate(
         refs=select_coresets.fn(settings, accept_code=accept_code),
     )
     refs = replace(refs, imported=imported(chosen, refs.inputs.digests()))
-    how = {"force": force, "accept_code": accept_code}
+
+    def log(student: params.Params, found: Found, galleries: dict[str, Ref]) -> None:
+        prepared = refs.inputs.prepared
+        measures.log_scores(student, invocation(), prepared, found, refs.distilled, galleries)
+
+    return scored(chosen, refs, {"force": force, "accept_code": accept_code}, log)
+
+
+def scored(
+    chosen: params.Params,
+    refs: Refs,
+    how: dict[str, bool],
+    log: Callable[[params.Params, Found, dict[str, Ref]], None],
+) -> Refs:
+    """Return the references with those of the scores and galleries of all their sets.
+
+    Args:
+        log: hears the scores by set of each kind of student, whose parameters come first.
+    """
     galleries = {}
     for name, pairs in refs.distilled.items():
         work = steps.showing(chosen, SetName.parse(name))
         made = run(step.make_gallery, work, refs.prepared, refs.embeddings, pairs, **how)
         galleries[name] = made
-    scores = _score(chosen, refs, refs.start, galleries, how)
-    starts = {}
+    found = _score(chosen, refs, refs.start, how)
+    log(chosen, found, galleries)
+    scores, starts = list(chain(*found.values())), {}
     for name in chosen.students:
         student = chosen.as_student(name)
         begun = steps.start(student)
         starts[name] = run(step.build_student_start, begun, refs.prepared, **how)
-        scores += _score(student, refs, starts[name], {}, how)
+        found = _score(student, refs, starts[name], how)
+        log(student, found, {})
+        scores += chain(*found.values())
     return replace(refs, student_starts=starts, scores=scores, galleries=list(galleries.values()))
 
 
-def _score(
-    student: params.Params,
-    refs: Refs,
-    start: Ref | None,
-    galleries: dict[str, Ref],
-    how: dict[str, bool],
-) -> list[Ref]:
+def _score(student: params.Params, refs: Refs, start: Ref | None, how: dict[str, bool]) -> Found:
     """Train and score one kind of student on every set and on the full data."""
     sets: dict[str, Ref | None] = {**refs.coresets, **refs.imported, **refs.distilled}
     if student.evaluate.decoded:
@@ -78,8 +96,7 @@ def _score(
             run(step.train_student, work, inputs, pairs, seed, **how)
             for seed in range(student.evaluate.num_eval)
         ]
-    measures.log_scores(student, invocation(), inputs.prepared, found, refs.distilled, galleries)
-    return [score for of_set in found.values() for score in of_set]
+    return found
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from tasks.settings import files
 
 VALUES, AGAIN, CHOICE = "Values", "What is made again", "What to run"
 WRITTEN, READ = "What is written", "What is read"
 STATED = "What PATH does not say"
+Words = dict[str, Any]
 
 
 class Command(TyperCommand):
@@ -27,6 +28,34 @@ class Command(TyperCommand):
                 (getattr(param, "rich_help_panel", None) or "Other", record)
                 for param in self.get_params(ctx)
                 if (record := param.get_help_record(ctx))
+            ],
+        )
+
+
+class Group(TyperGroup):
+    """All commands; `prepare-data` is the same as `prepare_data`."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command by its name, with hyphens or underscores."""
+        return super().get_command(ctx, cmd_name.replace("-", "_"))
+
+    def invoke(self, ctx: Any) -> tuple[str, Words]:
+        """Return the command's name and its words; nothing runs in here."""
+        words: Words = super().invoke(ctx)
+        if "profile" in words:
+            profile, settings = words.pop("profile"), words["settings"] or []
+            words["settings"] = settings if profile is None else [f"profile={profile}", *settings]
+        return str(ctx.invoked_subcommand).replace("-", "_"), words
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the first sentence of each command, in groups."""
+        found = [(name, self.commands[name]) for name in self.list_commands(ctx)]
+        write_groups(
+            formatter,
+            [
+                (str(command.rich_help_panel), (name, command.get_short_help_str(limit=78)))
+                for name, command in found
+                if isinstance(command, Command)
             ],
         )
 
@@ -124,6 +153,48 @@ Sizes = Annotated[
         "--num-pairs",
         metavar="N",
         help="A size of the grid, one of `budgets`; may be given several times.",
+        rich_help_panel=CHOICE,
+    ),
+]
+
+Workers = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=256,
+        metavar="N",
+        help="Cells made at once: processes on this machine, or flow runs on --pool.",
+        rich_help_panel=CHOICE,
+    ),
+]
+SweepName = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        help="Of the sweep; the same name goes on with it.",
+        rich_help_panel=CHOICE,
+    ),
+]
+WorkPool = Annotated[
+    str | None,
+    typer.Option(
+        "--pool",
+        metavar="NAME",
+        help="A work pool of Prefect, gpu or cpu, whose workers make the cells.",
+        rich_help_panel=CHOICE,
+    ),
+]
+
+Action = Annotated[
+    str,
+    typer.Argument(metavar="ACTION", help="status, cancel or resume.", rich_help_panel=CHOICE),
+]
+Sweep = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME",
+        help="A sweep by its name; status without one lists all.",
         rich_help_panel=CHOICE,
     ),
 ]

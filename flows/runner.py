@@ -90,7 +90,10 @@ def flow(name: str) -> Callable[[Callable[P, R]], Any]:
         signature = inspect.signature(fn, eval_str=True)
         named.__signature__ = signature  # type: ignore[attr-defined]
         made = Flow(named, name)
-        return made.recorded() if "prefect" in sys.modules else made
+        if "prefect" not in sys.modules:
+            return made
+        session.end_with_worker()
+        return made.recorded()
 
     return define
 

@@ -78,7 +78,7 @@ def _placed(params: Params, section: str) -> Iterator[None]:
     except (ValueError, FileNotFoundError, PermissionError) as error:
         text, where = str(error), " in params.yaml or by --set"
         if params.variant is not None:
-            where = f" in the cell {params.variant.preset}/{params.variant.cell} of presets.yaml"
+            where = f" {params.variant.place}"
         elif "params.yaml" in text:
             where = ""
         if "." in section:

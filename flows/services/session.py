@@ -7,6 +7,7 @@ stage ends, the stage ends too, even while it still imports its libraries. See i
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -28,9 +29,11 @@ import psutil
 START_SECONDS = 120
 POLL_SECONDS = 0.5
 GONE_SECONDS = 10.0
+END_SECONDS = 30.0  # for what is interrupted to end in good order
 STANDING = "standing.json"
 RWLOCK = Path(".dvc/tmp/rwlock")
 API_URL = "PREFECT_API_URL"
+WORKER_RUN = "PREFECT__FLOW_RUN_ID"  # what a worker tells the process of a run
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -74,6 +77,17 @@ def begin() -> None:
         os.environ[API_URL] = url
     if "DVC_STAGE" in os.environ:
         threading.Thread(target=_follow, args=(find_owner(),), daemon=True).start()
+
+
+@functools.cache
+def end_with_worker() -> None:
+    """Let a process that a worker of Prefect has started end with it: the worker alone would see
+    how it ends.
+    """
+    if WORKER_RUN in os.environ:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            above = Owner.of(os.getppid())
+            threading.Thread(target=_follow, args=(above,), daemon=True).start()
 
 
 def switch_offline() -> None:
@@ -250,7 +264,11 @@ def _identity(pid: int) -> tuple[str, bool]:
 
 
 def _follow(owner: Owner | None) -> None:
-    """Interrupt this stage when its `dvc` is gone: nobody would record its outputs."""
+    """Interrupt this process when its owner is gone, and end it where that does not help: nobody
+    would record its outputs.
+    """
     while owner and owner.is_alive:
         time.sleep(POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(END_SECONDS)
+    os._exit(130)

@@ -4,25 +4,20 @@ autoescape is always on.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from pathlib import Path
 
-import jinja2
 import pandas as pd
 
-from tasks.core.evaluation.metrics import DIRECTIONS, LISTED
 from tasks.reporting import figures
 from tasks.reporting.facts import Facts
 from tasks.reporting.gallery import Gallery, fit_galleries
 from tasks.reporting.headline import headline
 from tasks.reporting.published import gap, same_budget
 from tasks.reporting.recall_table import beside, crossing, groups_by_size
+from tasks.reporting.rendering import environment
 from tasks.reporting.tables import PROTOCOLS, notes
 
-TEMPLATES = Path(__file__).parent / "templates"
 MAX_PICTURE_BYTES = 2_200_000
-DASH = "\u2013"
 
 
 def render(
@@ -73,33 +68,3 @@ def render(
         "sizes": dict(zip(sets, shown["num_pairs"], strict=True)),
     }
     return environment().get_template("page.html.j2").render(**vars(facts), **context)
-
-
-def environment() -> jinja2.Environment:
-    """Return what renders our templates: `number`, `duration` and the test `known`, autoescape
-    always on.
-    """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"metrics": LISTED, "directions": DIRECTIONS}
-    environment.filters["number"] = _number
-    environment.filters["duration"] = _duration
-    environment.tests["known"] = lambda value: not math.isnan(value)
-    return environment
-
-
-def _number(value: float, digits: int = 1) -> str:
-    return DASH if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 
 from tasks.core.foundations.durable import write_text
-from tasks.reporting.page import environment
 from tasks.reporting.published import FOLDER, same_budget
 from tasks.reporting.recall_table import beside, groups_by_size
+from tasks.reporting.rendering import environment
 from tasks.reporting.tables import (
     PROTOCOLS,
     VALUES,

@@ -11,7 +11,7 @@ import pandas as pd
 
 from tasks.core.foundations.durable import write_text
 from tasks.reporting.charts import Chart, Style
-from tasks.reporting.page import environment
+from tasks.reporting.rendering import environment
 
 
 @dataclass(frozen=True)

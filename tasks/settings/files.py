@@ -6,6 +6,9 @@ read in bounded time and memory, or refused with its place.
 
 from __future__ import annotations
 
+import copy
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,7 @@ def read(path: Path) -> dict[str, Any]:
             "its permissions"
         ) from error
     try:
-        tree = _Loader(text).get_single_data()
+        tree = copy.deepcopy(_parsed(text))
     except yaml.YAMLError as error:
         raise ValueError(
             f"{path} is not valid YAML: {_reason(error, text)}; correct the file there"
@@ -45,6 +48,23 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} must hold sections, received {received}; take the repository's own file"
         )
     return tree
+
+
+@functools.lru_cache(maxsize=4)
+def _parsed(text: str) -> Any:
+    """Return what a text says. A process that loads many cells reads the same text each time."""
+    return _Loader(text).get_single_data()
+
+
+def keys_of(value: Any, allowed: Sequence[str], where: str) -> dict[str, Any]:
+    """Return a mapping that has exactly the allowed keys."""
+    if not isinstance(value, dict) or set(value) != set(allowed):
+        received = ", ".join(sorted(map(str, value))) if isinstance(value, dict) else repr(value)
+        raise ValueError(
+            f"{where}: received the keys {received or 'none'}; allowed and needed: "
+            f"{', '.join(sorted(allowed)) or 'none'}"
+        )
+    return value
 
 
 def _text(path: Path) -> str:

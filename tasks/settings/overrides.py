@@ -7,6 +7,7 @@ Lists, mappings and text in quotes are read as YAML without anchors, aliases, ta
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 
 from tasks.core.foundations.names import hint
 
-TOP = ("profile", "store", "methods", "presets", "profiles")
+TOP = ("profile", "store", "methods", "sweep", "presets", "profiles")
 WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 # Python reads at most 4,300 digits
 INTEGER = re.compile(r"[-+]?[0-9]{1,1000}")
@@ -63,6 +64,24 @@ def value_of(text: str, where: str) -> Any:
             "[lists, of, them] and {mappings: of them}; put quotes around text inside that holds "
             "signs such as * & ! @ # [ ] { } : or a tab"
         ) from error
+
+
+def text_of(value: Any) -> str:
+    """Return the text that `value_of` reads as `value`; equal values have one text, whatever the
+    order of their keys.
+    """
+    if isinstance(value, dict):
+        named = {str(key): (key, item) for key, item in value.items()}
+        parts = [f"{_key(key)}: {text_of(item)}" for _, (key, item) in sorted(named.items())]
+        return "{" + ", ".join(parts) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(text_of, value)) + "]"
+    return json.dumps(value)
+
+
+def _key(key: Any) -> str:
+    """Return a key of a mapping; keys by size are numbers, and stay numbers."""
+    return json.dumps(str(key)) if not isinstance(key, int) else str(key)
 
 
 def _plain(text: str) -> Any:

@@ -21,10 +21,12 @@ from tasks.core.foundations.names import check_name, hint
 from tasks.core.networks.dual_encoder import ModelSection
 from tasks.core.training.experts import ExpertSection
 from tasks.settings import variants
-from tasks.settings.files import PARAMS, PRESETS, read
-from tasks.settings.overrides import TOP, override
+from tasks.settings.files import PARAMS, keys_of
+from tasks.settings.overrides import TOP
 from tasks.settings.sets import SetName
 from tasks.settings.stores import check_store
+from tasks.settings.tree import VARIANT, overridden
+from tasks.settings.tree import read_tree as read_tree
 from tasks.settings.validation import (
     General,
     Plugin,
@@ -34,16 +36,12 @@ from tasks.settings.validation import (
     check_model,
     distillers_of,
     imported_of,
-    keys_of,
     methods_of,
     plugin_of,
     section_of,
     students_of,
 )
 from tasks.settings.variants import Preset, Variant
-
-SHARED = "shared"
-VARIANT = "variant"
 
 
 @dataclass(frozen=True)
@@ -159,13 +157,14 @@ def load(
     Args:
         variant: a cell of a preset, `<preset>/<cell>`, applied after the overrides.
             `variant=<preset>/<cell>` among the overrides is the same, so that every flow takes it.
+            `{section.key: value}` in its place is a variant without a name.
 
     Raises:
         ValueError: an unknown key, name or type, a value out of range, or sections that contradict
             each other.
         FileNotFoundError: no params.yaml in the working directory, or no presets.yaml beside it.
     """
-    tree, named = _overridden(overrides, path)
+    tree, named = overridden(overrides, path)
     return parse(tree, str(path), variant or named)
 
 
@@ -173,7 +172,7 @@ def presets(overrides: Sequence[str] = (), *, path: Path = PARAMS) -> dict[str, 
     """Return the presets in presets.yaml of the profile that params.yaml or the overrides
     choose.
     """
-    tree = _overridden(overrides, path)[0]
+    tree = overridden(overrides, path)[0]
     _profile_of(tree, str(path))
     return variants.presets_of(tree)
 
@@ -186,7 +185,7 @@ def load_cells(
     Raises:
         ValueError: no such preset, or a cell that is not valid; see `load`.
     """
-    tree, named = _overridden(overrides, path)
+    tree, named = overridden(overrides, path)
     if named is not None:
         raise ValueError(
             f"the preset {preset!r} sets the variant of each of its cells; received "
@@ -195,32 +194,6 @@ def load_cells(
     _profile_of(tree, str(path))
     found = variants.find(variants.presets_of(tree), preset)
     return {cell: parse(copy.deepcopy(tree), str(path), f"{preset}/{cell}") for cell in found.cells}
-
-
-def _overridden(overrides: Sequence[str], path: Path) -> tuple[dict[str, Any], str | None]:
-    tree, variant = read_tree(path), None
-    for setting in overrides:
-        key, _, value = setting.partition("=")
-        if key == VARIANT:
-            if not value:
-                raise ValueError(
-                    f"--set takes {VARIANT}=preset/cell, received {setting!r}; `vl-distillery "
-                    "preset --list` names them"
-                )
-            variant = value
-        else:
-            override(tree, setting)
-    return tree, variant
-
-
-def read_tree(path: Path = PARAMS) -> dict[str, Any]:
-    """Return the raw tree of params.yaml without its shared blocks, which YAML has merged into the
-    profiles, joined with presets.yaml beside it.
-    """
-    tree = read(path)
-    tree.pop(SHARED, None)
-    held = path.with_name(PRESETS)
-    return variants.join(tree, read(held), str(held))
 
 
 def parse(tree: dict[str, Any], where: str = "params.yaml", variant: str | None = None) -> Params:

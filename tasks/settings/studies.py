@@ -15,10 +15,10 @@ from tasks.core.evaluation.students import RecipeSection
 from tasks.core.foundations.names import hint
 from tasks.core.foundations.section import Range, Rate, Section
 from tasks.settings import steps
-from tasks.settings.files import PARAMS, PRESETS, read
+from tasks.settings.files import PARAMS, PRESETS, keys_of, read
 from tasks.settings.params import Params
 from tasks.settings.sets import SetName
-from tasks.settings.validation import keys_of, section_of
+from tasks.settings.validation import section_of
 
 Width = Annotated[int, Range(ge=1, le=16384)]
 HiddenLayers = Annotated[int, Range(ge=0, le=8)]

@@ -18,6 +18,7 @@ from tasks.core.foundations.names import check_name
 from tasks.core.foundations.plugins import available
 from tasks.core.foundations.section import Range, Section
 from tasks.core.networks.dual_encoder import ModelSection
+from tasks.settings.files import keys_of
 from tasks.settings.sets import DECODED, FULL, SetName
 
 
@@ -80,17 +81,6 @@ class Student:
     image_encoder: Plugin
     model: ModelSection
     input_size: int | None
-
-
-def keys_of(value: Any, allowed: Sequence[str], where: str) -> dict[str, Any]:
-    """Return a mapping that has exactly the allowed keys."""
-    if not isinstance(value, dict) or set(value) != set(allowed):
-        received = ", ".join(sorted(map(str, value))) if isinstance(value, dict) else repr(value)
-        raise ValueError(
-            f"{where}: received the keys {received or 'none'}; allowed and needed: "
-            f"{', '.join(sorted(allowed)) or 'none'}"
-        )
-    return value
 
 
 def section_of(kind: Any, value: Any, where: str) -> Any:

@@ -10,14 +10,15 @@ folder, whatever else they change (`Variant.label`).
 from __future__ import annotations
 
 import copy
+import hashlib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.core.foundations.names import hint
-from tasks.settings.overrides import assign
-from tasks.settings.validation import keys_of
+from tasks.settings.files import keys_of
+from tasks.settings.overrides import assign, text_of, value_of
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 TITLE, EVERY, CELLS = "title", "every", "cells"
@@ -27,17 +28,19 @@ LISTS = ("methods", "budgets")
 # Part of `evaluate`, and for variants a section of its own: further students change nothing of the
 # scores of the main one.
 STUDENTS = "cross_architecture"
+UNNAMED = "sweep"  # what stands for the preset of a variant that is settings alone
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One cell of a preset, applied to a profile.
+    """A few settings on top of a profile: one cell of a preset, or settings without a name.
 
     Attributes:
-        preset, cell: its names.
+        preset, cell: its names; `UNNAMED` and a digest of the settings for those without.
         settings: what it sets, {section.key: value}.
         changed: sections of the profile that are not the profile's own any more; `STUDENTS` is one.
         cells: the settings of all cells of all presets, by `<preset>-<cell>`.
+        sections: the sections of the profile with the settings.
     """
 
     preset: str
@@ -45,17 +48,29 @@ class Variant:
     settings: dict[str, Any]
     changed: tuple[str, ...]
     cells: dict[str, dict[str, Any]] = field(compare=False, repr=False)
+    sections: dict[str, Any] = field(compare=False, repr=False)
+
+    @property
+    def place(self) -> str:
+        """Where a user changes it, for messages."""
+        if self.preset == UNNAMED:
+            return f"in the settings {text_of(self.settings)}"
+        return f"in the cell {self.preset}/{self.cell} of presets.yaml"
 
     def label(self, sections: Collection[str]) -> str:
         """Return the name, in folders, of what builds on `sections`: that of the first cell with
-        the same settings of all of them.
+        the same settings of all of them, or a digest of what they hold.
         """
         wanted = _of_sections(self.settings, sections)
-        return next(
-            name
-            for name, settings in self.cells.items()
-            if _of_sections(settings, sections) == wanted
-        )
+        for name, settings in self.cells.items():
+            if _of_sections(settings, sections) == wanted:
+                return name
+        held = {
+            name: value
+            for name, value in self.sections.items()
+            if name in sections and name not in LISTS
+        }
+        return _digest(held)
 
 
 @dataclass(frozen=True)
@@ -118,31 +133,57 @@ def presets_of(tree: dict[str, Any]) -> dict[str, Preset]:
 
 
 def apply(tree: dict[str, Any], name: str) -> Variant:
-    """Change a raw tree, in place, to the cell `<preset>/<cell>` of its profile.
+    """Change a raw tree, in place, to the cell `<preset>/<cell>` of its profile, or by settings
+    without a name, `{section.key: value}`.
 
     Raises:
         ValueError: no such preset or cell, or a setting of a key that params.yaml does not have.
     """
     presets = presets_of(tree)
-    preset, _, cell = name.partition("/")
-    cells = find(presets, preset).cells
-    if cell not in cells:
-        raise ValueError(
-            f"preset {preset!r}: received the cell {cell!r}{hint(cell, cells)}; allowed: "
-            f"{', '.join(cells)}; change `presets` of presets.yaml"
-        )
+    if name.lstrip().startswith("{"):
+        settings = _settings(name)
+        preset, cell, where = UNNAMED, _digest(settings), "variant"
+    else:
+        preset, _, cell = name.partition("/")
+        settings, where = _cell(presets, preset, cell), f"presets.{preset}.{cell}"
     profile = tree["profiles"][tree["profile"]]
     before = copy.deepcopy(profile)
-    for path, value in cells[cell].items():
-        assign(tree, path, copy.deepcopy(value), f"presets.{preset}.{cell}: {path}")
-    before, after = _sections(before), _sections(profile)
+    for path, value in settings.items():
+        assign(tree, path, copy.deepcopy(value), f"{where}: {path}")
+    methods = tree["methods"]
+    distillers = methods.get("distillers") if isinstance(methods, dict) else None
+    before, after = _sections(before, distillers), _sections(profile, distillers)
     changed = tuple(key for key in after if key not in LISTS and after[key] != before.get(key))
     named = {
         f"{name}-{one}": settings
         for name, body in presets.items()
         for one, settings in body.cells.items()
     }
-    return Variant(preset, cell, cells[cell], changed, named)
+    return Variant(preset, cell, settings, changed, named, after)
+
+
+def _cell(presets: dict[str, Preset], preset: str, cell: str) -> dict[str, Any]:
+    cells = find(presets, preset).cells
+    if cell not in cells:
+        raise ValueError(
+            f"preset {preset!r}: received the cell {cell!r}{hint(cell, cells)}; allowed: "
+            f"{', '.join(cells)}; change `presets` of presets.yaml"
+        )
+    return cells[cell]
+
+
+def _settings(text: str) -> dict[str, Any]:
+    found = value_of(text, "--set variant")
+    if not isinstance(found, dict) or "profile" in found:
+        raise ValueError(
+            f"--set variant: received {text}; allowed is {{section.key: value}} without `profile`; "
+            "name the profile by --profile"
+        )
+    return {str(path): value for path, value in found.items()}
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(text_of(settings).encode()).hexdigest()[:10]
 
 
 def find(presets: dict[str, Preset], name: str) -> Preset:
@@ -192,13 +233,24 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _sections(profile: dict[str, Any]) -> dict[str, Any]:
-    """Return the sections of a profile, the further students apart from the rest of `evaluate`."""
-    evaluate = profile["evaluate"]
-    if not isinstance(evaluate, dict):  # refused where sections are read
-        return profile
+def _sections(profile: dict[str, Any], distillers: Any) -> dict[str, Any]:
+    """Return the sections of a profile: the further students apart from the rest of `evaluate`, and
+    of `distill` only what the chosen methods read.
+    """
+    evaluate, distill = profile["evaluate"], profile["distill"]
+    options = distill.get("options") if isinstance(distill, dict) else None
+    if not (
+        isinstance(evaluate, dict) and isinstance(options, dict) and isinstance(distillers, list)
+    ):
+        return profile  # refused where sections are read
     rest = {key: value for key, value in evaluate.items() if key != STUDENTS}
-    return {**profile, "evaluate": rest, STUDENTS: evaluate.get(STUDENTS)}
+    own = {name: value for name, value in options.items() if name in distillers}
+    return {
+        **profile,
+        "evaluate": rest,
+        STUDENTS: evaluate.get(STUDENTS),
+        "distill": {**distill, "options": own},
+    }
 
 
 def _of_sections(settings: dict[str, Any], sections: Collection[str]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import AcquireReturnProxy, Timeout
+
 from tasks.stages import STAGES
 from tasks.store import artifacts, holding, reasons, stand_ins, travel
 from tasks.store.artifacts import Key, Ref
@@ -26,6 +28,7 @@ from tasks.store.stand_ins import StandIn
 __all__ = ["Absent", "NotMade", "code_digest", "digest_files", "obtain"]
 
 LOGGER = logging.getLogger("vl_distillery")
+LOOK_SECONDS = 2.0  # as long as another run may verify what is there
 _IS_LOOKING: contextvars.ContextVar[bool] = contextvars.ContextVar("is_looking", default=False)
 _FORCED: contextvars.ContextVar[set[Path] | None] = contextvars.ContextVar("forced", default=None)
 _VERSIONED = ("torch", "timm", "transformers", "numpy", "pillow", "faiss-cpu", "vl-distillery")
@@ -97,7 +100,7 @@ def obtain(
         FileNotFoundError: `missing`, when no artifact can stand in.
     """
     is_looking = _IS_LOOKING.get()
-    with artifacts.lock(folder):
+    with _locked(folder, is_looking):
         force = force and folder not in (_FORCED.get() or ())
         if missing is not None:
             stands_in = StandIn(folder, key, missing, accept_code=accept_code)
@@ -120,6 +123,16 @@ def obtain(
         if (forced := _FORCED.get()) is not None:
             forced.add(folder)
         return Ref(str(folder), manifest.digest)
+
+
+def _locked(folder: Path, is_looking: bool) -> AcquireReturnProxy:
+    """Return the held lock of an artifact; who only looks does not wait for a build that goes
+    on.
+    """
+    try:
+        return artifacts.lock(folder).acquire(timeout=LOOK_SECONDS if is_looking else -1)
+    except Timeout as error:
+        raise NotMade(folder, reasons.UNDER_WAY) from error
 
 
 def _there(

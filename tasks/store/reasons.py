@@ -10,6 +10,7 @@ from tasks.store.code_digests import modules_of
 
 ABSENT = "it is not there"
 FORCED = "forced"
+UNDER_WAY = "another run makes it"
 SHOWN = 5  # differences that a message names
 LONGEST = 60  # characters of a value
 _NOTHING = object()

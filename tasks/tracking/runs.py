@@ -33,8 +33,8 @@ def log_distilled(params: Params, invocation: Invocation, prepared: Ref, distill
 
     def build() -> tuple[Record, dict[str, Path]]:
         name = SetName.parse(distilled.folder.name)
-        child = _child(params, prepared, distilled, name, distilled)
-        parts = [_history(child, distilled)]
+        child = child_of(params, prepared, distilled, name, distilled)
+        parts = [history_of(child, distilled)]
         artifacts.confirm([distilled])
         return _record(params, invocation, prepared, parts), {}
 
@@ -71,10 +71,10 @@ def log_scores(
         files: dict[str, Path] = {}
         for name, refs in students.items():
             made, gallery = distilled.get(name), galleries.get(name)
-            child = _child(params, prepared, made or refs[0], SetName.parse(name), made)
+            child = child_of(params, prepared, made or refs[0], SetName.parse(name), made)
             own: dict[str, Path] = {}
             if made and gallery:
-                parts.append(_history(child, made))
+                parts.append(history_of(child, made))
                 own = {f"{name}/{file}": gallery.folder / file for file in (SHEET, GALLERY)}
             parts.append(_scores(child, refs, own))
             files |= own
@@ -102,18 +102,18 @@ def _record(params: Params, invocation: Invocation, prepared: Ref, parts: Sequen
         "parameters_hash": params.digest,
         "prepared_digest": prepared.digest,
         "dataset": dataset,
-        **_source(git["commit"], invocation.command),
+        **source_of(git["commit"], invocation.command),
     }
     words, told = [dataset, invocation.command], records.flatten(asdict(params))
     if params.variant:
         words.append(params.variant.preset)
         told = {"preset": params.variant.preset}
         tags |= told
-    parent = Run(" ".join(words), tags, told, [_input(dataset, prepared)])
+    parent = Run(" ".join(words), tags, told, [input_of(dataset, prepared)])
     return Record(dataset, invocation.id, parent, list(parts))
 
 
-def _child(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref | None) -> Run:
+def child_of(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref | None) -> Run:
     """Return the nested run of a set, with the parameters that made it and nothing else, so that
     two compare well.
 
@@ -129,7 +129,7 @@ def _child(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref |
         "student": params.model_name,
         "protocol": params.evaluate.protocol,
         "dataset": dataset,
-        **_source(git["commit"], str(name)),
+        **source_of(git["commit"], str(name)),
     }
     told = {
         "method": name.label,
@@ -149,23 +149,23 @@ def _child(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref |
         if params.student is None and not name.is_decoded:
             tags[client.SET_KIND] = client.MADE if pairs else client.CHOSEN
     told |= records.flatten(asdict(recipe), "recipe.")
-    inputs = [_input(dataset, prepared)]
+    inputs = [input_of(dataset, prepared)]
     if pairs:
-        inputs.append(_input(pairs.folder.name, pairs))
+        inputs.append(input_of(pairs.folder.name, pairs))
     return Run(" ".join(filter(None, words)), tags, told, inputs)
 
 
-def _source(commit: str | None, name: str) -> dict[str, str]:
+def source_of(commit: str | None, name: str) -> dict[str, str]:
     """Return the tags of what made a run, and from which commit, as MLflow's page shows them."""
     tags = {"git_commit": str(commit), "mlflow.source.name": name, "mlflow.source.type": "LOCAL"}
     return tags | ({"mlflow.source.git.commit": commit} if commit else {})
 
 
-def _input(name: str, ref: Ref) -> Input:
+def input_of(name: str, ref: Ref) -> Input:
     return Input(name, ref.digest, json.dumps({"uri": ref.path}))
 
 
-def _history(child: Run, distilled: Ref) -> Part:
+def history_of(child: Run, distilled: Ref) -> Part:
     import pandas as pd
 
     history = pd.read_parquet(distilled.folder / HISTORY).set_index("iteration")
@@ -175,10 +175,10 @@ def _history(child: Run, distilled: Ref) -> Part:
 
 def _scores(child: Run, refs: list[Ref], files: Iterable[str]) -> Part:
     digest = artifacts.canonical_digest(_digests(refs))
-    return Part(child, STUDENTS, digest, [(0, _statistics(refs)), *_curve(refs)], list(files))
+    return Part(child, STUDENTS, digest, [(0, statistics_of(refs)), *curve_of(refs)], list(files))
 
 
-def _statistics(refs: list[Ref]) -> dict[str, float]:
+def statistics_of(refs: list[Ref]) -> dict[str, float]:
     """Mean and standard deviation over students of what `score.json` holds.
 
     One student has no deviation: its key is left out.
@@ -195,7 +195,7 @@ def _statistics(refs: list[Ref]) -> dict[str, float]:
     return values
 
 
-def _curve(refs: list[Ref]) -> list[Row]:
+def curve_of(refs: list[Ref]) -> list[Row]:
     """Validation recall and training loss by epoch, mean over students."""
     import pandas as pd
 

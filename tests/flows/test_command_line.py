@@ -145,6 +145,9 @@ def test_every_spelling_reads_the_same_words():
             "accept_code": False,
             "methods": ["lors"],
             "budgets": [4],
+            "workers": 1,
+            "name": None,
+            "pool": None,
         },
     )
     assert command_line.parse(["plan"]) == ("plan", {"settings": [], "is_json": False})

@@ -192,6 +192,14 @@ def test_prefect_yaml_names_flows_that_exist():
             importlib.import_module(path.removesuffix(".py").replace("/", ".")), function
         )
         names.add(f"{flow.name}/{deployment['name']}")
-    assert names == {"pipeline/local", "train_experts/gpu", "distill-sweep/gpu", "preset/gpu"}
+    assert names == {
+        "pipeline/local",
+        "train_experts/gpu",
+        "distill-sweep/gpu",
+        "distill-sweep/cpu",
+        "sweep-unit/gpu",
+        "sweep-unit/cpu",
+        "preset/gpu",
+    }
     pools = {deployment["work_pool"]["name"] for deployment in declared}
     assert pools == {path.stem for path in (ROOT / "infra/work_pools").glob("*.json")}

@@ -26,7 +26,7 @@ from tasks.reporting.charts import (
     line_chart,
     round_ticks,
 )
-from tasks.reporting.page import TEMPLATES, environment
+from tasks.reporting.rendering import TEMPLATES, environment
 from tasks.reporting.tables import FULL, check_scores, primary, summarise
 
 STYLE = Style("#000000")

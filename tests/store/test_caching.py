@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tasks.stages import STAGES
+from tasks.store import artifacts, caching
+from tasks.store.artifacts import Key
 from tests.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -170,3 +172,15 @@ def test_no_expert_is_trained_again_for_what_it_does_not_use(copy, keys, edit):
         )
     )
     assert not is_below_distillation or changed == {"distilled"}
+
+
+def test_who_only_looks_does_not_wait_for_a_build_that_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(caching, "LOOK_SECONDS", 0.1)
+    key, folder = Key("report", {}, {}, ""), Path("data/prepared/a")
+    with (
+        artifacts.lock(folder),
+        caching.looking(),
+        pytest.raises(caching.NotMade, match="another run makes it"),
+    ):
+        caching.obtain(folder, key, lambda work: {})

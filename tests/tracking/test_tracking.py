@@ -141,7 +141,7 @@ def _scored(folder: Path, values: list[float]) -> list[Ref]:
 
 def test_several_students_have_the_deviation_of_the_report(tmp_path):
     values = [10.0, 12.0, 17.0]
-    found = measures._statistics(_scored(tmp_path, values))
+    found = measures.statistics_of(_scored(tmp_path, values))
     for place, key in enumerate(NAMES):
         assert found[f"test/{key}"] == pytest.approx(13.0 + place)
         assert found[f"test/{key}_std"] == pytest.approx(np.std(values, ddof=1))
@@ -149,11 +149,11 @@ def test_several_students_have_the_deviation_of_the_report(tmp_path):
 
 
 def test_one_student_has_no_deviation(tmp_path):
-    found = measures._statistics(_scored(tmp_path, [10.0]))
+    found = measures.statistics_of(_scored(tmp_path, [10.0]))
     assert found[f"test/{NAMES[0]}"] == 10.0
     assert not [key for key in found if key.endswith("_std")]
 
 
 def test_the_page_of_mlflow_is_told_the_commit_where_there_is_one():
-    assert measures._source("abc", "pipeline")["mlflow.source.git.commit"] == "abc"
-    assert "mlflow.source.git.commit" not in measures._source(None, "pipeline")
+    assert measures.source_of("abc", "pipeline")["mlflow.source.git.commit"] == "abc"
+    assert "mlflow.source.git.commit" not in measures.source_of(None, "pipeline")

@@ -1,0 +1,1 @@
+"""Sweeps: cells that workers make, and the light process that hands them out."""

@@ -1,0 +1,209 @@
+"""What a worker does for a sweep: it plans the cells, makes what they share, and makes a cell.
+
+This is the side with PyTorch. A request and its answer are plain data (units.py). What is there
+already, by key, is found and not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flows.embed_captions import embed_captions
+from flows.evaluate import Found, scored
+from flows.prepare_data import prepare_data
+from flows.refs import Refs
+from flows.runner import flow, run
+from flows.select_coresets import select_coresets
+from flows.sweeps.units import PLAN
+from flows.train_experts import train_experts
+from tasks import distill, evaluate, preflight
+from tasks.core.foundations.file_names import SCORE
+from tasks.reporting.cell_scores import of_cell
+from tasks.settings import params, steps
+from tasks.settings.params import Params
+from tasks.settings.sets import SetName
+from tasks.settings.space import RANDOM
+from tasks.store import caching
+from tasks.store.artifacts import Ref
+from tasks.tracking import cells as tracking
+
+Answer = dict[str, Any]
+
+
+@flow("sweep-unit")
+def perform(settings: Sequence[str], request: dict[str, Any]) -> Answer:
+    """Do what a request asks for, and return the answer as plain data.
+
+    Args:
+        settings: those of the request; they may name the store that artifacts travel through.
+
+    Raises:
+        ValueError, OSError: what a user can mend.
+    """
+    return _done(request)
+
+
+def _done(request: Mapping[str, Any]) -> Answer:
+    kinds: dict[str, Callable[..., Answer]] = {PLAN: plan, "shared": shared, "cell": cell}
+    words = {name: value for name, value in request.items() if name != "kind"}
+    return kinds[request["kind"]](**words)
+
+
+def plan(
+    settings: Sequence[str],
+    cells: Sequence[Mapping[str, Any]],
+    checked: Sequence[Sequence[str]],
+    force: bool,
+    accept_code: bool,
+) -> Answer:
+    """Check every cell, and return what is to be made: {shared, cells}.
+
+    Args:
+        settings: the user's own.
+        cells: requests of cells by `name`, `id` and `request`.
+        checked: settings that are checked as well and are no cells.
+
+    Returns:
+        shared: units that several cells may need and that are not there, {id: {name, request,
+            needs}}, in order.
+        cells: {id: {needs, answer}}; the answer is None where the cell is not there as a whole.
+
+    Raises:
+        ValueError, FileNotFoundError: a cell is not valid; its name comes first.
+    """
+    for own in checked:
+        _load([*settings, *own], "the space")
+    units: dict[str, Answer] = {}
+    needs = {}
+    for one in cells:
+        told = one["request"]["settings"]
+        needs[one["id"]] = _needed(_load(told, f"the cell {one['name']}"), told, units)
+    for unit in units.values():
+        unit["request"]["accept_code"] = accept_code
+    missing = {key: unit for key, unit in units.items() if _look(unit["request"]) is None}
+    planned = {}
+    for one in cells:
+        left = [key for key in needs[one["id"]] if key in missing]
+        answer = None if left or force else _look(one["request"])
+        planned[one["id"]] = {"needs": left, "answer": answer}
+    for unit in missing.values():
+        unit["needs"] = [key for key in unit["needs"] if key in missing]
+    return {"shared": missing, "cells": planned}
+
+
+def shared(
+    stage: str, settings: Sequence[str], indices: Sequence[int], accept_code: bool
+) -> Answer:
+    """Make what several cells build on: the artifacts of one stage, or one expert."""
+    made: Refs
+    if stage == "prepare_data":
+        made = prepare_data.fn(settings, accept_code=accept_code)
+    elif stage == "embed_captions":
+        made = embed_captions.fn(settings, accept_code=accept_code)
+    else:
+        made = train_experts.fn(settings, accept_code=accept_code, indices=indices)
+    return {"refs": _told(made)}
+
+
+def cell(
+    settings: Sequence[str],
+    sweep: Mapping[str, str],
+    swept: Mapping[str, Any],
+    below: float | None,
+    force: bool,
+    accept_code: bool,
+) -> Answer:
+    """Distil and score one setting beside random selection of its size, and log it.
+
+    Args:
+        sweep: its profile, name and the cell's own name.
+        swept: what tells the cell from others.
+        below: the cell is left when its first student has less validation recall than this.
+
+    Returns:
+        scores: see `of_cell`; for a cell that was left, the recall of its first student alone.
+        refs: each artifact with whether it was there.
+    """
+    chosen = params.load(settings)
+    (name,) = [made for made in chosen.sets if made.method in chosen.distillers]
+    how = {"force": force, "accept_code": accept_code}
+    refs = train_experts.fn(settings, accept_code=accept_code)
+    refs = select_coresets.fn(settings, force, accept_code, refs, RANDOM)
+    pairs = run(distill.distill, steps.distillation(chosen, name), refs.inputs, refs.experts, **how)
+    refs = replace(refs, distilled={str(name): pairs})
+    if below is not None:
+        first = run(
+            evaluate.train_student, steps.evaluation(chosen, name), refs.inputs, pairs, 0, **how
+        )
+        recall = json.loads((first.folder / SCORE).read_text())["val_mean_recall"]
+        if recall < below:
+            left = replace(refs, scores=[first])
+            scores = {"val": recall, "first_val": recall}
+            return {"scores": scores, "is_pruned": True, "refs": _told(left)}
+    return _scored(chosen, name, refs, how, sweep, swept)
+
+
+def _scored(
+    chosen: Params,
+    name: SetName,
+    refs: Refs,
+    how: dict[str, bool],
+    sweep: Mapping[str, str],
+    swept: Mapping[str, Any],
+) -> Answer:
+    heard: list[tuple[Found, dict[str, Ref]]] = []
+    refs = scored(
+        chosen, refs, how, lambda student, found, galleries: heard.append((found, galleries))
+    )
+    found, galleries = heard[0]  # of the student that distils; further ones follow
+    scores = of_cell(str(name), found, refs.distilled[str(name)])
+    told = tracking.Cell(sweep, dict(swept), name, refs.inputs.prepared, refs.distilled[str(name)])
+    tracking.log_cell(chosen, told, found[str(name)], galleries[str(name)], scores)
+    return {"scores": scores, "is_pruned": False, "refs": _told(refs)}
+
+
+def _load(settings: Sequence[str], what: str) -> Params:
+    try:
+        chosen = params.load(settings)
+        preflight.check(chosen, "evaluate")
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"{what}: {error}") from error
+    return chosen
+
+
+def _needed(chosen: Params, settings: Sequence[str], units: dict[str, Answer]) -> list[str]:
+    """Add what a cell shares with others to `units`, and return the ids that it needs."""
+    work = steps.training(chosen)
+    stages: list[tuple[str, Path, list[int]]] = [
+        ("prepare_data", steps.preparation(chosen).folder, []),
+        ("embed_captions", steps.embedding(chosen).folder, []),
+        ("train_experts", steps.start(chosen).folder, []),
+    ]
+    stages += [
+        ("train_experts", work.folder / f"expert_{index:03d}", [index])
+        for index in range(chosen.train_experts.num_experts)
+    ]
+    needed: list[str] = []
+    for stage, folder, indices in stages:
+        request = {"kind": "shared", "stage": stage, "settings": settings, "indices": indices}
+        needs = needed[:3] if indices else list(needed)
+        units.setdefault(str(folder), {"name": str(folder), "request": request, "needs": needs})
+        needed.append(str(folder))
+    return needed
+
+
+def _look(request: Mapping[str, Any]) -> Answer | None:
+    """Return the answer to a request when all of it is there."""
+    try:
+        with caching.looking():
+            return _done(request)
+    except caching.NotMade:
+        return None
+
+
+def _told(refs: Refs) -> list[tuple[str, bool]]:
+    return [(ref.path, ref.is_cached) for ref in refs.all()]

@@ -1,0 +1,61 @@
+"""The numbers of one cell of a sweep, from what its students scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.core.evaluation import metrics
+from tasks.core.evaluation.statistics import describe
+from tasks.core.foundations.file_names import SCORE
+from tasks.settings.sets import FULL, SetName
+from tasks.settings.space import RANDOM
+from tasks.store import manifests
+from tasks.store.artifacts import Ref
+
+VALIDATION, MEAN = "val_mean_recall", "mean_recall"
+
+
+def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> dict[str, Any]:
+    """Return what a leaderboard shows of a cell.
+
+    Args:
+        name: of the distilled set.
+        found: scores by set, with random selection of the same size and the full data.
+
+    Returns:
+        n: students. first_val: validation recall of the first one. val, and each of
+        `metrics.NAMES`: means; with `_std` the deviation (divisor n - 1), None for one student.
+        recovery: share of the full data's mean recall. over_random: ratio to random selection of
+        the same size; both None where that scored 0. seconds: of the set and its students.
+        set_bytes: of its files.
+    """
+    scores = {key: [_read(ref) for ref in refs] for key, refs in found.items()}
+    own = scores.pop(name)
+    told: dict[str, Any] = {"n": len(own), "first_val": own[0][VALIDATION]}
+    for key, column in (("val", VALIDATION), *((metric, metric) for metric in metrics.NAMES)):
+        values = describe(score[column] for score in own)
+        told |= {key: values.mean, f"{key}_std": values.deviation}
+    size = SetName.parse(name).num_pairs
+    full, random = (
+        describe(score[MEAN] for score in scores[key]).mean
+        for key in (FULL, str(SetName(RANDOM, size)))
+    )
+    made = [distilled, *found[name]]
+    return {
+        **told,
+        "recovery": told[MEAN] / full if full else None,
+        "over_random": told[MEAN] / random if random else None,
+        "seconds": sum(manifests.read(ref.folder, "seconds").facts["seconds"] for ref in made),
+        "set_bytes": sum(
+            (distilled.folder / file).stat().st_size
+            for file in manifests.read(distilled.folder).files
+        ),
+        "device": manifests.read(distilled.folder, "device").facts["device"],
+    }
+
+
+def _read(ref: Ref) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ref.folder / SCORE).read_text())
+    return found
