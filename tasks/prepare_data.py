@@ -24,7 +24,8 @@ def prepare_data(work: Preparation, *, force: bool = False, accept_code: bool = 
     key, missing = keys.of_prepared(work)
 
     def build(place: Path) -> dict[str, Any]:
-        left_out = LeftOut(work.section.max_left_out)
+        root = getattr(work.dataset.config, "path", None)
+        left_out = LeftOut(work.section.max_left_out, root)
         return prepare(
             work.dataset.module.examples(work.dataset.config, left_out),
             place,

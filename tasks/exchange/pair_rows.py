@@ -6,8 +6,6 @@ A reader yields a picture with its captions, unopened. What cannot be used it no
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,12 +18,12 @@ from tasks.core.data.annotations import (
     check_captions,
     check_name,
     read_lines,
-    read_text,
 )
-from tasks.core.data.image_files import StoredFile, StoredImage
+from tasks.core.data.image_files import StoredFile, StoredImage, unfolded
 from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.data.table_pictures import PictureReader, TablePicture
 from tasks.core.data.tables import PICTURE, Leaf, Table, open_table
+from tasks.core.data.text_rows import check_cell, text_rows
 from tasks.core.foundations.records import ImageCaptions
 
 TEXT = ".txt"
@@ -38,15 +36,15 @@ def read_folder(
 ) -> Iterator[ImageCaptions]:
     """Yield each picture that has a .txt of its name beside it; each line of that is a caption.
 
+    Linked folders are read too, each once.
+
     Args:
         left_out: counts the files that make no pair.
         refused: takes what cannot be used.
     """
     texts: dict[Path, Path] = {}
     others: dict[Path, list[Path]] = defaultdict(list)
-    for file in sorted(path.rglob("*")):
-        if file.is_dir():
-            continue
+    for file in sorted(unfolded(path)):
         if not file.is_file():
             left_out.mention("named pipe, device or broken link", str(file))
         elif file.suffix == TEXT:
@@ -86,23 +84,16 @@ def read_delimited(
         refused: takes what cannot be used.
 
     Raises:
-        ValueError: a column is missing, or it is no such table.
+        ValueError: a column is missing, or a quote stays open.
     """
-    handle = io.StringIO(read_text(path), newline="")
-    reader = csv.DictReader(handle, delimiter=DELIMITERS[path.suffix], strict=True)
-    try:
-        _check_columns(path, list(reader.fieldnames or ()), picture, caption)
-        for number, row in enumerate(reader):
-            where = f"{path}: row {number}"
-            with noting(refused):
-                if None in row or None in row.values():
-                    raise Unusable(
-                        where, "row of other columns", "has not a value for each column; repair it"
-                    )
-                text = check_caption(row[caption], f"{where}.{caption}")
-                yield _example(path.parent, row[picture], (text,), f"{where}.{picture}")
-    except csv.Error as error:
-        raise ValueError(f"{path}: received no table ({error}); repair the file") from error
+    rows = text_rows(path, DELIMITERS[path.suffix], refused.append)
+    _, header = next(rows, ("", []))
+    _check_columns(path, header, picture, caption)
+    for where, cells in rows:
+        row = dict(zip(header, cells, strict=True))
+        with noting(refused):
+            text = check_cell(row[caption], f"{where}.{caption}")
+            yield _example(path.parent, row[picture], (text,), f"{where}.{picture}")
 
 
 def read_parquet(
@@ -165,8 +156,13 @@ def _texts(entry: dict[str, Any], leaf: Leaf, where: str) -> tuple[str, ...]:
     return check_captions(value, where)
 
 
-def _check_columns(path: Path, names: list[str], *wanted: str) -> None:
-    for name in wanted:
+def _check_columns(path: Path, names: list[str], picture: str, caption: str) -> None:
+    if picture == caption:
+        raise ValueError(
+            f"{path}: --picture-column, --caption-column: received {picture!r} for both; allowed "
+            f"are two of {', '.join(names)}; change one"
+        )
+    for name in (picture, caption):
         if names.count(name) != 1:
             raise ValueError(
                 f"{path}: --picture-column, --caption-column: received {name!r}, which is there "

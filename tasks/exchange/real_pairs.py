@@ -48,7 +48,7 @@ def read_pairs(path: Path, stated: Stated, params: Params, encoder: ImageEncoder
             row cannot be used.
     """
     _check_stated(path, stated, params)
-    left_out, refused = LeftOut(0.0), list[ValueError]()
+    left_out, refused = LeftOut(0.0, str(path)), list[ValueError]()
     if path.is_dir():
         found = read_folder(path, left_out, refused)
     else:

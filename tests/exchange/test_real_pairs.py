@@ -133,6 +133,21 @@ def test_files_that_make_no_pair_are_counted_by_reason(made, folder):
     }
 
 
+def test_linked_folders_are_read_once_and_places_are_named_from_the_folder(made, folder):
+    path, elsewhere = folder / "photos", folder / "elsewhere"
+    a_folder(elsewhere)
+    path.mkdir()
+    (path / "linked").symlink_to(elsewhere)
+    (path / "again").symlink_to(path / "linked")
+    (elsewhere / "up").symlink_to(path)
+    (elsewhere / "notes.md").write_text("no picture")
+    ref = import_set(made[1], path, "mine", STATED)[1]
+    assert load_pairs(ref.folder).provenance["captions"] == CAPTIONS
+    assert left_out_of(ref.folder) == {
+        "file without a .txt beside it": {"count": 1, "first": ["again/notes.md"]}
+    }
+
+
 def test_all_that_cannot_be_used_is_in_one_message(made, folder):
     path = a_folder(folder / "photos")
     (path / "part_0/0.b.png").write_bytes(b"no picture")
@@ -167,6 +182,7 @@ def test_what_a_folder_does_not_say_is_stated_and_nothing_else(stated, match, ma
     [
         ("tsv", STATED, r"--picture-column, --caption-column: received None, None; needed"),
         ("csv", STATED, r"rows with split, .*, or state --picture-column"),
+        ("csv", replace(COLUMNS, picture_column="words"), r"received 'words' for both"),
         ("csv", replace(COLUMNS, picture_column="image"), r"'image', which is there 0 times; allo"),
         ("bytes", replace(COLUMNS, caption_column="text"), r"'text'; .* among file, words"),
         ("bytes", replace(COLUMNS, picture_column="words"), r"is missing in "),
@@ -181,10 +197,13 @@ def test_columns_are_stated_and_there(kind, stated, match, made, folder):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ("../out.png,a", ["row 0.file: received image name '../out.png'"]),
-        ("none.png,a\n0.png,!", ["'none.png' is missing", "row 1.words"]),
-        ("0.png,a,b\n0.png", ["row 0: has not a value", "row 1: has not a value"]),
-        ('0.png,"a', ["received no table"]),
+        ("../out.png,a", ["line 2.file: received image name '../out.png'"]),
+        ("none.png,a\n0.png,!", ["'none.png' is missing", "line 3.words"]),
+        ("0.png,a,b\n0.png", ["line 2: received 3 cells", "line 3: received 1 cells"]),
+        ('0.png,"a', ["line 2: cannot be read (unexpected end of data)"]),
+        ('0.png,"a\n1.png,b"\n2.png,c', ["received 1 p", "line 2: a cell in quotes has line br"]),
+        ('0.png,"a' + "\nb" * 30 + '"', ["line 2: a quote stays open for 30 more lines"]),
+        ("0.png,nan\n1.png, None\n2.png,null", [f"line {line}.words" for line in (2, 3, 4)]),
         ("", ["received 0 pairs; allowed is a size of `budgets` (4)"]),
         ("0.png,a\n" * 5, ["received 5 pairs"]),
     ],
@@ -195,6 +214,13 @@ def test_rows_that_are_off_are_refused(rows, words, made, folder):
     with pytest.raises(ValueError, match=r"rows/pairs\.csv") as error:
         import_set(made[1], path, "mine", COLUMNS)
     assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_quotes_after_a_blank_are_quotes(made, folder):
+    path = a_csv(folder / "rows")
+    path.write_text('file, words\n0.png, "a dog, asleep"\n1.png,b\n2.png, "c"\n3.png,d "e"\n')
+    ref = import_set(made[1], path, "mine", COLUMNS)[1]
+    assert load_pairs(ref.folder).provenance["captions"] == ["a dog, asleep", "b", "c", 'd "e"']
 
 
 def test_empty_values_of_a_table_are_refused_by_row(made, folder):

@@ -217,7 +217,7 @@ FOLDERS = [
             {"num_train": 2}),
     _folder("folder with a broken link", lambda train: (train / "l.png").symlink_to("none"), (),
             {"num_train": 2}),
-    _folder("folder with a link upwards", _up, (), {"num_train": 4}),
+    _folder("folder with a link upwards", _up, ("2 x picture in several splits",)),
     _folder("folder with a text of 4 TB", _hole, ("4,398,046,511,104 bytes",)),
     _folder("folder with failed downloads", _log, ("2 of 6", "failed_to_download"),
             train=["train", "train.parquet"]),

@@ -15,6 +15,7 @@ import os
 import re
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -149,13 +150,18 @@ def read_json(path: Path, *, ignored_keys: frozenset[str] = frozenset()) -> Any:
 def parse_json(text: str, where: str, ignored_keys: frozenset[str] = frozenset()) -> Any:
     """Return the value of JSON text, see `read_json`; raise Unusable when it is none."""
     problem = "JSON nested too deeply to hold captions"
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        kept = [pair for pair in pairs if pair[0] not in ignored_keys]
+        found = dict(kept)
+        if len(found) < len(kept):
+            raise _repeated(kept, where)
+        return found
+
     try:
-        return json.loads(
-            text,
-            object_pairs_hook=lambda pairs: {
-                key: value for key, value in pairs if key not in ignored_keys
-            },
-        )
+        return json.loads(text, object_pairs_hook=members)
+    except Unusable:
+        raise
     except json.JSONDecodeError as error:
         problem = f"line {error.lineno} column {error.colno}: malformed JSON ({error.msg})"
     except RecursionError:
@@ -167,9 +173,28 @@ def parse_json(text: str, where: str, ignored_keys: frozenset[str] = frozenset()
     )
 
 
+def _repeated(pairs: list[tuple[str, Any]], where: str) -> Unusable:
+    """Return the error that a member of an object is there twice: the first would be lost."""
+    [(key, count)] = Counter(key for key, _ in pairs).most_common(1)
+    return Unusable(
+        where,
+        "member of an object that is there twice",
+        f"received the member {_short(key)} {count} times in one object, allowed is once; repair "
+        "or replace it",
+    )
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line) of the lines of a text file that are not blank."""
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    return lines_of(read_text(path))
+
+
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line) of the lines that are not blank; they end with LF or CRLF,
+    or all with CR.
+    """
+    end = "\n" if "\n" in text else "\r"
+    for number, line in enumerate(text.split(end), start=1):
         if line.strip():
             yield number, line.rstrip("\r")
 

@@ -7,7 +7,7 @@ A tar is indexed once (member name, offset, length); a picture is then one seek 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -111,10 +111,12 @@ def attach_images(
     place = f"{', '.join(patterns)} of {root}"
     found: list[tuple[Annotation, StoredFile]] = []
     claims: dict[StoredFile, Annotation] = {}
+    seen: dict[str, tuple[str, str]] = {}
     for annotation in annotations:
         with left_out.catching():
             file = _find(index, names, annotation, place)
             _claim(claims, file, annotation)
+            check_one_split(seen, file, annotation.split, annotation.where)
             found.append((annotation, file))
     for files in index.values():
         for file in files:
@@ -126,6 +128,27 @@ def attach_images(
             annotation.split,
             annotation.captions,
             StoredImage(file, annotation.where),
+        )
+
+
+def check_one_split(
+    seen: dict[str, tuple[str, str]], file: StoredFile, split: str, where: str
+) -> None:
+    """Raise Unusable when a picture is in another split too, by a link to its file or folder.
+
+    Args:
+        seen: split and place of the files so far, by the path that no link is part of.
+    """
+    if file.container.name.endswith(".tar"):
+        return
+    path = os.path.realpath(file.container)
+    first, place = seen.setdefault(path, (split, where))
+    if first != split:
+        raise Unusable(
+            where,
+            "picture in several splits",
+            f"received {file.name} in {split}, but it is the file {path}, which {place} has in "
+            f"{first}; allowed is one split for a picture; remove the link or one of the two",
         )
 
 
@@ -186,17 +209,25 @@ def _check_container(path: Path) -> None:
 
 
 def unfolded(folder: Path) -> Iterator[Path]:
-    """Yield what is below a folder and no folder itself; linked folders once, so that a link
-    upwards ends.
+    """Yield what is below a folder and no folder itself, in the same order on any file system.
+
+    Each folder is visited once, so that a link upwards ends. Linked folders come last: a file has
+    its own path where there is one.
     """
     seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        if os.path.realpath(place) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(place))
-        for name in names:
-            yield Path(place, name)
+    waiting = deque([folder])
+    while waiting:
+        for place, folders, names in os.walk(waiting.popleft()):
+            if os.path.realpath(place) in seen:
+                folders.clear()
+                continue
+            seen.add(os.path.realpath(place))
+            folders.sort()
+            for name in folders:
+                if os.path.islink(os.path.join(place, name)):
+                    waiting.append(Path(place, name))
+            for name in sorted(names):
+                yield Path(place, name)
 
 
 def _index(root: Path, patterns: Sequence[str], left_out: LeftOut) -> dict[str, list[StoredFile]]:

@@ -7,9 +7,11 @@ else is raised stops the run at once. `preparation.py` calls `check` when all pi
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 LOGGER = logging.getLogger(__name__)
@@ -52,10 +54,13 @@ class LeftOut:
 
     Args:
         max_share: largest share that may be refused, of everything that was there (0..1).
+        root: the dataset folder, from which the facts name places: a manifest holds no path of a
+            machine. Null where the dataset has none.
     """
 
-    def __init__(self, max_share: float) -> None:
+    def __init__(self, max_share: float, root: str | None = None) -> None:
         self.max_share = max_share
+        self._root = None if root is None else printable(str(Path(root)))
         self._refused: dict[str, _Tally] = {}
         self._mentioned: dict[str, _Tally] = {}
 
@@ -100,9 +105,17 @@ class LeftOut:
         """Return {reason: {"count", "first"}} of all that was left out, refused or mentioned."""
         tallies = {**self._refused, **self._mentioned}
         return {
-            reason: {"count": tally.count, "first": tally.first[:_STORED]}
+            reason: {"count": tally.count, "first": self._relative(tally.first[:_STORED])}
             for reason, tally in tallies.items()
         }
+
+    def _relative(self, places: list[str]) -> list[str]:
+        """Return places with the files in them named from the dataset folder."""
+        if self._root is None:
+            return places
+        # A place may name two files: that of the picture (and, in brackets, that of its row)
+        own = re.compile(rf"(^|\(){re.escape(self._root)}(/|: )")
+        return [own.sub(r"\1", place) for place in places]
 
     def _listed(self) -> str:
         lines = []

@@ -10,6 +10,7 @@ from tasks.core.data.annotations import (
     check_caption,
     check_captions,
     decode_text,
+    lines_of,
     member,
     parse_json,
 )
@@ -34,7 +35,7 @@ def captions_of(texts: Mapping[str, bytes], others: Sequence[str], where: str) -
     """
     if "txt" in texts:
         text = decode_text(texts["txt"], f"{where}.txt")
-        lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+        lines = [line for _, line in lines_of(text)]
         if len(lines) > 1 and "json" in texts:
             entry = parse_json(decode_text(texts["json"], f"{where}.json"), f"{where}.json")
             whole = entry.get("caption") if isinstance(entry, dict) else None

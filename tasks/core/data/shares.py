@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from tasks.core.data.annotations import compared
 from tasks.core.data.split_files import SplitFiles
 from tasks.core.foundations.section import Range, Section
 from tasks.core.foundations.seeding import derive_seed
@@ -95,7 +96,8 @@ def divided(images: Sequence[tuple[str, tuple[str, ...]]], shares: Shares | None
 
     Images of the same splits are ranked by a digest of seed and name, and the ranks are cut at the
     shares. So counts are exact to one image, the order of files changes nothing, and a new image
-    moves few others.
+    moves few others. Names count as they are compared, so that copies on other systems are divided
+    alike.
     """
     found = [splits[0] for _, splits in images]
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -105,10 +107,11 @@ def divided(images: Sequence[tuple[str, tuple[str, ...]]], shares: Shares | None
     if shares is None:
         return found
     for splits, positions in groups.items():
-        names = {position: images[position][0] for position in positions}
-        ranked = sorted(
-            positions, key=lambda place: derive_seed(shares.seed, "split", names[place])
-        )
+        ranks = {}
+        for position in positions:
+            name = images[position][0]
+            ranks[position] = derive_seed(shares.seed, "split", compared(name)), name
+        ranked = sorted(positions, key=ranks.__getitem__)
         whole = sum(getattr(shares, split) for split in splits)
         begin, done = 0, 0.0
         for split in splits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -49,6 +50,22 @@ def files_of_splits(config: SplitFiles) -> dict[Path, tuple[str, ...]]:
                 found = splits.get(path, ())
                 splits[path] = found if split in found else (*found, split)
     return splits
+
+
+def check_columns(option: str, picture: str, captions: Sequence[str]) -> None:
+    """Raise ValueError when `captions` has a column twice, or that of pictures.
+
+    Args:
+        option: the parameter that holds `picture`, for messages.
+    """
+    columns = [picture, *captions]
+    [(name, count)] = Counter(columns).most_common(1)
+    if count > 1:
+        raise ValueError(
+            f"`{option}` and `captions` of the dataset: received {', '.join(map(repr, columns))}; "
+            f"allowed is each column once, and {name!r} is there {count} times; change them in "
+            "params.yaml"
+        )
 
 
 def only_split(path: Path, splits: Sequence[str]) -> str:

@@ -2,11 +2,12 @@
 
 import gzip
 import json
+import time
 import zipfile
 
 import pytest
 
-from tasks.core.data.annotations import check_caption, read_json, read_text
+from tasks.core.data.annotations import check_caption, read_json, read_lines, read_text
 from tasks.core.data.datasets import blip_json, karpathy
 from tasks.core.data.left_out import LeftOut
 
@@ -49,6 +50,39 @@ def _karpathy(tmp_path, data):
 def test_another_format_is_named_with_what_reads_it(tmp_path, data, message):
     with pytest.raises(ValueError, match=rf"d\.json: .*{message}"):
         _karpathy(tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('{"annotations": [1], "images": [], "annotations": [2]}', "'annotations' 2 times"),
+        ('[{"caption": "a", "caption": "a", "caption": "b"}]', "'caption' 3 times"),
+        (f'{{"{"k" * 100}": 1, "{"k" * 100}": 2}}', "'kkk"),
+    ],
+)
+def test_a_member_that_is_there_twice_is_refused(tmp_path, text, key):
+    (tmp_path / "d.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"d\.json: received the member {key}.* in one object"):
+        read_json(tmp_path / "d.json")
+
+
+def test_ignored_members_may_be_there_twice_and_many_members_take_no_time(tmp_path):
+    (tmp_path / "d.json").write_text('{"id": 1, "tokens": 1, "tokens": 2}')
+    assert read_json(tmp_path / "d.json", ignored_keys=frozenset({"tokens"})) == {"id": 1}
+    names = [f'"{number}": 0' for number in range(100_000)]
+    (tmp_path / "d.json").write_text(f"{{{', '.join([*names, names[0]])}}}")
+    began = time.process_time()
+    with pytest.raises(ValueError, match="the member '0' 2 times"):
+        read_json(tmp_path / "d.json")
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_with_lf_or_crlf_or_cr(tmp_path, end):
+    (tmp_path / "a.txt").write_bytes(f"one{end}{end}two{end}".encode())
+    assert list(read_lines(tmp_path / "a.txt")) == [(1, "one"), (3, "two")]
+    (tmp_path / "a.txt").write_bytes(b"one\rmore\ntwo")
+    assert list(read_lines(tmp_path / "a.txt")) == [(1, "one\rmore"), (2, "two")]
 
 
 def test_a_json_of_karpathy_given_as_one_of_blip_is_named(tmp_path):

@@ -85,6 +85,12 @@ def test_cells_in_quotes_hold_commas_lines_and_quotes(tmp_path):
     assert read(csv, _options(tmp_path))[0].captions == ('a, "b"\nc',)
 
 
+def test_quotes_after_a_blank_are_quotes(tmp_path):
+    _table(tmp_path, GOOD.replace("one", ' "a, ""b"""').replace("two", '  two "b"'))
+    found = read(csv, _options(tmp_path))
+    assert [example.captions for example in found[:2]] == [('a, "b"',), ('two "b"',)]
+
+
 def test_splits_are_those_of_files_or_of_shares(tmp_path):
     for letter, split in zip("abc", SPLITS, strict=True):
         _table(tmp_path, f"file,caption\n{letter}.jpg,{letter}\n", f"{split}.csv")
@@ -118,6 +124,12 @@ def test_rows_that_an_option_leaves_out_are_counted(tmp_path):
         (GOOD + "dev,a.jpg,x\n", r"line 5\.split: received split 'dev', allowed is one of train"),
         (GOOD + "val,a.jpg,x\n", r"line 5: received 'a.jpg' in val, but .*line 2 has it in train"),
         (GOOD + "train,../a.jpg,x\n", r"line 5\.file: received image name '\.\./a\.jpg'"),
+        (
+            GOOD + 'train,a.jpg,"open\ntrain,b.jpg,closed"\n',
+            r"1 x row that holds other rows: .*line 5: a cell in quotes has line breaks",
+        ),
+        (GOOD + 'train,"a.jpg,x\ntrain,b.jpg",y\n', "1 x row that holds other rows: .*line 5"),
+        (GOOD + '"train,a.jpg,x\nval",b.jpg,y\n', "1 x row that holds other rows: .*line 5"),
         ("", r"table\.csv: is empty"),
         ("a;b\n1;2\n", r"the column 'file' is missing; received the header 'a;b'"),
         (GOOD.replace("split,file", "file,file"), "the column 'file' is there 2 times"),
@@ -133,6 +145,8 @@ def test_a_malformed_row_is_named_by_line(tmp_path, text, message):
     ("options", "message"),
     [
         ({"captions": []}, "`captions` of the dataset is empty"),
+        ({"captions": ["caption", "caption"]}, "allowed is each column once, and 'caption' is"),
+        ({"captions": ["caption", "file"]}, "received 'file', 'caption', 'file'; allowed is each"),
         ({"split": None}, "`split_values` of the dataset"),
         ({"delimiter": ",,"}, "`delimiter` of the dataset: received ',,'"),
         ({"split": None, "split_values": {}}, r"table\.csv is named by `train` and by `val`"),

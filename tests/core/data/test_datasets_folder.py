@@ -50,6 +50,12 @@ def test_captions_may_be_those_of_a_json(raw):
     assert found["train/b.jpg"] == ("x", "y")
 
 
+def test_lines_of_another_system_are_captions_too(raw):
+    (raw / "train" / "b.txt").write_bytes(b"one\r\rtwo\r")
+    found = {example.name: example.captions for example in read(folder, _config(raw))}
+    assert found["train/b.jpg"] == ("one", "two")
+
+
 def test_a_name_with_dots_keeps_them(raw):
     (raw / "train" / "22.06.jpg").write_bytes(picture(9))
     (raw / "train" / "22.06.txt").write_text("dots\n\n  \n")
@@ -65,6 +71,53 @@ def test_splits_by_a_seeded_share(raw):
     assert len({example.name for example in found}) == 5
     with pytest.raises(ValueError, match="`shares` is null"):
         read(folder, _config(raw, **whole))
+
+
+@pytest.fixture
+def beside(tmp_path):
+    """One folder of pictures that are named by their split, each with a json."""
+    place = tmp_path / "one" / "d"
+    place.mkdir(parents=True)
+    for number, split in enumerate(SPLITS):
+        (place / f"x_{split}.png").write_bytes(picture(number, "PNG"))
+        (place / f"x_{split}.json").write_text(json.dumps({"caption": split}))
+    return place.parent
+
+
+def test_the_picture_decides_the_split(beside):
+    globs = {"train": ["d"], "val": ["d/*_val.png"], "test": ["d/*_test.png"]}
+    shares = Shares(seed=0, train=0.1, val=0.45, test=0.45)
+    found = read(folder, _config(beside, shares=shares, **globs))
+    assert {example.name: example.split for example in found} == {
+        f"d/x_{split}.png": split for split in SPLITS
+    }
+
+
+def test_a_caption_file_listed_for_another_split_is_refused(beside):
+    globs = {split: [f"d/x_{split}.png"] for split in SPLITS}
+    globs["train"] += ["d/*.json"]
+    with pytest.raises(ValueError, match=r"2 x .*: .*received x_test\.json in train, but the pict"):
+        read(folder, _config(beside, **globs))
+
+
+def test_a_name_that_is_no_text_is_counted_with_its_file(raw):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    (raw / "train" / name).write_bytes(picture(8))
+    (raw / "train" / name).with_suffix(".txt").write_text("a cup")
+    whole = {split: ["."] for split in SPLITS}
+    config = _config(raw, shares=Shares(seed=1, train=0.6, val=0.2, test=0.2), **whole)
+    with pytest.raises(ValueError, match=r"1 of 6 .*\n.*no relative path: .*caf\\udce9"):
+        read(folder, config)
+    assert len(read(folder, config, max_left_out=0.2)) == 5
+
+
+def test_a_linked_folder_is_not_another_split(raw):
+    (raw / "test" / "t.jpg").unlink()
+    (raw / "test" / "t.txt").unlink()
+    (raw / "test").rmdir()
+    (raw / "test").symlink_to("train")
+    with pytest.raises(ValueError, match=r"3 of 7 cannot .*\n  3 x picture in several splits"):
+        read(folder, _config(raw))
 
 
 def test_the_digest_is_that_of_what_is_read(raw):
@@ -89,6 +142,22 @@ def test_the_digest_is_that_of_what_is_read(raw):
             r"key 'train/b'\.txt: byte 3 is not UTF-8",
         ),
         (lambda raw: (raw / "train/b.txt").write_text(" \n"), "the image has no captions"),
+        (
+            lambda raw: (raw / "train/b.TXT").write_text("lost"),
+            r"1 x several caption files of one key: .*received b\.TXT and b\.txt, allowed is one",
+        ),
+        (
+            lambda raw: [(raw / f"train/b.{end}").write_text("{}") for end in ("json", "JSON")],
+            r"1 x several caption files of one key: .*received b\.JSON and b\.json",
+        ),
+        (
+            lambda raw: (
+                (raw / "train/b.txt")
+                .rename(raw / "train/b.json")
+                .write_text('{"caption": "x", "caption": "y"}')
+            ),
+            r"key 'train/b'\.json: received the member 'caption' 2 times",
+        ),
         (
             lambda raw: os.truncate(raw / "train/b.txt", 1 << 40),
             "the file has 1,099,511,627,776 bytes",

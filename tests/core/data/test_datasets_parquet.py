@@ -306,6 +306,7 @@ def test_a_split_that_is_not_stated_is_refused(tmp_path, value, options, message
         ({"train": ["none-*"]}, r"`train` of the dataset has 'none-\*', which matches no file"),
         ({"test": ["*"]}, r"train-0\.parquet is named by `train` and by `test`"),
         ({"captions": []}, r"`captions` of the dataset is empty"),
+        ({"captions": ["caption", "caption"]}, r"allowed is each column once, and 'caption' is"),
     ],
 )
 def test_bad_options_say_what_to_change(tmp_path, options, message):

@@ -52,6 +52,16 @@ def test_paths_in_a_table_are_found_however_they_are_spelt(tmp_path, name):
         read(parquet, config)
 
 
+def test_a_picture_in_two_splits_by_a_link_is_refused(tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(picture(number))
+    (tmp_path / "copy.jpg").symlink_to("1.jpg")
+    config = _dataset(tmp_path, {"image": ["0.jpg", "1.jpg", "2.jpg"]})
+    _write(tmp_path / "val-0.parquet", {**_columns(of_split("val")), "image": ["copy.jpg"]})
+    with pytest.raises(ValueError, match=r"1 x picture in several splits: .*copy\.jpg in val"):
+        read(parquet, config)
+
+
 def test_another_format_and_a_broken_link_in_place_of_a_table_are_named(tmp_path):
     config = _dataset(tmp_path)
     (tmp_path / "val-0.parquet").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")

@@ -11,6 +11,7 @@ import zipfile
 import pytest
 
 from tasks.core.data.datasets import karpathy
+from tasks.core.data.image_files import unfolded
 from tasks.core.data.left_out import LeftOut
 from tests.core.data.caption_samples import picture, read
 
@@ -93,6 +94,34 @@ def test_linked_folders_are_read_and_a_link_upwards_ends(tmp_path):
     (tmp_path / "images" / "up").symlink_to(tmp_path / "images")
     config = _dataset(tmp_path, ["0.jpg", "1.jpg", "2.jpg"])
     assert [_height(example) for example in read(karpathy, config)] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_files_have_one_order_and_their_own_paths_before_linked_ones(tmp_path, step):
+    """In whatever order the files were written, which some file systems keep."""
+    names = [f"{folder}/{number}.jpg" for folder in "aceg" for number in range(8)]
+    _folder(tmp_path, names[::step])
+    _folder(tmp_path, ["4.jpg"], sub="elsewhere")
+    images = tmp_path / "images"
+    links = {"a/link": images / "c", "b": images / "g", "d": tmp_path / "elsewhere"}
+    for name, target in list(links.items())[::step]:
+        (images / name).symlink_to(target)
+    found = [path.relative_to(images).as_posix() for path in unfolded(images)]
+    assert found == [*names, "d/4.jpg"]
+
+
+def test_a_picture_in_two_splits_by_a_link_is_refused(tmp_path):
+    _folder(tmp_path, ["0.jpg", "1.jpg"])
+    (tmp_path / "images" / "copy.jpg").symlink_to("0.jpg")
+    config = _dataset(tmp_path, ["0.jpg", "1.jpg", "copy.jpg"])
+    with pytest.raises(
+        ValueError, match=r"1 x picture in several splits: .*received images/copy\.jpg in test"
+    ):
+        read(karpathy, config)
+    entries = json.loads((tmp_path / "d.json").read_text())
+    entries["images"][2]["split"] = "train"
+    (tmp_path / "d.json").write_text(json.dumps(entries))
+    assert [_height(example) for example in read(karpathy, config)] == [0, 1, 0]
 
 
 def test_a_hard_link_in_a_tar_is_the_picture_it_names(tmp_path):

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -119,6 +120,21 @@ def test_a_share_at_the_limit_is_allowed_and_mentions_never_count():
     assert left_out.facts()["not wanted"] == {
         "count": 30,
         "first": ["b.json: [0]", "b.json: [1]", "b.json: [2]"],
+    }
+
+
+@pytest.mark.parametrize("root", ["/data/my (raw)", "raw/", "./raw"])
+def test_the_facts_name_places_from_the_dataset_folder(root):
+    left_out, folder = LeftOut(1.0, root), Path(root)
+    left_out.mention("a file", str(folder / "a.md"))
+    left_out.refuse(Unusable(f"{folder}: key 'a'", "a key", "is bad"))
+    left_out.refuse(Unusable(f"{folder / 'a.jpg'} ({folder / 'd.json'}: [3])", "a row", "is bad"))
+    left_out.refuse(Unusable(f"{folder / 'x' / folder.name / 'a.jpg'}", "a picture", "is bad"))
+    assert {reason: tally["first"] for reason, tally in left_out.facts().items()} == {
+        "a file": ["a.md"],
+        "a key": ["key 'a'"],
+        "a row": ["a.jpg (d.json: [3])"],
+        "a picture": [f"x/{folder.name}/a.jpg"],
     }
 
 

@@ -1,5 +1,6 @@
 """Images divided by a seeded share: exact counts, the same for any order, few moves."""
 
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -29,6 +30,24 @@ def test_files_of_two_splits_take_the_shares_of_these_two():
 def test_the_order_changes_nothing_and_the_seed_does():
     assert _by_name(NAMES) == _by_name(NAMES[::-1])
     assert _by_name(NAMES) != _by_name(NAMES, Shares(seed=4, train=0.7, val=0.2, test=0.1))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda name: name.replace("/", "\\"),
+        lambda name: unicodedata.normalize("NFD", name),
+        lambda name: f"./{name}",
+    ],
+)
+def test_names_that_are_compared_as_equal_are_divided_alike(written):
+    names = [f"caf\u00e9/{name}" for name in NAMES]
+    others = [written(name) for name in names]
+    assert set(names).isdisjoint(others)
+    assert list(_by_name(names).values()) == list(_by_name(others).values())
+    # Two spellings of one name have equal digests: the spelling ranks them
+    both = [*names, *others]
+    assert _by_name(both) == _by_name(both[::-1])
 
 
 def test_a_new_image_moves_at_most_two_others():

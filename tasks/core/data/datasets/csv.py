@@ -2,15 +2,12 @@
 delimiter.
 
 Rows of the same file name are one image, with the captions of all of them and of all caption
-columns, in their order. Quotes are those of RFC 4180: a cell in quotes may hold the delimiter, line
-breaks, and quotes that are doubled. Blanks around a cell go. A cell of `nan`, `null` or `none` is
-what a program wrote for a missing value, and no caption.
+columns, in their order. Quotes and blanks are those of `text_rows.py`. A cell of `nan`, `null` or
+`none` is what a program wrote for a missing value, and no caption.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -19,22 +16,18 @@ from typing import Literal
 from tasks.core.data.annotations import (
     Annotation,
     annotation_path,
-    check_caption,
     check_name,
     file_digest,
-    read_text,
     text_digest,
 )
 from tasks.core.data.image_files import attach_images, content_digests
 from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.data.shares import SharedFiles, check_shares, divided
-from tasks.core.data.split_files import files_of_splits, split_digests
+from tasks.core.data.split_files import check_columns, files_of_splits, split_digests
+from tasks.core.data.text_rows import check_cell, text_rows
 from tasks.core.foundations.records import ImageCaptions
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-_MISSING = ("nan", "null", "none")
-# Lines that a row may have: a quote that nobody closed takes all that follow.
-_MAX_LINES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +125,7 @@ def _paths(config: Config) -> dict[Path, tuple[str, ...]]:
         raise ValueError(
             "`captions` of the dataset is empty; name at least one column in params.yaml"
         )
+    check_columns("file", config.file, config.captions)
     if (config.split is None) != (not config.split_values):
         raise ValueError(
             f"`split_values` of the dataset: received {config.split_values} with the column "
@@ -154,54 +148,14 @@ def _paths(config: Config) -> dict[Path, tuple[str, ...]]:
 
 
 def _rows(path: Path, config: Config, left_out: LeftOut) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Yield the place and the cells of each row by column, blanks around them removed."""
-    reader = csv.reader(
-        io.StringIO(read_text(path), newline=""), delimiter=_delimiter(path, config), strict=True
-    )
-    header: list[str] = []
-    while True:
-        first = reader.line_num + 1
-        where = f"{path}: line {first}"
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            # Lines that a quote took are rows that nobody would count
-            if reader.line_num > first:
-                raise _open_quote(where, reader.line_num - first) from error
-            left_out.refuse(_malformed(where, f"cannot be read ({error})"))
-            continue
-        if row is None:
-            break
-        if reader.line_num - first >= _MAX_LINES:
-            raise _open_quote(where, reader.line_num - first)
-        cells = [cell.strip() for cell in row]
-        if not any(cells):
-            continue
-        if not header:
-            header = _checked(cells, config, path)
-        elif len(cells) == len(header):
-            yield where, dict(zip(header, cells, strict=True))
-        else:
-            problem = f"received {len(cells)} cells, allowed are the {len(header)} of the header"
-            left_out.refuse(_malformed(where, problem))
-    if not header:
+    """Yield the place and the cells of each row by column."""
+    rows = text_rows(path, _delimiter(path, config), left_out.refuse)
+    _, first = next(rows, ("", []))
+    if not first:
         raise ValueError(f"{path}: is empty; allowed is a table with a header; get it again")
-
-
-def _malformed(where: str, problem: str) -> Unusable:
-    return Unusable(
-        where,
-        "malformed row",
-        f"{problem}; put cells with the delimiter in quotes, write quotes inside of them twice, "
-        f"and at most {csv.field_size_limit():,} characters into one; repair the line",
-    )
-
-
-def _open_quote(where: str, num_lines: int) -> ValueError:
-    return ValueError(
-        f"{where}: a quote stays open for {num_lines} more lines, allowed are rows of "
-        f"{_MAX_LINES}; close it, or write quotes inside of quotes twice"
-    )
+    header = _checked(first, config, path)
+    for where, cells in rows:
+        yield where, dict(zip(header, cells, strict=True))
 
 
 def _checked(header: list[str], config: Config, path: Path) -> list[str]:
@@ -261,15 +215,6 @@ def _splits(
 def _captions(row: Mapping[str, str], config: Config, where: str) -> list[str]:
     """Return the captions of a row: each cell that holds one, and at least one."""
     filled = [column for column in config.captions if row[column]]
-    texts = []
-    for column in filled or config.captions[:1]:
-        text, place = row[column], f"{where}.{column}"
-        if text.casefold() in _MISSING:
-            raise Unusable(
-                place,
-                "missing value written as text",
-                f"received {text!r}, which programs write for a missing value; allowed is a "
-                "caption; write it, or remove the row",
-            )
-        texts.append(check_caption(text, place))
-    return texts
+    return [
+        check_cell(row[column], f"{where}.{column}") for column in filled or config.captions[:1]
+    ]

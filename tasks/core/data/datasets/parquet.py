@@ -31,9 +31,15 @@ from tasks.core.data.annotations import (
     text_digest,
 )
 from tasks.core.data.download_logs import STATUS, failed, has_status, is_failed
-from tasks.core.data.image_files import StoredFile, StoredImage
+from tasks.core.data.image_files import StoredFile, StoredImage, check_one_split
 from tasks.core.data.left_out import LeftOut, Unusable
-from tasks.core.data.split_files import SplitFiles, files_of_splits, only_split, split_digests
+from tasks.core.data.split_files import (
+    SplitFiles,
+    check_columns,
+    files_of_splits,
+    only_split,
+    split_digests,
+)
 from tasks.core.data.table_pictures import PictureReader, TablePicture
 from tasks.core.data.tables import PICTURE, Leaf, Table, open_table
 from tasks.core.foundations.records import SPLITS, ImageCaptions
@@ -106,6 +112,7 @@ def _examples(config: Config, left_out: LeftOut) -> Iterator[ImageCaptions]:
     readers: dict[Leaf, PictureReader] = {}
     counts = dict.fromkeys(SPLITS, 0)
     claims: dict[str, str] = {}
+    seen: dict[str, tuple[str, str]] = {}
     for path, splits in _paths(config).items():
         whole = StoredFile(path.relative_to(config.path).as_posix(), path, 0, path.stat().st_size)
         for row in _rows(path, splits, config, left_out):
@@ -127,6 +134,7 @@ def _examples(config: Config, left_out: LeftOut) -> Iterator[ImageCaptions]:
                     load = StoredImage(_file(row.picture, row.where, config), row.where)
                     if config.rows == "images":
                         _claim(claims, load, row.picture, config)
+                    check_one_split(seen, load.file, row.split, row.where)
                     path_name = row.picture if config.rows == "images" else load.file.name
                     name = row.name or path_name
                 yield ImageCaptions(name, row.split, row.captions, load)
@@ -206,6 +214,7 @@ def _paths(config: Config) -> dict[Path, tuple[str, ...]]:
         raise ValueError(
             "`captions` of the dataset is empty; name at least one column in params.yaml"
         )
+    check_columns("image", config.image, config.captions)
     if (config.split is None) != (not config.split_values):
         raise ValueError(
             f"`split_values` of the dataset: received {config.split_values} with the column "

@@ -1,0 +1,122 @@
+"""Rows of delimited text, csv and tsv, and the faults that programs leave in them.
+
+Quotes are those of RFC 4180: a cell in quotes may hold the delimiter, line breaks, and quotes that
+are doubled. Blanks around a cell go, also those before its quotes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tasks.core.data.annotations import check_caption, read_text
+from tasks.core.data.left_out import Unusable
+
+_MISSING = ("nan", "null", "none")
+# Lines that a row may have: a quote that nobody closed takes all that follow.
+_MAX_LINES = 20
+
+
+def text_rows(
+    path: Path, delimiter: str, refuse: Callable[[Unusable], None]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield the place and the cells of each row that is not blank: first those of the header, then
+    of rows with as many cells.
+
+    Args:
+        refuse: takes the rows that cannot be used.
+
+    Raises:
+        ValueError: a quote stays open for more lines than a row may have.
+    """
+    reader = csv.reader(
+        io.StringIO(read_text(path), newline=""),
+        delimiter=delimiter,
+        # Otherwise quotes after a blank are part of the text, and their commas part cells
+        skipinitialspace=delimiter != " ",
+        strict=True,
+    )
+    num_cells = 0
+    while True:
+        first = reader.line_num + 1
+        where = f"{path}: line {first}"
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            # Lines that a quote took are rows that nobody would count
+            if reader.line_num > first:
+                raise _open_quote(where, reader.line_num - first) from error
+            refuse(_malformed(where, f"cannot be read ({error})"))
+            continue
+        if row is None:
+            return
+        if reader.line_num - first >= _MAX_LINES:
+            raise _open_quote(where, reader.line_num - first)
+        cells = [cell.strip() for cell in row]
+        if not any(cells):
+            continue
+        num_cells = num_cells or len(cells)
+        if len(cells) != num_cells:
+            problem = f"received {len(cells)} cells, allowed are the {num_cells} of the header"
+            refuse(_malformed(where, problem))
+        elif _has_rows(cells, delimiter):
+            refuse(
+                Unusable(
+                    where,
+                    "row that holds other rows",
+                    "a cell in quotes has line breaks, and a line of it is a row by its number of "
+                    "cells; allowed is a quote that is closed in its row; close it, or write the "
+                    "text of the cell into one line",
+                )
+            )
+        else:
+            yield where, cells
+
+
+def check_cell(text: str, where: str) -> str:
+    """Return the caption in a cell; raise Unusable for one that `check_caption` refuses, and for a
+    missing value that a program wrote as text.
+    """
+    if text.casefold() in _MISSING:
+        raise Unusable(
+            where,
+            "missing value written as text",
+            f"received {text!r}, which programs write for a missing value; allowed is a caption; "
+            "write it, or remove the row",
+        )
+    return check_caption(text, where)
+
+
+def _has_rows(cells: list[str], delimiter: str) -> bool:
+    """Whether a cell took the rows that follow, because its quote was closed by that of another.
+
+    Then it begins with the rest of its own row, goes on with whole rows, and ends with the
+    beginning of the last.
+    """
+    for position, cell in enumerate(cells):
+        lines = cell.replace("\r", "\n").split("\n")
+        if len(lines) < 2:
+            continue
+        counts = [line.count(delimiter) + 1 for line in lines]
+        rest, beginning = len(cells) - position, position + 1
+        if len(cells) in counts or (counts[0], counts[-1]) == (rest, beginning):
+            return True
+    return False
+
+
+def _malformed(where: str, problem: str) -> Unusable:
+    return Unusable(
+        where,
+        "malformed row",
+        f"{problem}; put cells with the delimiter in quotes, write quotes inside of them twice, "
+        f"and at most {csv.field_size_limit():,} characters into one; repair the line",
+    )
+
+
+def _open_quote(where: str, num_lines: int) -> ValueError:
+    return ValueError(
+        f"{where}: a quote stays open for {num_lines} more lines, allowed are rows of "
+        f"{_MAX_LINES}; close it, or write quotes inside of quotes twice"
+    )
