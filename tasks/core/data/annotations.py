@@ -22,13 +22,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from tasks.core.data.file_kinds import HEAD_BYTES, kind_of, kind_of_annotations
-from tasks.core.data.left_out import Unusable
+from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.foundations.records import SPLITS
 
 # Largest annotation file, bytes; parsed it takes a few times as much memory.
 _MAX_BYTES = 1 << 29
 # A gzip file that unpacks to more than both is no annotation file: text shrinks to a fifth.
 _MAX_RATIO, _MIN_LIMIT = 50, 1 << 26
+REPEATED = "member of a JSON object that is there twice; the last counts"
 _MALFORMED = "malformed entry"
 # A list or an object that somebody wrote into a text column, by json or by Python.
 _NESTED = re.compile(r"""\s*(\[\s*["'].*["']\s*\]|\{\s*["'].*\})\s*""", re.DOTALL)
@@ -135,19 +136,24 @@ def _content(path: Path) -> bytes:
     return bytes(data)
 
 
-def read_json(path: Path, *, ignored_keys: frozenset[str] = frozenset()) -> Any:
+def read_json(path: Path, left_out: LeftOut, *, ignored_keys: frozenset[str] = frozenset()) -> Any:
     """Return the content of a `.json` or `.json.gz` file, without the object members named in
     `ignored_keys`.
 
     Leaving out long unused members (the tokens of COCO's captions) while parsing halves the memory.
 
+    Args:
+        left_out: counts members that are there twice, of which the last counts.
+
     Raises:
         ValueError: malformed JSON; the message has the file, the line and the column.
     """
-    return parse_json(read_text(path), str(path), ignored_keys)
+    return parse_json(read_text(path), str(path), left_out, ignored_keys)
 
 
-def parse_json(text: str, where: str, ignored_keys: frozenset[str] = frozenset()) -> Any:
+def parse_json(
+    text: str, where: str, left_out: LeftOut, ignored_keys: frozenset[str] = frozenset()
+) -> Any:
     """Return the value of JSON text, see `read_json`; raise Unusable when it is none."""
     problem = "JSON nested too deeply to hold captions"
 
@@ -155,13 +161,12 @@ def parse_json(text: str, where: str, ignored_keys: frozenset[str] = frozenset()
         kept = [pair for pair in pairs if pair[0] not in ignored_keys]
         found = dict(kept)
         if len(found) < len(kept):
-            raise _repeated(kept, where)
+            [(key, _)] = Counter(key for key, _ in kept).most_common(1)
+            left_out.mention(REPEATED, f"{where}: {_short(key)}")
         return found
 
     try:
         return json.loads(text, object_pairs_hook=members)
-    except Unusable:
-        raise
     except json.JSONDecodeError as error:
         problem = f"line {error.lineno} column {error.colno}: malformed JSON ({error.msg})"
     except RecursionError:
@@ -170,17 +175,6 @@ def parse_json(text: str, where: str, ignored_keys: frozenset[str] = frozenset()
         problem = f"malformed JSON ({error})"
     raise Unusable(
         where, "malformed JSON", f"{problem}{kind_of_annotations(text)}; repair or replace it"
-    )
-
-
-def _repeated(pairs: list[tuple[str, Any]], where: str) -> Unusable:
-    """Return the error that a member of an object is there twice: the first would be lost."""
-    [(key, count)] = Counter(key for key, _ in pairs).most_common(1)
-    return Unusable(
-        where,
-        "member of an object that is there twice",
-        f"received the member {_short(key)} {count} times in one object, allowed is once; repair "
-        "or replace it",
     )
 
 

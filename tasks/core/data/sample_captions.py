@@ -14,7 +14,7 @@ from tasks.core.data.annotations import (
     member,
     parse_json,
 )
-from tasks.core.data.left_out import Unusable
+from tasks.core.data.left_out import LeftOut, Unusable
 
 # Endings of the files that have captions.
 ENDINGS = ("txt", "json")
@@ -22,13 +22,16 @@ ENDINGS = ("txt", "json")
 MAX_BYTES = 1 << 24
 
 
-def captions_of(texts: Mapping[str, bytes], others: Sequence[str], where: str) -> tuple[str, ...]:
+def captions_of(
+    texts: Mapping[str, bytes], others: Sequence[str], where: str, left_out: LeftOut
+) -> tuple[str, ...]:
     """Return the captions: the lines of `.txt` that are not blank; where there is no `.txt`,
     `captions` (a list) or else `caption` of `.json`.
 
     Args:
         texts: the bytes by ending, one of `ENDINGS`.
         others: endings of other files of the key, for messages.
+        left_out: counts members of `.json` that are there twice.
 
     Raises:
         Unusable: there are none, or one cannot be used.
@@ -37,7 +40,8 @@ def captions_of(texts: Mapping[str, bytes], others: Sequence[str], where: str) -
         text = decode_text(texts["txt"], f"{where}.txt")
         lines = [line for _, line in lines_of(text)]
         if len(lines) > 1 and "json" in texts:
-            entry = parse_json(decode_text(texts["json"], f"{where}.json"), f"{where}.json")
+            place = f"{where}.json"
+            entry = parse_json(decode_text(texts["json"], place), place, left_out)
             whole = entry.get("caption") if isinstance(entry, dict) else None
             # img2dataset writes a caption into both: its line breaks do not part captions.
             if isinstance(whole, str) and whole.split() == text.split():
@@ -52,7 +56,7 @@ def captions_of(texts: Mapping[str, bytes], others: Sequence[str], where: str) -
             "shard",
         )
     where = f"{where}.json"
-    entry = parse_json(decode_text(texts["json"], where), where)
+    entry = parse_json(decode_text(texts["json"], where), where, left_out)
     if isinstance(entry, dict) and "captions" in entry:
         return check_captions(entry["captions"], f"{where}.captions")
     return (check_caption(member(entry, "caption", str, where), f"{where}.caption"),)

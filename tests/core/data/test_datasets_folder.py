@@ -151,14 +151,6 @@ def test_the_digest_is_that_of_what_is_read(raw):
             r"1 x several caption files of one key: .*received b\.JSON and b\.json",
         ),
         (
-            lambda raw: (
-                (raw / "train/b.txt")
-                .rename(raw / "train/b.json")
-                .write_text('{"caption": "x", "caption": "y"}')
-            ),
-            r"key 'train/b'\.json: received the member 'caption' 2 times",
-        ),
-        (
             lambda raw: os.truncate(raw / "train/b.txt", 1 << 40),
             "the file has 1,099,511,627,776 bytes",
         ),

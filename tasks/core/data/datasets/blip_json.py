@@ -88,7 +88,7 @@ def _paths(config: Config) -> dict[str, Path]:
 def _train(path: Path, left_out: LeftOut) -> list[Annotation]:
     captions: dict[str, list[str]] = {}
     first: dict[str, tuple[str, Any]] = {}
-    for where, row in _rows(path):
+    for where, row in _rows(path, left_out):
         with left_out.catching():
             name = member(row, "image", str, where)
             caption = check_caption(member(row, "caption", str, where), f"{where}.caption")
@@ -109,14 +109,14 @@ def _train(path: Path, left_out: LeftOut) -> list[Annotation]:
 
 def _evaluation(path: Path, split: str, left_out: LeftOut) -> list[Annotation]:
     annotations = []
-    for where, row in _rows(path):
+    for where, row in _rows(path, left_out):
         with left_out.catching():
             captions = check_captions(member(row, "caption", list, where), f"{where}.caption")
             annotations.append(Annotation(member(row, "image", str, where), split, captions, where))
     return annotations
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+def _rows(path: Path, left_out: LeftOut) -> Iterator[tuple[str, Any]]:
     """Yield the place and the content of each row."""
-    for position, row in enumerate(of_type(read_json(path), list, str(path))):
+    for position, row in enumerate(of_type(read_json(path, left_out), list, str(path))):
         yield f"{path}: [{position}]", row

@@ -94,7 +94,7 @@ def _paths(config: Config) -> dict[Path, tuple[str, ...]]:
 
 def _read(path: Path, left_out: LeftOut) -> list[Annotation]:
     """Return the images of a file with their captions, without a split."""
-    content = read_json(path, ignored_keys=_UNUSED_KEYS)
+    content = read_json(path, left_out, ignored_keys=_UNUSED_KEYS)
     entries = member(content, "images", list, str(path))
     rows = member(content, "annotations", list, str(path))
     if rows and isinstance(rows[0], dict) and "bbox" in rows[0] and "caption" not in rows[0]:

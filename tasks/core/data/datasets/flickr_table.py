@@ -234,7 +234,7 @@ def _listed_names(paths: list[Path]) -> Iterator[tuple[str, str, str]]:
 
 
 def _karpathy_names(path: Path, left_out: LeftOut) -> Iterator[tuple[str, str, str]]:
-    for position, entry in enumerate(member(read_json(path), "images", list, str(path))):
+    for position, entry in enumerate(member(read_json(path, left_out), "images", list, str(path))):
         where = f"{path}: images[{position}]"
         with left_out.catching():
             name = member(entry, "filename", str, where)

@@ -81,7 +81,7 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
             splits = files.splits[picture]
             texts = _texts(sample, where)
             _check_listed(texts.values(), files.listed, splits, where)
-            captions = captions_of(_contents(texts, where), [], where)
+            captions = captions_of(_contents(texts, where), [], where, left_out)
             name = check_name(picture.relative_to(config.path).as_posix(), where)
             stored = StoredFile(name, picture, 0, picture.stat().st_size)
             found.append((StoredImage(stored, where), captions, splits))

@@ -79,7 +79,7 @@ def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -
 
 def read_annotations(path: Path, *, restval_is_train: bool, left_out: LeftOut) -> list[Annotation]:
     """Return what the json says about each image; the pictures need not be there."""
-    content = read_json(path, ignored_keys=_UNUSED_KEYS)
+    content = read_json(path, left_out, ignored_keys=_UNUSED_KEYS)
     if isinstance(content, dict) and "annotations" in content:
         raise ValueError(f"{path}: no json of Karpathy{kind_of_annotations(content)}")
     annotations = []

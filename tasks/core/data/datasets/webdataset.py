@@ -91,7 +91,7 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
                         "remove one of the two",
                     )
                 picture = _picture(sample, where)
-                captions = captions_of(sample.texts, sample.others, where)
+                captions = captions_of(sample.texts, sample.others, where, left_out)
                 name = f"{split}/{picture.name}"
                 yield ImageCaptions(name, split, captions, StoredImage(picture, where))
 
