@@ -88,7 +88,7 @@ class Course:
             "devices": ", ".join(
                 sorted({row.scores["device"] for row in rows if "device" in row.scores})
             ),
-            "MLflow": f"run `{record.profile} sweep {record.name}`",
+            "MLflow": f"the run of the dataset whose name ends with `sweep {record.name}`",
         }
         command = None if best is None else self.command(self.cells[best.id])
         return Leaderboard(record.name, record.profile, rows, command, facts)
