@@ -173,13 +173,13 @@ def services(tmp_path):
 
 
 def test_a_run_through_the_services_of_the_compose_file(services):
-    workspace, env = services.workspace, services.env("worker")
+    workspace, env = services.workspace, services.env("local")
     for _ in range(2):
         services.once("deployments")
     with pytest.raises(urllib.error.HTTPError):
         urllib.request.urlopen(f"{env['PREFECT_API_URL']}/admin/version")
-    log = services.log("worker")
-    with services.stands("worker"):
+    log = services.log("local")
+    with services.stands("local"):
         settings = f'settings=["{TINIEST[0]}"]'
         words = ("deployment", "run", "pipeline/local", "-p", settings, "--watch")
         done = workspace.run("prefect", *words, seconds=240, check=False, **env)
