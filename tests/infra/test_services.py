@@ -147,7 +147,8 @@ def _postgres(services: Services, log: Path) -> Iterator[None]:
         server = [programs / "postgres", "-D", f"{place}/data", *where, "-k", place]
         ready = [programs / "pg_isready", "-q", *where]
         client = {**os.environ, "PGPASSWORD": SECRETS["POSTGRES_PASSWORD"]}
-        tell = ["psql", "-q", *where, "-U", "postgres", "-f", ROOT / "infra/compose/databases.sql"]
+        databases = ROOT / "infra/compose/databases.sql"
+        tell = [programs / "psql", "-q", *where, "-U", "postgres", "-f", databases]
         with _running(server, Path(place), log, dict(os.environ), user):
             _wait(lambda: subprocess.run(ready, check=False).returncode == 0, log)
             subprocess.run(tell, check=True, env=client)
