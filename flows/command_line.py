@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -216,6 +216,13 @@ def _sweep(
     return locals()
 
 
+def _check_named(is_named: object, kind: str, names: Callable[[], Iterable[str]]) -> None:
+    """Refuse a command that needs a name, or `--list`, and has neither."""
+    if not is_named:
+        known = ", ".join(names())
+        raise typer.BadParameter(f"a {kind} is missing; allowed: {known}", param_hint="NAME")
+
+
 @_command(
     "preset",
     WHOLE,
@@ -231,9 +238,7 @@ def _preset(
     force: Force = False,
     accept_code: AcceptCode = False,
 ) -> Words:
-    if preset is None and not list:
-        known = ", ".join(options.presets())
-        raise typer.BadParameter(f"a table is missing; allowed: {known}", param_hint="NAME")
+    _check_named(preset or list, "table", options.presets)
     return locals()
 
 
@@ -252,9 +257,7 @@ def _study(
     force: Force = False,
     accept_code: AcceptCode = False,
 ) -> Words:
-    if study is None and not list:
-        known = ", ".join(options.studies())
-        raise typer.BadParameter(f"a study is missing; allowed: {known}", param_hint="NAME")
+    _check_named(study or list, "study", options.studies)
     return locals()
 
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.evaluation import metrics
-from tasks.core.foundations.durable import write_text
-from tasks.reporting.rendering import environment
+from tasks.reporting.rendering import environment, write_all
 from tasks.settings.overrides import text_of
 
 DONE, PRUNED, OPEN, FAILED = "done", "pruned", "open", "failed"
@@ -89,15 +88,9 @@ def markdown(board: Leaderboard) -> str:
 
 def write(board: Leaderboard, folder: Path) -> list[Path]:
     """Write the three files below `folder`, each whole or not at all; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     page = environment().get_template("leaderboard.html.j2").render(board=board)
     texts = {"csv": _csv(board), "md": markdown(board), "html": page}
-    paths = []
-    for ending, text in texts.items():
-        path = folder / f"{board.name}.{ending}"
-        write_text(path, text)
-        paths.append(path)
-    return paths
+    return write_all(folder, board.name, texts)
 
 
 def _csv(board: Leaderboard) -> str:

@@ -16,10 +16,9 @@ from typing import Any
 
 import pandas as pd
 
-from tasks.core.foundations.durable import write_text
 from tasks.reporting.published import FOLDER, same_budget
 from tasks.reporting.recall_table import beside, groups_by_size
-from tasks.reporting.rendering import environment
+from tasks.reporting.rendering import environment, write_all
 from tasks.reporting.tables import (
     PROTOCOLS,
     VALUES,
@@ -130,16 +129,10 @@ def write_table(table: PresetTable, folder: Path) -> list[Path]:
     """Write `<name>.csv`, `.md` and `.html` below `folder`, each whole or not at all; returns their
     paths.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     texts, shown = {"csv": _csv(table)}, _shown(table)
     for ending in ("md", "html"):
         texts[ending] = environment().get_template(f"preset.{ending}.j2").render(shown)
-    paths = []
-    for ending, text in texts.items():
-        path = folder / f"{table.name}.{ending}"
-        write_text(path, text)
-        paths.append(path)
-    return paths
+    return write_all(folder, table.name, texts)
 
 
 def _csv(table: PresetTable) -> str:

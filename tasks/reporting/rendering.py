@@ -8,6 +8,7 @@ from pathlib import Path
 import jinja2
 
 from tasks.core.evaluation.metrics import DIRECTIONS, LISTED
+from tasks.core.foundations.durable import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 DASH = "\u2013"
@@ -29,6 +30,17 @@ def environment() -> jinja2.Environment:
     environment.filters["duration"] = _duration
     environment.tests["known"] = lambda value: not math.isnan(value)
     return environment
+
+
+def write_all(folder: Path, name: str, texts: dict[str, str]) -> list[Path]:
+    """Write `<name>.<ending>` for each text below `folder`, each whole or not at all; returns their
+    paths.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {ending: folder / f"{name}.{ending}" for ending in texts}
+    for ending, path in paths.items():
+        write_text(path, texts[ending])
+    return list(paths.values())
 
 
 def _number(value: float, digits: int = 1) -> str:

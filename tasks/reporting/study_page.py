@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tasks.core.foundations.durable import write_text
 from tasks.reporting.charts import Chart, Style
-from tasks.reporting.rendering import environment
+from tasks.reporting.rendering import environment, write_all
 
 
 @dataclass(frozen=True)
@@ -59,16 +58,10 @@ def write_pages(page: StudyPage, folder: Path) -> list[Path]:
     """Write `<name>.csv`, `.md` and `.html` below `folder`, each whole or not at all; returns their
     paths.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {"csv": page.scores.to_csv(index=False, float_format="%.10g", lineterminator="\n")}
     for ending in ("md", "html"):
         texts[ending] = environment().get_template(f"study.{ending}.j2").render(page=page)
-    paths = []
-    for ending, text in texts.items():
-        path = folder / f"{page.name}.{ending}"
-        write_text(path, text)
-        paths.append(path)
-    return paths
+    return write_all(folder, page.name, texts)
 
 
 def spread(mean: float, deviation: float | None, digits: int = 1) -> str:
