@@ -114,7 +114,8 @@ def in_words(pairs: PairSet, train: Split) -> PairSet:
     the gallery.
     """
     _, sentences = nearest(pairs.text_embeds, train.text_embeds)
-    return replace(pairs, text_embeds=train.text_embeds[sentences[:, 0]])
+    words = train.text_embeds[sentences[:, 0]]
+    return replace(pairs, text_embeds=words, storage="float32")
 
 
 def load_student_encoder(network: Network, start: Ref, device: torch.device) -> ImageEncoder:
@@ -154,6 +155,6 @@ def _open_pairs(
     with torch.no_grad(), products("float32"):
         parts = [
             encoder.module(part.contiguous(memory_format=torch.channels_last).to(device))
-            for part in stored.images.split(BATCH_SIZE)
+            for part in stored.student_images().split(BATCH_SIZE)
         ]
     return stored, torch.cat(parts)

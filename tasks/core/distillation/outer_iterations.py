@@ -36,6 +36,7 @@ from tasks.core.hypergradient.trajectory import (
 from tasks.core.networks.dual_encoder import drop
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.functional import FlatModel, Theta
+from tasks.core.training.parts import pull_back_parts, split_parts
 
 Log = Callable[[dict[str, float], int], None]
 
@@ -120,7 +121,7 @@ def _still_features(problem: Problem, config: MatchingConfig, state: OuterState)
     """
     if not problem.is_encoder_frozen or config.optimise != "text":
         return {}
-    images = state.rows()["images"]
+    images = split_parts(state.rows()["images"], config.parts)
     every = torch.arange(len(images), device=images.device)
     found = _views(problem, config, images, every)
     return {found.name: found.values}
@@ -149,18 +150,21 @@ def _gradient(
     """Return the gradient of the mean terminal loss of this iteration's goals, and the mean of its
     terms for the history.
 
-    Rows called `images` are pixels. With a frozen encoder their `features` or `views` take their
-    place. They are computed once for all goals, and their gradient goes back to the pixels once.
-    `still` are those that never change.
+    Rows called `images` are the pixels that students see: parts of pictures, where these have
+    several. With a frozen encoder their `features` or `views` take their place. They are computed
+    once for all goals, and their gradient goes back to the pixels once. `still` are those that
+    never change.
     """
     draws = []
     for index in range(config.goals_per_iteration):
         draws.append(_draw(problem, config, state, objective, index))
     rows, frozen = state.rows(), None
+    pictures = rows.pop("images")
     if still:
-        del rows["images"]
         rows.update(still)
-    elif problem.is_encoder_frozen:
+    else:
+        rows["images"] = split_parts(pictures, config.parts)
+    if problem.is_encoder_frozen and not still:
         # Images that no batch draws get no gradient, so they are not encoded
         used = torch.cat([torch.cat(draw.batches) for draw in draws])
         frozen = _views(problem, config, rows.pop("images"), used, state.iteration)
@@ -174,6 +178,8 @@ def _gradient(
     found = mean_gradient(gradients)
     if frozen is not None:
         found.inputs["images"] = frozen.pull_back(found.inputs.pop(frozen.name))
+    if "images" in found.inputs:
+        found.inputs["images"] = pull_back_parts(found.inputs["images"], pictures, config.parts)
     means = {}
     for name in terms[0]:
         means[name] = sum(part[name] for part in terms) / len(terms)
@@ -189,7 +195,7 @@ def _draw(
         goal = objective.goal(state.iteration, draw)
     else:
         goal = draw_segment(problem.buffer, config, draw)
-    batches = draw_batches(state.num_pairs, state.batch_size, config.syn_steps, draw)
+    batches = draw_batches(state.num_images, state.batch_size, config.syn_steps, draw)
     return _Draw(goal, [batch.to(problem.flat.device) for batch in batches], names)
 
 
@@ -236,8 +242,10 @@ def _loss_fn(
 
     def loss_fn(theta: Theta, rows: Rows, step: int) -> Tensor:
         text_embeds = rows["text_embeds"]
+        if config.texts_per_image > 1:
+            text_embeds = _one_of(text_embeds, drawing("texts", step))
         if "views" in rows:
-            features = _one_view(rows["views"], drawing("views", step))
+            features = _one_of(rows["views"], drawing("views", step))
         elif "features" in rows:
             features = rows["features"]
         else:
@@ -253,11 +261,11 @@ def _loss_fn(
     return loss_fn
 
 
-def _one_view(views: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a random view (B, F) of each pair's (B, V, F)."""
-    num_pairs, num_views = views.shape[:2]
-    chosen = torch.randint(num_views, (num_pairs,), generator=generator, device=views.device)
-    return views[torch.arange(num_pairs, device=views.device), chosen]
+def _one_of(several: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a random one (B, F) of each image's views, or texts, (B, V, F)."""
+    num_images, number = several.shape[:2]
+    chosen = torch.randint(number, (num_images,), generator=generator, device=several.device)
+    return several[torch.arange(num_images, device=several.device), chosen]
 
 
 def _split_rows(config: MatchingConfig, rows: Rows) -> tuple[Rows, Rows]:
