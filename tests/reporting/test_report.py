@@ -71,7 +71,9 @@ def test_every_cell_of_the_main_table_is_the_mean_and_deviation_of_the_scores(re
         ].mean()
         ratio = "\u2013" if method == "full" else f"{group['mean_recall'].mean() / random:.2f}"
         recovery = f"{100 * group['mean_recall'].mean() / full:.1f}"
-        assert cells == [expected[0], ratio, recovery, *expected[1:], str(len(group))]
+        size_mb = "\u2013" if method == "full" else f"{size / 1000:.2f}"
+        told = [str(len(group)), str(group["num_pairs"].iloc[0]), size_mb, "8"]
+        assert cells == [expected[0], ratio, recovery, *expected[1:], *told]
 
 
 def test_the_parts_of_a_history_reach_the_page(

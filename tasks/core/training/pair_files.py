@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,27 @@ def load_pairs(folder: Path) -> PairSet:
         text_image_idx=text_image_idx,
         real_bytes=facts.get("real_bytes"),
     )
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a set is.
+
+    Attributes:
+        training_pairs: pairs of an image and a text that a student sees.
+        num_bytes: as stored, see `num_bytes`; None for the full data, which is not stored as a set.
+        bits: of a value of a picture.
+    """
+
+    training_pairs: int
+    num_bytes: int | None
+    bits: int
+
+
+def size_of(pairs: PairSet) -> Size:
+    """Return how large a set is."""
+    is_8_bit = pairs.storage == "uint8" or pairs.real_bytes is not None
+    return Size(pairs.num_training_pairs, num_bytes(pairs), 8 if is_8_bit else 32)
 
 
 def num_bytes(pairs: PairSet) -> int:

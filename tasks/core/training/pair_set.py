@@ -96,8 +96,8 @@ class PairSet:
         if self.text_image_idx is None:
             if texts != images:
                 raise ValueError(
-                    f"a PairSet needs images and texts of the same number; received {images} and "
-                    f"{texts}; several texts an image need text_image_idx"
+                    f"a PairSet needs images (M, C, H, W) and text_embeds (M, D) of the same M; "
+                    f"received {images} and {texts}"
                 )
             return
         counts = torch.bincount(self.text_image_idx, minlength=images)
@@ -158,6 +158,14 @@ class PairSet:
     def num_training_pairs(self) -> int:
         """Pairs of an image and a text that a student sees, T."""
         return len(self.text_embeds)
+
+    @property
+    def first_texts(self) -> Tensor:
+        """(M,) int64, the number of the first text of each picture, to show beside it."""
+        firsts = torch.arange(self.num_images)
+        if self.text_image_idx is not None:
+            firsts = torch.searchsorted(self.text_image_idx, firsts)
+        return firsts[:: self.parts**2]
 
     def student_images(self) -> Tensor:
         """Return the images (num_images, C, H, W) that a student sees."""
