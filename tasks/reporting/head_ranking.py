@@ -16,7 +16,7 @@ from tasks.core.evaluation.agreement import Agreement, agreement, lost
 from tasks.core.evaluation.statistics import Statistics, describe
 from tasks.reporting.charts import Chart, Series, Style, line_chart
 from tasks.reporting.figures import DASHES, DISTILLED, MARKERS, SELECTED
-from tasks.reporting.study_page import Figure, StudyPage, Table, between, spread
+from tasks.reporting.study_page import Figure, StudyPage, Table, between, spread, told
 from tasks.reporting.tables import FULL
 
 MEGABYTE = 1e6
@@ -90,6 +90,7 @@ def build(
         (_sets_table(found, notes), _heads_table(found, truth, heads)),
         scores,
         facts,
+        {name: _numbers(one, found[FULL], notes) for name, one in found.items()},
     )
 
 
@@ -109,6 +110,22 @@ def _ranking(name: str, rows: pd.DataFrame, truth: np.ndarray, heads: list[str])
         describe(lost(val, truth)),
         heads[int(val.mean(axis=0).argmax())],
         float(rows["seconds"].sum()),
+    )
+
+
+def _numbers(one: Ranking, full: Ranking, notes: Notes) -> dict[str, float]:
+    low, high = one.agreed.interval
+    return told(
+        num_pairs=one.num_pairs,
+        set_bytes=notes.num_bytes[one.name],
+        tau=one.agreed.tau,
+        tau_low=low,
+        tau_high=high,
+        of_ceiling=one.agreed.tau / full.agreed.tau,
+        tau_better_half=one.upper.tau,
+        points_lost=one.lost.mean,
+        points_lost_std=one.lost.deviation,
+        seconds=one.seconds,
     )
 
 
