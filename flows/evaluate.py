@@ -15,7 +15,7 @@ from flows.runner import flow, invocation, run
 from flows.select_coresets import select_coresets
 from tasks import evaluate as step
 from tasks import preflight
-from tasks.exchange.found import imported
+from tasks.exchange.found import imported, without_words
 from tasks.settings import params, steps
 from tasks.settings.sets import FULL, SetName
 from tasks.store.artifacts import Ref
@@ -86,8 +86,9 @@ def _score(student: params.Params, refs: Refs, start: Ref | None, how: dict[str,
     """Train and score one kind of student on every set and on the full data."""
     sets: dict[str, Ref | None] = {**refs.coresets, **refs.imported, **refs.distilled}
     if student.evaluate.decoded:
-        for name in refs.distilled:
-            sets[str(SetName.parse(name).decoded())] = refs.distilled[name]
+        vectors = {**without_words(refs.imported), **refs.distilled}
+        for name, vector_set in vectors.items():
+            sets[str(SetName.parse(name).decoded())] = vector_set
     sets[FULL] = None
     inputs, found = replace(refs, start=start).inputs, {}
     for name, pairs in sets.items():

@@ -170,10 +170,11 @@ def primary(summary: pd.DataFrame, protocol: str, student: str) -> pd.DataFrame:
 
 def order(summary: pd.DataFrame, distilled: Iterable[str]) -> pd.DataFrame:
     """Return `summary` by size: random first, other selections, distilled sets (`distilled` names
-    them) each with its decoded one, full data last.
+    them), full data last. A decoded set stands among those of its own.
     """
     is_full, is_random = summary["method"] == FULL, summary["method"] == RANDOM
-    is_made = summary["set"].isin(frozenset(distilled)) | is_decoded(summary)
+    own = summary["set"].str.replace(rf"{DECODED}-(\d+)$", r"-\1", regex=True)
+    is_made = own.isin(frozenset(distilled))
     kind = is_made.astype(int) - is_random.astype(int)
     placed = summary.assign(is_full=is_full, kind=kind)
     placed = placed.sort_values(["is_full", "num_pairs", "kind", "method"], kind="stable")

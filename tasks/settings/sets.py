@@ -19,8 +19,8 @@ class SetName:
     Attributes:
         num_pairs: the budget, None for all pairs. A distilled set may hold a pair fewer, which
             paid for its similarity.
-        is_decoded: whether it is a distilled set with the nearest training sentences in place of
-            its texts.
+        is_decoded: whether it is a distilled or imported set with the nearest training sentences
+            in place of its texts.
     """
 
     method: str
@@ -36,7 +36,7 @@ class SetName:
         return f"{self.method}{DECODED}" if self.is_decoded else self.method
 
     def decoded(self) -> SetName:
-        """Return the name of this distilled set with sentences in place of its texts."""
+        """Return the name of this set with sentences in place of its texts."""
         return replace(self, is_decoded=True)
 
     @classmethod

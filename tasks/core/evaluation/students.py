@@ -59,8 +59,8 @@ class EvaluateSection(Section):
     Attributes:
         num_eval: students per set, each with its own projections and data order.
         protocol: which epoch's test scores count (METHOD 8).
-        decoded: whether each distilled set is scored a second time, with the nearest training
-            sentences in place of its texts.
+        decoded: whether each set whose texts are no sentences is scored a second time, with the
+            nearest training sentences in their place.
         small: recipe for coresets and distilled sets.
         full: recipe for all of the training split.
     """
