@@ -70,6 +70,17 @@ def test_mlflow_is_told_the_rows_of_the_table(scores):
     assert (made["study/set_bytes"], made["study/seconds"]) == (1e6, 72.0)
 
 
+def test_a_ceiling_at_chance_is_no_measure_for_a_share(scores):
+    # Full data turned about in every second student: their rankings cancel out
+    is_full = scores["set"] == "full"
+    turned = is_full & (scores["seed"] > 0)
+    scores.loc[turned, "val_mean_recall"] = 30.0 - scores.loc[turned, "val_mean_recall"]
+    page = _page(scores)
+    column = page.tables[0].columns.index("of the ceiling")
+    assert {row[column] for row in page.tables[0].rows} == {""}
+    assert "study/of_ceiling" not in page.numbers["made-5"]
+
+
 def test_equal_sets_show_no_difference_and_a_worse_one_is_told(scores):
     swapped = {"made-5": "random-5", "random-5": "made-5"}
     renamed = scores.assign(set=scores["set"].replace(swapped))
