@@ -85,10 +85,10 @@ def scored(
 def _score(student: params.Params, refs: Refs, start: Ref | None, how: dict[str, bool]) -> Found:
     """Train and score one kind of student on every set and on the full data."""
     sets: dict[str, Ref | None] = {**refs.coresets, **refs.imported, **refs.distilled}
-    if student.evaluate.decoded:
-        vectors = {**without_words(refs.imported), **refs.distilled}
-        for name, vector_set in vectors.items():
-            sets[str(SetName.parse(name).decoded())] = vector_set
+    asked = {"decoded": student.evaluate.decoded, "plain": student.evaluate.plain}
+    for name, vectors in {**without_words(refs.imported), **refs.distilled}.items():
+        for further in SetName.parse(name).again(**asked):
+            sets[str(further)] = vectors
     sets[FULL] = None
     inputs, found = replace(refs, start=start).inputs, {}
     for name, pairs in sets.items():

@@ -165,8 +165,8 @@ def cells_of(params: Params) -> list[Cell]:
     found = imported(params)
     for told, ref in found.items():
         sets[SetName.parse(told)] = replace(ref, path=str(ref.folder.resolve()))
-    vectors = {name for name in sets if name.method in params.distillers}
-    vectors |= {SetName.parse(told) for told in without_words(found)}
+    vectors = [SetName.parse(told) for told in without_words(found)]
+    vectors += [name for name in sets if name.method in params.distillers]
     scores = _add_students(add, params, inputs, sets, vectors)
     for student in params.students:
         other = params.as_student(student)
@@ -229,10 +229,9 @@ def _add_students(
     """
     section, student, scores = params.evaluate, params.student or "", []
     scored: dict[SetName, Cell | Ref | None] = {**sets}
-    if section.decoded:
-        for name in sets:
-            if name in vectors:
-                scored[name.decoded()] = sets[name]
+    for name in vectors:
+        for further in name.again(decoded=section.decoded, plain=section.plain):
+            scored[further] = sets[name]
     scored[SetName(FULL)] = None
     for name, pairs in scored.items():
         work = steps.evaluation(params, name)

@@ -75,12 +75,14 @@ def test_an_imported_set_stands_in_plan_scores_and_report(made):
     scale = ("--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5", "--text-encoder", "hashed_256")
     made.flow("import", "vectors.pt", "--as", "vectors", *scale)
     settings = ("--set", "methods.imported=[theirs-4, vectors-4]", "--set", "methods.distillers=[]")
-    settings = (*settings, "--set", "evaluate.decoded=true")
+    settings = (*settings, "--set", "evaluate.decoded=true", "--set", "evaluate.plain=true")
     made.flow("pipeline", *settings)
     table = (made.folder / "reports/toy/tables/summary.csv").read_text()
     assert "theirs-4" in table and "random-4" in table
     # The sentences of a coreset are its own
     assert "vectors-decoded-4" in table and "theirs-decoded" not in table
+    assert "vectors-plain-4" in table and "theirs-plain" not in table
+    assert "hlr,lrs" in (made.folder / "reports/toy/tables/measures.csv").read_text()
     same = [
         json.loads((made.folder / f"data/scores/toy/{name}-4/seed_0/score.json").read_text())
         for name in ("theirs", "herding")
