@@ -27,6 +27,7 @@ from tasks.keys import Inputs
 from tasks.models import Place, load_encoder, load_encoder_of, new_model, open_split
 from tasks.progress import reporter
 from tasks.search import nearest, recall_by_search
+from tasks.settings.sets import DECODED, PLAIN
 from tasks.settings.steps import Evaluation, Network
 from tasks.store.artifacts import Ref
 
@@ -72,7 +73,7 @@ def train_student(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx:
         inputs: with the start of the same network.
         pairs: a coreset or distilled artifact; None trains on the full data.
 
-    With `work.set_name.is_decoded` the texts are those of `in_words`.
+    By the ending of `work.set_name` the set is that of `in_words`, or `plain`.
     """
     device, section, network = choose_device(), work.section, work.network
     tau = network.model.tau
@@ -86,8 +87,10 @@ def train_student(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx:
         size = Size(len(splits["train"].captions), None, 8)
     else:
         stored, features, size = open_pairs(network, inputs.start, pairs, device)
-        if work.set_name.is_decoded:
+        if work.set_name.ending == DECODED:
             stored = in_words(stored, splits["train"])
+        elif work.set_name.ending == PLAIN:
+            stored = plain(stored)
         source = SetPairs(stored, device=device, features=features)
         step_sizes, loss_fn, recipe = stored.step_sizes, set_loss(stored, tau), section.small
     text_dim = splits["train"].text_embeds.shape[1]
@@ -119,6 +122,13 @@ def in_words(pairs: PairSet, train: Split) -> PairSet:
     _, sentences = nearest(pairs.text_embeds, train.text_embeds)
     words = train.text_embeds[sentences[:, 0]]
     return replace(pairs, text_embeds=words, storage="float32")
+
+
+def plain(pairs: PairSet) -> PairSet:
+    """Return a set without what it learned for its students: identity similarity, InfoNCE, and the
+    step sizes of the recipe.
+    """
+    return replace(pairs, similarity=None, step_sizes=None, loss="info_nce")
 
 
 def load_student_encoder(network: Network, start: Ref, device: torch.device) -> ImageEncoder:

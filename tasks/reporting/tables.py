@@ -17,7 +17,7 @@ import pandas as pd
 
 from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe
-from tasks.settings.sets import DECODED, FULL
+from tasks.settings.sets import DECODED, FULL, PLAIN
 
 METRICS = metrics.NAMES
 SPREADS = tuple(f"{name}_std" for name in METRICS)
@@ -41,6 +41,10 @@ ABOVE_FULL = (
 IN_WORDS = (
     f"`{DECODED}` after a method: the same set with the nearest training sentences in place of its "
     "texts. Images, similarity and step sizes are the same; the difference is what words are worth."
+)
+PLAINLY = (
+    f"`{PLAIN}` after a method: the same set with plain students, which take no similarity, no "
+    "loss and no step sizes of it. The difference is what it owes to its own recipe."
 )
 KEYS = ("student", "protocol", "num_pairs", "method", "set")
 MEAN = ("mean_recall", "mean_recall_std")
@@ -151,10 +155,16 @@ def is_decoded(rows: pd.DataFrame) -> pd.Series:
     return rows["method"].str.endswith(DECODED)
 
 
+def is_again(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows are of a set that has another row: decoded, or with plain students."""
+    return rows["method"].str.endswith((DECODED, PLAIN))
+
+
 def notes(rows: pd.DataFrame) -> str:
     """Return what a reader of these rows of a summary has to know; an empty text for nothing."""
     in_words = IN_WORDS if bool(is_decoded(rows).any()) else ""
-    return " ".join(filter(None, [note_above_full(rows), in_words]))
+    plainly = PLAINLY if bool(rows["method"].str.endswith(PLAIN).any()) else ""
+    return " ".join(filter(None, [note_above_full(rows), in_words, plainly]))
 
 
 def primary(summary: pd.DataFrame, protocol: str, student: str) -> pd.DataFrame:
@@ -176,10 +186,11 @@ def primary(summary: pd.DataFrame, protocol: str, student: str) -> pd.DataFrame:
 
 def order(summary: pd.DataFrame, distilled: Iterable[str]) -> pd.DataFrame:
     """Return `summary` by size: random first, other selections, distilled sets (`distilled` names
-    them) each with its decoded one, full data last.
+    them), full data last. Further rows of a set stand among those of its own.
     """
     is_full, is_random = summary["method"] == FULL, summary["method"] == RANDOM
-    is_made = summary["set"].isin(frozenset(distilled)) | is_decoded(summary)
+    own = summary["set"].str.replace(rf"({DECODED}|{PLAIN})-(\d+)$", r"-\2", regex=True)
+    is_made = own.isin(frozenset(distilled))
     kind = is_made.astype(int) - is_random.astype(int)
     placed = summary.assign(is_full=is_full, kind=kind)
     placed = placed.sort_values(["is_full", "num_pairs", "kind", "method"], kind="stable")

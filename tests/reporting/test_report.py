@@ -26,6 +26,7 @@ FILES = (
     "plots/learning_curves.csv",
     "plots/recall.csv",
     "tables/cross_architecture.csv",
+    "tables/measures.csv",
     "tables/scores.csv",
     "tables/summary.csv",
 )
@@ -216,14 +217,14 @@ def test_the_protocol_is_named_in_the_caption_of_every_table(report):
     captions = re.findall(
         r"<caption[^>]*>(.*?)</caption>", (report / "index.html").read_text(encoding="utf-8")
     )
-    assert len(captions) == 4
+    assert len(captions) == 5
     assert all("rotocol" in caption or "source" in caption for caption in captions)
 
 
 def test_toy_shows_the_papers_ratio_as_another_dataset(report):
     page = (report / "index.html").read_text(encoding="utf-8")
     assert "No published numbers for toy" in page
-    heading, cells = parse(report).tables[-1][-1]
+    heading, cells = parse(report).tables[3][-1]
     assert heading == "bi_trajectory"
     assert cells[0] == "flickr30k, 100 another dataset"
     assert cells[1].startswith("4.25")
