@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
-from tasks.core.distillation.matching_config import MatchingConfig
+from tasks.core.distillation.matching_config import MatchingConfig, OuterConfig
 from tasks.core.evaluation.transfer import StudentSection
 from tasks.core.foundations import plugins
 from tasks.core.foundations.names import check_name
@@ -154,8 +154,8 @@ def students_of(
 
 
 def distillers_of(chosen: Any, section: Any, where: str) -> dict[str, Plugin]:
-    """The distillation methods: `matching` holds what all trajectory-matching methods share, a
-    method's own options overlay it.
+    """The distillation methods: each takes from `matching` the options that it has, and its own
+    overlay them.
     """
     section = keys_of(section, ("matching", "options"), where)
     shared = keys_of(
@@ -168,8 +168,11 @@ def distillers_of(chosen: Any, section: Any, where: str) -> dict[str, Plugin]:
 
 
 def _overlay(name: str, shared: dict[str, Any], own: Any, where: str) -> Any:
-    is_matching = issubclass(plugins.load("distillers", name, where=where).Config, MatchingConfig)
-    return {**shared, **own} if is_matching and isinstance(own, dict) else own
+    config = plugins.load("distillers", name, where=where).Config
+    if not issubclass(config, OuterConfig) or not isinstance(own, dict):
+        return own
+    read = {field.name for field in fields(config)}
+    return {**{key: value for key, value in shared.items() if key in read}, **own}
 
 
 def methods_of(kind: str, chosen: Any, section: Any, where: str) -> dict[str, Plugin]:
