@@ -41,6 +41,20 @@ class Plugin:
         return plugins.module_name(self.kind, self.name)
 
     @property
+    def needs_experts(self) -> bool:
+        """Whether a distillation method reads experts; one that does not say does."""
+        return bool(getattr(self.config, "needs_experts", True))
+
+    @property
+    def named(self) -> list[Plugin]:
+        """The methods that the options of a method name, with those that these name."""
+        found = []
+        for part in _named_in(self.config).values():
+            one = Plugin(self.kind, part.method, part.options)
+            found += [one, *one.named]
+        return found
+
+    @property
     def label(self) -> str:
         """The name of an encoder with these options, in folders and tables."""
         label: str = self.module.label(self.config)
@@ -124,7 +138,39 @@ def plugin_of(kind: str, section: Any, key: str, where: str) -> tuple[Plugin, di
 
 def _typed(kind: str, name: Any, options: Any, where: str) -> Plugin:
     module = plugins.load(kind, name, where=where)
-    return Plugin(kind, name, section_of(module.Config, {} if options is None else options, where))
+    config = section_of(module.Config, {} if options is None else options, where)
+    if kind == "distillers":
+        config = _with_named(config, where)
+    return Plugin(kind, name, config)
+
+
+def _with_named(config: Any, where: str) -> Any:
+    """Return options in which a part that names another method has that method's typed options.
+
+    What a part does not say it shares with the options around it.
+    """
+    around = asdict(config)
+    for name, part in _named_in(config).items():
+        place = f"{where}.{name}"
+        own = part.options
+        if not isinstance(own, dict):
+            raise ValueError(
+                f"{place}.options: received {own!r}; allowed is a mapping of options of "
+                f"{part.method}; change it there or with --set"
+            )
+        kind = plugins.load("distillers", part.method, where=f"{place}.method").Config
+        shared = {field.name: around[field.name] for field in fields(kind) if field.name in around}
+        # A part of a part would be typed already in `around`
+        shared.pop(name, None)
+        typed = _typed("distillers", part.method, {**shared, **own}, f"{place}.options")
+        config = replace(config, **{name: replace(part, options=typed.config)})
+    return config
+
+
+def _named_in(config: Any) -> dict[str, Any]:
+    """Return the parts of a method's options that name another method, by their field."""
+    parts = {field.name: getattr(config, field.name) for field in fields(config)}
+    return {name: part for name, part in parts.items() if hasattr(part, "method")}
 
 
 def students_of(
