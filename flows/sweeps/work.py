@@ -134,7 +134,8 @@ def cell(
     how = {"force": force, "accept_code": accept_code}
     refs = train_experts.fn(settings, accept_code=accept_code)
     refs = select_coresets.fn(settings, force, accept_code, refs, RANDOM)
-    pairs = run(distill.distill, steps.distillation(chosen, name), refs.inputs, refs.experts, **how)
+    work = steps.distillation(chosen, name)
+    pairs = run(distill.distill, work, refs.inputs, work.read(refs.experts), **how)
     refs = replace(refs, distilled={str(name): pairs})
     if below is not None:
         first = run(
@@ -186,8 +187,7 @@ def _needed(chosen: Params, settings: Sequence[str], units: dict[str, Answer]) -
         ("train_experts", steps.start(chosen).folder, []),
     ]
     stages += [
-        ("train_experts", work.folder / f"expert_{index:03d}", [index])
-        for index in range(chosen.train_experts.num_experts)
+        ("train_experts", work.folder / f"expert_{index:03d}", [index]) for index in chosen.experts
     ]
     needed: list[str] = []
     for stage, folder, indices in stages:

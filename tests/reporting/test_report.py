@@ -89,6 +89,18 @@ def test_the_parts_of_a_history_reach_the_page(
     )
 
 
+def test_a_set_without_learned_step_sizes_has_a_loss_and_no_step_sizes(
+    tmp_path, scores, curves, histories, galleries, facts
+):
+    sizes = ["step_size_img", "step_size_txt"]
+    mixed = histories.copy()
+    mixed.loc[mixed["set"] == "bi_trajectory-50", sizes] = float("nan")
+    for name, frame, count in (("mixed", mixed, 7), ("none", histories.drop(columns=sizes), 6)):
+        build_report(scores, curves, frame, galleries, facts, tmp_path / name, published=None)
+        page = (tmp_path / name / "index.html").read_text(encoding="utf-8")
+        assert page.count("<desc id=") == count
+
+
 def test_no_number_of_the_results_survives_a_change_of_the_scores(
     report, tmp_path, scores, curves, histories, galleries, facts
 ):
