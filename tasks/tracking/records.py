@@ -31,21 +31,33 @@ class Invocation:
 
 @dataclass(frozen=True)
 class Input:
-    """A dataset that a run read."""
+    """A dataset that a run read.
+
+    Attributes:
+        profile: what MLflow shows of it beside its name, by words.
+        context: what it is to the run.
+    """
 
     name: str
     digest: str
     source: str
+    profile: dict[str, str] = field(default_factory=dict)
+    context: str = ""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of MLflow as it is created. Nested runs are found again by their names."""
+    """A run of MLflow as it is created. Nested runs are found again by their names.
+
+    Attributes:
+        seconds: that passed when it is logged; MLflow shows them as its duration.
+    """
 
     name: str
     tags: dict[str, str]
     params: dict[str, str]
     inputs: list[Input]
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
