@@ -17,13 +17,14 @@ from tasks.settings.params import Params
 from tasks.settings.sets import SetName
 from tasks.store import artifacts, caching
 from tasks.store.artifacts import Ref, canonical_digest
-from tasks.tracking import client, runs, spool
+from tasks.tracking import client, runs, spool, views
 from tasks.tracking.records import Part, Record, Row, Run
 
 CELL, LAST = "cell_digest", "last_cell_digest"  # of a cell's run, and of its parent
+LEVEL = {"level": "cell"}
 COMPARED = {
-    "val": "val/chosen_mean_recall",
-    "val_std": "val/chosen_mean_recall_std",
+    "val": views.BEST,
+    "val_std": f"{views.BEST}_std",
     "n": "evaluate/num_seeds",
     "recovery": "test/recovery",
     "over_random": "test/over_random",
@@ -39,7 +40,7 @@ class Pages:
 
     Attributes:
         cell: the page of its run.
-        sweep: the table of all runs of its sweep.
+        sweep: the table of all cells of its sweep, sorted by validation recall.
     """
 
     cell: str | None
@@ -96,12 +97,16 @@ def log_cell(
         return _record(params, cell, parts), files
 
     run = spool.log(params.report.dataset, LAST, digest, build)
-    return Pages(client.page_of(run), client.search_of(run, _query(cell)))
+    view = views.key_of(cell.sweep["profile"], cell.sweep["sweep"])
+    return Pages(client.page_of(run), client.table_of(run, view))
 
 
 def _query(cell: Cell) -> str:
-    """Return what finds the runs of a sweep, in MLflow's words."""
-    return " and ".join(f"tags.{key} = '{cell.sweep[key]}'" for key in ("profile", "sweep"))
+    """Return what finds the cells of a sweep, in MLflow's words. Its parent is not among them:
+    MLflow's table would fold them up below it.
+    """
+    named = {key: cell.sweep[key] for key in ("profile", "sweep")} | LEVEL
+    return " and ".join(f"tags.{key} = '{value}'" for key, value in named.items())
 
 
 def _run_of(params: Params, cell: Cell) -> Run:
@@ -115,7 +120,7 @@ def _run_of(params: Params, cell: Cell) -> Run:
     return replace(
         child,
         name=cell.sweep["cell"],
-        tags={**tags, **swept, "sweep": cell.sweep["sweep"]},
+        tags={**tags, **swept, "sweep": cell.sweep["sweep"], **LEVEL},
         params={**own, **swept},
     )
 
@@ -135,4 +140,5 @@ def _record(params: Params, cell: Cell, parts: list[Part]) -> Record:
     inputs = [runs.input_of(dataset, cell.prepared)]
     parent = Run(f"{dataset} sweep {name}", tags, told, inputs)
     invocation = canonical_digest(["sweep", params.profile, name])[:32]
-    return Record(dataset, invocation, parent, parts)
+    shown = views.view_of(params.profile, name, _query(cell), cell.swept)
+    return Record(dataset, invocation, parent, parts, dict(shown))

@@ -98,12 +98,10 @@ def page_of(run: str) -> str | None:
     return _page(f"{experiment}/runs/{run_id}?{TRAINING}") if run_id else None
 
 
-def search_of(run: str, query: str) -> str | None:
-    """Return the address of the table of the runs that a query finds, in the experiment of a run,
-    where a server stands.
-    """
+def table_of(run: str, view: str) -> str | None:
+    """Return the address of a saved view of the experiment of a run, where a server stands."""
     experiment, _, run_id = run.partition("/")
-    asked = f"searchFilter={urllib.parse.quote(query)}"
+    asked = f"viewStateShareKey={urllib.parse.quote(view)}"
     return _page(f"{experiment}/runs?{TRAINING}&{asked}") if run_id else None
 
 
@@ -129,6 +127,7 @@ class Tracker:
     def __init__(self, dataset: str) -> None:
         self.client = connect()
         found = self.client.get_experiment_by_name(dataset)
+        self.tags: dict[str, str] = {} if found is None else dict(found.tags)
         if found is None:
             # A server has a place of its own for files
             near = (STORE / "artifacts").resolve().as_uri()
@@ -140,7 +139,7 @@ class Tracker:
                 f"the experiment {dataset} is deleted: restore it, or remove it for good"
             )
         self.experiment_id = found.experiment_id
-        if KIND not in found.tags:
+        if KIND not in self.tags:
             self.client.set_experiment_tag(self.experiment_id, KIND, OURS)
 
     def tell(self, record: Record, folder: Path) -> str:
@@ -160,6 +159,9 @@ class Tracker:
 
     def _write(self, record: Record, folder: Path) -> Any:
         """Write all parts, and return the run of the last one."""
+        for key, value in record.views.items():
+            if key not in self.tags:
+                self.client.set_experiment_tag(self.experiment_id, key, value)
         tags = {"invocation": record.invocation, "level": "pipeline"}
         query = " and ".join(f"tags.{key} = '{value}'" for key, value in tags.items())
         parent = self._open(query, record.parent, tags, record.time)

@@ -85,6 +85,7 @@ class Record:
         dataset: the experiment.
         invocation: the parent run is found again by it.
         parts: the last one's tag says that MLflow has the whole record.
+        views: tags of the experiment, set where it has none of that name (views.py).
         time: in ms since 1970. MLflow keeps equal metrics of one time once, so telling twice adds
             nothing.
     """
@@ -93,6 +94,7 @@ class Record:
     invocation: str
     parent: Run
     parts: list[Part]
+    views: dict[str, str] = field(default_factory=dict)
     time: int = field(default_factory=lambda: int(time.time() * 1000))
     format_version: int = FORMAT_VERSION
 

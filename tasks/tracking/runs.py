@@ -162,7 +162,7 @@ def child_of(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref
     told |= records.flatten(asdict(recipe), "recipe.")
     inputs = [input_of(dataset, prepared)]
     if pairs:
-        inputs.append(_set_of(pairs, name))
+        inputs.insert(0, _set_of(pairs, name))  # MLflow's table shows the first
     return Run(" ".join(filter(None, words)), tags, told, inputs)
 
 

@@ -75,7 +75,7 @@ def _measure(place: Path, num_cells: int, num_looped: int) -> None:
     )
     for server, asked in questions.items():
         print(f"{server}: {asked}")
-    print(f"load of the machine at the end: {os.getloadavg()[1]:.1f}")
+    print(f"load of the machine: {os.getloadavg()[2]:.1f}")
     if beyond > TARGET or growth > TARGET_BYTES:
         raise SystemExit(
             f"a cell takes {beyond:.1f} s beyond its work and the parent grows by {growth} bytes; "

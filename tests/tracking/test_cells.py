@@ -17,12 +17,14 @@ from tasks.settings import params
 from tasks.settings.sets import SetName
 from tasks.store import caching
 from tasks.store.artifacts import Key, Ref
-from tasks.tracking import cells, client, database, spool
+from tasks.tracking import cells, client, database, spool, views
+from tasks.tracking.records import Part, Record, Run
 from tests.workspace import ROOT
 
 pytestmark = pytest.mark.services
 SETTING = 'variant={distill.matching.lr_img: 0.5, methods.distillers: ["lors"], budgets: [20]}'
 SAMPLES = [(step, {"system/cpu_utilization_percentage": float(step)}) for step in range(600)]
+VIEW = f"{views.TAG}sweep-toy-lr"
 SWEPT = {"distill.matching.lr_img": 0.5, "methods": "lors", "budgets": 20}
 
 
@@ -109,7 +111,7 @@ def test_it_took_as_long_as_its_set_and_its_students(run):
 
 
 def test_its_set_is_a_dataset_with_its_bytes_and_its_whole_digest(made, run):
-    prepared, distilled = (one.dataset for one in run.inputs.dataset_inputs)
+    distilled, prepared = (one.dataset for one in run.inputs.dataset_inputs)
     assert prepared.name == "toy" and distilled.name == "lors-20"
     told = json.loads(distilled.profile)
     files = [made.cell.distilled.folder / name for name in (HISTORY, "a")]
@@ -121,7 +123,7 @@ def test_its_set_is_a_dataset_with_its_bytes_and_its_whole_digest(made, run):
     assert distilled.digest == told["sha256"][:36]
     assert json.loads(distilled.source) == {"uri": made.cell.distilled.path}
     tags = [{tag.key: tag.value for tag in one.tags} for one in run.inputs.dataset_inputs]
-    assert [one[client.CONTEXT] for one in tags] == ["prepared", "distilled"]
+    assert [one[client.CONTEXT] for one in tags] == ["distilled", "prepared"]
 
 
 def test_more_than_a_request_of_samples_is_logged_once_below_forty_keys(run):
@@ -140,6 +142,26 @@ def test_where_a_server_stands_a_run_and_its_sweep_have_addresses(run, monkeypat
     root = f"http://127.0.0.1:5000/mlflow/#/experiments/{run.info.experiment_id}/runs"
     training = "workflowType=machine_learning"
     assert client.page_of(place) == f"{root}/{run.info.run_id}?{training}"
-    found = client.search_of(place, "tags.sweep = 'lr'")
-    assert found == f"{root}?{training}&searchFilter=tags.sweep%20%3D%20%27lr%27"
-    assert client.page_of("") is None and client.search_of("", "x") is None
+    view = "viewStateShareKey=sweep-toy-lr"
+    assert client.table_of(place, "sweep-toy-lr") == f"{root}?{training}&{view}"
+    assert client.page_of("") is None and client.table_of("", "sweep-toy-lr") is None
+
+
+def test_the_view_of_a_sweep_finds_its_cells_and_has_a_column_for_each_value(made, run):
+    tracker = client.Tracker("toy")
+    tag = tracker.tags[VIEW]
+    state = json.loads(json.loads(tag)["state"])
+    (found,) = tracker.client.search_runs([tracker.experiment_id], state["searchFilter"])
+    assert found.info.run_id == run.info.run_id
+    columns = [column.partition(".") for column in state["selectedColumns"]]
+    params, metrics = (
+        {name.strip("`") for kind, _, name in columns if kind == wanted}
+        for wanted in ("params", "metrics")
+    )
+    assert params == set(SWEPT) and params <= set(run.data.params)
+    assert metrics - {"test/over_equal_bytes"} <= set(run.data.metrics)
+    # One that somebody has changed stays as it is
+    tracker.client.set_experiment_tag(tracker.experiment_id, VIEW, "own")
+    other = Record("toy", "other", Run("other", {}, {}, []), [Part(None, "a", "b")], {VIEW: tag})
+    client.Tracker("toy").tell(other, Path())
+    assert client.Tracker("toy").tags[VIEW] == "own"
