@@ -40,6 +40,7 @@ class Row:
         state: `DONE`, `PRUNED`, `FAILED`, or `OPEN` until it has ended.
         scores: see `cell_scores.of_cell`; of a pruned cell `val` alone.
         reason: why it failed.
+        lost: why its first try ended, where its process was lost and it was tried once more.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Row:
     state: str = OPEN
     scores: Mapping[str, Any] = field(default_factory=dict)
     reason: str | None = None
+    lost: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,13 @@ def _csv(board: Leaderboard) -> str:
     swept = list(dict.fromkeys(name for row in board.rows for name in row.swept))
     output = io.StringIO()
     table = csv.writer(output, lineterminator="\n")
-    table.writerow(["cell", "id", "state", *swept, *VALUES, "reason"])
+    table.writerow(["cell", "id", "state", *swept, *VALUES, "reason", "lost"])
     for row in board.ranked:
         own = [text_of(row.swept[name]) if name in row.swept else "" for name in swept]
         values = [_number(row.scores.get(name)) for name in VALUES]
-        table.writerow([row.name, row.id, row.state, *own, *values, row.reason or ""])
+        table.writerow(
+            [row.name, row.id, row.state, *own, *values, row.reason or "", row.lost or ""]
+        )
     return output.getvalue()
 
 
