@@ -21,10 +21,11 @@ def made(folder, files: dict[str, str]) -> Ref:
     return caching.obtain(folder, Key("distill", {"of": str(folder)}, {}, "code"), build)
 
 
-def students(folder, *means: float) -> list[Ref]:
+def students(folder, *means: float, num_bytes: int = 8) -> list[Ref]:
     refs = []
     for seed, mean in enumerate(means):
         score = {**dict.fromkeys(NAMES, mean), "val_mean_recall": mean + 1}
+        score["num_bytes"] = num_bytes
         refs.append(made(folder / str(seed), {"score.json": json.dumps(score)}))
     return refs
 
@@ -49,5 +50,7 @@ def test_random_pairs_of_as_many_bytes_are_a_ratio_of_their_own(found, tmp_path)
     distilled = made(tmp_path / "set", {"a": "12345"})
     found["random_equal_bytes-4"] = students(tmp_path / "equal", 33.0, 11.0)
     assert of_cell("lors-4", found, distilled)["over_equal_bytes"] == 1.0
+    found["random_equal_bytes-4"] = students(tmp_path / "fewer", 33.0, 11.0, num_bytes=7)
+    assert of_cell("lors-4", found, distilled)["over_equal_bytes"] is None
     found["random_equal_bytes-4"] = students(tmp_path / "none", 0.0, 0.0)
     assert of_cell("lors-4", found, distilled)["over_equal_bytes"] is None
