@@ -31,7 +31,8 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
         `metrics.NAMES`: means; with `_std` the deviation (divisor n - 1), None for one student.
         recovery: share of the full data's mean recall. over_random: ratio to random selection of
         the same size; over_equal_bytes: to random pairs of its bytes, see `equal_bytes.py`. Each is
-        None where that scored 0 or is not there. seconds: of the set and its students. set_bytes: as stored.
+        None where that scored 0 or is not there. seconds: of the set and its students. set_bytes:
+        as stored.
     """
     scores = {key: [_read(ref) for ref in refs] for key, refs in found.items()}
     own = scores.pop(name)
