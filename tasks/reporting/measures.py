@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from tasks.core.evaluation import measures
-from tasks.reporting.study_page import Table
 from tasks.reporting.tables import FULL, RANDOM, is_again
+from tasks.reporting.text_tables import Table
 from tasks.settings.sets import PLAIN
 
 EQUAL_BYTES = "random_equal_bytes"

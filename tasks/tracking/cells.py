@@ -29,6 +29,7 @@ COMPARED = {
     "over_random": "test/over_random",
     "seconds": "evaluate/seconds",
     "set_bytes": "distill/set_bytes",
+    "loss": "distill/final_loss",
 }
 
 
