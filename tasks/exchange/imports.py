@@ -230,7 +230,9 @@ def _checked(
     bodies = _READERS[facts["layout"]](listed)
     pictures = (_picture(name, body, side) for name, body in bodies)
     images = to_images(pictures, (len(texts), side), mean, std)
-    return PairSet(images, texts, mean, std, soft, sizes, facts["loss"])
+    # An export from before sets had a storage is of float32
+    storage = facts.get("storage", "float32")
+    return PairSet(images, texts, mean, std, soft, sizes, facts["loss"], storage=storage)
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -188,7 +188,7 @@ Add = Callable[..., Cell]
 def _add_experts(add: Add, params: Params, inputs: Inputs) -> list[Cell]:
     """Add every expert; the first one takes longer when coresets need more epochs of it."""
     work, experts = steps.training(params), []
-    for index in range(work.section.num_experts):
+    for index in params.experts:
         repeats = {"section.num_epochs": work.section.stored_epochs(index)[-1]}
         how = {"kind": "expert", "split": "train", "repeats": repeats}
         name = f"expert_{index:03d}"
@@ -204,7 +204,8 @@ def _add_sets(
     for name in params.sets:
         if plugin := params.distillers.get(name.method):
             told, repeats = steps.distillation(params, name), _repeats(plugin)
-            found[name] = add(str(name), distill.distill, told, inputs, experts, repeats=repeats)
+            read = told.read(experts)
+            found[name] = add(str(name), distill.distill, told, inputs, read, repeats=repeats)
             continue
         plugin, work = params.coresets[name.method], steps.selection(params, name)
         if hasattr(plugin.module, "prepare") and name.num_pairs == params.general.budgets[0]:

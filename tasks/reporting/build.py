@@ -12,7 +12,7 @@ import pandas as pd
 
 from tasks.core.foundations.file_names import METRICS, PAGE
 from tasks.reporting.facts import Facts
-from tasks.reporting.figures import PARTS, average_curves
+from tasks.reporting.figures import LEARNED, PARTS, average_curves
 from tasks.reporting.gallery import Gallery
 from tasks.reporting.measures import further, listing, measured
 from tasks.reporting.page import render
@@ -26,7 +26,7 @@ from tasks.reporting.tables import (
 )
 
 CURVES = ("set", "seed", "epoch", "loss", "val_mean_recall")
-HISTORIES = ("set", "iteration", "loss", "loss_img", "loss_txt", "step_size_img", "step_size_txt")
+HISTORIES = ("set", "iteration", "loss", "loss_img", "loss_txt")
 
 
 def build_report(
@@ -50,8 +50,9 @@ def build_report(
         curves: learning curves of the students, columns `CURVES`; may be empty. Where it also has
             the columns `student` or `protocol`, only the rows of the student and protocol that the
             tables show are drawn.
-        histories: distillation, columns `HISTORIES` and, where a method has two parts, `PARTS`; may
-            be empty. Its sets, and those of `galleries`, count as distilled.
+        histories: distillation, columns `HISTORIES`, `figures.LEARNED` where a method learns them,
+            and, where a method has two parts, `PARTS`; may be empty. Its sets, and those of
+            `galleries`, count as distilled.
         published: `published.load_published()`, or None to leave published numbers out.
 
     Raises:
@@ -118,7 +119,7 @@ def _check_frame(
             "build it in tasks/report.py"
         )
     _check_sets(frozenset(map(str, frame["set"])), scores, name)
-    kept = frame.columns.intersection([*columns, PARTS])
+    kept = frame.columns.intersection([*columns, *LEARNED, PARTS])
     return frame[kept].sort_values(list(columns[:3]), kind="stable").reset_index(drop=True)
 
 

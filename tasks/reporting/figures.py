@@ -27,6 +27,7 @@ NO_VALUE = "no finite value"
 TOTAL = Style("#16191d", "none", "", 2.2)
 KINDS = {"image": Style("#0b5cad", "none", "5 3"), "text": Style("#b45309", "none", "2 2.5")}
 ENDINGS = {"total": "", "image": "_img", "text": "_txt"}
+LEARNED = ("step_size_img", "step_size_txt")
 PARTS = "is_warm_start"  # of histories that have several parts
 
 
@@ -144,10 +145,15 @@ def distillation_curves(histories: pd.DataFrame) -> Panels:
 
 
 def step_size_curves(histories: pd.DataFrame) -> Panels:
-    """Return one panel of the learned student step sizes for each panel of
-    `distillation_curves`.
+    """Return one panel of the learned student step sizes for each panel of `distillation_curves`,
+    by the same title. A method that trains no students learns none, and has no panel.
     """
-    return _history_panels(histories, "step_size", "learned step size", KINDS)
+    columns = list(LEARNED)
+    is_learned = histories.reindex(columns=columns).notna().any(axis=1)
+    sets = histories.loc[is_learned, "set"].unique()
+    return _history_panels(
+        histories[histories["set"].isin(sets)], "step_size", "learned step size", KINDS
+    )
 
 
 def _history_panels(

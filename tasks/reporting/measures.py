@@ -16,8 +16,8 @@ from tasks.core.evaluation import measures
 from tasks.reporting.tables import FULL, RANDOM, is_again
 from tasks.reporting.text_tables import Table
 from tasks.settings.sets import PLAIN
+from tasks.settings.space import EQUAL_BYTES
 
-EQUAL_BYTES = "random_equal_bytes"
 Recalls = Mapping[tuple[str, str, int], float]  # by student, method and size, 0 of the full data
 ALWAYS = ("recovery", "ior_pairs")
 FURTHER = ("ior_bytes", "hlr", "lrs", "encoder_robustness")

@@ -48,7 +48,9 @@ PLAINLY = (
 )
 KEYS = ("student", "protocol", "num_pairs", "method", "set")
 MEAN = ("mean_recall", "mean_recall_std")
-VALUES = ("n", *chain(*zip(METRICS, SPREADS, strict=True)), *DERIVED)
+# How large a set is (`pair_files.Size`), the same for all its students
+SIZES = ("training_pairs", "num_bytes", "bits")
+VALUES = ("n", *chain(*zip(METRICS, SPREADS, strict=True)), *DERIVED, *SIZES)
 CROSSED = (
     "set",
     "method",
@@ -60,7 +62,7 @@ CROSSED = (
     "over_random",
     "recovery",
 )
-COLUMNS = (*KEYS, "seed", "chosen_epoch", *METRICS, "val_mean_recall", "seconds")
+COLUMNS = (*KEYS, "seed", "chosen_epoch", *METRICS, "val_mean_recall", "seconds", *SIZES)
 
 
 def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
@@ -102,6 +104,8 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
             "again"
         )
     _check_random(scores)
+    # The full data has no bytes: NaN, also where no other set stands beside it
+    scores = scores.astype({name: "float64" for name in SIZES})
     return scores[list(COLUMNS)].sort_values([*KEYS, "seed"], kind="stable").reset_index(drop=True)
 
 
@@ -109,8 +113,8 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each student, protocol, size and method, from checked scores.
 
     Columns: `KEYS`, `n` (students trained), for each of `METRICS` the mean and `<metric>_std`
-    (divisor n - 1; NaN for n = 1), and `DERIVED` (NaN where random is 0 or full data was not
-    trained; `gain_over_random` in points).
+    (divisor n - 1; NaN for n = 1), `SIZES`, and `DERIVED`.
+    These are NaN where random is 0 or full data was not trained; `gain_over_random` is in points.
     """
     rows: list[dict[str, Any]] = []
     for values, group in scores.groupby(list(KEYS), sort=True):
@@ -120,6 +124,8 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
             # A frame of numbers says unknown with NaN, which every table leaves out.
             deviation = math.nan if found.deviation is None else found.deviation
             row[name], row[f"{name}_std"] = found.mean, deviation
+        for name in SIZES:
+            row[name] = group[name].iloc[0]
         rows.append(row)
     summary, same = pd.DataFrame(rows), ["student", "protocol"]
     is_full = summary["method"] == FULL
@@ -237,4 +243,10 @@ def _check_random(scores: pd.DataFrame) -> None:
 
 def _rounded(row: dict[Any, Any], names: Iterable[str]) -> dict[str, Any]:
     """Return values of a row as JSON has them: four digits, and null for what is unknown."""
-    return {name: None if math.isnan(row[name]) else round(row[name], 4) for name in names}
+    found: dict[str, Any] = {}
+    for name in names:
+        value = row[name]
+        found[name] = None if math.isnan(value) else round(value, 4)
+        if name in SIZES and found[name] is not None:
+            found[name] = int(value)
+    return found

@@ -84,7 +84,8 @@ def first_line(log: Path, process: subprocess.Popen[bytes], seconds: float = 120
 
 @contextmanager
 def prefect_client(api: dict[str, str]) -> Iterator[SyncPrefectClient]:
-    with SyncPrefectClient(api["PREFECT_API_URL"]) as client:
+    secret = api.get("PREFECT_API_AUTH_STRING")
+    with SyncPrefectClient(api["PREFECT_API_URL"], auth_string=secret) as client:
         yield client
 
 

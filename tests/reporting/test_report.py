@@ -72,7 +72,9 @@ def test_every_cell_of_the_main_table_is_the_mean_and_deviation_of_the_scores(re
         ].mean()
         ratio = "\u2013" if method == "full" else f"{group['mean_recall'].mean() / random:.2f}"
         recovery = f"{100 * group['mean_recall'].mean() / full:.1f}"
-        assert cells == [expected[0], ratio, recovery, *expected[1:], str(len(group))]
+        size_mb = "\u2013" if method == "full" else f"{size / 1000:.2f}"
+        told = [str(len(group)), str(group["num_pairs"].iloc[0]), size_mb, "8"]
+        assert cells == [expected[0], ratio, recovery, *expected[1:], *told]
 
 
 def test_the_parts_of_a_history_reach_the_page(
@@ -85,6 +87,18 @@ def test_the_parts_of_a_history_reach_the_page(
         page.count("bi_trajectory-20, warm start") >= 1
         and page.count("bi_trajectory-50, warm start") >= 1
     )
+
+
+def test_a_set_without_learned_step_sizes_has_a_loss_and_no_step_sizes(
+    tmp_path, scores, curves, histories, galleries, facts
+):
+    sizes = ["step_size_img", "step_size_txt"]
+    mixed = histories.copy()
+    mixed.loc[mixed["set"] == "bi_trajectory-50", sizes] = float("nan")
+    for name, frame, count in (("mixed", mixed, 7), ("none", histories.drop(columns=sizes), 6)):
+        build_report(scores, curves, frame, galleries, facts, tmp_path / name, published=None)
+        page = (tmp_path / name / "index.html").read_text(encoding="utf-8")
+        assert page.count("<desc id=") == count
 
 
 def test_no_number_of_the_results_survives_a_change_of_the_scores(
