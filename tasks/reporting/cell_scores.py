@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe
-from tasks.core.foundations.file_names import SCORE
+from tasks.core.foundations.file_names import HISTORY, SCORE
 from tasks.reporting.equal_bytes import are_comparable
+from tasks.reporting.figures import PARTS
 from tasks.settings.sets import FULL, SetName
 from tasks.settings.space import EQUAL_BYTES, RANDOM
 from tasks.store import manifests
 from tasks.store.artifacts import Ref
 
+LAST = 0.1  # of the iterations
 VALIDATION, MEAN = "val_mean_recall", "mean_recall"
 
 
@@ -32,7 +36,7 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
         recovery: share of the full data's mean recall. over_random: ratio to random selection of
         the same size; over_equal_bytes: to random pairs of its bytes, see `equal_bytes.py`. Each is
         None where that scored 0 or is not there. seconds: of the set and its students. set_bytes:
-        as stored.
+        as stored. loss: mean distillation loss of the last tenth of the iterations.
     """
     scores = {key: [_read(ref) for ref in refs] for key, refs in found.items()}
     own = scores.pop(name)
@@ -56,8 +60,20 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
         "over_equal_bytes": ratio_to(equal) if is_equal else None,
         "seconds": sum(manifests.read(ref.folder, "seconds").facts["seconds"] for ref in made),
         "set_bytes": own[0]["num_bytes"],
+        "loss": final_loss(distilled.folder),
         "device": manifests.read(distilled.folder, "device").facts["device"],
     }
+
+
+def final_loss(folder: Path) -> float:
+    """Return the mean loss of the last iterations of a set, without those of its warm start."""
+    import pandas as pd
+
+    history = pd.read_parquet(folder / HISTORY)
+    if PARTS in history:
+        history = history[history[PARTS] != 1.0]
+    last = history.sort_values("iteration")["loss"].tail(math.ceil(len(history) * LAST))
+    return float(last.mean())
 
 
 def _read(ref: Ref) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import pandas as pd
 
 from tasks.core.evaluation import measures
 from tasks.reporting.equal_bytes import are_comparable
-from tasks.reporting.study_page import Table
 from tasks.reporting.tables import FULL, RANDOM, is_again
+from tasks.reporting.text_tables import Table
 from tasks.settings.sets import PLAIN
 from tasks.settings.space import EQUAL_BYTES
 
