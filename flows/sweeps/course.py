@@ -32,13 +32,14 @@ class Told:
 
     Attributes:
         settings: the user's own, which come before those of a cell.
+        forced_at: time before which what was distilled and scored is made again; None: it is kept.
         checked: further settings that are checked before anything starts, and are no cells.
         planned: cells whose shared artifacts are made first; they are those of the source, or of a
             search the one that all its cells share with.
     """
 
     settings: Sequence[str]
-    force: bool
+    forced_at: float | None
     accept_code: bool
     checked: Sequence[Sequence[str]]
     planned: Sequence[Cell]
@@ -69,7 +70,7 @@ class Course:
         cells = [
             {"id": cell.id, "name": cell.name, **self._part(cell)} for cell in self.told.planned
         ]
-        how = {"force": self.told.force, "accept_code": self.told.accept_code}
+        how = {"forced_at": self.told.forced_at, "accept_code": self.told.accept_code}
         words = {"settings": self.told.settings, "cells": cells, "checked": self.told.checked}
         request = {"kind": PLAN, **words, **how}
         LOGGER.info("checking %d cells", len(cells))
@@ -146,6 +147,7 @@ class Course:
             scores=scores,
             reason=outcome.reason,
             page=pages.get("cell"),
+            lost=outcome.lost,
         )
         self.rows[cell.id] = row
         further = [self._unit(one, self.needs) for one in self.source.after(cell, state, scores)]
@@ -169,7 +171,7 @@ class Course:
             "sweep": {"profile": record.profile, "sweep": record.name, "cell": cell.name},
             "swept": cell.swept,
             "below": None,
-            "force": self.told.force,
+            "forced_at": self.told.forced_at,
             "accept_code": self.told.accept_code,
         }
         return {"request": request}

@@ -58,7 +58,7 @@ def plan(
     settings: Sequence[str],
     cells: Sequence[Mapping[str, Any]],
     checked: Sequence[Sequence[str]],
-    force: bool,
+    forced_at: float | None,
     accept_code: bool,
 ) -> Answer:
     """Check every cell, and return what is to be made: {shared, cells}.
@@ -89,7 +89,7 @@ def plan(
     planned = {}
     for one in cells:
         left = [key for key in needs[one["id"]] if key in missing]
-        answer = None if left or force else _look(one["request"])
+        answer = None if left or forced_at is not None else _look(one["request"])
         planned[one["id"]] = {"needs": left, "answer": answer}
     for unit in missing.values():
         unit["needs"] = [key for key in unit["needs"] if key in missing]
@@ -115,7 +115,7 @@ def cell(
     sweep: Mapping[str, str],
     swept: Mapping[str, Any],
     below: float | None,
-    force: bool,
+    forced_at: float | None,
     accept_code: bool,
 ) -> Answer:
     """Distil and score one setting beside random selection of its size, and log it.
@@ -124,14 +124,16 @@ def cell(
         sweep: its profile, name and the cell's own name.
         swept: what tells the cell from others.
         below: the cell is left when its first student has less validation recall than this.
+        forced_at: time before which sets and scores are made again; None keeps them.
 
     Returns:
         scores: see `of_cell`; for a cell that was left, the recall of its first student alone.
         refs: each artifact with whether it was there.
         pages: where MLflow shows it and its sweep; none of a cell that was left.
     """
-    how = {"force": force, "accept_code": accept_code}
-    with system.watched() as samples:
+    how = {"force": forced_at is not None, "accept_code": accept_code}
+    # Cells share students
+    with system.watched() as samples, caching.forcing_once(forced_at):
         return _cell(settings, sweep, swept, below, how, samples)
 
 
@@ -147,7 +149,8 @@ def _cell(
     (name,) = [made for made in chosen.sets if made.method in chosen.distillers]
     refs = train_experts.fn(settings, accept_code=how["accept_code"])
     refs = select_coresets.fn(settings, **how, refs=refs)
-    pairs = run(distill.distill, steps.distillation(chosen, name), refs.inputs, refs.experts, **how)
+    work = steps.distillation(chosen, name)
+    pairs = run(distill.distill, work, refs.inputs, work.read(refs.experts), **how)
     refs = replace(refs, distilled={str(name): pairs})
     if below is not None:
         first = run(
@@ -194,8 +197,7 @@ def _needed(chosen: Params, settings: Sequence[str], units: dict[str, Answer]) -
         ("train_experts", steps.start(chosen).folder, []),
     ]
     stages += [
-        ("train_experts", work.folder / f"expert_{index:03d}", [index])
-        for index in range(chosen.train_experts.num_experts)
+        ("train_experts", work.folder / f"expert_{index:03d}", [index]) for index in chosen.experts
     ]
     needed: list[str] = []
     for stage, folder, indices in stages:

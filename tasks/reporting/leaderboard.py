@@ -42,6 +42,7 @@ class Row:
         scores: see `cell_scores.of_cell`; of a pruned cell `val` alone.
         reason: why it failed.
         page: where MLflow shows it; None where it has no server, or has not heard of it.
+        lost: why its first try ended, where its process was lost and it was tried once more.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Row:
     scores: Mapping[str, Any] = field(default_factory=dict)
     reason: str | None = None
     page: str | None = None
+    lost: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,11 +109,11 @@ def _csv(board: Leaderboard) -> str:
     swept = list(dict.fromkeys(name for row in board.rows for name in row.swept))
     output = io.StringIO()
     table = csv.writer(output, lineterminator="\n")
-    table.writerow(["cell", "id", "state", *swept, *VALUES, "reason", "page"])
+    table.writerow(["cell", "id", "state", *swept, *VALUES, "reason", "lost", "page"])
     for row in board.ranked:
         own = [word_of(row.swept[name]) if name in row.swept else "" for name in swept]
         values = [_number(row.scores.get(name)) for name in VALUES]
-        told = [row.reason or "", row.page or ""]
+        told = [row.reason or "", row.lost or "", row.page or ""]
         table.writerow([row.name, row.id, row.state, *own, *values, *told])
     return output.getvalue()
 

@@ -157,7 +157,7 @@ def child_of(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref
     recipe = params.evaluate.small if name.num_pairs else params.evaluate.full
     if plugin:
         told |= records.flatten(plugin.as_params()["options"], "options.")
-        if params.student is None and not name.is_decoded:
+        if params.student is None and not name.ending:
             tags[client.SET_KIND] = client.MADE if pairs else client.CHOSEN
     told |= records.flatten(asdict(recipe), "recipe.")
     inputs = [input_of(dataset, prepared)]

@@ -44,14 +44,15 @@ def test_the_second_sweep_is_all_cached(made):
 
 
 def test_a_forced_sweep_makes_again_once_what_its_cells_share(made):
-    scores, sets = made.folder / "data/scores/toy", made.folder / "data/distilled/toy/bi_trajectory"
-    before = (scores / "full/seed_0/manifest.json").stat().st_mtime_ns
-    made.flow("distill_sweep", *GRID, "--force", seconds=280)
-    students, last_set = (
-        (place / "manifest.json").stat().st_mtime_ns
-        for place in (scores / "full/seed_0", sets / "bi_trajectory-6")
-    )
-    assert before < students < last_set
+    before = made.digests()
+    name = ("--name", "forced", "--workers", "2")
+    made.flow("distill_sweep", *GRID, *name, "--force", seconds=280)
+    logs = (made.folder / "data/sweeps/toy/forced").glob("worker_*.log")
+    told = "".join(log.read_text() for log in logs)
+    again = [path for path in before if f"rebuilding {path}:" in told]
+    # Of both cells random, set, gallery and 4 students; 2 students of the full data
+    assert len(again) == 16 and made.digests() == before
+    assert all(told.count(f"rebuilding {path}:") == 1 for path in again)
 
 
 def test_a_changed_parameter_makes_what_builds_on_it_and_shares_the_rest(made):
