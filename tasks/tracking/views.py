@@ -22,6 +22,7 @@ SHOWN = (
 )
 SECTION, CHART = "sweep", "parallel"
 CHART_HEIGHT = 480  # pixels
+PIXELS = 7  # of a letter
 
 
 def key_of(profile: str, sweep: str) -> str:
@@ -63,6 +64,8 @@ def view_of(profile: str, sweep: str, query: str, swept: Iterable[str]) -> Mappi
         "orderByAsc": False,
         "selectedColumns": columns,
         "columnOrder": columns,
+        # Of names that begin alike MLflow's own width shows the beginning
+        "columnWidths": {column: PIXELS * len(column) for column in columns},
         "runsHiddenMode": "SHOW_ALL",
         "isAccordionReordered": True,
         "compareRunSections": [{**section, "deleted": False, "isGenerated": False}],
