@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +55,7 @@ class Course:
         self.refs: dict[str, bool] = {}
         self.needs: tuple[str, ...] = ()
         self.written = 0.0
+        self.page: str | None = None
 
     def run(self, publish: Callable[[Leaderboard], None]) -> Leaderboard:
         """Make the sweep, and return its leaderboard.
@@ -89,10 +90,10 @@ class Course:
             "devices": ", ".join(
                 sorted({row.scores["device"] for row in rows if "device" in row.scores})
             ),
-            "MLflow": f"the run of the dataset whose name ends with `sweep {record.name}`",
+            "MLflow": self.page or f"the run of the dataset that ends with `sweep {record.name}`",
         }
         command = None if best is None else self.command(self.cells[best.id])
-        return Leaderboard(record.name, record.profile, rows, command, facts)
+        return Leaderboard(record.name, record.profile, rows, command, facts, self.page)
 
     def command(self, cell: Cell) -> str:
         """Return the command that finds what a cell made."""
@@ -134,14 +135,18 @@ class Course:
 
     def _ended(self, cell: Cell, outcome: Outcome) -> list[Unit]:
         state, scores = FAILED, {}
+        pages: Mapping[str, str] = {}
         if outcome.reason is None:
             state = PRUNED if outcome.value["is_pruned"] else DONE
             scores = outcome.value["scores"]
+            pages = outcome.value.get("pages", pages)
+        self.page = pages.get("sweep") or self.page
         row = replace(
             self.rows[cell.id],
             state=state,
             scores=scores,
             reason=outcome.reason,
+            page=pages.get("cell"),
             lost=outcome.lost,
         )
         self.rows[cell.id] = row

@@ -201,6 +201,7 @@ def test_prefect_yaml_names_flows_that_exist():
         "sweep-unit/gpu",
         "sweep-unit/cpu",
         "preset/gpu",
+        "study/gpu",
     }
     pools = {deployment["work_pool"]["name"] for deployment in declared}
     assert pools == {path.stem for path in (ROOT / "infra/work_pools").glob("*.json")}

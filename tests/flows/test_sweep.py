@@ -87,7 +87,7 @@ def test_a_sweep_is_a_run_in_mlflow_and_each_cell_a_run_below_it(made):
     assert len(nested) == 2
     for run in nested:
         swept = run.data.tags["distill.matching.lr_img"]
-        assert run.info.run_name == f"bi_trajectory-4 distill.matching.lr_img={swept}"
+        assert run.info.run_name == f"bi_trajectory-4 lr_img={swept}"
         assert run.data.tags["budgets"] == "4" and run.data.metrics["evaluate/num_seeds"] == 2
         assert {"test/mean_recall", "test/mean_recall_std", "val/chosen_mean_recall"} < set(
             run.data.metrics
@@ -104,7 +104,7 @@ def test_a_search_leaves_poor_cells_and_goes_on_with_those_that_it_asked_for(mad
     over = "over: {distill.matching.lr_img: {low: 0.001, high: 9.0, log: true}}"
     axis = f"sweep={{search: {{count: 5, num_startup: 2, {over}}}}}"
     done = made.flow("distill_sweep", *GRID[:4], "--set", axis, "--name", "search")
-    assert "best: bi_trajectory-4 distill.matching.lr_img=" in done.stdout
+    assert "best: bi_trajectory-4 lr_img=" in done.stdout
     with (made.folder / "reports/toy/sweeps/search.csv").open() as handle:
         before = list(csv.DictReader(handle))
     states = [row["state"] for row in before]

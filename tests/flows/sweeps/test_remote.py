@@ -45,7 +45,7 @@ def made(served) -> dict[str, str]:
 def test_cells_are_runs_on_the_pool_found_by_their_tags_and_made_once(served, made):
     runs = served.runs("first")
     assert states(runs) == ["Completed", "Completed"]
-    assert all(name.startswith("first: bi_trajectory-4 distill.") for name in runs)
+    assert all(name.startswith("first: bi_trajectory-4 lr_img=") for name in runs)
     assert {"kind:cell", "sweep:toy/first"} < set(next(iter(runs.values())).tags)
     versions = [one for one in served.client.read_artifacts() if one.description == "Sweep first"]
     artifact = max(versions, key=lambda one: one.created)
