@@ -181,7 +181,6 @@ def connected(*, is_outlived: bool = True) -> Iterator[None]:
     Raises:
         ConnectionError: nobody answers there; a standing server has `START_SECONDS` to start.
             Or it does not answer any more.
-        KeyboardInterrupt: SIGTERM came to a flow in the block.
     """
     url = os.environ[API_URL]
     limit = time.monotonic() + START_SECONDS
@@ -197,30 +196,22 @@ def connected(*, is_outlived: bool = True) -> Iterator[None]:
         threading.Thread(target=_outlive, args=(url, has_ended), daemon=True).start()
     try:
         yield
-    except BaseException as error:
-        if own := _in_our_words(error, url):
-            raise own from error
+    except Exception as error:
+        if _is_unanswered(error):
+            raise ConnectionError(
+                f"the Prefect server at {url} does not answer any more: {error}; start it, and the "
+                "same command goes on"
+            ) from error
         raise
     finally:
         has_ended.set()  # what is done must not start again when the server goes
         _send_the_rest()
 
 
-def _in_our_words(error: BaseException, url: str) -> BaseException | None:
-    """Return what stands for an exception of Prefect's client; None for any other."""
-    if "prefect" not in sys.modules:
-        return None
-    import httpx
-    from prefect.exceptions import TerminationSignal
-
-    if isinstance(error, TerminationSignal):
-        return KeyboardInterrupt()
-    if isinstance(error, httpx.TransportError):
-        return ConnectionError(
-            f"the Prefect server at {url} does not answer any more: {error}; start it, and the "
-            "same command goes on"
-        )
-    return None
+def _is_unanswered(error: Exception) -> bool:
+    """Whether Prefect's client gave up on its server."""
+    httpx = sys.modules.get("httpx")
+    return httpx is not None and isinstance(error, httpx.TransportError)
 
 
 def answers(url: str) -> bool:
