@@ -14,6 +14,7 @@ from tasks import distill as step
 from tasks import preflight
 from tasks.settings import params, steps
 from tasks.tracking import runs as measures
+from tasks.tracking import system
 
 
 @flow("distill")
@@ -35,13 +36,16 @@ def distill(
     chosen = params.load(settings)
     grid = sets("distillers", chosen.distillers, chosen.general.budgets, method, num_pairs)
     preflight.check(chosen, "distill")
-    refs = refs or train_experts.fn(settings, accept_code=accept_code)
+    works = [steps.distillation(chosen, name) for name in grid]
+    indices = None if any(work.method.needs_experts for work in works) else ()
+    refs = refs or train_experts.fn(settings, accept_code=accept_code, indices=indices)
     how = {"force": force, "accept_code": accept_code}
     inputs, made = refs.inputs, {}
-    for name in grid:
-        ref = run(step.distill, steps.distillation(chosen, name), inputs, refs.experts, **how)
-        measures.log_distilled(chosen, invocation(), inputs.prepared, ref)
-        made[str(name)] = ref
+    for work in works:
+        with system.watched() as samples:
+            ref = run(step.distill, work, inputs, work.read(refs.experts), **how)
+        measures.log_distilled(chosen, invocation(), inputs.prepared, ref, samples)
+        made[str(work.set_name)] = ref
     return replace(refs, distilled={**refs.distilled, **made})
 
 

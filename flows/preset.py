@@ -57,16 +57,16 @@ def preset(
     for chosen in cells.values():
         preflight.check(chosen, "evaluate")
         imported(chosen)
-    trained: dict[str, Refs] = {}
+    trained: dict[tuple[str, range], Refs] = {}
     made: dict[str, Refs] = {}
     with caching.forcing_once():  # cells share what they do not change
         for cell, chosen in cells.items():
             own, name = [*settings, f"{params.VARIANT}={preset}/{cell}"], f"{preset}/{cell}"
-            space = chosen.space("train_experts")
-            if space not in trained:
-                trained[space] = train_experts.fn(own, accept_code=accept_code)
-            imported(chosen, trained[space].inputs.digests())
-            refs = select_coresets.fn(own, force, accept_code, trained[space])
+            needed = chosen.space("train_experts"), chosen.experts
+            if needed not in trained:
+                trained[needed] = train_experts.fn(own, accept_code=accept_code)
+            imported(chosen, trained[needed].inputs.digests())
+            refs = select_coresets.fn(own, force, accept_code, trained[needed])
             refs = distill.with_options(flow_run_name=name)(own, force, accept_code, refs)
             made[cell] = evaluate.with_options(flow_run_name=name)(own, force, accept_code, refs)
     reference = params.load_cells(preset, [f"profile={next(iter(cells.values())).profile}"])

@@ -22,11 +22,12 @@ def train_experts(
     refs: Refs | None = None,
     indices: Sequence[int] | None = None,
 ) -> Refs:
-    """Train the experts of the profile.
+    """Train the experts of the profile; only the first, for coresets, where no distiller reads any.
 
     Args:
         settings, force, accept_code, refs: see `embed_captions`.
-        indices: these experts only, so that several workers can share the work; None takes all.
+        indices: these experts only, so that several workers can share the work; None takes all that
+            a run reads.
     """
     chosen = params.load(settings)
     preflight.check(chosen, "train_experts")
@@ -35,7 +36,7 @@ def train_experts(
     start = run(step.build_start, steps.start(chosen), refs.prepared, **how)
     refs = replace(refs, start=start)
     work = steps.training(chosen)
-    wanted = range(chosen.train_experts.num_experts) if indices is None else indices
+    wanted = chosen.experts if indices is None else indices
     experts = [run(step.train_expert, work, refs.inputs, index, **how) for index in wanted]
     return replace(refs, experts=experts)
 

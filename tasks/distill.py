@@ -60,7 +60,9 @@ def _distill(work: Distillation, inputs: Inputs, experts: list[Ref], place: Path
         flat=flat,
         encoder=encoder,
         train=train,
-        buffer=Buffer([ref.folder for ref in experts], flat.flatten(), device=flat.device),
+        buffer=Buffer(
+            [ref.folder for ref in work.read(experts)], flat.flatten(), device=flat.device
+        ),
         is_encoder_frozen=network.model.is_encoder_frozen,
         seed=derive_seed(network.seed, "distill", num_pairs),
         tau=network.model.tau,

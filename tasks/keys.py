@@ -127,10 +127,19 @@ def of_coreset(work: Selection, inputs: Inputs, warm: Ref, shared: Ref | None) -
 def of_distilled(work: Distillation, inputs: Inputs, experts: Sequence[Ref]) -> Key:
     """Return the key of one distilled set."""
     method = work.method.as_params()
-    method["options"].pop("checkpoint_every", None)  # how often is not what
+    method["options"] = _without_checkpoints(method["options"])
     what = {"method": method, "num_pairs": work.set_name.num_pairs}
-    read = {f"expert_{index:03d}": ref for index, ref in enumerate(experts)}
-    return _trained("distill", work.network, what, inputs.digests(**read), work.method)
+    read = {f"expert_{index:03d}": ref for index, ref in enumerate(work.read(experts))}
+    methods = (work.method, *work.method.named)
+    return _trained("distill", work.network, what, inputs.digests(**read), *methods)
+
+
+def _without_checkpoints(options: Any) -> Any:
+    """Return options without how often a checkpoint is written, which changes no result."""
+    if not isinstance(options, dict):
+        return options
+    kept = {name: value for name, value in options.items() if name != "checkpoint_every"}
+    return {name: _without_checkpoints(value) for name, value in kept.items()}
 
 
 def of_score(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx: int) -> Key:
@@ -149,8 +158,8 @@ def of_score(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx: int)
     # Added where they apply: the keys of all others are older than these
     if network.is_further:
         what |= {"student": network.name, "input_size": network.input_size}
-    if work.set_name.is_decoded:
-        what["decoded"] = True
+    if work.set_name.ending:
+        what[work.set_name.ending.removeprefix("-")] = True
     read = {"pairs": pairs} if pairs else {}
     return _trained("evaluate", network, what, inputs.digests(**read))
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from tasks import keys, stages
+from tasks.core.distillation.matching_config import MatchingConfig
 from tasks.device import choose_device
 from tasks.settings import steps
 from tasks.settings.params import Params
@@ -163,7 +164,8 @@ def _check_images(params: Params, is_distilled: bool, with_weights: bool) -> Non
     code = [plugin.module_name, "tasks.core.networks.functional", "tasks.models"]
     as_random = {"weights": RANDOM} if hasattr(plugin.config, "weights") else {}
     bare = replace(plugin, config=replace(plugin.config, **as_random))
-    configs = [method.config for method in params.distillers.values() if is_distilled]
+    methods = params.distillers.values() if is_distilled else ()
+    configs = [method.config for method in methods if isinstance(method.config, MatchingConfig)]
     model = {name: value for name, value in asdict(network.model).items() if name != "tau"}
     form = {"image": bare.as_params(), "model": model, "sizes": [size, network.input_size]}
 

@@ -8,7 +8,9 @@ import pytest
 from tasks import keys
 from tasks.keys import Inputs
 from tasks.settings import params, steps
-from tasks.settings.sets import FULL, SetName
+from tasks.settings.sets import DECODED, FULL, PLAIN, SetName
+from tasks.stages import STAGES
+from tasks.store import caching
 from tasks.store.artifacts import Ref
 from tests.workspace import ROOT
 
@@ -50,13 +52,15 @@ def test_a_score_of_a_small_set_knows_no_recipe_of_the_full_data(chosen):
     assert keys.of_score(work, INPUTS, None, 0) != keys.of_score(other, INPUTS, None, 0)
 
 
-def test_a_decoded_score_says_so_and_its_option_changes_no_other_key(chosen):
+@pytest.mark.parametrize("ending", [DECODED, PLAIN])
+def test_a_further_score_says_so_and_its_option_changes_no_other_key(ending, chosen):
     name, pairs = SetName("bi_trajectory", 20), Ref("d", "d" * 8)
-    plain = keys.of_score(steps.evaluation(chosen, name), INPUTS, pairs, 0)
-    decoded = keys.of_score(steps.evaluation(chosen, name.decoded()), INPUTS, pairs, 0)
-    assert decoded.params == {**plain.params, "decoded": True} and "decoded" not in plain.params
-    other = params.load(["profile=toy", "evaluate.decoded=true"], path=ROOT / "params.yaml")
-    assert keys.of_score(steps.evaluation(other, name), INPUTS, pairs, 0) == plain
+    own = keys.of_score(steps.evaluation(chosen, name), INPUTS, pairs, 0)
+    work, kind = steps.evaluation(chosen, replace(name, ending=ending)), ending.removeprefix("-")
+    further = keys.of_score(work, INPUTS, pairs, 0)
+    assert further.params == {**own.params, kind: True} and kind not in own.params
+    other = params.load(["profile=toy", f"evaluate.{kind}=true"], path=ROOT / "params.yaml")
+    assert keys.of_score(steps.evaluation(other, name), INPUTS, pairs, 0) == own
     for task, key in ((steps.training, keys.of_expert), (steps.start, None)):
         assert task(chosen) == task(other)
         assert key is None or key(task(chosen), INPUTS, 0) == key(task(other), INPUTS, 0)
@@ -73,3 +77,65 @@ def test_folders_are_those_of_the_stage_table(chosen):
         "data/distilled/toy/bi_trajectory/bi_trajectory-20"
     )
     assert steps.showing(chosen, made).folder == Path("data/scores/toy/bi_trajectory-20/gallery")
+
+
+TOY = ["profile=toy"]
+NAMED = (
+    "distill.options.meta_model={real_batch_size: 64, start_from: fresh, warm_start: {method: "
+    "ridge_contrastive, step_size_scale: 1.0, options: {iterations: 7, features: plain, width: 8, "
+    "draws_per_iteration: 1, ridge: 1.0, tau: 0.07, real_batch_size: 50}}}"
+)
+
+
+def _load(*settings):
+    return params.load([*TOY, *settings], path=ROOT / "params.yaml")
+
+
+def _distilled(chosen, method, experts=REFS):
+    return keys.of_distilled(steps.distillation(chosen, SetName(method, 20)), INPUTS, experts)
+
+
+def test_a_method_without_experts_has_none_in_its_key_and_none_is_trained_for_it():
+    chosen = _load("methods.distillers=[ridge_contrastive]")
+    assert list(chosen.experts) == [0]  # for coresets
+    assert _distilled(chosen, "ridge_contrastive") == _distilled(chosen, "ridge_contrastive", [])
+    both = _load("methods.distillers=[ridge_contrastive,bi_trajectory]")
+    assert list(both.experts) == [0, 1, 2]
+    assert "expert_002" in _distilled(both, "bi_trajectory").inputs
+
+
+def test_a_warm_start_by_name_has_typed_options_that_it_shares_with_the_method_around_it():
+    chosen = _load("methods.distillers=[meta_model]", NAMED)
+    config = chosen.distillers["meta_model"].config
+    start = config.warm_start.options
+    assert (start.iterations, start.ridge, start.lr_img) == (7, 1.0, config.lr_img)
+    assert config.total_iterations == config.iterations + 7 and list(chosen.experts) == [0]
+
+
+def test_the_key_of_a_warm_start_by_name_covers_its_code_and_not_its_checkpoints():
+    chosen = _load("methods.distillers=[meta_model]", NAMED)
+    key = _distilled(chosen, "meta_model")
+    distillers = "tasks.core.distillation.distillers"
+    modules = [f"{distillers}.meta_model", f"{distillers}.ridge_contrastive"]
+    network = chosen.image_encoder.module_name
+    assert key.code == caching.code_digest([*STAGES["distill"].code, *modules, network])
+    often = _load("methods.distillers=[meta_model]", NAMED, "distill.matching.checkpoint_every=1")
+    assert _distilled(often, "meta_model") == key
+    part = "distill.options.meta_model.warm_start"
+    other = _load("methods.distillers=[meta_model]", NAMED, f"{part}.options.tau=0.1")
+    assert _distilled(other, "meta_model") != key
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("method=rigde", r"unknown distiller 'rigde'.*change it in .*warm_start\.method"),
+        ("options.tau=-1.0", r"warm_start\.options\.tau: received -1\.0, allowed is > 0"),
+        ("options={}", r"warm_start\.options\.features: received .*Field required"),
+        ("options=3", r"warm_start\.options: received 3; allowed is a mapping of options of ridge"),
+    ],
+)
+def test_a_wrong_warm_start_by_name_is_refused_with_its_place(setting, message):
+    place = "distill.options.meta_model.warm_start"
+    with pytest.raises(ValueError, match=message):
+        _load("methods.distillers=[meta_model]", NAMED, f"{place}.{setting}")

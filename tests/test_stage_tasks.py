@@ -105,3 +105,13 @@ def test_text_head_trains_the_text_projection_alone_through_all_stages(workspace
     for ref in scores.values():
         found = json.loads((ref.folder / evaluate.SCORE).read_text())
         assert 0.0 < found["mean_recall"] <= 100.0 and 0.0 < found["val_mean_recall"] <= 100.0
+
+
+def test_a_method_without_experts_is_distilled_and_scored_without_any(workspace):
+    chosen = params.load(["methods.distillers=[ridge_contrastive]"])
+    given, name = _given(chosen), SetName("ridge_contrastive", 4)
+    pairs = distill.distill.fn(steps.distillation(chosen, name), given, [])
+    assert load_pairs(pairs.folder).step_sizes is None
+    assert not steps.training(chosen).folder.joinpath("expert_000").exists()
+    score = evaluate.train_student.fn(steps.evaluation(chosen, name), given, pairs, 0)
+    assert 0.0 <= json.loads((score.folder / "score.json").read_text())["mean_recall"] <= 100.0

@@ -24,8 +24,6 @@ from flows.sweeps.units import PLAN, Outcome, Unit
 from flows.sweeps.worker import answer_to
 
 RAY, ADDRESS = "ray", "RAY_ADDRESS"
-# A node that dies takes its units along; another try, on another node, goes on from the checkpoint
-RETRIES = 1
 
 
 class RayPool:
@@ -65,7 +63,10 @@ class RayPool:
         try:
             return Outcome(**json.loads(self.ray.get(answer)))
         except self.ray.exceptions.RayError as error:
-            return Outcome(f"Ray did not make it, {type(error).__name__}: {_told(error)}")
+            told = f"Ray did not make it, {type(error).__name__}: {_told(error)}"
+            # Else a node or a process died
+            is_lost = not isinstance(error, self.ray.exceptions.RayTaskError)
+            return Outcome(told, is_lost=is_lost)
 
 
 @contextlib.contextmanager
@@ -101,7 +102,7 @@ def ray_pool(record: Record, size: int, num_gpus: float | None) -> Iterator[RayP
         own = {} if share else {CARDS: ""}  # Ray hides no card from who takes none
         define = ray.remote(
             num_gpus=share,
-            max_retries=RETRIES,
+            max_retries=0,  # the loop of the sweep tries again what was lost
             runtime_env={"env_vars": own},
             scheduling_strategy="SPREAD",
         )

@@ -6,7 +6,7 @@ params.yaml and `--set` say today, and is refused by the parameter's name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from tasks.store.artifacts import Key, Ref
 from tasks.store.manifests import MANIFEST, Manifest
 
 FITS = "fits"  # what an imported set fits, among the facts of its manifest
+WORDS = "has_words"  # among them too: whether its texts are those of sentences
 FITTED = ("prepared", "embeddings", "start")  # what every set of a profile has to fit
 
 
@@ -73,8 +74,10 @@ def differences_of_set(params: Params, name: SetName, made: Mapping[str, Made]) 
     given = keys.Inputs(*(Ref("", made[item].digest) for item in FITTED))
     training = steps.training(params)
     is_coreset = name.method in params.coresets
-    num_experts = 1 if is_coreset else training.section.num_experts
-    for index in range(num_experts):
+    numbers: Sequence[int] = (0,)
+    if not is_coreset:
+        numbers = steps.distillation(params, name).read(range(training.section.num_experts))
+    for index in numbers:
         expert = f"expert_{index:03d}"
         if (training.folder / expert / MANIFEST).is_file():
             there = Made.of(manifests.read(training.folder / expert))
@@ -85,7 +88,7 @@ def differences_of_set(params: Params, name: SetName, made: Mapping[str, Made]) 
         warm = Ref("", own.inputs["warm"])
         key = keys.of_coreset(steps.selection(params, name), given, warm, shared)
     else:
-        names = [f"expert_{index:03d}" for index in range(num_experts)]
+        names = [f"expert_{index:03d}" for index in numbers]
         experts = [Ref("", own.inputs.get(expert, "none")) for expert in names]
         key = keys.of_distilled(steps.distillation(params, name), given, experts)
     if words := _changed(own, key):

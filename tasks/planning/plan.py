@@ -203,12 +203,12 @@ class _Planner:
             width = self.params.model.embed_dim or facts["out_dim"]
             rows = self.num_images["train"] * (1 + self.captions_each)
             host += 2 * int(rows * width) * FLOAT_BYTES
-        elif cell.stage == "distill":
+        elif cell.stage == "distill" and cell.work.method.needs_experts:
             expert = usage_of(self.small.artifact(self.cells["expert"]).folder).disk_bytes
             further = self.params.train_experts.num_experts - 1
             buffer = min(further * expert, kept_bytes(device))
             host, gpu = (host, gpu + buffer) if device.type == "cuda" else (host + buffer, gpu)
-        elif cell.stage != "prepare_data":
+        elif cell.stage not in ("prepare_data", "distill"):
             host += 2 * max(0, usage.disk_bytes - once.disk_bytes)
         return replace(usage, host_bytes=host, gpu_bytes=gpu)
 

@@ -12,8 +12,9 @@ import pandas as pd
 
 from tasks.core.foundations.file_names import METRICS, PAGE
 from tasks.reporting.facts import Facts
-from tasks.reporting.figures import PARTS, average_curves
+from tasks.reporting.figures import LEARNED, PARTS, average_curves
 from tasks.reporting.gallery import Gallery
+from tasks.reporting.measures import further, listing, measured
 from tasks.reporting.page import render
 from tasks.reporting.tables import (
     check_scores,
@@ -25,7 +26,7 @@ from tasks.reporting.tables import (
 )
 
 CURVES = ("set", "seed", "epoch", "loss", "val_mean_recall")
-HISTORIES = ("set", "iteration", "loss", "loss_img", "loss_txt", "step_size_img", "step_size_txt")
+HISTORIES = ("set", "iteration", "loss", "loss_img", "loss_txt")
 
 
 def build_report(
@@ -41,15 +42,17 @@ def build_report(
     """Write `index.html`, `metrics.json`, `tables/*.csv` and `plots/*.csv` below `out`; nothing is
     written when the input is refused.
 
-    `tables/cross_architecture.csv` is written where several students were trained.
+    `tables/cross_architecture.csv` is written where several students were trained, and
+    `tables/measures.csv` where there are measures beyond recovery and the gain over random.
 
     Args:
         scores: one row per trained student, columns `tables.COLUMNS`, recalls in percent.
         curves: learning curves of the students, columns `CURVES`; may be empty. Where it also has
             the columns `student` or `protocol`, only the rows of the student and protocol that the
             tables show are drawn.
-        histories: distillation, columns `HISTORIES` and, where a method has two parts, `PARTS`; may
-            be empty. Its sets, and those of `galleries`, count as distilled.
+        histories: distillation, columns `HISTORIES`, `figures.LEARNED` where a method learns them,
+            and, where a method has two parts, `PARTS`; may be empty. Its sets, and those of
+            `galleries`, count as distilled.
         published: `published.load_published()`, or None to leave published numbers out.
 
     Raises:
@@ -63,6 +66,8 @@ def build_report(
     summary = summarise(checked)
     shown = order(primary(summary, facts.protocol, facts.student), distilled)
     averaged = average_curves(_check_frame(_of_shown(curves, shown), CURVES, "curves", checked))
+    found = measured(summary, facts.protocol, facts.student)
+    listed = listing(found, shown["set"], f"Protocol {facts.protocol}.")
     page = render(
         summary,
         shown,
@@ -72,8 +77,12 @@ def build_report(
         facts,
         distilled=distilled,
         published=published,
+        measures=listed,
     )
-    metrics = json.dumps(nested_metrics(summary, shown), indent=2, allow_nan=False)
+    nested = nested_metrics(summary, shown)
+    for name, values in further(found).items():
+        nested[name] |= values
+    metrics = json.dumps(nested, indent=2, allow_nan=False)
 
     for folder in ("tables", "plots"):
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -81,6 +90,8 @@ def build_report(
     (out / METRICS).write_text(metrics + "\n", encoding="utf-8", newline="\n")
     _write_csv(checked, out / "tables" / "scores.csv")
     _write_csv(summary, out / "tables" / "summary.csv")
+    if listed:
+        _write_csv(found, out / "tables" / "measures.csv")
     if summary["student"].nunique() > 1:
         _write_csv(cross_architecture(summary, shown), out / "tables" / "cross_architecture.csv")
     _write_csv(shown[["method", "num_pairs", "mean_recall"]], out / "plots" / "recall.csv")
@@ -108,7 +119,7 @@ def _check_frame(
             "build it in tasks/report.py"
         )
     _check_sets(frozenset(map(str, frame["set"])), scores, name)
-    kept = frame.columns.intersection([*columns, PARTS])
+    kept = frame.columns.intersection([*columns, *LEARNED, PARTS])
     return frame[kept].sort_values(list(columns[:3]), kind="stable").reset_index(drop=True)
 
 

@@ -75,6 +75,14 @@ class Params:
         return self.general.seed
 
     @property
+    def experts(self) -> range:
+        """Numbers of the experts that a run reads: all where a distiller does, else the first one,
+        in whose space coresets are selected.
+        """
+        is_read = any(method.needs_experts for method in self.distillers.values())
+        return range(self.train_experts.num_experts if is_read else 1)
+
+    @property
     def model_name(self) -> str:
         """Name of encoder and trainable set in folders and tables, for example
         `mobilenetv2_100-heads`; a further student's own.

@@ -6,8 +6,10 @@ What a task reads is the other half of its arguments (`tasks/keys.py`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from tasks import stages
 from tasks.core.evaluation.students import EvaluateSection
@@ -19,6 +21,7 @@ from tasks.settings.sets import SetName
 from tasks.settings.validation import Plugin, PrepareSection
 
 START = "start"
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,10 @@ class Distillation:
     set_name: SetName
     network: Network
     method: Plugin
+
+    def read(self, experts: Sequence[Item]) -> Sequence[Item]:
+        """Return those of the experts that the method reads: all of them, or none."""
+        return experts if self.method.needs_experts else ()
 
 
 @dataclass(frozen=True)

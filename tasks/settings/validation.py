@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
-from tasks.core.distillation.matching_config import MatchingConfig
+from tasks.core.distillation.matching_config import MatchingConfig, OuterConfig
 from tasks.core.evaluation.transfer import StudentSection
 from tasks.core.foundations import plugins
 from tasks.core.foundations.names import check_name
@@ -19,7 +19,7 @@ from tasks.core.foundations.plugins import available
 from tasks.core.foundations.section import Range, Section
 from tasks.core.networks.dual_encoder import ModelSection
 from tasks.settings.files import keys_of
-from tasks.settings.sets import DECODED, FULL, SetName
+from tasks.settings.sets import DECODED, FULL, PLAIN, SetName
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,20 @@ class Plugin:
     def module_name(self) -> str:
         """The dotted name of the plugin's module, for code digests."""
         return plugins.module_name(self.kind, self.name)
+
+    @property
+    def needs_experts(self) -> bool:
+        """Whether a distillation method reads experts; one that does not say does."""
+        return bool(getattr(self.config, "needs_experts", True))
+
+    @property
+    def named(self) -> list[Plugin]:
+        """The methods that the options of a method name, with those that these name."""
+        found = []
+        for part in _named_in(self.config).values():
+            one = Plugin(self.kind, part.method, part.options)
+            found += [one, *one.named]
+        return found
 
     @property
     def label(self) -> str:
@@ -124,7 +138,39 @@ def plugin_of(kind: str, section: Any, key: str, where: str) -> tuple[Plugin, di
 
 def _typed(kind: str, name: Any, options: Any, where: str) -> Plugin:
     module = plugins.load(kind, name, where=where)
-    return Plugin(kind, name, section_of(module.Config, {} if options is None else options, where))
+    config = section_of(module.Config, {} if options is None else options, where)
+    if kind == "distillers":
+        config = _with_named(config, where)
+    return Plugin(kind, name, config)
+
+
+def _with_named(config: Any, where: str) -> Any:
+    """Return options in which a part that names another method has that method's typed options.
+
+    What a part does not say it shares with the options around it.
+    """
+    around = asdict(config)
+    for name, part in _named_in(config).items():
+        place = f"{where}.{name}"
+        own = part.options
+        if not isinstance(own, dict):
+            raise ValueError(
+                f"{place}.options: received {own!r}; allowed is a mapping of options of "
+                f"{part.method}; change it there or with --set"
+            )
+        kind = plugins.load("distillers", part.method, where=f"{place}.method").Config
+        shared = {field.name: around[field.name] for field in fields(kind) if field.name in around}
+        # A part of a part would be typed already in `around`
+        shared.pop(name, None)
+        typed = _typed("distillers", part.method, {**shared, **own}, f"{place}.options")
+        config = replace(config, **{name: replace(part, options=typed.config)})
+    return config
+
+
+def _named_in(config: Any) -> dict[str, Any]:
+    """Return the parts of a method's options that name another method, by their field."""
+    parts = {field.name: getattr(config, field.name) for field in fields(config)}
+    return {name: part for name, part in parts.items() if hasattr(part, "method")}
 
 
 def students_of(
@@ -154,8 +200,8 @@ def students_of(
 
 
 def distillers_of(chosen: Any, section: Any, where: str) -> dict[str, Plugin]:
-    """The distillation methods: `matching` holds what all trajectory-matching methods share, a
-    method's own options overlay it.
+    """The distillation methods: each takes from `matching` the options that it has, and its own
+    overlay them.
     """
     section = keys_of(section, ("matching", "options"), where)
     shared = keys_of(
@@ -168,8 +214,11 @@ def distillers_of(chosen: Any, section: Any, where: str) -> dict[str, Plugin]:
 
 
 def _overlay(name: str, shared: dict[str, Any], own: Any, where: str) -> Any:
-    is_matching = issubclass(plugins.load("distillers", name, where=where).Config, MatchingConfig)
-    return {**shared, **own} if is_matching and isinstance(own, dict) else own
+    config = plugins.load("distillers", name, where=where).Config
+    if not issubclass(config, OuterConfig) or not isinstance(own, dict):
+        return own
+    read = {field.name for field in fields(config)}
+    return {**{key: value for key, value in shared.items() if key in read}, **own}
 
 
 def methods_of(kind: str, chosen: Any, section: Any, where: str) -> dict[str, Plugin]:
@@ -203,10 +252,10 @@ def imported_of(chosen: Any, budgets: Sequence[int], where: str) -> tuple[SetNam
     for name in found:
         check_name(name.method, "set", where)
         taken = {FULL, *available("coresets"), *available("distillers")}
-        if name.num_pairs not in budgets or name.method in taken or name.is_decoded:
+        if name.num_pairs not in budgets or name.method in taken or name.ending:
             raise ValueError(
                 f"{where}: received {str(name)!r}; allowed is a name that no method has, not "
-                f"`{FULL}`, without `{DECODED}` at its end, and a size of `budgets` "
+                f"`{FULL}`, without `{DECODED}` or `{PLAIN}` at its end, and a size of `budgets` "
                 f"({', '.join(map(str, budgets))}), so that random selection of that size "
                 "is beside it; change `budgets` of the profile, or import it by another name"
             )

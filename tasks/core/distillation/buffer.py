@@ -35,7 +35,7 @@ class Buffer:
     """The stored trajectories of several experts.
 
     Args:
-        folders: expert artifact folders.
+        folders: expert artifact folders; none for a method that draws no expert.
         shared: theta_0 of the image encoder that all experts share, {"img": (P_img,)}, for experts
             that left theirs out.
         device: where segments are returned.
@@ -51,11 +51,6 @@ class Buffer:
         device: torch.device,
         max_bytes: int | None = None,
     ) -> None:
-        if not folders:
-            raise ValueError(
-                "trajectory matching needs at least one expert, received none; raise "
-                "train_experts.num_experts"
-            )
         self._files = [folder / SNAPSHOTS for folder in folders]
         self._shared, self._device = shared, device
         self._names = [set(tensor_names(file)) for file in self._files]
@@ -64,6 +59,16 @@ class Buffer:
 
     @property
     def num_experts(self) -> int:
+        """How many there are.
+
+        Raises:
+            ValueError: there is none; a method asks who draws one.
+        """
+        if not self._files:
+            raise ValueError(
+                "trajectory matching needs at least one expert, received none; raise "
+                "train_experts.num_experts"
+            )
         return len(self._files)
 
     def snapshot(self, expert: int, epoch: int) -> Theta:

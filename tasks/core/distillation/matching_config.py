@@ -1,5 +1,5 @@
-"""Defines and checks the options that all trajectory-matching methods share (METHOD 4). A method's
-`Config` extends them.
+"""Defines and checks the options that methods share (METHOD 4): those of the outer loop, and those
+of trajectory matching. A method's `Config` extends either.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from tasks.core.foundations.section import BatchSize, Choice, Count, Range, Sect
 from tasks.core.hypergradient.engine_choice import explain_engine
 from tasks.core.hypergradient.engines import DIFFERENCES, ENGINES, check_memory
 from tasks.core.networks.precision import Precision
+from tasks.core.training.eight_bits import Storage
 
 PerBudget = float | dict[int, float]
 CountPerBudget = Count | dict[int, Count]
@@ -40,91 +41,68 @@ class OptimiserSection(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchingConfig(Section):
-    """Options of the matching loop.
+class OuterConfig(Section):
+    """Options of the outer loop, which moves pairs along a gradient. Every method has these.
 
     Attributes:
         iterations: outer updates.
-        syn_steps: student steps per iteration, T.
-        student_momentum: of the student's steps, 0 in the paper. The velocity starts at zero in
-            each iteration.
-        expert_epochs: epochs of the expert that the student has to follow, R.
-        max_start_epoch: start epochs are drawn from 0 .. max_start_epoch - 1.
-        goals_per_iteration: goals that an outer update averages over, each with its own
-            mini-batches and dropout. A goal of `bi_trajectory` is a segment. With a frozen encoder
-            further goals are cheap: images are encoded once for all.
-        mini_batch_size: synthetic pairs per student step, one number or one per budget; larger than
-            the set means the whole set.
         optimiser: `sgd` (the paper) or `adam` for all tensors, or one for each kind {img: adam,
             txt: adam, sim: adam, step_size: sgd}.
         momentum: of that SGD; 0.5 in the paper.
         lr_img, lr_txt: outer step sizes of pixels and text embeddings, one number or one per budget
             {100: 1.0e+2}.
-        lr_step_size: outer step size of log beta.
         lr_decay: `none`, or `cosine`: all outer step sizes fall to zero along half a cosine over
             the iterations.
-        step_size_img, step_size_txt: initial beta of the two groups.
         optimise: `both`, or one modality alone (ablation).
         init_image, init_text: `real`, `noise` or `k_means`, see `initialisation.py`.
-        merge_branches: one ratio for both groups together (LoRS on COCO).
-        is_dropout_on: dropout in the student steps, the same mask in forward and reverse.
-        feature_dropout: share of the image encoder's features that each student step sets to zero;
-            the others are scaled up (Srivastava et al., JMLR 2014). Texts then carry over better to
-            other encoders.
         num_views: views of each image: itself, and random crops and mirrors of it. Every student
-            step draws one for each pair. More than 1 needs a frozen encoder, and helps with
-            encoders yet unseen. Views are encoded once where images stay as they are (`optimise:
-            text`), else anew in every iteration.
-        engine: gradient engine of `engines.py`, or `auto`, see `engine_choice.py`.
+            step draws one for each pair; a method without students draws one an iteration. More
+            than 1 needs a frozen encoder, and helps with encoders yet unseen. Views are encoded
+            once where images stay as they are (`optimise: text`), else anew in every iteration.
         micro_batch: images per pass through the encoder, to bound memory, with the same result;
             null: the whole mini-batch.
-        is_theta_on_host: keep the student's T parameter vectors in the memory of the host.
         precision: of matrix products in student steps and in the frozen encoder, see
             `precision.py`; the difference engines need `float32`.
         is_compiled: compile the image encoder, for frozen encoders and the difference engines;
             needs a C++ compiler.
+        texts_per_image: texts that an image has; a student step draws one of them for each image
+            of its mini-batch.
+        parts: a stored picture is made of parts x parts images, each with its own texts, see
+            `parts.py`. The cost of an iteration grows with their number.
+        storage: `uint8` rounds pixels to 8 bits and texts to float16 inside the loop, see
+            `eight_bits.py`, and stores them so; `float32` rounds nothing.
         checkpoint_every: iterations between checkpoints.
     """
 
     iterations: Count
-    syn_steps: UpTo1000
-    student_momentum: Share
-    expert_epochs: Count
-    max_start_epoch: Count
-    goals_per_iteration: UpTo1000
-    mini_batch_size: BatchSize | dict[int, BatchSize]
     optimiser: Optimiser | OptimiserSection
     momentum: Share
     lr_img: PerBudget
     lr_txt: PerBudget
-    lr_step_size: LogStepSizeRate
     lr_decay: Literal["none", "cosine"]
-    step_size_img: StepSize
-    step_size_txt: StepSize
     optimise: Literal["both", "image", "text"]
     init_image: Initial
     init_text: Initial
-    merge_branches: bool
-    is_dropout_on: bool
     num_views: Annotated[int, Range(ge=1, le=64)]
-    feature_dropout: Share
-    engine: Annotated[str, Choice("auto", *ENGINES)]
     micro_batch: Annotated[int, Range(ge=1, unit="images")] | None
-    is_theta_on_host: bool
     precision: Precision
     is_compiled: bool
+    texts_per_image: Annotated[int, Range(ge=1, le=16)]
+    parts: Annotated[int, Range(ge=1, le=4, unit="parts a side")]
+    storage: Storage
     checkpoint_every: Annotated[int, Range(ge=1, unit="iterations")]
+
+    @property
+    def needs_experts(self) -> bool:
+        """Whether the method reads trajectories of experts. Without one that does, none is
+        trained.
+        """
+        return False
 
     @property
     def total_iterations(self) -> int:
         """Outer updates in all, with those of a method that has several parts."""
         return self.iterations
-
-    def engine_for(self, *, is_encoder_frozen: bool) -> str:
-        """Return the engine that was asked for, or what `auto` is before a network was probed."""
-        if self.engine != "auto":
-            return self.engine
-        return explain_engine(is_encoder_frozen=is_encoder_frozen)[0]
 
     def optimiser_of(self, kind: Kind) -> Optimiser:
         """Return the outer optimiser of one kind of tensor."""
@@ -138,6 +116,59 @@ class MatchingConfig(Section):
         if self.lr_decay == "none":
             return 1.0
         return 0.5 * (1.0 + math.cos(math.pi * iteration / self.iterations))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingConfig(OuterConfig):
+    """Options of the matching loop: those of the outer loop, and of the students inside it.
+
+    Attributes:
+        syn_steps: student steps per iteration, T.
+        student_momentum: of the student's steps, 0 in the paper. The velocity starts at zero in
+            each iteration.
+        expert_epochs: epochs of the expert that the student has to follow, R.
+        max_start_epoch: start epochs are drawn from 0 .. max_start_epoch - 1.
+        goals_per_iteration: goals that an outer update averages over, each with its own
+            mini-batches and dropout. A goal of `bi_trajectory` is a segment. With a frozen encoder
+            further goals are cheap: images are encoded once for all.
+        mini_batch_size: synthetic pairs per student step, one number or one per budget; larger than
+            the set means the whole set.
+        lr_step_size: outer step size of log beta.
+        step_size_img, step_size_txt: initial beta of the two groups.
+        merge_branches: one ratio for both groups together (LoRS on COCO).
+        is_dropout_on: dropout in the student steps, the same mask in forward and reverse.
+        feature_dropout: share of the image encoder's features that each student step sets to zero;
+            the others are scaled up (Srivastava et al., JMLR 2014). Texts then carry over better to
+            other encoders.
+        engine: gradient engine of `engines.py`, or `auto`, see `engine_choice.py`.
+        is_theta_on_host: keep the student's T parameter vectors in the memory of the host.
+    """
+
+    syn_steps: UpTo1000
+    student_momentum: Share
+    expert_epochs: Count
+    max_start_epoch: Count
+    goals_per_iteration: UpTo1000
+    mini_batch_size: BatchSize | dict[int, BatchSize]
+    lr_step_size: LogStepSizeRate
+    step_size_img: StepSize
+    step_size_txt: StepSize
+    merge_branches: bool
+    is_dropout_on: bool
+    feature_dropout: Share
+    engine: Annotated[str, Choice("auto", *ENGINES)]
+    is_theta_on_host: bool
+
+    @property
+    def needs_experts(self) -> bool:
+        """See `OuterConfig`: matching follows them."""
+        return True
+
+    def engine_for(self, *, is_encoder_frozen: bool) -> str:
+        """Return the engine that was asked for, or what `auto` is before a network was probed."""
+        if self.engine != "auto":
+            return self.engine
+        return explain_engine(is_encoder_frozen=is_encoder_frozen)[0]
 
 
 def for_budget(value: PerBudget | CountPerBudget, num_pairs: int, name: str) -> float:
@@ -212,8 +243,15 @@ def check_options(
             f"(heads, text_head); change {where}.num_views or model.trainable"
         )
     _check_precision(config, engine, is_encoder_trained=is_encoder_trained, where=where)
+    check_outer(config, budgets, where=where)
     for num_pairs in budgets:
-        for name in ("lr_img", "lr_txt", "mini_batch_size"):
+        for_budget(config.mini_batch_size, num_pairs, f"{where}.mini_batch_size")
+
+
+def check_outer(config: OuterConfig, budgets: tuple[int, ...], *, where: str) -> None:
+    """Raise ValueError when a budget has no outer step size; see `check_matching`."""
+    for num_pairs in budgets:
+        for name in ("lr_img", "lr_txt"):
             for_budget(getattr(config, name), num_pairs, f"{where}.{name}")
 
 

@@ -2,7 +2,8 @@
 
 A student loss and a terminal loss make a method, if they are differentiable. `distillation.run`
 does the rest with an exact gradient (METHOD 5). A method may give the student loss alone. It may
-add further learnable rows, a blend of features, or a goal of its own.
+add further learnable rows, a blend of features, or a goal of its own. A method without students
+gives one loss of the rows in place of all this.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tasks.core.networks.functional import Theta
 from tasks.core.training.pair_set import Similarity
 
 StudentLoss = Callable[[Tensor, Tensor, Rows], Tensor]
+RowsLoss = Callable[[Rows, int], tuple[Tensor, dict[str, float]]]
 Blend = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
@@ -70,12 +72,17 @@ class Objective:
             later one (`segments.py`).
         num_pairs_returned: pairs of the budget that the further tensors cost; the set holds so many
             fewer.
+        rows_loss: in place of a student's trajectory, the loss itself: a scalar, and its image and
+            text term as in `Goal`, of the rows of the whole set and the number of the iteration.
+            Rows are called as for `student_loss`; of several views it finds one of each image
+            under `features`.
     """
 
-    student_loss: StudentLoss
+    student_loss: StudentLoss | None = None
     loss_name: str = "info_nce"
     learnable: dict[str, Learnable] = field(default_factory=dict)
     similarity: Callable[[Rows], Similarity] | None = None
     blend: Blend | None = None
     goal: Callable[[int, torch.Generator], Goal] | None = None
     num_pairs_returned: int = 0
+    rows_loss: RowsLoss | None = None

@@ -1,5 +1,5 @@
 """Does the outer iterations of stage 2 (METHOD 4): draw a goal, train a student on the synthetic
-pairs, move them along the gradient.
+pairs, move them along the gradient. A method without students gives the loss of the pairs itself.
 
 Every draw is named by (seed, iteration). What is optimised are pixels; with a frozen encoder the
 students see its features of them.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tasks.core.distillation.buffer import Buffer
-from tasks.core.distillation.matching_config import MatchingConfig
+from tasks.core.distillation.matching_config import MatchingConfig, OuterConfig
 from tasks.core.distillation.objective import Goal, Objective
 from tasks.core.distillation.outer_checkpoint import write
 from tasks.core.distillation.outer_guard import Guard
@@ -25,6 +25,7 @@ from tasks.core.distillation.segments import draw_segment
 from tasks.core.distillation.views import ViewFeatures
 from tasks.core.foundations.records import Split
 from tasks.core.foundations.seeding import make_generator
+from tasks.core.hypergradient.second_order import gradient, leaves
 from tasks.core.hypergradient.student_step import draw_batches
 from tasks.core.hypergradient.trajectory import (
     Gradient,
@@ -36,6 +37,7 @@ from tasks.core.hypergradient.trajectory import (
 from tasks.core.networks.dual_encoder import drop
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.functional import FlatModel, Theta
+from tasks.core.training.parts import pull_back_parts, split_parts
 
 Log = Callable[[dict[str, float], int], None]
 
@@ -68,7 +70,7 @@ class Problem:
 
 def iterate(
     problem: Problem,
-    config: MatchingConfig,
+    config: OuterConfig,
     guard: Guard,
     objective: Objective,
     *,
@@ -112,7 +114,7 @@ class _Draw:
     names: tuple[int, ...]
 
 
-def _still_features(problem: Problem, config: MatchingConfig, state: OuterState) -> Rows:
+def _still_features(problem: Problem, config: OuterConfig, state: OuterState) -> Rows:
     """Return the features or views of images, where no iteration changes images or encoder; else
     nothing.
 
@@ -120,14 +122,14 @@ def _still_features(problem: Problem, config: MatchingConfig, state: OuterState)
     """
     if not problem.is_encoder_frozen or config.optimise != "text":
         return {}
-    images = state.rows()["images"]
+    images = split_parts(state.rows()["images"], config.parts)
     every = torch.arange(len(images), device=images.device)
     found = _views(problem, config, images, every)
     return {found.name: found.values}
 
 
 def _views(
-    problem: Problem, config: MatchingConfig, images: Tensor, used: Tensor, *names: int
+    problem: Problem, config: OuterConfig, images: Tensor, used: Tensor, *names: int
 ) -> ViewFeatures:
     return ViewFeatures(
         problem.encoder.module,
@@ -141,43 +143,84 @@ def _views(
 
 def _gradient(
     problem: Problem,
-    config: MatchingConfig,
+    config: OuterConfig,
     state: OuterState,
     objective: Objective,
     still: Rows,
 ) -> tuple[Gradient, dict[str, float]]:
-    """Return the gradient of the mean terminal loss of this iteration's goals, and the mean of its
-    terms for the history.
+    """Return the gradient of this iteration's loss, and the terms of the loss for the history.
 
-    Rows called `images` are pixels. With a frozen encoder their `features` or `views` take their
-    place. They are computed once for all goals, and their gradient goes back to the pixels once.
-    `still` are those that never change.
+    Rows called `images` are the pixels that students see: parts of pictures, where these have
+    several. With a frozen encoder their `features` or `views` take their place. They are computed
+    once for all goals, and their gradient goes back to the pixels once. `still` are those that
+    never change.
     """
-    draws = []
-    for index in range(config.goals_per_iteration):
-        draws.append(_draw(problem, config, state, objective, index))
-    rows, frozen = state.rows(), None
-    if still:
-        del rows["images"]
-        rows.update(still)
-    elif problem.is_encoder_frozen:
+    draws: list[_Draw] = []
+    used = torch.arange(state.num_images)
+    if isinstance(config, MatchingConfig):
+        for index in range(config.goals_per_iteration):
+            draws.append(_draw(problem, config, state, objective, index))
         # Images that no batch draws get no gradient, so they are not encoded
         used = torch.cat([torch.cat(draw.batches) for draw in draws])
+    rows, frozen = state.rows(), None
+    pictures = rows.pop("images")
+    if still:
+        rows.update(still)
+    else:
+        rows["images"] = split_parts(pictures, config.parts)
+    if problem.is_encoder_frozen and not still:
         frozen = _views(problem, config, rows.pop("images"), used, state.iteration)
         rows[frozen.name] = frozen.values
-    gradients, terms = [], []
-    for draw in draws:
-        gradient, own_terms = _gradient_of(problem, config, state, objective, draw, rows)
-        gradients.append(gradient)
-        terms.append(own_terms)
+    if isinstance(config, MatchingConfig):
+        found, terms = _of_goals(problem, config, state, objective, draws, rows)
+    else:
+        found, terms = _of_rows(problem, config, state.iteration, objective, rows)
     # The pull-back is linear: once, of the mean gradient, and not once a goal
-    found = mean_gradient(gradients)
     if frozen is not None:
         found.inputs["images"] = frozen.pull_back(found.inputs.pop(frozen.name))
+    if "images" in found.inputs:
+        found.inputs["images"] = pull_back_parts(found.inputs["images"], pictures, config.parts)
+    return found, terms
+
+
+def _of_rows(
+    problem: Problem, config: OuterConfig, iteration: int, objective: Objective, rows: Rows
+) -> tuple[Gradient, dict[str, float]]:
+    """Return the gradient and the terms of a loss of the rows themselves."""
+    assert objective.rows_loss, "a method without students gives the loss of its rows"
+    inputs, constants = _split_rows(config, rows)
+    wanted = leaves(inputs)
+    at = {**constants, **wanted}
+    if "views" in at:
+        draw = make_generator(problem.seed, "views", iteration, device=problem.flat.device)
+        at["features"] = _one_of(at.pop("views"), draw)
+    if config.texts_per_image > 1:
+        draw = make_generator(problem.seed, "texts", iteration, device=problem.flat.device)
+        at["text_embeds"] = _one_of(at["text_embeds"], draw)
+    with torch.enable_grad():
+        loss, terms = objective.rows_loss(at, iteration)
+        grads = gradient(loss, wanted)
+    return Gradient(float(loss.detach()), grads, {}, {}), terms
+
+
+def _of_goals(
+    problem: Problem,
+    config: MatchingConfig,
+    state: OuterState,
+    objective: Objective,
+    draws: list[_Draw],
+    rows: Rows,
+) -> tuple[Gradient, dict[str, float]]:
+    """Return the gradient of the mean terminal loss of several goals, and the mean of its terms."""
+    gradients, terms = [], []
+    for draw in draws:
+        found, own_terms = _gradient_of(problem, config, state, objective, draw, rows)
+        gradients.append(found)
+        terms.append(own_terms)
     means = {}
     for name in terms[0]:
         means[name] = sum(part[name] for part in terms) / len(terms)
-    return found, means
+    return mean_gradient(gradients), means
 
 
 def _draw(
@@ -189,7 +232,7 @@ def _draw(
         goal = objective.goal(state.iteration, draw)
     else:
         goal = draw_segment(problem.buffer, config, draw)
-    batches = draw_batches(state.num_pairs, state.batch_size, config.syn_steps, draw)
+    batches = draw_batches(state.num_images, state.batch_size, config.syn_steps, draw)
     return _Draw(goal, [batch.to(problem.flat.device) for batch in batches], names)
 
 
@@ -229,15 +272,18 @@ def _loss_fn(
     """The student's loss in one step: blend, dropped features, projections, the method's loss;
     every call draws the same.
     """
-    device = problem.flat.device
+    device, student_loss = problem.flat.device, objective.student_loss
+    assert student_loss, "a method of trajectories gives the loss of its students"
 
     def drawing(name: str, step: int) -> torch.Generator:
         return make_generator(problem.seed, name, iteration, step, *names, device=device)
 
     def loss_fn(theta: Theta, rows: Rows, step: int) -> Tensor:
         text_embeds = rows["text_embeds"]
+        if config.texts_per_image > 1:
+            text_embeds = _one_of(text_embeds, drawing("texts", step))
         if "views" in rows:
-            features = _one_view(rows["views"], drawing("views", step))
+            features = _one_of(rows["views"], drawing("views", step))
         elif "features" in rows:
             features = rows["features"]
         else:
@@ -248,19 +294,19 @@ def _loss_fn(
             dropping = drawing("feature_dropout", step)
             features = drop(features, config.feature_dropout, dropping)
         masks = drawing("dropout", step) if config.is_dropout_on else None
-        return objective.student_loss(*problem.flat.call(theta, features, text_embeds, masks), rows)
+        return student_loss(*problem.flat.call(theta, features, text_embeds, masks), rows)
 
     return loss_fn
 
 
-def _one_view(views: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a random view (B, F) of each pair's (B, V, F)."""
-    num_pairs, num_views = views.shape[:2]
-    chosen = torch.randint(num_views, (num_pairs,), generator=generator, device=views.device)
-    return views[torch.arange(num_pairs, device=views.device), chosen]
+def _one_of(several: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a random one (B, F) of each image's views, or texts, (B, V, F)."""
+    num_images, number = several.shape[:2]
+    chosen = torch.randint(number, (num_images,), generator=generator, device=several.device)
+    return several[torch.arange(num_images, device=several.device), chosen]
 
 
-def _split_rows(config: MatchingConfig, rows: Rows) -> tuple[Rows, Rows]:
+def _split_rows(config: OuterConfig, rows: Rows) -> tuple[Rows, Rows]:
     """Return the rows that are differentiated, and those that stay as they are (single-modality
     ablations). Further rows are always learned.
     """

@@ -1,9 +1,10 @@
-"""Runs trajectory matching for any objective, stage 2 (METHOD 4).
+"""Moves pairs for any objective, stage 2 (METHOD 4).
 
 An iteration draws a goal: a segment of an expert, unless the method says otherwise. It trains a
 student for `syn_steps` on the synthetic pairs. Then it moves images, text embeddings, further
-tensors and step sizes along the gradient of the terminal loss (`trajectory.py`). Every draw is
-named by (seed, iteration), so a checkpoint needs only tensors, optimiser state and the iteration.
+tensors and step sizes along the gradient of the terminal loss (`trajectory.py`). A method without
+students gives a loss of the pairs in place of goal and student. Every draw is named by (seed,
+iteration), so a checkpoint needs only tensors, optimiser state and the iteration.
 Methods in `distillers/` make an `Objective` and call `run`.
 """
 
@@ -14,9 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from tasks.core.distillation.engine_probe import engine_of_network
 from tasks.core.distillation.initialisation import InitialPairs, initial_pairs
-from tasks.core.distillation.matching_config import MatchingConfig
+from tasks.core.distillation.matching_config import MatchingConfig, OuterConfig
 from tasks.core.distillation.objective import Objective
 from tasks.core.distillation.outer_checkpoint import resume
 from tasks.core.distillation.outer_guard import Guard
@@ -27,7 +30,7 @@ from tasks.core.networks.frozen_features import prepare_frozen
 from tasks.core.networks.precision import check_machine, frozen_encoder, products, student_model
 from tasks.core.training.pair_set import PairSet
 
-Options = TypeVar("Options", bound=MatchingConfig)
+Options = TypeVar("Options", bound=OuterConfig)
 
 __all__ = ["Distilled", "Log", "Problem", "method_of", "run"]
 
@@ -39,8 +42,9 @@ class Distilled:
     Attributes:
         pairs: the set.
         initial: the pairs that it started from.
-        history: one row an iteration: loss, loss_img, loss_txt, step_size_img, step_size_txt. A
-            method of several parts (`meta_model`) has a further column that says which.
+        history: one row an iteration: loss, loss_img, loss_txt, and with students step_size_img,
+            step_size_txt. A method of several parts (`meta_model`) has a further column that says
+            which.
     """
 
     pairs: PairSet
@@ -50,7 +54,7 @@ class Distilled:
 
 def run(
     problem: Problem,
-    config: MatchingConfig,
+    config: OuterConfig,
     num_pairs: int,
     objective: Objective,
     *,
@@ -94,22 +98,24 @@ def run(
         pairs.images,
         pairs.text_embeds,
         objective.learnable,
+        encoder=problem.encoder,
         device=problem.flat.device,
     )
     guard = Guard(state)
     resume(checkpoint, guard)
     with products(config.precision):
-        engine = engine_of_network(
-            problem.flat,
-            config,
-            pairs.images,
-            pairs.text_embeds,
-            state.batch_size,
-            is_encoder_frozen=problem.is_encoder_frozen,
-        )
-        config = replace(config, engine=engine)
+        if isinstance(config, MatchingConfig):
+            engine = engine_of_network(
+                problem.flat,
+                config,
+                pairs.images,
+                pairs.text_embeds,
+                state.batch_size,
+                is_encoder_frozen=problem.is_encoder_frozen,
+            )
+            config = replace(config, engine=engine)
         iterate(problem, config, guard, objective, checkpoint=checkpoint, log=log)
-    return Distilled(_pair_set(problem.encoder, state, objective), initial, state.history)
+    return Distilled(_pair_set(problem.encoder, config, state, objective), initial, state.history)
 
 
 def method_of(
@@ -135,7 +141,7 @@ def method_of(
     return distill
 
 
-def _initial(problem: Problem, config: MatchingConfig, size: int) -> InitialPairs:
+def _initial(problem: Problem, config: OuterConfig, size: int) -> InitialPairs:
     return initial_pairs(
         problem.train,
         problem.encoder,
@@ -143,18 +149,30 @@ def _initial(problem: Problem, config: MatchingConfig, size: int) -> InitialPair
         image=config.init_image,
         text=config.init_text,
         seed=problem.seed,
+        texts_per_image=config.texts_per_image,
+        parts=config.parts,
     )
 
 
-def _pair_set(encoder: ImageEncoder, state: OuterState, objective: Objective) -> PairSet:
+def _pair_set(
+    encoder: ImageEncoder, config: OuterConfig, state: OuterState, objective: Objective
+) -> PairSet:
     rows = {name: value.cpu().contiguous() for name, value in state.rows().items()}
     similarity = objective.similarity(rows) if objective.similarity else None
+    text_embeds, text_image_idx = rows["text_embeds"], None
+    if config.texts_per_image > 1:
+        text_embeds = text_embeds.flatten(0, 1)
+        every = torch.arange(state.num_images)
+        text_image_idx = every.repeat_interleave(config.texts_per_image)
     return PairSet(
         rows["images"],
-        rows["text_embeds"],
+        text_embeds,
         encoder.mean,
         encoder.std,
         similarity=similarity,
-        step_sizes=state.step_sizes(),
+        step_sizes=state.step_sizes() or None,
         loss=objective.loss_name,
+        storage=config.storage,
+        parts=config.parts,
+        text_image_idx=text_image_idx,
     )

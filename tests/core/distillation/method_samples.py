@@ -7,7 +7,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tasks.core.distillation.distillers import lors, meta_model, repblend
+from tasks.core.distillation.distillers import (
+    cov_match,
+    lors,
+    meta_model,
+    repblend,
+    ridge_contrastive,
+    spectral,
+)
+from tasks.core.distillation.matching_config import OuterConfig
 from tasks.core.distillation.run import Distilled, Log, Problem
 from tests.core.hypergradient.small_problem import MATCHING
 
@@ -19,6 +27,20 @@ SOFT: dict[str, Any] = {
 }
 LORS = lors.Config(**MATCHING, **SOFT, loss="wbce")
 REPBLEND = repblend.Config(**MATCHING, **SOFT, loss="wbce")
+OUTER: dict[str, Any] = {
+    field.name: MATCHING[field.name] for field in dataclasses.fields(OuterConfig)
+}
+COV = cov_match.Config(**OUTER, rho=2.0, mean_weight=0.1)
+SPECTRAL = spectral.Config(**OUTER, b_start=10.0, b_end=0.1, mean_weight=0.1)
+RIDGE = ridge_contrastive.Config(
+    **OUTER,
+    features="random",
+    width=9,
+    draws_per_iteration=1,
+    ridge=0.1,
+    tau=0.07,
+    real_batch_size=16,
+)
 META = meta_model.Config(**MATCHING, real_batch_size=16, start_from="expert", warm_start=None)
 WARM = meta_model.WarmStart(
     iterations=6,

@@ -5,8 +5,21 @@ import dataclasses
 import pytest
 import torch
 
-from tasks.core.distillation.distillers import bi_trajectory, meta_model
-from tests.core.distillation.method_samples import META, WARM, Killed, mean_loss, run_method
+from tasks.core.distillation.distillers import (
+    bi_trajectory,
+    lors,
+    meta_model,
+    ridge_contrastive,
+)
+from tests.core.distillation.method_samples import (
+    LORS,
+    META,
+    RIDGE,
+    WARM,
+    Killed,
+    mean_loss,
+    run_method,
+)
 from tests.core.hypergradient.small_problem import MATCHING, make_problem
 
 
@@ -137,6 +150,63 @@ def test_a_warm_start_is_checked_with_its_place():
             where="x",
         )
     assert dataclasses.replace(META, warm_start=WARM).total_iterations == META.iterations + 6
+
+
+def _named(module, config, **changes):
+    name = module.__name__.rpartition(".")[2]
+    options = dataclasses.replace(config, **changes)
+    return meta_model.NamedStart(method=name, options=options, step_size_scale=2.0)
+
+
+def test_bi_trajectory_by_its_name_is_the_warm_start_without_a_name(tmp_path):
+    problem = make_problem(tmp_path, "heads")
+    own = {name: value for name, value in vars(WARM).items() if name != "step_size_scale"}
+    matched = bi_trajectory.Config(**MATCHING, include_positive=True)
+    found, plain = (
+        run_method(meta_model, problem, META, warm_start=start, iterations=3)
+        for start in (_named(bi_trajectory, matched, **own), WARM)
+    )
+    assert found.history == plain.history and found.pairs.step_sizes == plain.pairs.step_sizes
+    assert torch.equal(found.pairs.images, plain.pairs.images)
+
+
+@pytest.mark.parametrize(("module", "config"), [(ridge_contrastive, RIDGE), (lors, LORS)])
+def test_meta_model_goes_on_from_the_set_of_a_named_method(tmp_path, module, config):
+    problem, change = make_problem(tmp_path, "heads"), {"iterations": 3, "start_from": "fresh"}
+    start = _named(module, config, iterations=4)
+    found = run_method(meta_model, problem, META, warm_start=start, **change)
+    before = run_method(module, problem, start.options)
+    assert [row.pop("is_warm_start") for row in found.history] == [1.0] * 4 + [0.0] * 3
+    assert found.history[:4] == before.history and found.pairs.similarity is None
+    size = 2.0 * before.pairs.step_sizes["img"] if before.pairs.step_sizes else META.step_size_img
+    assert found.history[4]["step_size_img"] == pytest.approx(size)
+    still = {"lr_img": 1e-12, "lr_txt": 1e-12, "lr_step_size": 0.0}
+    kept = run_method(meta_model, problem, META, warm_start=start, **change, **still).pairs
+    torch.testing.assert_close(kept.images, before.pairs.images, rtol=0, atol=1e-9)
+
+
+def test_meta_model_needs_experts_where_one_of_its_parts_does():
+    fresh = dataclasses.replace(META, start_from="fresh")
+    starts = {"none": None, "ridge": _named(ridge_contrastive, RIDGE), "lors": _named(lors, LORS)}
+    needs = {}
+    for name, start in {**starts, "matching": WARM}.items():
+        needs[name] = dataclasses.replace(fresh, warm_start=start).needs_experts
+    assert needs == {"none": False, "ridge": False, "lors": True, "matching": True}
+    assert META.needs_experts
+    config = dataclasses.replace(fresh, warm_start=starts["ridge"])
+    assert config.total_iterations == fresh.iterations + RIDGE.iterations
+    assert config.repeats == ("iterations", "warm_start.options.iterations")
+
+
+def test_a_named_warm_start_is_checked_with_its_place():
+    with pytest.raises(
+        ValueError, match=r"x\.warm_start\.options\.is_budget_compensated: received"
+    ):
+        _check_meta(warm_start=_named(lors, LORS, is_budget_compensated=True))
+    with pytest.raises(
+        ValueError, match=r"x\.warm_start\.options\.lr_img: received \{7: 1\.0\} for 6"
+    ):
+        _check_meta(warm_start=_named(ridge_contrastive, RIDGE, lr_img={7: 1.0}))
 
 
 def _check_meta(**changes):

@@ -18,7 +18,7 @@ import pytest
 
 from flows.sweeps.ray_cluster import _address
 from tests.faults.test_sweep_kills import checkpoints, processes
-from tests.flows.sweeps.test_remote import wait_for
+from tests.flows.sweeps.served import wait_for
 from tests.flows.test_prefect import free_port
 from tests.workspace import TINY, Workspace, environment, make_workspace
 

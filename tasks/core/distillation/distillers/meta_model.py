@@ -5,17 +5,17 @@ F = E_theta0 l(f(D^; theta0), D). The student is trained for T steps on the synt
 judged by the contrastive loss of a batch of real pairs. The pairs move along the exact dF (METHOD
 5); published code unrolls or truncates.
 
-A warm start by bi-trajectory matching brings a set near. Long student trainings (`syn_steps`,
-`student_momentum`) then go on from there. Cost beside bi-trajectory matching: one forward and
-backward pass of the real batch for each goal. A trained encoder needs the memory of the whole batch
-at once.
+A warm start by another method, bi-trajectory matching unless it is named, brings a set near. Long
+student trainings (`syn_steps`, `student_momentum`) then go on from there. Cost beside bi-trajectory
+matching: one forward and backward pass of the real batch for each goal. A trained encoder needs the
+memory of the whole batch at once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from tasks.core.distillation.matching_config import (
 from tasks.core.distillation.objective import Goal, Objective, StudentLoss
 from tasks.core.distillation.run import Distilled, Log, Problem, run
 from tasks.core.distillation.segments import draw_snapshot
+from tasks.core.foundations import plugins
 from tasks.core.foundations.section import BatchSize, Count, Section
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.networks.functional import Theta
@@ -69,6 +70,22 @@ class WarmStart(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NamedStart(Section):
+    """A method that comes first, by its name.
+
+    Attributes:
+        method: its name; what of its set is no picture, text or step size is left behind.
+        options: its own; those that it shares with this method and does not name have the values of
+            here. `settings` turns them into the method's `Config`.
+        step_size_scale: as in `WarmStart`; means nothing where the method learns no step sizes.
+    """
+
+    method: str
+    options: Any
+    step_size_scale: StepSize
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config(MatchingConfig):
     """Options.
 
@@ -81,26 +98,39 @@ class Config(MatchingConfig):
             split has means all.
         start_from: the student starts at an `expert`'s snapshot of epoch 0 .. max_start_epoch - 1,
             or `fresh`, with new projections on the pretrained encoder.
-        warm_start: bi-trajectory matching from whose set this goes on, or null.
+        warm_start: what makes the set that this goes on from: options of bi-trajectory matching,
+            or another method by its name; null for initial pairs.
     """
 
     real_batch_size: BatchSize
     start_from: Literal["expert", "fresh"]
-    warm_start: WarmStart | None
+    warm_start: WarmStart | NamedStart | None
+
+    @property
+    def needs_experts(self) -> bool:
+        """Whether one of both parts reads trajectories of experts."""
+        if isinstance(self.warm_start, NamedStart) and self.warm_start.options.needs_experts:
+            return True
+        return self.start_from == "expert" or isinstance(self.warm_start, WarmStart)
 
     @property
     def total_iterations(self) -> int:
         """Outer updates of both parts."""
+        if isinstance(self.warm_start, NamedStart):
+            before: int = self.warm_start.options.total_iterations
+            return self.iterations + before
         return self.iterations + (self.warm_start.iterations if self.warm_start else 0)
 
     @property
     def repeats(self) -> tuple[str, ...]:
         """Options that count iterations: those of both parts take different times."""
+        if isinstance(self.warm_start, NamedStart):
+            return ("iterations", "warm_start.options.iterations")
         return ("iterations", "warm_start.iterations") if self.warm_start else ("iterations",)
 
     def matching(self) -> MatchingConfig | None:
-        """Return the options of the warm start."""
-        if self.warm_start is None:
+        """Return the options of a warm start by bi-trajectory matching."""
+        if not isinstance(self.warm_start, WarmStart):
             return None
         options = {}
         for field in fields(MatchingConfig):
@@ -116,13 +146,28 @@ def check(
     check_options(config, budgets, trainable=trainable, where=where)
     if config.start_from == "expert":
         check_starts(config, num_epochs, where=where)
-    matching = config.matching()
-    if matching is None:
+    matching, place = config.matching(), f"{where}.warm_start"
+    if isinstance(config.warm_start, NamedStart):
+        _check_named(config.warm_start, num_epochs, budgets, trainable=trainable, where=place)
+    elif matching is None:
         _check_unused(config, where)
     else:
-        check_matching(
-            matching, num_epochs, budgets, trainable=trainable, where=f"{where}.warm_start"
+        check_matching(matching, num_epochs, budgets, trainable=trainable, where=place)
+
+
+def _check_named(
+    start: NamedStart, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str
+) -> None:
+    """Check a named method as if it stood alone, and refuse one that gives pairs back."""
+    if getattr(start.options, "is_budget_compensated", False):
+        raise ValueError(
+            f"{where}.options.is_budget_compensated: received true; the set would have a pair less "
+            "than meta_model goes on with; allowed is false; change it there"
         )
+    check_of = getattr(plugins.load("distillers", start.method), "check", None)
+    if check_of is not None:
+        place = f"{where}.options"
+        check_of(start.options, num_epochs, budgets, trainable=trainable, where=place)
 
 
 def _check_unused(config: Config, where: str) -> None:
@@ -177,14 +222,20 @@ def _warm_start(
     checkpoint: Path | None,
     log: Log | None,
 ) -> Distilled | None:
+    # Of its own name: the second part goes on from its own checkpoint, once the first is done
+    beside = checkpoint.with_name(f"{checkpoint.name}.warm_start") if checkpoint else None
+    start = config.warm_start
+    if isinstance(start, NamedStart):
+        method = plugins.load("distillers", start.method)
+        found: Distilled = method.distill(
+            problem, start.options, num_pairs, checkpoint=beside, log=log
+        )
+        return found
     matching = config.matching()
     if matching is None:
         return None
-    # Of its own name: the second part goes on from its own checkpoint, once the first is done
-    beside = checkpoint.with_name(f"{checkpoint.name}.warm_start") if checkpoint else None
-    return run(
-        problem, matching, num_pairs, Objective(_student_loss(problem)), checkpoint=beside, log=log
-    )
+    objective = Objective(_student_loss(problem))
+    return run(problem, matching, num_pairs, objective, checkpoint=beside, log=log)
 
 
 def _from(config: Config, warm: Distilled | None) -> Config:
