@@ -92,7 +92,8 @@ def run(name: str, words: dict[str, Any]) -> None:
     recorded: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if session.API_URL in os.environ:
         quieten_tracebacks()
-        recorded = session.connected()
+        # Units on a work pool are runs of the server
+        recorded = session.connected(is_outlived=words.get("pool") is None)
     else:
         logging.basicConfig(format="%(message)s")
     with recorded:

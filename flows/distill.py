@@ -14,6 +14,7 @@ from tasks import distill as step
 from tasks import preflight
 from tasks.settings import params, steps
 from tasks.tracking import runs as measures
+from tasks.tracking import system
 
 
 @flow("distill")
@@ -41,8 +42,9 @@ def distill(
     how = {"force": force, "accept_code": accept_code}
     inputs, made = refs.inputs, {}
     for work in works:
-        ref = run(step.distill, work, inputs, work.read(refs.experts), **how)
-        measures.log_distilled(chosen, invocation(), inputs.prepared, ref)
+        with system.watched() as samples:
+            ref = run(step.distill, work, inputs, work.read(refs.experts), **how)
+        measures.log_distilled(chosen, invocation(), inputs.prepared, ref, samples)
         made[str(work.set_name)] = ref
     return replace(refs, distilled={**refs.distilled, **made})
 

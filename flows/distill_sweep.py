@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -20,6 +21,7 @@ from flows import cli
 from flows.grid import sets
 from flows.runner import flow
 from flows.sweeps import record
+from flows.sweeps.asking import asked
 from flows.sweeps.course import Course, Told
 from flows.sweeps.local import local_pool
 from flows.sweeps.record import Record
@@ -107,7 +109,7 @@ def distill_sweep(
         crash_former(kept)
         planned, ends, source = _source(typed, raw, methods, sizes, kept.asked)
         checked = [[one.variant] for one in ends]
-        told = Told(own, force, accept_code, checked, planned)
+        told = Told(own, time.time() if force else None, accept_code, checked, planned)
         with _pool(kept, pool, workers) as found:
             course = Course(kept, told, source, found)
             board = course.run(_publish)
@@ -193,7 +195,8 @@ def _publish(board: Leaderboard) -> None:
     from prefect.artifacts import create_markdown_artifact
 
     key = f"sweep-{hashlib.sha256(f'{board.profile} {board.name}'.encode()).hexdigest()[:10]}"
-    create_markdown_artifact(markdown(board), key=key, description=f"Sweep {board.name}")
+    words = {"markdown": markdown(board), "key": key, "description": f"Sweep {board.name}"}
+    asked(lambda: create_markdown_artifact(**words))
 
 
 def _tell(board: Leaderboard) -> None:

@@ -15,7 +15,7 @@ from flows.runner import flow, invocation, run
 from flows.select_coresets import select_coresets
 from tasks import evaluate as step
 from tasks import preflight
-from tasks.exchange.found import imported
+from tasks.exchange.found import imported, without_words
 from tasks.settings import params, steps
 from tasks.settings.sets import FULL, SetName
 from tasks.store.artifacts import Ref
@@ -85,9 +85,10 @@ def scored(
 def _score(student: params.Params, refs: Refs, start: Ref | None, how: dict[str, bool]) -> Found:
     """Train and score one kind of student on every set and on the full data."""
     sets: dict[str, Ref | None] = {**refs.coresets, **refs.imported, **refs.distilled}
-    if student.evaluate.decoded:
-        for name in refs.distilled:
-            sets[str(SetName.parse(name).decoded())] = refs.distilled[name]
+    asked = {"decoded": student.evaluate.decoded, "plain": student.evaluate.plain}
+    for name, vectors in {**without_words(refs.imported), **refs.distilled}.items():
+        for further in SetName.parse(name).again(**asked):
+            sets[str(further)] = vectors
     sets[FULL] = None
     inputs, found = replace(refs, start=start).inputs, {}
     for name, pairs in sets.items():

@@ -18,6 +18,7 @@ from tasks import study as step
 from tasks.settings import params, steps, studies
 from tasks.settings.sets import FULL
 from tasks.store.artifacts import Ref
+from tasks.tracking.studies import log_study
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class StudyRefs:
 def study(
     study: str, settings: Sequence[str] = (), force: bool = False, accept_code: bool = False
 ) -> StudyRefs:
-    """Train and score the students of a study and write its page.
+    """Train and score the students of a study, write its page and log it.
 
     Args:
         study: its name in `studies` of presets.yaml.
@@ -63,10 +64,12 @@ def study(
             for seed in range(wanted.section.num_students)
         ]
         scores.append(of_cell)
-    files = run(step.write_study, chosen, wanted, planned, scores)
-    print("\n".join(map(str, files)))
+    written = run(step.write_study, chosen, wanted, planned, scores)
+    print("\n".join(map(str, written.files)))
     refs = replace(refs, coresets=coresets, scores=[ref for of_cell in scores for ref in of_cell])
-    return StudyRefs(refs, [str(path) for path in files])
+    told = (refs.inputs.prepared, refs.scores, written.numbers, written.files)
+    log_study(chosen, wanted, *told)
+    return StudyRefs(refs, [str(path) for path in written.files])
 
 
 def _features(chosen: params.Params, wanted: studies.Study, refs: Refs, accept_code: bool) -> Ref:

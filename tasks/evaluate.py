@@ -5,6 +5,7 @@ captions for the gallery of a set.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def _train(
         "method": work.set_name.label,
         # The budget: a set may hold a pair fewer, which paid for its similarity.
         "num_pairs": work.set_name.num_pairs or student.num_pairs,
+        **asdict(student.size),
         "student": work.network.name,
         "seed": seed_idx,
         "protocol": work.section.protocol,
@@ -124,16 +126,19 @@ def _decode(
     train = load_split(prepared.folder, embeddings.folder, "train")
     stored = load_pairs(pairs.folder)
     # A synthetic text is a vector without words: the nearest real caption stands for it
-    similarity, index = nearest(stored.text_embeds, train.text_embeds)
-    rows = [
-        {
-            "initial_caption": train.captions[caption],
-            "initial_image_idx": stored.provenance["image_idx"][row],
-            "nearest_sentence": train.captions[int(index[row, 0])],
-            "similarity": float(similarity[row, 0]),
-        }
-        for row, caption in enumerate(stored.provenance["caption_idx"])
-    ]
+    shown = stored.first_texts
+    similarity, index = nearest(stored.text_embeds[shown], train.text_embeds)
+    image_idx, caption_idx = (stored.provenance[name] for name in ("image_idx", "caption_idx"))
+    rows = []
+    for row, text in enumerate(shown.tolist()):
+        rows.append(
+            {
+                "initial_caption": train.captions[caption_idx[text]],
+                "initial_image_idx": image_idx[row * stored.parts**2],
+                "nearest_sentence": train.captions[int(index[row, 0])],
+                "similarity": float(similarity[row, 0]),
+            }
+        )
     content = {"set": str(work.set_name), "rows": rows}
     (place / GALLERY).write_text(json.dumps(content, indent=1) + "\n")
     write_contact_sheet(load_gallery(place, pairs.folder, work.gallery_pairs), place / SHEET)

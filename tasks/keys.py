@@ -158,8 +158,8 @@ def of_score(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx: int)
     # Added where they apply: the keys of all others are older than these
     if network.is_further:
         what |= {"student": network.name, "input_size": network.input_size}
-    if work.set_name.is_decoded:
-        what["decoded"] = True
+    if work.set_name.ending:
+        what[work.set_name.ending.removeprefix("-")] = True
     read = {"pairs": pairs} if pairs else {}
     return _trained("evaluate", network, what, inputs.digests(**read))
 

@@ -96,6 +96,7 @@ def _select(
     from tasks.core.foundations.tensor_files import load_tensors
     from tasks.core.networks.functional import FlatModel
     from tasks.core.selection.pool import Pool, check_budget
+    from tasks.core.selection.real_bytes import RealPairs
     from tasks.core.training.embedding import embed_split
     from tasks.core.training.pair_files import save_pairs
     from tasks.core.training.pair_set import PairSet
@@ -117,7 +118,8 @@ def _select(
     report(1, 2)
     caption_idx = _caption_idx(network, train)
     found = load_tensors(shared.folder / SHARED) if shared else {}
-    pool = Pool(caption_idx, image_features, text_features[caption_idx], found)
+    real = RealPairs(train)
+    pool = Pool(caption_idx, image_features, text_features[caption_idx], found, real)
     draw = make_generator(network.seed, "coreset", method.name, num_pairs)
     chosen = method.module.select(method.config, pool, num_pairs, draw)
     images = encoder.take(train.images, chosen.image_idx)
@@ -133,6 +135,8 @@ def _select(
             "caption_idx": chosen.caption_idx.tolist(),
             "features": f"{network.name}, expert 0 after {epochs} epochs",
         },
+        text_image_idx=chosen.text_image_idx,
+        real_bytes=real.total(chosen.image_idx, chosen.caption_idx),
     )
     report(2, 2)
     save_pairs(place, pairs)

@@ -18,7 +18,7 @@ from tasks.core.networks.dual_encoder import DualEncoder
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.precision import products
 from tasks.core.training.embedding import embed_split
-from tasks.core.training.pair_files import load_pairs
+from tasks.core.training.pair_files import Size, load_pairs, size_of
 from tasks.core.training.pair_set import PairSet, SetPairs
 from tasks.core.training.similarity import set_loss
 from tasks.core.training.split_pairs import SplitPairs
@@ -27,6 +27,7 @@ from tasks.keys import Inputs
 from tasks.models import Place, load_encoder, load_encoder_of, new_model, open_split
 from tasks.progress import reporter
 from tasks.search import nearest, recall_by_search
+from tasks.settings.sets import DECODED, PLAIN
 from tasks.settings.steps import Evaluation, Network
 from tasks.store.artifacts import Ref
 
@@ -41,11 +42,13 @@ class Student:
         model: the dual encoder, with the weights of the chosen epoch.
         encoder: its image encoder.
         splits: `train`, `val` and `test`, as the student sees them.
-        num_pairs: that it was trained on.
+        num_pairs: pictures that it was trained on.
+        size: of the set.
     """
 
     outcome: Outcome
     num_pairs: int
+    size: Size
     model: DualEncoder = field(repr=False)
     encoder: ImageEncoder = field(repr=False)
     splits: dict[str, Split] = field(repr=False)
@@ -70,7 +73,7 @@ def train_student(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx:
         inputs: with the start of the same network.
         pairs: a coreset or distilled artifact; None trains on the full data.
 
-    With `work.set_name.is_decoded` the texts are those of `in_words`.
+    By the ending of `work.set_name` the set is that of `in_words`, or `plain`.
     """
     device, section, network = choose_device(), work.section, work.network
     tau = network.model.tau
@@ -81,10 +84,13 @@ def train_student(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx:
     step_sizes, loss_fn, recipe = None, None, section.full
     if pairs is None:
         source = SplitPairs(splits["train"], encoder, work.augment, device=device)
+        size = Size(len(splits["train"].captions), None, 8)
     else:
-        stored, features = open_pairs(network, inputs.start, pairs, device)
-        if work.set_name.is_decoded:
+        stored, features, size = open_pairs(network, inputs.start, pairs, device)
+        if work.set_name.ending == DECODED:
             stored = in_words(stored, splits["train"])
+        elif work.set_name.ending == PLAIN:
+            stored = plain(stored)
         source = SetPairs(stored, device=device, features=features)
         step_sizes, loss_fn, recipe = stored.step_sizes, set_loss(stored, tau), section.small
     text_dim = splits["train"].text_embeds.shape[1]
@@ -104,7 +110,7 @@ def train_student(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx:
         loss_fn=loss_fn,
         progress=reporter(f"evaluate {work.set_name} seed {seed_idx}"),
     )
-    return Student(outcome, source.num_pairs, model, encoder, splits)
+    return Student(outcome, source.num_pairs, size, model, encoder, splits)
 
 
 def in_words(pairs: PairSet, train: Split) -> PairSet:
@@ -114,7 +120,15 @@ def in_words(pairs: PairSet, train: Split) -> PairSet:
     the gallery.
     """
     _, sentences = nearest(pairs.text_embeds, train.text_embeds)
-    return replace(pairs, text_embeds=train.text_embeds[sentences[:, 0]])
+    words = train.text_embeds[sentences[:, 0]]
+    return replace(pairs, text_embeds=words, storage="float32")
+
+
+def plain(pairs: PairSet) -> PairSet:
+    """Return a set without what it learned for its students: identity similarity, InfoNCE, and the
+    step sizes of the recipe.
+    """
+    return replace(pairs, similarity=None, step_sizes=None, loss="info_nce")
 
 
 def load_student_encoder(network: Network, start: Ref, device: torch.device) -> ImageEncoder:
@@ -124,11 +138,12 @@ def load_student_encoder(network: Network, start: Ref, device: torch.device) -> 
 
 def open_pairs(
     network: Network, start: Ref, pairs: Ref, device: torch.device
-) -> tuple[PairSet, torch.Tensor | None]:
-    """Return a stored set as the student with `network` sees it, and its features.
+) -> tuple[PairSet, torch.Tensor | None, Size]:
+    """Return a stored set as the student with `network` sees it, its features, and its size as
+    stored.
 
-    Features (M, F) lie on `device`; they are None when the encoder is trained. Nobody may change
-    either. A further student sees the set as `transfer` brings it.
+    Features (num_images, F) lie on `device`; they are None when the encoder is trained. Nobody may
+    change either. A further student sees the set as `transfer` brings it.
     """
     stored = Place(pairs.digest, pairs.folder)
     encoder = Place(start.digest, start.folder, network.image_encoder)
@@ -144,16 +159,17 @@ def _open_pairs(
     is_frozen: bool,
     is_transferred: bool,
     input_size: int | None,
-) -> tuple[PairSet, torch.Tensor | None]:
+) -> tuple[PairSet, torch.Tensor | None, Size]:
     encoder = at_size(load_encoder_of(start, device), input_size)
     stored = load_pairs(pairs.folder)
+    size = size_of(stored)
     if is_transferred:
         stored = transfer(stored, encoder, input_size)
     if not is_frozen:
-        return stored, None
+        return stored, None, size
     with torch.no_grad(), products("float32"):
         parts = [
             encoder.module(part.contiguous(memory_format=torch.channels_last).to(device))
-            for part in stored.images.split(BATCH_SIZE)
+            for part in stored.student_images().split(BATCH_SIZE)
         ]
-    return stored, torch.cat(parts)
+    return stored, torch.cat(parts), size

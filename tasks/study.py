@@ -180,11 +180,23 @@ def _real_pair_bytes(prepared: Path) -> float:
     return total / len(chosen) + float(captions.str.encode("utf-8").str.len().mean())
 
 
+@dataclass(frozen=True)
+class Written:
+    """The pages of a study.
+
+    Attributes:
+        numbers: of the rows of its first table, {row: {metric: value}}.
+    """
+
+    files: list[Path]
+    numbers: dict[str, dict[str, float]]
+
+
 @step("{study.name}")
 def write_study(
     params: Params, study: Study, planned: Plan, scores: Sequence[Sequence[Ref]]
-) -> list[Path]:
-    """Write the pages and return their files; it takes a moment, so they are always written anew.
+) -> Written:
+    """Write the pages; it takes a moment, so they are always written anew.
 
     Args:
         scores: artifacts of evaluate of each cell, one a student.
@@ -217,7 +229,8 @@ def write_study(
     else:
         notes = fixed_compute.Notes(frozenset(params.distillers), planned.left_out, TOLERANCE)
         page = fixed_compute.build(study.name, study.title, dataset, frame, notes, facts)
-    return write_pages(page, stages.REPORTS / params.profile / "studies")
+    files = write_pages(page, stages.REPORTS / params.profile / "studies")
+    return Written(files, page.numbers)
 
 
 def _facts(params: Params, refs: Sequence[Ref]) -> dict[str, str]:

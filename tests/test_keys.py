@@ -8,7 +8,7 @@ import pytest
 from tasks import keys
 from tasks.keys import Inputs
 from tasks.settings import params, steps
-from tasks.settings.sets import FULL, SetName
+from tasks.settings.sets import DECODED, FULL, PLAIN, SetName
 from tasks.stages import STAGES
 from tasks.store import caching
 from tasks.store.artifacts import Ref
@@ -52,13 +52,15 @@ def test_a_score_of_a_small_set_knows_no_recipe_of_the_full_data(chosen):
     assert keys.of_score(work, INPUTS, None, 0) != keys.of_score(other, INPUTS, None, 0)
 
 
-def test_a_decoded_score_says_so_and_its_option_changes_no_other_key(chosen):
+@pytest.mark.parametrize("ending", [DECODED, PLAIN])
+def test_a_further_score_says_so_and_its_option_changes_no_other_key(ending, chosen):
     name, pairs = SetName("bi_trajectory", 20), Ref("d", "d" * 8)
-    plain = keys.of_score(steps.evaluation(chosen, name), INPUTS, pairs, 0)
-    decoded = keys.of_score(steps.evaluation(chosen, name.decoded()), INPUTS, pairs, 0)
-    assert decoded.params == {**plain.params, "decoded": True} and "decoded" not in plain.params
-    other = params.load(["profile=toy", "evaluate.decoded=true"], path=ROOT / "params.yaml")
-    assert keys.of_score(steps.evaluation(other, name), INPUTS, pairs, 0) == plain
+    own = keys.of_score(steps.evaluation(chosen, name), INPUTS, pairs, 0)
+    work, kind = steps.evaluation(chosen, replace(name, ending=ending)), ending.removeprefix("-")
+    further = keys.of_score(work, INPUTS, pairs, 0)
+    assert further.params == {**own.params, kind: True} and kind not in own.params
+    other = params.load(["profile=toy", f"evaluate.{kind}=true"], path=ROOT / "params.yaml")
+    assert keys.of_score(steps.evaluation(other, name), INPUTS, pairs, 0) == own
     for task, key in ((steps.training, keys.of_expert), (steps.start, None)):
         assert task(chosen) == task(other)
         assert key is None or key(task(chosen), INPUTS, 0) == key(task(other), INPUTS, 0)

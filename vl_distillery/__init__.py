@@ -223,9 +223,10 @@ def _nearest(pairs: PairSet, train: Split) -> list[str]:
 
 
 def _draw(title: str, pairs: PairSet, captions: Sequence[str], target: BinaryIO) -> None:
-    """Write the contact sheet of a set whose pictures have one text each."""
+    """Write the contact sheet of a set, each picture with its first text."""
     pictures = to_pictures(pairs.images[:SHOWN], pairs.mean, pairs.std)
-    tiles = [(tile,) for tile in zip(pictures, captions, strict=False)]
+    firsts = [captions[text] for text in pairs.first_texts[:SHOWN].tolist()]
+    tiles = [(tile,) for tile in zip(pictures, firsts, strict=True)]
     write_sheet(title, tiles, target)
 
 

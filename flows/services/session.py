@@ -170,12 +170,18 @@ def standing() -> str | None:
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[None]:
-    """Begin when the server of PREFECT_API_URL answers; a run in the block outlives the server, see
-    `_outlive`. At the end everything that Prefect has to send is sent.
+def connected(*, is_outlived: bool = True) -> Iterator[None]:
+    """Begin when the server of PREFECT_API_URL answers. At the end everything that Prefect has to
+    send is sent.
+
+    Args:
+        is_outlived: whether a run in the block goes on without the server, see `_outlive`; one that
+            needs it waits for it.
 
     Raises:
         ConnectionError: nobody answers there; a standing server has `START_SECONDS` to start.
+            Or it does not answer any more.
+        KeyboardInterrupt: SIGTERM came to a flow in the block.
     """
     url = os.environ[API_URL]
     limit = time.monotonic() + START_SECONDS
@@ -187,12 +193,34 @@ def connected() -> Iterator[None]:
             )
         time.sleep(0.1)
     has_ended = threading.Event()
-    threading.Thread(target=_outlive, args=(url, has_ended), daemon=True).start()
+    if is_outlived:
+        threading.Thread(target=_outlive, args=(url, has_ended), daemon=True).start()
     try:
         yield
+    except BaseException as error:
+        if own := _in_our_words(error, url):
+            raise own from error
+        raise
     finally:
         has_ended.set()  # what is done must not start again when the server goes
         _send_the_rest()
+
+
+def _in_our_words(error: BaseException, url: str) -> BaseException | None:
+    """Return what stands for an exception of Prefect's client; None for any other."""
+    if "prefect" not in sys.modules:
+        return None
+    import httpx
+    from prefect.exceptions import TerminationSignal
+
+    if isinstance(error, TerminationSignal):
+        return KeyboardInterrupt()
+    if isinstance(error, httpx.TransportError):
+        return ConnectionError(
+            f"the Prefect server at {url} does not answer any more: {error}; start it, and the "
+            "same command goes on"
+        )
+    return None
 
 
 def answers(url: str) -> bool:

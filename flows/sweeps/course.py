@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,13 +32,14 @@ class Told:
 
     Attributes:
         settings: the user's own, which come before those of a cell.
+        forced_at: time before which what was distilled and scored is made again; None: it is kept.
         checked: further settings that are checked before anything starts, and are no cells.
         planned: cells whose shared artifacts are made first; they are those of the source, or of a
             search the one that all its cells share with.
     """
 
     settings: Sequence[str]
-    force: bool
+    forced_at: float | None
     accept_code: bool
     checked: Sequence[Sequence[str]]
     planned: Sequence[Cell]
@@ -54,6 +55,7 @@ class Course:
         self.refs: dict[str, bool] = {}
         self.needs: tuple[str, ...] = ()
         self.written = 0.0
+        self.page: str | None = None
 
     def run(self, publish: Callable[[Leaderboard], None]) -> Leaderboard:
         """Make the sweep, and return its leaderboard.
@@ -68,7 +70,7 @@ class Course:
         cells = [
             {"id": cell.id, "name": cell.name, **self._part(cell)} for cell in self.told.planned
         ]
-        how = {"force": self.told.force, "accept_code": self.told.accept_code}
+        how = {"forced_at": self.told.forced_at, "accept_code": self.told.accept_code}
         words = {"settings": self.told.settings, "cells": cells, "checked": self.told.checked}
         request = {"kind": PLAN, **words, **how}
         LOGGER.info("checking %d cells", len(cells))
@@ -88,10 +90,10 @@ class Course:
             "devices": ", ".join(
                 sorted({row.scores["device"] for row in rows if "device" in row.scores})
             ),
-            "MLflow": f"the run of the dataset whose name ends with `sweep {record.name}`",
+            "MLflow": self.page or f"the run of the dataset that ends with `sweep {record.name}`",
         }
         command = None if best is None else self.command(self.cells[best.id])
-        return Leaderboard(record.name, record.profile, rows, command, facts)
+        return Leaderboard(record.name, record.profile, rows, command, facts, self.page)
 
     def command(self, cell: Cell) -> str:
         """Return the command that finds what a cell made."""
@@ -133,10 +135,20 @@ class Course:
 
     def _ended(self, cell: Cell, outcome: Outcome) -> list[Unit]:
         state, scores = FAILED, {}
+        pages: Mapping[str, str] = {}
         if outcome.reason is None:
             state = PRUNED if outcome.value["is_pruned"] else DONE
             scores = outcome.value["scores"]
-        row = replace(self.rows[cell.id], state=state, scores=scores, reason=outcome.reason)
+            pages = outcome.value.get("pages", pages)
+        self.page = pages.get("sweep") or self.page
+        row = replace(
+            self.rows[cell.id],
+            state=state,
+            scores=scores,
+            reason=outcome.reason,
+            page=pages.get("cell"),
+            lost=outcome.lost,
+        )
         self.rows[cell.id] = row
         further = [self._unit(one, self.needs) for one in self.source.after(cell, state, scores)]
         self._say(row)
@@ -159,7 +171,7 @@ class Course:
             "sweep": {"profile": record.profile, "sweep": record.name, "cell": cell.name},
             "swept": cell.swept,
             "below": None,
-            "force": self.told.force,
+            "forced_at": self.told.forced_at,
             "accept_code": self.told.accept_code,
         }
         return {"request": request}

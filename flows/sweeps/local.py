@@ -1,6 +1,6 @@
 """Worker processes on this machine: each makes one unit after the other.
 
-A process that ends, however it does, fails the unit that it was making; another takes its place.
+A process that ends, however it does, loses the unit that it was making; another takes its place.
 When the parent is gone, they end (worker.py).
 """
 
@@ -53,7 +53,8 @@ class Process:
         how = f"with code {code}"
         if code < 0:
             how = f"by signal {-code} ({signal.Signals(-code).name})"
-        return Outcome(f"its process ended {how}; the last it wrote is in {self.log}")
+        told = f"its process ended {how}; the last it wrote is in {self.log}"
+        return Outcome(told, is_lost=True)
 
     def end(self) -> None:
         """End the process with all that it started."""

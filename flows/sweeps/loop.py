@@ -1,13 +1,16 @@
 """Hands units to a pool as what they need is made; a unit that fails fails alone, with what needs
-it.
+it. A unit whose process was lost is tried once more: what it had done is found.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from flows.sweeps.units import Outcome, Pool, Unit
 
+LOGGER = logging.getLogger("vl_distillery")
 Heard = Callable[[Unit, Outcome], Iterable[Unit]]
 
 
@@ -21,6 +24,7 @@ def run(units: Iterable[Unit], pool: Pool, heard: Heard) -> None:
     waiting: list[Unit] = list(units)
     under_way: dict[str, Unit] = {}
     ended: dict[str, Outcome] = {}
+    lost: dict[str, str | None] = {}
     while waiting or under_way:
         for unit in [unit for unit in waiting if set(unit.needs) <= set(ended)]:
             if reason := _missing(unit, ended):
@@ -35,8 +39,13 @@ def run(units: Iterable[Unit], pool: Pool, heard: Heard) -> None:
             continue
         for key, outcome in pool.ended():
             unit = under_way.pop(key)
-            ended[key] = outcome
-            waiting += heard(unit, outcome)
+            if outcome.is_lost and key not in lost:
+                LOGGER.warning("%s is tried once more: %s", unit.name, outcome.reason)
+                lost[key] = outcome.reason
+                waiting.insert(0, unit)
+                continue
+            ended[key] = replace(outcome, lost=lost.get(key))
+            waiting += heard(unit, ended[key])
 
 
 def _missing(unit: Unit, ended: dict[str, Outcome]) -> str | None:

@@ -3,9 +3,8 @@
 The plan alone is made by a process of the parent's machine, without a card: a parent that comes
 back does not wait for a worker to hear how its cells stand.
 
-A run whose process is gone does not stay Running. Each unit holds a lock while it works (unit.py);
-where a run is said to be Running and its lock is free, the parent marks it Crashed. The cell fails
-with that reason, and the slot of its worker is its worker's own.
+A run whose process is gone does not stay Running: the parent marks it Crashed when it shows no sign
+of life (signs.py). The slot of its worker is its worker's own.
 """
 
 from __future__ import annotations
@@ -14,27 +13,20 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID
-
-import filelock
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
 
 from flows.services import session
+from flows.sweeps import signs
+from flows.sweeps.asking import asked
 from flows.sweeps.local import LocalPool, local_pool
 from flows.sweeps.record import Record
-from flows.sweeps.unit import ANSWER, HELD, place_of
 from flows.sweeps.units import PLAN, Outcome, Unit
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-T = TypeVar("T")
-POLL_SECONDS = 1.0
-BEGIN_SECONDS = 120.0  # from a worker's taking a run until the run holds its lock
-PATIENCE_SECONDS = 300.0  # with a server that does not answer
 GONE = "its process is gone"
 MAX_REQUEST = 500_000  # bytes that Prefect takes as parameters of a run
 
@@ -51,16 +43,10 @@ class RemotePool:
     ) -> None:
         self.client, self.record, self.size, self.planner = client, record, size, planner
         self.tag = f"sweep:{record.profile}/{record.name}"
-        self.deployment = _asked(lambda: _deployment(client, pool))
+        self.deployment = asked(lambda: _deployment(client, pool))
         self.units: dict[UUID, str] = {}  # by the id of their runs
-        self.found = {
-            tag: run for run in self.open() for tag in run.tags if tag.startswith("unit:")
-        }
-
-    def open(self) -> list[FlowRun]:
-        """Return the runs of this sweep that have not ended."""
-        runs = _asked(lambda: self._read(self.tag))
-        return [run for run in runs if run.state and not run.state.is_final()]
+        self.watch = signs.Watch()
+        self.found = self._under_way()
 
     def start(self, unit: Unit) -> None:
         """Submit a unit, unless an earlier parent of this sweep did and it is under way."""
@@ -76,19 +62,15 @@ class RemotePool:
                     f"the {unit.name} of this sweep takes {size} bytes, and Prefect takes "
                     f"{MAX_REQUEST} as parameters of a run; make several smaller sweeps"
                 )
-            own = self.record
             words = {
-                "profile": own.profile,
-                "sweep": own.name,
-                "request": unit.request,
-                "settings": unit.request["settings"],
+                "parameters": {"request": unit.request, "settings": unit.request["settings"]},
+                "name": f"{self.record.name}: {unit.name}",
+                "tags": [self.tag, tag, f"kind:{unit.kind}"],
+                # A server that ends before it answers is asked again, and makes no second run
+                "idempotency_key": str(uuid4()),
             }
-            tags = [self.tag, tag, f"kind:{unit.kind}"]
-            name = f"{own.name}: {unit.name}"
-            run = _asked(
-                lambda: self.client.create_flow_run_from_deployment(
-                    self.deployment, parameters=words, name=name, tags=tags
-                )
+            run = asked(
+                lambda: self.client.create_flow_run_from_deployment(self.deployment, **words)
             )
         self.units[run.id] = unit.id
 
@@ -97,7 +79,13 @@ class RemotePool:
         found = self.planner.ended()
         if not self.units:
             return found
-        for run in _asked(lambda: self._read(self.tag, list(self.units))):
+        since = time.monotonic()
+        runs = asked(lambda: self._read(list(self.units)))
+        if time.monotonic() - since > signs.BEAT_SECONDS:
+            self.watch.begin_again()
+        for deleted in set(self.units).difference(run.id for run in runs):
+            found.append((self.units.pop(deleted), Outcome("its run was deleted in Prefect")))
+        for run in runs:
             outcome = self._outcome(run)
             if outcome is not None:
                 found.append((self.units.pop(run.id), outcome))
@@ -105,29 +93,42 @@ class RemotePool:
 
     def cancel(self) -> None:
         """Cancel all runs of the sweep that have not ended."""
+        import httpx
         from prefect.states import Cancelled, Cancelling
 
-        for run in self.open():
-            is_begun = run.state is not None and run.state.is_running()
-            state: Any = Cancelling() if is_begun else Cancelled()
-            with contextlib.suppress(Exception):  # others are cancelled all the same
-                self.client.set_flow_run_state(run.id, state, force=True)
+        with contextlib.suppress(httpx.TransportError):  # the server is gone
+            for run in self._read():
+                is_begun = run.state is not None and run.state.is_running()
+                state: Any = Cancelling() if is_begun else Cancelled()
+                with contextlib.suppress(Exception):  # others are cancelled all the same
+                    self.client.set_flow_run_state(run.id, state, force=True)
 
-    def _read(self, tag: str, ids: list[UUID] | None = None) -> list[FlowRun]:
-        from prefect.client.schemas.filters import (
-            FlowRunFilter,
-            FlowRunFilterId,
-            FlowRunFilterTags,
-        )
+    def _under_way(self) -> dict[str, FlowRun]:
+        """Return the runs of an earlier parent that go on, by the tags of their units."""
+        found: dict[str, FlowRun] = {}
+        for run in asked(self._read):
+            if run.state and not run.state.is_cancelling():
+                found |= {tag: run for tag in run.tags if tag.startswith("unit:")}
+        return found
 
-        of_sweep = FlowRunFilter(
-            tags=FlowRunFilterTags(all_=[tag]),
-            id=None if ids is None else FlowRunFilterId(any_=ids),
-        )
+    def _read(self, ids: list[UUID] | None = None) -> list[FlowRun]:
+        """Return the runs of these ids, or all of the sweep that have not ended."""
+        from prefect.client.schemas import filters
+        from prefect.client.schemas.objects import TERMINAL_STATES
+        from prefect.client.schemas.sorting import FlowRunSort
+
+        if ids is None:
+            is_open = filters.FlowRunFilterStateType(not_any_=list(TERMINAL_STATES))
+            wanted = filters.FlowRunFilter(
+                tags=filters.FlowRunFilterTags(all_=[self.tag]),
+                state=filters.FlowRunFilterState(type=is_open),
+            )
+        else:
+            wanted = filters.FlowRunFilter(id=filters.FlowRunFilterId(any_=ids))
         runs: list[FlowRun] = []
         # A page has at most 200
         while page := self.client.read_flow_runs(
-            flow_run_filter=of_sweep, offset=len(runs), limit=200
+            flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, offset=len(runs), limit=200
         ):
             runs += page
         return runs
@@ -135,20 +136,31 @@ class RemotePool:
     def _outcome(self, run: FlowRun) -> Outcome | None:
         """Return how a run ended; None while it has not."""
         assert run.state
-        place = place_of(self.record.profile, self.record.name, str(run.id))
-        if run.state.is_final():
-            answer = place.with_suffix(ANSWER)
-            if answer.is_file():
-                return Outcome(**json.loads(answer.read_text()))
-            told = run.state.message or "it left no answer"
-            return Outcome(f"its run {run.name} is {run.state.name}: {told}")
-        if _is_gone(run, place):
-            return self._crash(run)
-        return None
+        answer = signs.told(run)
+        if not run.state.is_final():
+            return self._silent(run, answer) if self.watch.is_silent(run) else None
+        if answer:
+            return answer
+        told = f"{run.state.name}: {run.state.message or 'it left no answer'}"
+        return Outcome(f"its run {run.name} is {told}", is_lost=run.state.is_crashed())
 
-    def _crash(self, run: FlowRun) -> Outcome:
-        _asked(lambda: crash(self.client, run.id))
-        return Outcome(f"{GONE} (flow run {run.name})")
+    def _silent(self, run: FlowRun, answer: Outcome | None) -> Outcome:
+        """Let a run whose process is gone say how it ended, and return that."""
+        from prefect.states import Cancelled, Completed, Crashed, Failed
+
+        assert run.state
+        found = answer or Outcome(
+            f"{GONE} (flow run {run.name})", is_lost=not run.state.is_cancelling()
+        )
+        state: Any = Completed()
+        if found.is_lost:
+            state = Crashed(message=GONE)
+        elif answer is None:
+            state = Cancelled(message=GONE)
+        elif answer.reason is not None:
+            state = Failed(message=answer.reason)
+        asked(lambda: conclude(self.client, run.id, state))
+        return found
 
 
 @contextlib.contextmanager
@@ -163,10 +175,10 @@ def remote_pool(record: Record, pool: str, size: int) -> Iterator[RemotePool]:
             f"--pool {pool}: no Prefect server stands here; start one (`make ui`), or name one by "
             f"{session.API_URL}, or leave --pool out, which takes processes of this machine"
         )
-    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.orchestration import get_client
 
     with (
-        SyncPrefectClient(os.environ[session.API_URL]) as client,
+        get_client(sync_client=True) as client,
         local_pool(1, record.folder, has_card=False) as planner,
     ):
         made = RemotePool(client, record, pool, size, planner)
@@ -177,13 +189,11 @@ def remote_pool(record: Record, pool: str, size: int) -> Iterator[RemotePool]:
             raise
 
 
-def crash(client: Any, run_id: UUID) -> None:
-    """Let a run whose process is gone say so, unless it has ended."""
-    from prefect.states import Crashed
-
-    state = client.read_flow_run(run_id).state
-    if state is None or not state.is_final():
-        client.set_flow_run_state(run_id, Crashed(message=GONE), force=True)
+def conclude(client: Any, run_id: UUID, state: Any) -> None:
+    """Let a run whose process is gone say how it ended, unless it has said so."""
+    known = client.read_flow_run(run_id).state
+    if known is None or not known.is_final():
+        client.set_flow_run_state(run_id, state, force=True)
 
 
 def crash_former(record: Record) -> None:
@@ -191,15 +201,16 @@ def crash_former(record: Record) -> None:
     url = os.environ.get(session.API_URL)
     if record.former is None or url is None or not session.answers(f"{url}/health"):
         return
-    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
+    from prefect.states import Crashed
 
     former = UUID(record.former)
     with (
-        SyncPrefectClient(url) as client,
+        get_client(sync_client=True) as client,
         contextlib.suppress(ObjectNotFound),  # another server's
     ):
-        _asked(lambda: crash(client, former))
+        asked(lambda: conclude(client, former, Crashed(message=GONE)))
 
 
 def _deployment(client: Any, pool: str) -> Any:
@@ -212,36 +223,3 @@ def _deployment(client: Any, pool: str) -> Any:
             f"--pool {pool}: the server has no deployment sweep-unit/{pool}; allowed are those of "
             "prefect.yaml, gpu and cpu, once `prefect deploy --all` has made them"
         ) from error
-
-
-def _asked(ask: Callable[[], T]) -> T:
-    """Return what the server answers; one that restarts is waited for."""
-    import httpx
-
-    limit = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return ask()
-        except httpx.HTTPError as error:
-            if time.monotonic() > limit:
-                raise ConnectionError(
-                    f"the Prefect server does not answer: {error}; `vl-distillery sweep resume` "
-                    "goes on with the sweep when it does"
-                ) from error
-            time.sleep(POLL_SECONDS)
-
-
-def _is_gone(run: FlowRun, place: Path) -> bool:
-    """Whether a worker took a run and no process has its lock any more."""
-    assert run.state
-    if not (run.state.is_running() or run.state.is_pending() or run.state.is_cancelling()):
-        return False
-    lock = place.with_suffix(HELD)
-    if not lock.exists():
-        since = run.state.timestamp or datetime.now(UTC)
-        return (datetime.now(UTC) - since).total_seconds() > BEGIN_SECONDS
-    try:
-        with filelock.FileLock(lock, timeout=0):
-            return not place.with_suffix(ANSWER).exists()
-    except filelock.Timeout:
-        return False

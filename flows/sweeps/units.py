@@ -34,10 +34,14 @@ class Outcome:
     Attributes:
         reason: why it failed; None when it did not.
         value: what the work returned.
+        is_lost: whether its process ended before it could answer.
+        lost: why its first try ended, where that was lost.
     """
 
     reason: str | None = None
     value: Mapping[str, Any] = field(default_factory=dict)
+    is_lost: bool = False
+    lost: str | None = None
 
 
 class Pool(Protocol):

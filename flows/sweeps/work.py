@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ from tasks.exchange.found import imported
 from tasks.reporting.cell_scores import of_cell
 from tasks.settings import params, steps
 from tasks.settings.params import Params
-from tasks.settings.sets import SetName
-from tasks.settings.space import RANDOM
 from tasks.store import caching
 from tasks.store.artifacts import Ref
 from tasks.tracking import cells as tracking
+from tasks.tracking import system
+from tasks.tracking.records import Row
 
 Answer = dict[str, Any]
 
@@ -58,7 +58,7 @@ def plan(
     settings: Sequence[str],
     cells: Sequence[Mapping[str, Any]],
     checked: Sequence[Sequence[str]],
-    force: bool,
+    forced_at: float | None,
     accept_code: bool,
 ) -> Answer:
     """Check every cell, and return what is to be made: {shared, cells}.
@@ -89,7 +89,7 @@ def plan(
     planned = {}
     for one in cells:
         left = [key for key in needs[one["id"]] if key in missing]
-        answer = None if left or force else _look(one["request"])
+        answer = None if left or forced_at is not None else _look(one["request"])
         planned[one["id"]] = {"needs": left, "answer": answer}
     for unit in missing.values():
         unit["needs"] = [key for key in unit["needs"] if key in missing]
@@ -115,7 +115,7 @@ def cell(
     sweep: Mapping[str, str],
     swept: Mapping[str, Any],
     below: float | None,
-    force: bool,
+    forced_at: float | None,
     accept_code: bool,
 ) -> Answer:
     """Distil and score one setting beside random selection of its size, and log it.
@@ -124,16 +124,31 @@ def cell(
         sweep: its profile, name and the cell's own name.
         swept: what tells the cell from others.
         below: the cell is left when its first student has less validation recall than this.
+        forced_at: time before which sets and scores are made again; None keeps them.
 
     Returns:
         scores: see `of_cell`; for a cell that was left, the recall of its first student alone.
         refs: each artifact with whether it was there.
+        pages: where MLflow shows it and its sweep; none of a cell that was left.
     """
+    how = {"force": forced_at is not None, "accept_code": accept_code}
+    # Cells share students
+    with system.watched() as samples, caching.forcing_once(forced_at):
+        return _cell(settings, sweep, swept, below, how, samples)
+
+
+def _cell(
+    settings: Sequence[str],
+    sweep: Mapping[str, str],
+    swept: Mapping[str, Any],
+    below: float | None,
+    how: dict[str, bool],
+    samples: Sequence[Row],
+) -> Answer:
     chosen = params.load(settings)
     (name,) = [made for made in chosen.sets if made.method in chosen.distillers]
-    how = {"force": force, "accept_code": accept_code}
-    refs = train_experts.fn(settings, accept_code=accept_code)
-    refs = select_coresets.fn(settings, force, accept_code, refs, RANDOM)
+    refs = train_experts.fn(settings, accept_code=how["accept_code"])
+    refs = select_coresets.fn(settings, **how, refs=refs)
     work = steps.distillation(chosen, name)
     pairs = run(distill.distill, work, refs.inputs, work.read(refs.experts), **how)
     refs = replace(refs, distilled={str(name): pairs})
@@ -146,26 +161,21 @@ def cell(
             left = replace(refs, scores=[first])
             scores = {"val": recall, "first_val": recall}
             return {"scores": scores, "is_pruned": True, "refs": _told(left)}
-    return _scored(chosen, name, refs, how, sweep, swept)
+    cell = tracking.Cell(sweep, dict(swept), name, refs.inputs.prepared, pairs, samples)
+    return _scored(chosen, cell, refs, how)
 
 
-def _scored(
-    chosen: Params,
-    name: SetName,
-    refs: Refs,
-    how: dict[str, bool],
-    sweep: Mapping[str, str],
-    swept: Mapping[str, Any],
-) -> Answer:
+def _scored(chosen: Params, cell: tracking.Cell, refs: Refs, how: dict[str, bool]) -> Answer:
     heard: list[tuple[Found, dict[str, Ref]]] = []
     refs = scored(
         chosen, refs, how, lambda student, found, galleries: heard.append((found, galleries))
     )
     found, galleries = heard[0]  # of the student that distils; further ones follow
-    scores = of_cell(str(name), found, refs.distilled[str(name)])
-    told = tracking.Cell(sweep, dict(swept), name, refs.inputs.prepared, refs.distilled[str(name)])
-    tracking.log_cell(chosen, told, found[str(name)], galleries[str(name)], scores)
-    return {"scores": scores, "is_pruned": False, "refs": _told(refs)}
+    name = str(cell.set_name)
+    scores = of_cell(name, found, cell.distilled)
+    pages = tracking.log_cell(chosen, cell, found[name], galleries[name], scores)
+    told = {"pages": asdict(pages), "refs": _told(refs)}
+    return {"scores": scores, "is_pruned": False, **told}
 
 
 def _load(settings: Sequence[str], what: str) -> Params:

@@ -31,13 +31,10 @@ def main() -> None:
     session.switch_offline()
     logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("vl_distillery").setLevel(logging.INFO)
-    from tasks.store import caching
-
-    with caching.forcing_once():  # cells share the students of the full data
-        while True:
-            request = json.loads(requests.get())
-            answers.write(json.dumps(answer_to(request)) + "\n")
-            answers.flush()
+    while True:
+        request = json.loads(requests.get())
+        answers.write(json.dumps(answer_to(request)) + "\n")
+        answers.flush()
 
 
 def _listen(requests: queue.Queue[str]) -> None:

@@ -20,6 +20,7 @@ from tasks.store.artifacts import Key, Ref
 from tasks.store.manifests import MANIFEST, Manifest
 
 FITS = "fits"  # what an imported set fits, among the facts of its manifest
+WORDS = "has_words"  # among them too: whether its texts are those of sentences
 FITTED = ("prepared", "embeddings", "start")  # what every set of a profile has to fit
 
 

@@ -15,6 +15,7 @@ import jinja2
 
 from tasks.core.evaluation.metrics import LISTED
 from tasks.core.evaluation.statistics import CONFIDENCE, describe
+from tasks.core.training.pair_files import num_bytes
 from tasks.exchange.layouts import TABLE
 from tasks.exchange.source import Source
 from tasks.reporting.tables import PROTOCOLS
@@ -61,7 +62,8 @@ def render(source: Source, facts: dict[str, Any], choice: Any, facts_digest: str
         "suffix": choice.picture,
         "prepared": prepared,
         "made": made,
-        "num_stored_bytes": _stored_bytes(source),
+        "num_stored_bytes": num_bytes(source.pairs),
+        "stored_as": "JPEG and captions" if source.is_coreset else source.pairs.storage,
         "scores": _scores(facts["scores"]),
         "in_words": _scores(facts["scores_in_words"]),
         "protocols": PROTOCOLS,
@@ -90,15 +92,6 @@ def _widths(source: Source) -> dict[str, int]:
     image = source.start.manifest.facts["out_dim"]
     shared = source.own.manifest.params["model"]["embed_dim"] or image
     return {"image": image, "text": source.pairs.text_embeds.shape[1], "shared": shared}
-
-
-def _stored_bytes(source: Source) -> int:
-    """Return the bytes of the set itself, in float32: what a budget counts."""
-    pairs = source.pairs
-    tensors = [pairs.images, pairs.text_embeds]
-    if pairs.similarity:
-        tensors += [pairs.similarity.diagonal, pairs.similarity.left, pairs.similarity.right]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _scores(scores: list[dict[str, Any]]) -> list[tuple[str, str, str]]:

@@ -76,8 +76,9 @@ def export(source: Source, target: Path, choice: Choice, *, is_replaced: bool = 
     """Write a set to the folder `target`, whole or not at all.
 
     Raises:
-        ValueError: `target` exists, see `whole`.
+        ValueError: `target` exists, see `whole`; or a picture has several parts or texts.
     """
+    _check_single(source)
     with whole(target, is_replaced=is_replaced) as place:
         pictures, rounding = to_8_bits(source.pairs.images, source.pairs.mean, source.pairs.std)
         origins = source.origins()
@@ -100,6 +101,17 @@ def export(source: Source, target: Path, choice: Choice, *, is_replaced: bool = 
         (place / CARD).write_text(text, encoding="utf-8")
         num_bytes = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
     return Exported(source.pairs.num_pairs, num_bytes, rounding)
+
+
+def _check_single(source: Source) -> None:
+    """Refuse what the layouts, a row for each picture and its text, have no place for."""
+    pairs = source.pairs
+    if pairs.num_training_pairs != pairs.num_pairs:
+        raise ValueError(
+            f"{source.name}: received {pairs.num_pairs} pictures with {pairs.parts} x "
+            f"{pairs.parts} parts and {pairs.num_training_pairs} texts; an export has one text a "
+            "picture; export a set made with `parts: 1` and `texts_per_image: 1`"
+        )
 
 
 def _encoded(pictures: np.ndarray, kind: str) -> list[bytes]:
@@ -166,6 +178,7 @@ def _facts(source: Source, place: Path, choice: Choice, rounding: Rounding) -> d
         "std": pairs.std,
         "step_sizes": pairs.step_sizes,
         "loss": pairs.loss,
+        "storage": pairs.storage,
         "sim_alpha": pairs.similarity.alpha if pairs.similarity else None,
         "rounding": asdict(rounding),
         "method": made.params["method"],

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.exchange.asked import FITS, Made, differences
+from tasks.exchange.asked import FITS, WORDS, Made, differences
 from tasks.settings import steps
 from tasks.settings.params import Params
-from tasks.store import artifacts
+from tasks.store import artifacts, manifests
 from tasks.store.artifacts import Ref
 from tasks.store.manifests import Manifest
 
@@ -39,10 +39,24 @@ def imported(params: Params, today: Mapping[str, str] | None = None) -> dict[str
     return found
 
 
+def without_words(found: Mapping[str, Ref]) -> dict[str, Ref]:
+    """Return the imported sets whose texts are no sentences, so that decoding them says something.
+
+    Raises:
+        DamagedArtifact: a manifest does not say it.
+    """
+    kept = {}
+    for name, ref in found.items():
+        facts: Any = manifests.read(ref.folder, WORDS).facts
+        if not facts[WORDS]:
+            kept[name] = ref
+    return kept
+
+
 def _check_asked(params: Params, name: str, manifest: Manifest) -> None:
     """Refuse a set that was imported for other parameters, before anything is made."""
     facts: Any = manifest.facts
-    if FITS in facts:
+    if FITS in facts and WORDS in facts:
         found = differences(params, {item: Made(**told) for item, told in facts[FITS].items()})
     else:
         found = {"versions": "it does not say what it fits"}

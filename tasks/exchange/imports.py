@@ -32,8 +32,8 @@ from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.training import pair_files
 from tasks.core.training.pair_files import save_pairs
 from tasks.core.training.pair_set import LEFT, PairSet, Similarity
-from tasks.exchange.asked import FITS, FITTED, Made, differences
-from tasks.exchange.export import FORMAT_VERSION, TENSORS
+from tasks.exchange.asked import FITS, FITTED, WORDS, Made, differences
+from tasks.exchange.export import FORMAT_VERSION, IDS, TENSORS
 from tasks.exchange.layouts import ROWS, TABLE
 from tasks.exchange.pair_rows import TABLES, TEXT
 from tasks.exchange.pictures import to_images
@@ -70,7 +70,8 @@ _DAMAGED = (
     Image.DecompressionBombError,
 )
 ID = ("split", "file_name", "caption_number")
-PAIRS = "pairs"  # the kind of real ones
+# Kinds: the last two are of real pairs
+EXPORT, PUBLISHED_FILE, LIST, PAIRS = "export", "published", "ids", "pairs"
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def import_set(
         provenance = {"method": name, "profile": params.profile, "imported": kind}
         save_pairs(place, pairs.with_provenance({**provenance, **pairs.provenance}))
         fits = {item: asdict(one) for item, one in made.items()}
-        return {"num_pairs": pairs.num_pairs, FITS: fits}
+        return {"num_pairs": pairs.num_pairs, FITS: fits, WORDS: _has_words(kind, path)}
 
     with artifacts.lock(folder):
         manifest = artifacts.write(folder, key, build, {"git": dict(caching.git_state())})
@@ -141,16 +142,21 @@ def left_out_of(folder: Path) -> dict[str, Any]:
     return dict(provenance.get(LEFT_OUT, {}))
 
 
+def _has_words(kind: str, path: Path) -> bool:
+    """Whether the texts of a set are those of sentences: an export of a coreset has its ids."""
+    return kind in (LIST, PAIRS) or (kind == EXPORT and (path / IDS).is_file())
+
+
 def _kind(path: Path, stated: Stated) -> tuple[str, Callable[..., PairSet]]:
     if path.is_dir() and (path / FACTS).is_file():
-        return "export", _export
+        return EXPORT, _export
     has_columns = (stated.picture_column, stated.caption_column) != (None, None)
     if path.is_dir() or (path.suffix in TABLES and (path.suffix != ".csv" or has_columns)):
         return PAIRS, _pairs
     if path.suffix in (".pt", ".pth"):
-        return "published", _published
+        return PUBLISHED_FILE, _published
     if path.suffix in (".csv", ".json"):
-        return "ids", _ids
+        return LIST, _ids
     raise ValueError(
         f"PATH: received {path}; allowed is an export (a folder with {FACTS}), a .pt file with "
         f"{', '.join(PUBLISHED)}, a .csv or .json with {', '.join(ID)}, or real pairs: a folder of "
@@ -224,7 +230,9 @@ def _checked(
     bodies = _READERS[facts["layout"]](listed)
     pictures = (_picture(name, body, side) for name, body in bodies)
     images = to_images(pictures, (len(texts), side), mean, std)
-    return PairSet(images, texts, mean, std, soft, sizes, facts["loss"])
+    # An export from before sets had a storage is of float32
+    storage = facts.get("storage", "float32")
+    return PairSet(images, texts, mean, std, soft, sizes, facts["loss"], storage=storage)
 
 
 def _facts(path: Path) -> dict[str, Any]:

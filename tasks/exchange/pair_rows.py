@@ -2,6 +2,7 @@
 of a Parquet table.
 
 A reader yields a picture with its captions, unopened. What cannot be used it notes, and goes on.
+A caption of `nan`, `null` or `none` is what a program wrote for a missing value, in all of them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.data.annotations import (
-    check_caption,
     check_captions,
     check_name,
     read_lines,
@@ -68,7 +68,7 @@ def read_folder(
                     "picture of its name; rename the others",
                 )
             lines = [
-                check_caption(line, f"{text}: line {number}") for number, line in read_lines(text)
+                check_cell(line, f"{text}: line {number}") for number, line in read_lines(text)
             ]
             captions = check_captions(lines, str(text))
             yield _example(path, str(others[name][0].relative_to(path)), captions, text.name)
@@ -150,10 +150,11 @@ def _values(table: Table, group: int, leaf: Leaf, *, is_path: bool) -> list[Any]
 def _texts(entry: dict[str, Any], leaf: Leaf, where: str) -> tuple[str, ...]:
     value = entry[leaf.column]
     if not isinstance(value, list):
-        return (check_caption(value, where),)
+        return (check_cell(value, where),)
     if leaf.inner is not None:
         value = [inner and inner[leaf.inner] for inner in value]
-    return check_captions(value, where)
+    texts = check_captions(value, where)
+    return tuple(check_cell(text, f"{where}[{number}]") for number, text in enumerate(texts))
 
 
 def _check_columns(path: Path, names: list[str], picture: str, caption: str) -> None:

@@ -7,7 +7,7 @@ params.yaml says today.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from tasks.exchange.asked import Made, differences_of_set
 from tasks.search import nearest
 from tasks.settings import steps
 from tasks.settings.params import Params
-from tasks.settings.sets import SetName
+from tasks.settings.sets import DECODED, SetName
 from tasks.store import artifacts
 from tasks.store.manifests import Manifest
 
@@ -149,7 +149,7 @@ def open_source(params: Params, name: str) -> Source:
     _check_asked(params, set_name, {**parts, "own": own})
     students, in_words = _students(params, set_name, own), tuple[Part, ...]()
     if params.evaluate.decoded and not is_coreset:
-        in_words = _students(params, set_name.decoded(), own)
+        in_words = _students(params, replace(set_name, ending=DECODED), own)
     _check_one_recipe((*students, *in_words))
     return Source(
         set_name,

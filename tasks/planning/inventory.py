@@ -5,7 +5,7 @@ and make nothing (`caching.looking`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from tasks import (
 )
 from tasks.core.evaluation.students import num_scorings
 from tasks.exchange.asked import FITTED
-from tasks.exchange.found import imported
+from tasks.exchange.found import imported, without_words
 from tasks.keys import Inputs
 from tasks.settings import steps
 from tasks.settings.params import Params
@@ -162,13 +162,16 @@ def cells_of(params: Params) -> list[Cell]:
     inputs = started("start", train_experts.build_start, params)
     sets = _add_sets(add, params, inputs, _add_experts(add, params, inputs))
     # Those of others are there already, wherever a measurement runs
-    for told, ref in imported(params).items():
+    found = imported(params)
+    for told, ref in found.items():
         sets[SetName.parse(told)] = replace(ref, path=str(ref.folder.resolve()))
-    scores = _add_students(add, params, inputs, sets)
+    vectors = [SetName.parse(told) for told in without_words(found)]
+    vectors += [name for name in sets if name.method in params.distillers]
+    scores = _add_students(add, params, inputs, sets, vectors)
     for student in params.students:
         other = params.as_student(student)
         base = started(f"{student} start", evaluate.build_student_start, other)
-        scores += _add_students(add, other, base, sets)
+        scores += _add_students(add, other, base, sets, vectors)
     make, galleries = evaluate.make_gallery, []
     distilled = {name: cell for name, cell in sets.items() if name.method in params.distillers}
     for name, pairs in distilled.items():
@@ -214,15 +217,22 @@ def _add_sets(
 
 
 def _add_students(
-    add: Add, params: Params, inputs: Inputs, sets: dict[SetName, Cell | Ref]
+    add: Add,
+    params: Params,
+    inputs: Inputs,
+    sets: dict[SetName, Cell | Ref],
+    vectors: Collection[SetName],
 ) -> list[Cell]:
-    """Add every student; those of coresets of one size take the same."""
+    """Add every student; those of coresets of one size take the same.
+
+    Args:
+        vectors: the sets whose texts are no sentences.
+    """
     section, student, scores = params.evaluate, params.student or "", []
     scored: dict[SetName, Cell | Ref | None] = {**sets}
-    if section.decoded:
-        for name in sets:
-            if name.method in params.distillers:
-                scored[name.decoded()] = sets[name]
+    for name in vectors:
+        for further in name.again(decoded=section.decoded, plain=section.plain):
+            scored[further] = sets[name]
     scored[SetName(FULL)] = None
     for name, pairs in scored.items():
         work = steps.evaluation(params, name)

@@ -14,6 +14,7 @@ from tasks.core.foundations.file_names import METRICS, PAGE
 from tasks.reporting.facts import Facts
 from tasks.reporting.figures import LEARNED, PARTS, average_curves
 from tasks.reporting.gallery import Gallery
+from tasks.reporting.measures import further, listing, measured
 from tasks.reporting.page import render
 from tasks.reporting.tables import (
     check_scores,
@@ -41,7 +42,8 @@ def build_report(
     """Write `index.html`, `metrics.json`, `tables/*.csv` and `plots/*.csv` below `out`; nothing is
     written when the input is refused.
 
-    `tables/cross_architecture.csv` is written where several students were trained.
+    `tables/cross_architecture.csv` is written where several students were trained, and
+    `tables/measures.csv` where there are measures beyond recovery and the gain over random.
 
     Args:
         scores: one row per trained student, columns `tables.COLUMNS`, recalls in percent.
@@ -64,6 +66,8 @@ def build_report(
     summary = summarise(checked)
     shown = order(primary(summary, facts.protocol, facts.student), distilled)
     averaged = average_curves(_check_frame(_of_shown(curves, shown), CURVES, "curves", checked))
+    found = measured(summary, facts.protocol, facts.student)
+    listed = listing(found, shown["set"], f"Protocol {facts.protocol}.")
     page = render(
         summary,
         shown,
@@ -73,8 +77,12 @@ def build_report(
         facts,
         distilled=distilled,
         published=published,
+        measures=listed,
     )
-    metrics = json.dumps(nested_metrics(summary, shown), indent=2, allow_nan=False)
+    nested = nested_metrics(summary, shown)
+    for name, values in further(found).items():
+        nested[name] |= values
+    metrics = json.dumps(nested, indent=2, allow_nan=False)
 
     for folder in ("tables", "plots"):
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -82,6 +90,8 @@ def build_report(
     (out / METRICS).write_text(metrics + "\n", encoding="utf-8", newline="\n")
     _write_csv(checked, out / "tables" / "scores.csv")
     _write_csv(summary, out / "tables" / "summary.csv")
+    if listed:
+        _write_csv(found, out / "tables" / "measures.csv")
     if summary["student"].nunique() > 1:
         _write_csv(cross_architecture(summary, shown), out / "tables" / "cross_architecture.csv")
     _write_csv(shown[["method", "num_pairs", "mean_recall"]], out / "plots" / "recall.csv")

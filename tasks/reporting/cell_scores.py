@@ -10,7 +10,7 @@ from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe
 from tasks.core.foundations.file_names import SCORE
 from tasks.settings.sets import FULL, SetName
-from tasks.settings.space import RANDOM
+from tasks.settings.space import EQUAL_BYTES, RANDOM
 from tasks.store import manifests
 from tasks.store.artifacts import Ref
 
@@ -22,14 +22,15 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
 
     Args:
         name: of the distilled set.
-        found: scores by set, with random selection of the same size and the full data.
+        found: scores by set, with random selection of the same size and the full data. Random
+            pairs of the set's bytes are there where the sweep has them.
 
     Returns:
         n: students. first_val: validation recall of the first one. val, and each of
         `metrics.NAMES`: means; with `_std` the deviation (divisor n - 1), None for one student.
         recovery: share of the full data's mean recall. over_random: ratio to random selection of
-        the same size; both None where that scored 0. seconds: of the set and its students.
-        set_bytes: of its files.
+        the same size; over_equal_bytes: to random pairs of the set's bytes. Each is None where that
+        scored 0 or is not there. seconds: of the set and its students. set_bytes: of its files.
     """
     scores = {key: [_read(ref) for ref in refs] for key, refs in found.items()}
     own = scores.pop(name)
@@ -38,20 +39,19 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
         values = describe(score[column] for score in own)
         told |= {key: values.mean, f"{key}_std": values.deviation}
     size = SetName.parse(name).num_pairs
-    full, random = (
-        describe(score[MEAN] for score in scores[key]).mean
-        for key in (FULL, str(SetName(RANDOM, size)))
-    )
+
+    def ratio_to(key: str) -> float | None:
+        mean = describe(score[MEAN] for score in scores[key]).mean if key in scores else 0.0
+        return told[MEAN] / mean if mean else None
+
     made = [distilled, *found[name]]
     return {
         **told,
-        "recovery": told[MEAN] / full if full else None,
-        "over_random": told[MEAN] / random if random else None,
+        "recovery": ratio_to(FULL),
+        "over_random": ratio_to(str(SetName(RANDOM, size))),
+        "over_equal_bytes": ratio_to(str(SetName(EQUAL_BYTES, size))),
         "seconds": sum(manifests.read(ref.folder, "seconds").facts["seconds"] for ref in made),
-        "set_bytes": sum(
-            (distilled.folder / file).stat().st_size
-            for file in manifests.read(distilled.folder).files
-        ),
+        "set_bytes": manifests.num_bytes(distilled.folder),
         "device": manifests.read(distilled.folder, "device").facts["device"],
     }
 

@@ -12,8 +12,8 @@ import pandas as pd
 
 from tasks.core.evaluation.statistics import mean
 from tasks.reporting.charts import Chart, Series, Style, line_chart
-from tasks.reporting.tables import FULL, RANDOM, is_decoded
-from tasks.settings.sets import DECODED
+from tasks.reporting.tables import FULL, RANDOM, is_again
+from tasks.settings.sets import DECODED, PLAIN
 
 # All at least 4.5:1 on white; a test computes it. Order: first the distilled methods, then the
 # other selections.
@@ -46,21 +46,23 @@ class Panels:
 
 def method_styles(summary: pd.DataFrame, distilled: frozenset[str]) -> dict[str, Style]:
     """Return one style for each method: random grey, full data black, distilled methods bold,
-    others thin and dashed; a decoded one dotted in the colour of its method.
+    others thin and dashed; further rows of a set dotted in the colour of its method.
     """
     styles = {RANDOM: Style("#5b6470", "circle", "4 3"), FULL: Style("#16191d", "none", "7 4")}
     rows = summary[~summary["method"].isin(list(styles))]
     made = sorted(set(rows.loc[rows["set"].isin(distilled), "method"]))
-    in_words = sorted(set(rows.loc[is_decoded(rows), "method"]))
-    chosen = sorted(set(rows["method"]) - set(made) - set(in_words))
+    further = sorted(set(rows.loc[is_again(rows), "method"]))
+    chosen = sorted(set(rows["method"]) - set(made) - set(further))
     for name, colour in zip(made, cycle(DISTILLED), strict=False):
         styles[name] = Style(colour, "circle", "", 2.6)
     looks = (cycle(SELECTED), cycle(MARKERS), cycle(DASHES))
     for name, colour, marker, dash in zip(chosen, *looks, strict=False):
         styles[name] = Style(colour, marker, dash)
-    for name in in_words:
-        colour = styles[name.removesuffix(DECODED)].colour
-        styles[name] = Style(colour, "diamond", "2 2.5")
+    for name in further:
+        own, marker = name.removesuffix(DECODED), "diamond"
+        if name.endswith(PLAIN):
+            own, marker = name.removesuffix(PLAIN), "square"
+        styles[name] = Style(styles[own].colour, marker, "2 2.5")
     return styles
 
 

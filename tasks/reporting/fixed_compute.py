@@ -13,7 +13,7 @@ import pandas as pd
 from tasks.core.evaluation.statistics import Statistics, describe
 from tasks.reporting.charts import Chart, Series, Style, line_chart
 from tasks.reporting.figures import DASHES, DISTILLED, MARKERS, SELECTED
-from tasks.reporting.study_page import Figure, StudyPage, Table, spread
+from tasks.reporting.study_page import Figure, StudyPage, Table, spread, told
 
 REAL, SYNTHETIC = "real pairs", "distilled pairs"
 STYLES = {
@@ -78,8 +78,33 @@ def build(
     )
     tables = (_best_table(found), _grid_table(scores))
     reading, cautions = _reading(found), _cautions(num_students, notes)
+    numbers = {}
+    for kind, levels in found.items():
+        for one in levels:
+            numbers[f"{kind}, {one.level:g} GFLOP"] = _numbers(one)
     return StudyPage(
-        name, title, dataset, lead, reading, cautions, tuple(figures), tables, scores, facts
+        name,
+        title,
+        dataset,
+        lead,
+        reading,
+        cautions,
+        tuple(figures),
+        tables,
+        scores,
+        facts,
+        numbers,
+    )
+
+
+def _numbers(best: Best) -> dict[str, float]:
+    return told(
+        gigaflops=best.level,
+        num_pairs=best.num_pairs,
+        embed_dim=best.width,
+        num_epochs=best.num_epochs,
+        mean_recall=best.test.mean,
+        mean_recall_std=best.test.deviation,
     )
 
 

@@ -16,7 +16,7 @@ from tasks.core.evaluation.agreement import Agreement, agreement, lost
 from tasks.core.evaluation.statistics import Statistics, describe
 from tasks.reporting.charts import Chart, Series, Style, line_chart
 from tasks.reporting.figures import DASHES, DISTILLED, MARKERS, SELECTED
-from tasks.reporting.study_page import Figure, StudyPage, Table, between, spread
+from tasks.reporting.study_page import Figure, StudyPage, Table, between, spread, told
 from tasks.reporting.tables import FULL
 
 MEGABYTE = 1e6
@@ -90,6 +90,7 @@ def build(
         (_sets_table(found, notes), _heads_table(found, truth, heads)),
         scores,
         facts,
+        {name: _numbers(one, found[FULL], notes) for name, one in found.items()},
     )
 
 
@@ -110,6 +111,27 @@ def _ranking(name: str, rows: pd.DataFrame, truth: np.ndarray, heads: list[str])
         heads[int(val.mean(axis=0).argmax())],
         float(rows["seconds"].sum()),
     )
+
+
+def _numbers(one: Ranking, full: Ranking, notes: Notes) -> dict[str, float]:
+    low, high = one.agreed.interval
+    return told(
+        num_pairs=one.num_pairs,
+        set_bytes=notes.num_bytes[one.name],
+        tau=one.agreed.tau,
+        tau_low=low,
+        tau_high=high,
+        of_ceiling=_of_ceiling(one, full),
+        tau_better_half=one.upper.tau,
+        points_lost=one.lost.mean,
+        points_lost_std=one.lost.deviation,
+        seconds=one.seconds,
+    )
+
+
+def _of_ceiling(one: Ranking, full: Ranking) -> float | None:
+    """Return tau as a share of the ceiling; None where full data ranks no better than chance."""
+    return one.agreed.tau / full.agreed.tau if full.agreed.tau > 0 else None
 
 
 def _reading(found: dict[str, Ranking], truth: np.ndarray, notes: Notes) -> tuple[str, ...]:
@@ -176,7 +198,6 @@ def _compared(one: Ranking, other: Ranking, *, is_upper: bool = False) -> str:
 
 
 def _sets_table(found: dict[str, Ranking], notes: Notes) -> Table:
-    ceiling = found[FULL].agreed.tau
     columns = (
         "set",
         "pairs",
@@ -191,12 +212,13 @@ def _sets_table(found: dict[str, Ranking], notes: Notes) -> Table:
     rows = []
     for name, one in found.items():
         label = f"{name} (ceiling)" if name == FULL else name
+        share = _of_ceiling(one, found[FULL])
         row = (
             label,
             f"{one.num_pairs}",
             f"{notes.num_bytes[name] / MEGABYTE:.2f}",
             _tau(one.agreed),
-            f"{100 * one.agreed.tau / ceiling:.0f} %",
+            "" if share is None else f"{100 * share:.0f} %",
             _tau(one.upper),
             _points(one),
             one.chosen,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tasks.reporting.tables import FULL, RANDOM, is_decoded
+from tasks.reporting.tables import FULL, RANDOM, is_again
 from tasks.settings.sets import DECODED
 
 
@@ -78,7 +78,7 @@ def headline(shown: pd.DataFrame, distilled: frozenset[str]) -> Headline:
     best = _best(small[is_made] if is_made.any() else small)
     assert best is not None
     same_size = small["num_pairs"] == best["num_pairs"]
-    is_chosen = ~is_made & ~is_decoded(small) & ~small["method"].isin([RANDOM, best["method"]])
+    is_chosen = ~is_made & ~is_again(small) & ~small["method"].isin([RANDOM, best["method"]])
     others = small[same_size & is_chosen]
     random = _best(small[same_size & (small["method"] == RANDOM)])
     assert random is not None

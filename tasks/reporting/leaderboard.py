@@ -2,7 +2,7 @@
 
 Cells are sorted by validation recall, with the test recall beside it: who picks the best cell picks
 it without the test split. Imports no PyTorch and no pandas, since the parent of a sweep is light.
-Same scores, same bytes.
+Same scores and the same server of MLflow, same bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from tasks.core.evaluation import metrics
 from tasks.reporting.rendering import environment, write_all
-from tasks.settings.overrides import text_of
+from tasks.settings.overrides import word_of
 
 DONE, PRUNED, OPEN, FAILED = "done", "pruned", "open", "failed"
 VALUES = (
@@ -26,6 +26,7 @@ VALUES = (
     *(name for metric in metrics.NAMES for name in (metric, f"{metric}_std")),
     "recovery",
     "over_random",
+    "over_equal_bytes",
     "seconds",
     "set_bytes",
 )
@@ -40,6 +41,8 @@ class Row:
         state: `DONE`, `PRUNED`, `FAILED`, or `OPEN` until it has ended.
         scores: see `cell_scores.of_cell`; of a pruned cell `val` alone.
         reason: why it failed.
+        page: where MLflow shows it; None where it has no server, or has not heard of it.
+        lost: why its first try ended, where its process was lost and it was tried once more.
     """
 
     name: str
@@ -48,6 +51,8 @@ class Row:
     state: str = OPEN
     scores: Mapping[str, Any] = field(default_factory=dict)
     reason: str | None = None
+    page: str | None = None
+    lost: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Leaderboard:
     Attributes:
         command: what finds the best cell again; None while there is none.
         facts: shown below, {name: text}.
+        page: where MLflow shows all its cells.
     """
 
     name: str
@@ -64,6 +70,12 @@ class Leaderboard:
     rows: list[Row]
     command: str | None
     facts: dict[str, str]
+    page: str | None = None
+
+    @property
+    def has_equal_bytes(self) -> bool:
+        """Whether a cell was compared with random pairs of its bytes."""
+        return any(row.scores.get("over_equal_bytes") is not None for row in self.rows)
 
     @property
     def ranked(self) -> list[Row]:
@@ -97,11 +109,12 @@ def _csv(board: Leaderboard) -> str:
     swept = list(dict.fromkeys(name for row in board.rows for name in row.swept))
     output = io.StringIO()
     table = csv.writer(output, lineterminator="\n")
-    table.writerow(["cell", "id", "state", *swept, *VALUES, "reason"])
+    table.writerow(["cell", "id", "state", *swept, *VALUES, "reason", "lost", "page"])
     for row in board.ranked:
-        own = [text_of(row.swept[name]) if name in row.swept else "" for name in swept]
+        own = [word_of(row.swept[name]) if name in row.swept else "" for name in swept]
         values = [_number(row.scores.get(name)) for name in VALUES]
-        table.writerow([row.name, row.id, row.state, *own, *values, row.reason or ""])
+        told = [row.reason or "", row.lost or "", row.page or ""]
+        table.writerow([row.name, row.id, row.state, *own, *values, *told])
     return output.getvalue()
 
 

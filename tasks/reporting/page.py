@@ -15,6 +15,7 @@ from tasks.reporting.headline import headline
 from tasks.reporting.published import gap, same_budget
 from tasks.reporting.recall_table import beside, crossing, groups_by_size
 from tasks.reporting.rendering import environment
+from tasks.reporting.study_page import Table
 from tasks.reporting.tables import PROTOCOLS, notes
 
 MAX_PICTURE_BYTES = 2_200_000
@@ -30,6 +31,7 @@ def render(
     *,
     distilled: frozenset[str],
     published: pd.DataFrame | None,
+    measures: Table | None,
 ) -> str:
     """Return the HTML of the report.
 
@@ -39,6 +41,7 @@ def render(
         curves: set, epoch, val_mean_recall averaged over seeds; may be empty.
         histories: distillation histories; may be empty.
         distilled: names of the distilled sets.
+        measures: what the other tables do not show, None for nothing.
     """
     dataset, student, protocol = facts.dataset, facts.student, facts.protocol
     styles = figures.method_styles(shown, distilled)
@@ -57,6 +60,7 @@ def render(
         "note": notes(shown),
         "recall_chart": figures.recall_by_size(shown, styles),
         "students": crossing(summary[summary["protocol"] == protocol], "student", sets, student),
+        "measures": measures,
         "by_protocol": crossing(summary[summary["student"] == student], "protocol", sets, protocol),
         "beside": compared,
         "gaps": gaps,

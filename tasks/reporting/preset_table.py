@@ -16,9 +16,11 @@ from typing import Any
 
 import pandas as pd
 
+from tasks.reporting.measures import FURTHER, listing, measured
 from tasks.reporting.published import FOLDER, same_budget
 from tasks.reporting.recall_table import beside, groups_by_size
 from tasks.reporting.rendering import environment, write_all
+from tasks.reporting.study_page import Table
 from tasks.reporting.tables import (
     PROTOCOLS,
     VALUES,
@@ -112,6 +114,8 @@ def _joined(cells: Mapping[str, CellScores]) -> pd.DataFrame:
         folders = found.scores.groupby(["set", "student"])["folder"].first()
         summary = summarise(check_scores(found.scores))
         rows = summary[summary["protocol"] == found.protocol].join(folders, on=["set", "student"])
+        own = measured(summary, found.protocol, found.student).drop(columns="recovery")
+        rows = rows.merge(own.assign(student=found.student), on=["set", "student"], how="left")
         parts.append(rows.assign(cell=cell, is_further=rows["student"] != found.student))
     rows = pd.concat(parts, ignore_index=True)
     # Cells have the student of their own encoder each, whatever its name
@@ -136,9 +140,10 @@ def write_table(table: PresetTable, folder: Path) -> list[Path]:
 
 
 def _csv(table: PresetTable) -> str:
+    columns = [*COLUMNS, *(name for name in FURTHER if name in table.ours)]
     cited = table.published.rename(columns={"budget": "num_pairs"}).assign(student="")
     parts = [
-        frame.reindex(columns=list(COLUMNS))
+        frame.reindex(columns=columns)
         for frame in (table.ours, *table.others.values(), cited)
         if len(frame)
     ]
@@ -169,4 +174,11 @@ def _shown(table: PresetTable) -> dict[str, Any]:
         "parts": parts,
         "beside": beside(table.published, table.ours, table.distilled),
         "distilled": table.distilled,
+        "measures": _measures(table.ours, f"Protocol {', '.join(protocols)}."),
     }
+
+
+def _measures(ours: pd.DataFrame, where: str) -> Table | None:
+    named = ours.assign(set=ours["label"] + "-" + ours["num_pairs"].astype(str))
+    known = named[named["ior_pairs"].notna()]
+    return listing(known, known["set"], where)

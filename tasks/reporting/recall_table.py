@@ -13,7 +13,7 @@ import pandas as pd
 
 from tasks.core.evaluation.metrics import BY_NAME
 from tasks.reporting.published import budget_of
-from tasks.reporting.tables import FULL, METRICS
+from tasks.reporting.tables import FULL, METRICS, SIZES
 
 COLUMNS = (*METRICS, "recovery", "over_random")
 
@@ -34,7 +34,11 @@ Numbers = dict[str, Number]  # by `COLUMNS`
 
 @dataclass(frozen=True)
 class Row:
-    """One method. `source` is empty for our own, `n` 0 for others."""
+    """One method. `source` is empty for our own, `n` 0 for others.
+
+    Attributes:
+        sizes: of `tables.SIZES`, NaN where unknown.
+    """
 
     method: str
     n: int
@@ -42,6 +46,7 @@ class Row:
     protocol: str
     source: str
     is_distilled: bool
+    sizes: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,8 @@ def _rows(
         numbers = _numbers(row, [name for name in marks if marks[name][index]])
         label, source = row.get("label", row["method"]), row.get("source", "")
         is_distilled = row.get("set") in distilled
-        one = Row(label, row.get("n", 0), numbers, row["protocol"], source, is_distilled)
+        sizes = {name: row.get(name, math.nan) for name in SIZES}
+        one = Row(label, row.get("n", 0), numbers, row["protocol"], source, is_distilled, sizes)
         made.append(one)
     return tuple(made)
 

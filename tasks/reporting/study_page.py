@@ -40,6 +40,7 @@ class StudyPage:
         cautions: what they do not say.
         scores: one row a trained student, for the CSV.
         facts: shown below, {name: text}.
+        numbers: what MLflow is told of the rows of the first table, {row: {metric: value}}.
     """
 
     name: str
@@ -52,6 +53,7 @@ class StudyPage:
     tables: tuple[Table, ...]
     scores: pd.DataFrame
     facts: dict[str, str]
+    numbers: dict[str, dict[str, float]]
 
 
 def write_pages(page: StudyPage, folder: Path) -> list[Path]:
@@ -62,6 +64,11 @@ def write_pages(page: StudyPage, folder: Path) -> list[Path]:
     for ending in ("md", "html"):
         texts[ending] = environment().get_template(f"study.{ending}.j2").render(page=page)
     return write_all(folder, page.name, texts)
+
+
+def told(**values: float | None) -> dict[str, float]:
+    """Return numbers of a row by metric, without those that one student does not have."""
+    return {f"study/{name}": value for name, value in values.items() if value is not None}
 
 
 def spread(mean: float, deviation: float | None, digits: int = 1) -> str:

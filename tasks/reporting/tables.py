@@ -17,7 +17,7 @@ import pandas as pd
 
 from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe
-from tasks.settings.sets import DECODED, FULL
+from tasks.settings.sets import DECODED, FULL, PLAIN
 
 METRICS = metrics.NAMES
 SPREADS = tuple(f"{name}_std" for name in METRICS)
@@ -42,9 +42,15 @@ IN_WORDS = (
     f"`{DECODED}` after a method: the same set with the nearest training sentences in place of its "
     "texts. Images, similarity and step sizes are the same; the difference is what words are worth."
 )
+PLAINLY = (
+    f"`{PLAIN}` after a method: the same set with plain students, which take no similarity, no "
+    "loss and no step sizes of it. The difference is what it owes to its own recipe."
+)
 KEYS = ("student", "protocol", "num_pairs", "method", "set")
 MEAN = ("mean_recall", "mean_recall_std")
-VALUES = ("n", *chain(*zip(METRICS, SPREADS, strict=True)), *DERIVED)
+# How large a set is (`pair_files.Size`), the same for all its students
+SIZES = ("training_pairs", "num_bytes", "bits")
+VALUES = ("n", *chain(*zip(METRICS, SPREADS, strict=True)), *DERIVED, *SIZES)
 CROSSED = (
     "set",
     "method",
@@ -56,7 +62,7 @@ CROSSED = (
     "over_random",
     "recovery",
 )
-COLUMNS = (*KEYS, "seed", "chosen_epoch", *METRICS, "val_mean_recall", "seconds")
+COLUMNS = (*KEYS, "seed", "chosen_epoch", *METRICS, "val_mean_recall", "seconds", *SIZES)
 
 
 def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
@@ -98,6 +104,8 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
             "again"
         )
     _check_random(scores)
+    # The full data has no bytes: NaN, also where no other set stands beside it
+    scores = scores.astype({name: "float64" for name in SIZES})
     return scores[list(COLUMNS)].sort_values([*KEYS, "seed"], kind="stable").reset_index(drop=True)
 
 
@@ -105,8 +113,8 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each student, protocol, size and method, from checked scores.
 
     Columns: `KEYS`, `n` (students trained), for each of `METRICS` the mean and `<metric>_std`
-    (divisor n - 1; NaN for n = 1), and `DERIVED` (NaN where random is 0 or full data was not
-    trained; `gain_over_random` in points).
+    (divisor n - 1; NaN for n = 1), `SIZES`, and `DERIVED`.
+    These are NaN where random is 0 or full data was not trained; `gain_over_random` is in points.
     """
     rows: list[dict[str, Any]] = []
     for values, group in scores.groupby(list(KEYS), sort=True):
@@ -116,6 +124,8 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
             # A frame of numbers says unknown with NaN, which every table leaves out.
             deviation = math.nan if found.deviation is None else found.deviation
             row[name], row[f"{name}_std"] = found.mean, deviation
+        for name in SIZES:
+            row[name] = group[name].iloc[0]
         rows.append(row)
     summary, same = pd.DataFrame(rows), ["student", "protocol"]
     is_full = summary["method"] == FULL
@@ -145,10 +155,16 @@ def is_decoded(rows: pd.DataFrame) -> pd.Series:
     return rows["method"].str.endswith(DECODED)
 
 
+def is_again(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows are of a set that has another row: decoded, or with plain students."""
+    return rows["method"].str.endswith((DECODED, PLAIN))
+
+
 def notes(rows: pd.DataFrame) -> str:
     """Return what a reader of these rows of a summary has to know; an empty text for nothing."""
     in_words = IN_WORDS if bool(is_decoded(rows).any()) else ""
-    return " ".join(filter(None, [note_above_full(rows), in_words]))
+    plainly = PLAINLY if bool(rows["method"].str.endswith(PLAIN).any()) else ""
+    return " ".join(filter(None, [note_above_full(rows), in_words, plainly]))
 
 
 def primary(summary: pd.DataFrame, protocol: str, student: str) -> pd.DataFrame:
@@ -170,10 +186,11 @@ def primary(summary: pd.DataFrame, protocol: str, student: str) -> pd.DataFrame:
 
 def order(summary: pd.DataFrame, distilled: Iterable[str]) -> pd.DataFrame:
     """Return `summary` by size: random first, other selections, distilled sets (`distilled` names
-    them) each with its decoded one, full data last.
+    them), full data last. Further rows of a set stand among those of its own.
     """
     is_full, is_random = summary["method"] == FULL, summary["method"] == RANDOM
-    is_made = summary["set"].isin(frozenset(distilled)) | is_decoded(summary)
+    own = summary["set"].str.replace(rf"({DECODED}|{PLAIN})-(\d+)$", r"-\2", regex=True)
+    is_made = own.isin(frozenset(distilled))
     kind = is_made.astype(int) - is_random.astype(int)
     placed = summary.assign(is_full=is_full, kind=kind)
     placed = placed.sort_values(["is_full", "num_pairs", "kind", "method"], kind="stable")
@@ -226,4 +243,10 @@ def _check_random(scores: pd.DataFrame) -> None:
 
 def _rounded(row: dict[Any, Any], names: Iterable[str]) -> dict[str, Any]:
     """Return values of a row as JSON has them: four digits, and null for what is unknown."""
-    return {name: None if math.isnan(row[name]) else round(row[name], 4) for name in names}
+    found: dict[str, Any] = {}
+    for name in names:
+        value = row[name]
+        found[name] = None if math.isnan(value) else round(value, 4)
+        if name in SIZES and found[name] is not None:
+            found[name] = int(value)
+    return found

@@ -79,6 +79,11 @@ def text_of(value: Any) -> str:
     return json.dumps(value)
 
 
+def word_of(value: Any) -> str:
+    """Return the text that a person reads: that of `text_of`, but of a text itself no quotes."""
+    return value if isinstance(value, str) else text_of(value)
+
+
 def _key(key: Any) -> str:
     """Return a key of a mapping; keys by size are numbers, and stay numbers."""
     return json.dumps(str(key)) if not isinstance(key, int) else str(key)

@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import math
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from tasks.core.foundations.names import hint
 from tasks.settings import variants
-from tasks.settings.overrides import assign, text_of
+from tasks.settings.overrides import assign, text_of, word_of
 
 SECTIONS = (
     "seed",
@@ -35,7 +36,10 @@ SECTIONS = (
     "evaluate",
 )
 METHODS, BUDGETS = "methods", "budgets"
-DISTILLERS, CORESETS, RANDOM = "methods.distillers", "methods.coresets", "random"
+DISTILLERS, CORESETS = "methods.distillers", "methods.coresets"
+# Coresets that stand beside a cell: pairs of its number, and pairs of its bytes where the profile
+# names that method
+RANDOM, EQUAL_BYTES = "random", "random_equal_bytes"
 MAX_CELLS = 10_000
 MAX_TEXT = 40  # characters of a value in the name of a cell
 Settings = dict[str, Any]
@@ -220,10 +224,12 @@ def cells_with(
     own = changed["profiles"][changed["profile"]][BUDGETS]
     budgets = [size for size in own if size in (sizes or [size])]
     swept = {path: value for path, value in settings.items() if not _is_list(path)}
+    labels = _labels(swept)
+    beside = [RANDOM, *(name for name in changed[METHODS]["coresets"] if name == EQUAL_BYTES)]
     made = []
     for method, size in itertools.product(names, budgets):
-        lists = {CORESETS: [RANDOM], DISTILLERS: [method], BUDGETS: [size]}
-        words = [f"{path}={text_of(value)[:MAX_TEXT]}" for path, value in swept.items()]
+        lists = {CORESETS: beside, DISTILLERS: [method], BUDGETS: [size]}
+        words = [f"{labels[path]}={word_of(value)[:MAX_TEXT]}" for path, value in swept.items()]
         name = " ".join([prefix or "", f"{method}-{size}", *([] if prefix else words)]).strip()
         made.append(Cell(name, {**settings, **lists}, {**swept, METHODS: method, BUDGETS: size}))
     return made
@@ -294,6 +300,15 @@ def _ends(axis: list[Any] | Range) -> list[Any]:
 def _path(name: str) -> str:
     """Return where params.yaml has what `methods` and `budgets` stand for."""
     return DISTILLERS if name == METHODS else name
+
+
+def _labels(paths: Iterable[str]) -> dict[str, str]:
+    """Return what the name of a cell calls each path: its last word, or all of it where two paths
+    end alike.
+    """
+    last = {path: path.rpartition(".")[2] for path in paths}
+    counts = Counter(last.values())
+    return {path: word if counts[word] == 1 else path for path, word in last.items()}
 
 
 def _listed(name: str, value: Any) -> Any:

@@ -22,7 +22,7 @@ from tasks.stages import STAGES
 from tasks.store import artifacts, holding, reasons, stand_ins, travel
 from tasks.store.artifacts import Key, Ref
 from tasks.store.code_digests import code_digest, modules_of
-from tasks.store.manifests import Manifest
+from tasks.store.manifests import MANIFEST, Manifest
 from tasks.store.stand_ins import StandIn
 
 __all__ = ["Absent", "NotMade", "code_digest", "digest_files", "obtain"]
@@ -30,7 +30,7 @@ __all__ = ["Absent", "NotMade", "code_digest", "digest_files", "obtain"]
 LOGGER = logging.getLogger("vl_distillery")
 LOOK_SECONDS = 2.0  # as long as another run may verify what is there
 _IS_LOOKING: contextvars.ContextVar[bool] = contextvars.ContextVar("is_looking", default=False)
-_FORCED: contextvars.ContextVar[set[Path] | None] = contextvars.ContextVar("forced", default=None)
+_FORCED: contextvars.ContextVar[float | None] = contextvars.ContextVar("forced", default=None)
 _VERSIONED = ("torch", "timm", "transformers", "numpy", "pillow", "faiss-cpu", "vl-distillery")
 
 
@@ -57,14 +57,18 @@ def looking() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def forcing_once() -> Iterator[None]:
+def forcing_once(since: float | None = None) -> Iterator[None]:
     """Let `force` build each artifact once in this block, however many cells ask for it; blocks
     inside belong to the outermost.
+
+    Args:
+        since: what was made later, by any process, is not built again; seconds since 1970. None is
+            now.
     """
     if _FORCED.get() is not None:
         yield
         return
-    token = _FORCED.set(set())
+    token = _FORCED.set(time.time() if since is None else since)
     try:
         yield
     finally:
@@ -101,7 +105,7 @@ def obtain(
     """
     is_looking = _IS_LOOKING.get()
     with _locked(folder, is_looking):
-        force = force and folder not in (_FORCED.get() or ())
+        force = force and not _was_forced(folder)
         if missing is not None:
             stands_in = StandIn(folder, key, missing, accept_code=accept_code)
             return stands_in.find(is_looking=is_looking, is_refused=force)
@@ -120,9 +124,13 @@ def obtain(
             LOGGER.log(level, "rebuilding %s: %s", folder, because)
         manifest = _made(folder, key, build, because, is_unchanged)
         travel.push(folder, manifest, key, is_forced=force)
-        if (forced := _FORCED.get()) is not None:
-            forced.add(folder)
         return Ref(str(folder), manifest.digest)
+
+
+def _was_forced(folder: Path) -> bool:
+    """Whether the artifact was made since the block of `forcing_once` began."""
+    since, manifest = _FORCED.get(), folder / MANIFEST
+    return since is not None and manifest.exists() and manifest.stat().st_mtime >= since
 
 
 def _locked(folder: Path, is_looking: bool) -> AcquireReturnProxy:

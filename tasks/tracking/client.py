@@ -4,6 +4,7 @@ invocation, a nested run per method and size.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import urllib.parse
@@ -15,7 +16,7 @@ from tasks.core.evaluation.statistics import mean
 from tasks.store import urls
 from tasks.store.artifacts import canonical_digest
 from tasks.tracking import database
-from tasks.tracking.records import Part, Record, Row, Run
+from tasks.tracking.records import Input, Part, Record, Row, Run
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -26,6 +27,8 @@ MAX_METRICS, MAX_PARAMS = 1000, 100  # of one request
 MAX_RUNS = 50_000  # of one search
 # For pages that go by the kind of an experiment; that of MLflow 3.17 goes by its own switch
 KIND, OURS = "mlflow.experimentKind", "custom_model_development"
+TRAINING = "workflowType=machine_learning"  # that switch, in an address
+CONTEXT = "mlflow.data.context"  # of a dataset of a run
 PARENT, SET_KIND, MEAN = "mlflow.parentRunId", "set_kind", "test/mean_recall"
 MADE, CHOSEN = "distilled", "coreset"  # kinds of sets that a parent run is summed up by
 
@@ -85,6 +88,29 @@ def connect() -> MlflowClient:
     return MlflowClient(tracking_uri())
 
 
+def page_of(run: str) -> str | None:
+    """Return the address of a run's page, where a server stands.
+
+    Args:
+        run: what `Tracker.tell` returns.
+    """
+    experiment, _, run_id = run.partition("/")
+    return _page(f"{experiment}/runs/{run_id}?{TRAINING}") if run_id else None
+
+
+def table_of(run: str, view: str) -> str | None:
+    """Return the address of a saved view of the experiment of a run, where a server stands."""
+    experiment, _, run_id = run.partition("/")
+    asked = f"viewStateShareKey={urllib.parse.quote(view)}"
+    return _page(f"{experiment}/runs?{TRAINING}&{asked}") if run_id else None
+
+
+def _page(place: str) -> str | None:
+    if not tracking_uri().startswith(("http://", "https://")):
+        return None
+    return f"{address().rstrip('/')}/#/experiments/{place}"
+
+
 def is_refusal(error: Exception) -> bool:
     """Whether MLflow answers that it will never take a record, as with a forbidden name."""
     return getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE"
@@ -101,6 +127,7 @@ class Tracker:
     def __init__(self, dataset: str) -> None:
         self.client = connect()
         found = self.client.get_experiment_by_name(dataset)
+        self.tags: dict[str, str] = {} if found is None else dict(found.tags)
         if found is None:
             # A server has a place of its own for files
             near = (STORE / "artifacts").resolve().as_uri()
@@ -112,17 +139,29 @@ class Tracker:
                 f"the experiment {dataset} is deleted: restore it, or remove it for good"
             )
         self.experiment_id = found.experiment_id
-        if KIND not in found.tags:
+        if KIND not in self.tags:
             self.client.set_experiment_tag(self.experiment_id, KIND, OURS)
 
-    def tell(self, record: Record, folder: Path) -> None:
-        """Write a record with the files in `folder`, unless MLflow has it.
+    def tell(self, record: Record, folder: Path) -> str:
+        """Write a record with the files in `folder`, unless MLflow has it, and return its run as
+        `<experiment>/<run>`: the last of its nested runs, or the parent where it has none.
 
         What is there already stays, so that an earlier try that ended anywhere is made whole.
         """
         last = record.parts[-1]
-        if self._find(f"tags.`{last.tag}` = '{last.digest}'"):
-            return
+        child = next((part.child for part in reversed(record.parts) if part.child), None)
+        found = next(iter(self._find(f"tags.`{last.tag}` = '{last.digest}'")), None)
+        if found is None:
+            found = self._write(record, folder)
+        if child and not last.child:
+            found = self._find(_named(child, found))[0]
+        return f"{self.experiment_id}/{found.info.run_id}"
+
+    def _write(self, record: Record, folder: Path) -> Any:
+        """Write all parts, and return the run of the last one."""
+        for key, value in record.views.items():
+            if key not in self.tags:
+                self.client.set_experiment_tag(self.experiment_id, key, value)
         tags = {"invocation": record.invocation, "level": "pipeline"}
         query = " and ".join(f"tags.{key} = '{value}'" for key, value in tags.items())
         parent = self._open(query, record.parent, tags, record.time)
@@ -130,30 +169,28 @@ class Tracker:
             run = parent
             if part.child:
                 above = {PARENT: parent.info.run_id}
-                query = f"{_below(parent)} and attributes.run_name = '{part.child.name}'"
-                run = self._open(query, part.child, above, record.time)
+                run = self._open(_named(part.child, parent), part.child, above, record.time)
             else:
                 self._summarise(parent, record.time)
             if run.data.tags.get(part.tag) != part.digest:
                 self._log(run.info.run_id, part, record.time, folder)
-        if last.child:
+        if run is not parent:
             self._end(parent.info.run_id, record.time)
+        return run
 
     def _open(self, query: str, run: Run, tags: dict[str, str], time: int) -> Any:
         """Return the run that the query finds, or a new one, with all its parameters and inputs."""
-        from mlflow.entities import Dataset, DatasetInput, Param
+        from mlflow.entities import Param
 
+        begun = time - round(1000 * run.seconds)
         found = next(iter(self._find(query)), None) or self.client.create_run(
-            self.experiment_id, time, {**run.tags, **tags}, run.name
+            self.experiment_id, begun, {**run.tags, **tags}, run.name
         )
         known, run_id = found.data.params, found.info.run_id
         fresh = [Param(key, value) for key, value in run.params.items() if key not in known]
         for batch in _batches(fresh, MAX_PARAMS):
             self.client.log_batch(run_id, params=batch)
-        inputs = [
-            DatasetInput(Dataset(one.name, one.digest[:36], "local", one.source))
-            for one in run.inputs
-        ]
+        inputs = [_input(one) for one in run.inputs]
         if not found.inputs or len(found.inputs.dataset_inputs) < len(inputs):
             self.client.log_inputs(run_id, inputs)
         return found
@@ -205,6 +242,19 @@ class Tracker:
 
 def _below(parent: Any) -> str:
     return f"tags.`{PARENT}` = '{parent.info.run_id}'"
+
+
+def _named(child: Run, parent: Any) -> str:
+    return f"{_below(parent)} and attributes.run_name = '{child.name}'"
+
+
+def _input(one: Input) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    tags = [InputTag(CONTEXT, one.context)] if one.context else []
+    profile = json.dumps(one.profile) if one.profile else None
+    data = Dataset(one.name, one.digest[:36], "local", one.source, profile=profile)
+    return DatasetInput(data, tags)
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:

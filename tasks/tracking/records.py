@@ -31,21 +31,33 @@ class Invocation:
 
 @dataclass(frozen=True)
 class Input:
-    """A dataset that a run read."""
+    """A dataset that a run read.
+
+    Attributes:
+        profile: what MLflow shows of it beside its name, by words.
+        context: what it is to the run.
+    """
 
     name: str
     digest: str
     source: str
+    profile: dict[str, str] = field(default_factory=dict)
+    context: str = ""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of MLflow as it is created. Nested runs are found again by their names."""
+    """A run of MLflow as it is created. Nested runs are found again by their names.
+
+    Attributes:
+        seconds: that passed when it is logged; MLflow shows them as its duration.
+    """
 
     name: str
     tags: dict[str, str]
     params: dict[str, str]
     inputs: list[Input]
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,7 @@ class Record:
         dataset: the experiment.
         invocation: the parent run is found again by it.
         parts: the last one's tag says that MLflow has the whole record.
+        views: tags of the experiment, set where it has none of that name (views.py).
         time: in ms since 1970. MLflow keeps equal metrics of one time once, so telling twice adds
             nothing.
     """
@@ -81,6 +94,7 @@ class Record:
     invocation: str
     parent: Run
     parts: list[Part]
+    views: dict[str, str] = field(default_factory=dict)
     time: int = field(default_factory=lambda: int(time.time() * 1000))
     format_version: int = FORMAT_VERSION
 

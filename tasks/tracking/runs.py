@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,24 @@ from tasks.tracking.records import Input, Invocation, Part, Record, Row, Run
 DISTILLED, SCORES, STUDENTS = "distilled_digest", "scores_digest", "students_digest"
 
 
-def log_distilled(params: Params, invocation: Invocation, prepared: Ref, distilled: Ref) -> None:
-    """Log losses and step sizes over the iterations of a set, unless MLflow has them."""
+def log_distilled(
+    params: Params,
+    invocation: Invocation,
+    prepared: Ref,
+    distilled: Ref,
+    samples: Sequence[Row] = (),
+) -> None:
+    """Log losses and step sizes over the iterations of a set, unless MLflow has them.
+
+    Args:
+        samples: of the machine meanwhile, see system.py.
+    """
 
     def build() -> tuple[Record, dict[str, Path]]:
         name = SetName.parse(distilled.folder.name)
         child = child_of(params, prepared, distilled, name, distilled)
-        parts = [history_of(child, distilled)]
+        history = history_of(child, distilled)
+        parts = [replace(history, metrics=[*history.metrics, *samples])]
         artifacts.confirm([distilled])
         return _record(params, invocation, prepared, parts), {}
 
@@ -146,12 +157,12 @@ def child_of(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref
     recipe = params.evaluate.small if name.num_pairs else params.evaluate.full
     if plugin:
         told |= records.flatten(plugin.as_params()["options"], "options.")
-        if params.student is None and not name.is_decoded:
+        if params.student is None and not name.ending:
             tags[client.SET_KIND] = client.MADE if pairs else client.CHOSEN
     told |= records.flatten(asdict(recipe), "recipe.")
     inputs = [input_of(dataset, prepared)]
     if pairs:
-        inputs.append(input_of(pairs.folder.name, pairs))
+        inputs.insert(0, _set_of(pairs, name))  # MLflow's table shows the first
     return Run(" ".join(filter(None, words)), tags, told, inputs)
 
 
@@ -161,8 +172,17 @@ def source_of(commit: str | None, name: str) -> dict[str, str]:
     return tags | ({"mlflow.source.git.commit": commit} if commit else {})
 
 
-def input_of(name: str, ref: Ref) -> Input:
-    return Input(name, ref.digest, json.dumps({"uri": ref.path}))
+def input_of(name: str, ref: Ref, context: str = "prepared") -> Input:
+    return Input(name, ref.digest, json.dumps({"uri": ref.path}), context=context)
+
+
+def _set_of(pairs: Ref, name: SetName) -> Input:
+    """Return a distilled set as a dataset with its size and whole digest, of which MLflow's own
+    field has the first 36 digits.
+    """
+    size = manifests.num_bytes(pairs.folder)
+    told = records.flatten({"num_bytes": size, "num_pairs": name.num_pairs, "sha256": pairs.digest})
+    return replace(input_of(str(name), pairs, "distilled"), profile=told)
 
 
 def history_of(child: Run, distilled: Ref) -> Part:

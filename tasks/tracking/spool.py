@@ -8,6 +8,7 @@ leaves a record that is told again, which adds nothing twice (client.py).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import re
@@ -32,8 +33,9 @@ Files = dict[str, Path]  # by their paths in the folder of the record
 Build = Callable[[], tuple[Record, Files]]
 
 
-def log(dataset: str, tag: str, digest: str, build: Build) -> None:
-    """Tell MLflow a record once, with all that waits for it.
+def log(dataset: str, tag: str, digest: str, build: Build) -> str:
+    """Tell MLflow a record once, with all that waits for it, and return its run as
+    `Tracker.tell` does; "" while MLflow has it not.
 
     Args:
         tag, digest: those of the record's last part.
@@ -41,10 +43,16 @@ def log(dataset: str, tag: str, digest: str, build: Build) -> None:
             known to have the record: then nothing is imported.
     """
     spool = _spool(client.STORE.resolve(), client.server())
-    key = canonical_digest([dataset, tag, digest])[:32]
+    key = key_of(dataset, tag, digest)
     if not spool.has(key):
         spool.keep(key, *build())
     spool.tell()
+    return spool.run_of(key)
+
+
+def key_of(dataset: str, tag: str, digest: str) -> str:
+    """Return the name of a record: that of its folder while it waits, and of its note then."""
+    return canonical_digest([dataset, tag, digest])[:32]
 
 
 @functools.cache
@@ -68,6 +76,12 @@ class Spool:
         file = database.file_of(client.tracking_uri())
         is_told = (self.notes / key).is_file() and (file is None or file.is_file())
         return is_told or any(place.name.endswith(key) for place in self.waiting())
+
+    def run_of(self, key: str) -> str:
+        """Return the run that a record became, as `Tracker.tell` does; "" where it is not known."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.notes / key).read_text()
+        return ""
 
     def keep(self, key: str, record: Record, files: Files) -> None:
         """Write a record with copies of its files, unless another process did."""
@@ -141,7 +155,7 @@ class Spool:
             self._set_aside(place, "damaged", error)
             return
         try:
-            client.Tracker(record.dataset).tell(record, place)
+            run = client.Tracker(record.dataset).tell(record, place)
         except Exception as error:
             if not client.is_refusal(error):
                 raise
@@ -149,7 +163,7 @@ class Spool:
             return
         self.num_late += record.time < self.began_ms
         self.notes.mkdir(parents=True, exist_ok=True)
-        (self.notes / place.name.partition("-")[2]).touch()
+        write_text(self.notes / place.name.partition("-")[2], run)
         (place / RECORD).unlink()
         shutil.rmtree(place)
 

@@ -13,7 +13,7 @@ from tasks import distill, embed_captions, evaluate, prepare_data, select_corese
 from tasks.keys import Inputs
 from tasks.settings import params, steps
 from tasks.settings.params import Params
-from tasks.settings.sets import SetName
+from tasks.settings.sets import DECODED, SetName
 from tests.workspace import TINY, make_workspace
 
 # Without dropout a student is what its seed makes it, here and in the program of a card. Images
@@ -64,7 +64,7 @@ def _make(folder: Path, *settings: str) -> tuple[Path, Params]:
             work = steps.distillation(chosen, SetName(method, 4))
             sets[method] = distill.distill.fn(work, given, experts)
         scored = {SetName(method, 4): pairs for method, pairs in sets.items()}
-        scored[SetName("bi_trajectory", 4).decoded()] = sets["bi_trajectory"]
+        scored[SetName("bi_trajectory", 4, DECODED)] = sets["bi_trajectory"]
         for name, pairs in scored.items():
             for seed in range(2):
                 evaluate.train_student.fn(steps.evaluation(chosen, name), given, pairs, seed)

@@ -10,13 +10,16 @@ import pytest
 import torch
 
 from tasks import embed_captions, prepare_data, train_experts
-from tasks.exchange.found import imported
+from tasks.exchange.export import Choice, export
+from tasks.exchange.found import imported, without_words
 from tasks.exchange.imports import import_set
+from tasks.exchange.published import Stated
 from tasks.exchange.source import open_source
 from tasks.keys import Inputs
 from tasks.planning.plan import make_plan
 from tasks.settings import params, steps
 from tests.exchange.test_imports import STATED, published
+from tests.exchange.test_real_pairs import a_folder
 
 
 def test_the_parameters_name_imported_sets_of_sizes_with_random_beside(made, folder):
@@ -64,6 +67,25 @@ def test_a_set_of_another_profile_of_today_is_refused(setting, item, made, folde
         make_plan(after, folder / "none")
     with pytest.raises(ValueError, match=match):
         imported(after, inputs_of(after).digests())
+
+
+def test_texts_of_ids_and_of_real_pairs_are_sentences_and_others_are_not(made, folder):
+    chosen = made[1]
+    torch.save(published(), folder / "set.pt")
+    sources = {
+        "vectors": (folder / "set.pt", STATED),
+        "ids": (folder / "herding-4/ids.csv", Stated()),
+        "photos": (a_folder(folder / "photos"), Stated("hashed_256")),
+    }
+    choice = Choice("folder", "png", False, "unknown", "unknown")
+    for name, kind in (("herding-4", "selected"), ("bi_trajectory-4", "distilled")):
+        export(open_source(chosen, name), folder / name, choice)
+        sources[kind] = (folder / name, Stated())
+    found = {}
+    for name, (path, stated) in sources.items():
+        set_name, ref = import_set(chosen, path, name, stated)
+        found[str(set_name)] = ref
+    assert set(without_words(found)) == {"vectors-4", "distilled-4"}
 
 
 def inputs_of(chosen):

@@ -223,6 +223,21 @@ def test_quotes_after_a_blank_are_quotes(made, folder):
     assert load_pairs(ref.folder).provenance["captions"] == ["a dog, asleep", "b", "c", 'd "e"']
 
 
+def test_missing_values_written_as_text_are_refused_in_every_kind_of_source(made, folder):
+    photos = a_folder(folder / "photos")
+    (photos / "part_1/1.b.txt").write_text("nan\n")
+    table = a_table(folder / "flat", "path", [*CAPTIONS[:3], " None "])
+    lists = a_table(folder / "lists", "path", [CAPTIONS[:2], ["a", "null"]], (0, 1))
+    for path, stated, words in (
+        (photos, STATED, "1.b.txt: line 1: received 'nan'"),
+        (table, COLUMNS, "row 3.words: received ' None '"),
+        (lists, COLUMNS, "row 1.words[1]: received 'null'"),
+    ):
+        with pytest.raises(ValueError, match="received 1 pictures, captions or rows") as error:
+            import_set(made[1], path, "mine", stated)
+        assert words in str(error.value) and "programs write for a missing" in str(error.value)
+
+
 def test_empty_values_of_a_table_are_refused_by_row(made, folder):
     path = folder / "pairs.parquet"
     bodies = [encoded(0), None, encoded(1), encoded(2)]

@@ -1,26 +1,32 @@
-"""kill -9 of the parent of a sweep and of one of its workers: no process is left, the same command
-goes on, and the bytes are those of a sweep that nobody killed.
+"""Signals to the parent of a sweep, to its workers and to the server of MLflow; two sweeps over the
+same cells. No process is left, the same command goes on, and the bytes are those of a sweep that
+nobody disturbed.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.faults.tracked import Server, server
 from tests.workspace import TINY, Workspace, environment, make_workspace
 
 pytestmark = pytest.mark.services
-COMMAND = ("python", "-m", "flows.cli", "distill_sweep", "--name", "killed", "--workers", "2")
+COMMAND = ("python", "-m", "flows.cli", "distill_sweep")
+NAMED = ("--name", "killed", "--workers", "2")
 GRID = "sweep.grid={distill.matching.lr_img: [0.01, 0.02]}"
 LONGER = ("distill.matching.iterations=12", "distill.matching.checkpoint_every=2")
 GONE_SECONDS = 60
+ENDS = (signal.SIGKILL, signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +49,13 @@ def shared_alone(made, tmp_path) -> Workspace:
     return Workspace(folder)
 
 
+@pytest.fixture(scope="module")
+def mlflow(tmp_path_factory) -> Iterator[Server]:
+    """A server of MLflow that is not started yet."""
+    with server(tmp_path_factory.mktemp("mlflow")) as found:
+        yield found
+
+
 def processes(workspace: Workspace) -> list[psutil.Process]:
     """Return the processes that run in a workspace."""
     found = []
@@ -52,8 +65,8 @@ def processes(workspace: Workspace) -> list[psutil.Process]:
     return found
 
 
-def wait_for(is_so, what: str) -> None:
-    limit = time.monotonic() + GONE_SECONDS
+def wait_for(is_so, what: str, seconds: float = GONE_SECONDS) -> None:
+    limit = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < limit, what
         time.sleep(0.05)
@@ -63,8 +76,35 @@ def checkpoints(workspace: Workspace) -> list[Path]:
     return list(workspace.folder.glob("data/.work/*/.checkpoint.safetensors"))
 
 
-def test_a_sweep_whose_parent_is_killed_leaves_no_process_and_goes_on(made, shared_alone):
-    assert shared_alone.kill_when(lambda: bool(checkpoints(shared_alone)), *COMMAND)
+def start(workspace: Workspace, *options: str, **env: str) -> subprocess.Popen[str]:
+    """Start a sweep."""
+    return subprocess.Popen(
+        (*COMMAND, *options),
+        cwd=workspace.folder,
+        env={**environment(), **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_cells(workspace: Workspace, sweep: subprocess.Popen[str]) -> None:
+    """Wait until a cell is under way."""
+    wait_for(lambda: checkpoints(workspace) or sweep.poll() is not None, "no cell began", 120)
+    assert sweep.poll() is None
+
+
+def busy(sweep: subprocess.Popen[str]) -> psutil.Process:
+    """Return the worker that makes a cell: of two the one that has computed longer."""
+    return max(psutil.Process(sweep.pid).children(), key=lambda process: process.cpu_times().user)
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_a_sweep_whose_parent_ends_leaves_no_process_and_goes_on(made, shared_alone, number):
+    sweep = start(shared_alone, *NAMED)
+    wait_for_cells(shared_alone, sweep)
+    os.kill(sweep.pid, number)
+    assert sweep.wait(GONE_SECONDS) == -number
     wait_for(lambda: not processes(shared_alone), "a worker outlives its parent")
     assert checkpoints(shared_alone)
     assert "is gone; `sweep resume`" in shared_alone.flow("sweep", "status", "killed").stdout
@@ -73,42 +113,84 @@ def test_a_sweep_whose_parent_is_killed_leaves_no_process_and_goes_on(made, shar
     assert shared_alone.digests() == made.digests()
 
 
-def test_a_worker_that_is_killed_fails_its_cell_alone(made, shared_alone):
-    sweep = subprocess.Popen(
-        COMMAND,
-        cwd=shared_alone.folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    wait_for(lambda: checkpoints(shared_alone) or sweep.poll() is not None, "no cell began")
-    workers = psutil.Process(sweep.pid).children()
-    # Of both workers the one that has computed longer makes a cell
-    busy = max(workers, key=lambda process: process.cpu_times().user)
-    os.kill(busy.pid, signal.SIGKILL)
+@pytest.mark.parametrize("number", ENDS)
+def test_a_cell_whose_worker_ends_is_made_at_its_second_try(made, shared_alone, number):
+    sweep = start(shared_alone, *NAMED)
+    wait_for_cells(shared_alone, sweep)
+    busy(sweep).send_signal(number)
+    output = sweep.communicate(timeout=200)[0]
+    assert sweep.returncode == 0, output
+    assert f"is tried once more: its process ended by signal {number:d}" in output
+    board = (shared_alone.folder / "reports/toy/sweeps/killed.md").read_text()
+    assert f"of the first try its process ended by signal {number:d}" in board
+    assert not processes(shared_alone) and shared_alone.digests() == made.digests()
+
+
+def test_a_cell_whose_process_ends_twice_fails_alone(made, shared_alone):
+    sweep = start(shared_alone, "--name", "killed")
+    wait_for_cells(shared_alone, sweep)
+    (first,) = psutil.Process(sweep.pid).children()
+    first.kill()
+    wait_for(lambda: psutil.Process(sweep.pid).children() not in ([], [first]), "no second try")
+    busy(sweep).kill()
     output = sweep.communicate(timeout=200)[0]
     assert sweep.returncode == 2 and "by signal 9 (SIGKILL)" in output
     assert "error: 1 of 2 cells failed" in output and "best: bi_trajectory-4" in output
     assert not processes(shared_alone)
-    done = shared_alone.flow("distill_sweep", *COMMAND[4:], seconds=200)
+    done = shared_alone.flow("distill_sweep", *NAMED, seconds=200)
     assert "made, " in done.stdout and shared_alone.digests() == made.digests()
 
 
 def test_a_sweep_is_cancelled_by_its_name_and_runs_once_at_a_time(shared_alone):
-    sweep = subprocess.Popen(
-        COMMAND,
-        cwd=shared_alone.folder,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    sweep = start(shared_alone, *NAMED)
     record = shared_alone.folder / "data/sweeps/toy/killed/sweep.json"
     wait_for(record.exists, "no sweep began")
-    refused = shared_alone.flow("distill_sweep", *COMMAND[4:], check=False)
+    refused = shared_alone.flow("distill_sweep", *NAMED, check=False)
     assert refused.returncode == 2 and f"runs already, as process {sweep.pid}" in refused.stderr
     assert "killed: cancelled" in shared_alone.flow("sweep", "cancel", "killed").stdout
     assert sweep.wait(30) == 130
     assert not processes(shared_alone)
     assert "killed: interrupted" in shared_alone.flow("sweep", "status").stdout
     assert "nothing to cancel" in shared_alone.flow("sweep", "cancel", "killed").stdout
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_no_cell_stops_with_the_server_of_mlflow_and_each_is_logged_once(
+    made, shared_alone, mlflow, number
+):
+    mlflow.start()
+    where = {"MLFLOW_TRACKING_URI": mlflow.uri}
+    options = ("--name", f"told-{number:d}", "--workers", "2")
+    sweep = start(shared_alone, *options, **where)
+    wait_for_cells(shared_alone, sweep)
+    mlflow.signal(number)
+    output = sweep.communicate(timeout=200)[0]
+    assert sweep.returncode == 0, output
+    assert shared_alone.digests() == made.digests()
+    mlflow.start()
+    shared_alone.flow("distill_sweep", *options, seconds=200, **where)
+    assert logged(mlflow, f"toy sweep told-{number:d}") == [
+        f"bi_trajectory-4 distill.matching.lr_img={lr}" for lr in ("0.01", "0.02")
+    ]
+
+
+def logged(mlflow: Server, sweep: str) -> list[str]:
+    """Return the names of the cells that MLflow has of a sweep, which it has once."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(mlflow.uri)
+    runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
+    (parent,) = [run.info.run_id for run in runs if run.info.run_name == sweep]
+    nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent]
+    return sorted(run.info.run_name for run in nested)
+
+
+def test_two_sweeps_over_the_same_cells_make_each_expert_and_each_cell_once(made, tmp_path):
+    shutil.copytree(made.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("data"))
+    workspace = Workspace(tmp_path / "copy")
+    sweeps = [start(workspace, "--name", name) for name in ("one", "two")]
+    outputs = [sweep.communicate(timeout=280)[0] for sweep in sweeps]
+    assert [sweep.returncode for sweep in sweeps] == [0, 0], outputs
+    counts = [int(re.search(r"distill_sweep: (\d+) made", output)[1]) for output in outputs]
+    assert sum(counts) == len(made.digests())
+    assert workspace.digests() == made.digests()

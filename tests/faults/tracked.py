@@ -205,10 +205,10 @@ class Server:
             seen.rename_experiment(found.experiment_id, f"{DATASET} {time.monotonic()}")
 
     def signal(self, number: int) -> None:
-        """Send a signal to all its processes; SIGKILL ends it."""
+        """Send a signal to all its processes; SIGKILL and SIGTERM end it."""
         if self.process:
             os.killpg(self.process.pid, number)
-            if number == signal.SIGKILL:
+            if number in (signal.SIGKILL, signal.SIGTERM):
                 self.process.wait()
                 self.process = None
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.exchange.test_imports import published
 from tests.workspace import Workspace, make_workspace
 
 pytestmark = pytest.mark.services
@@ -70,10 +71,18 @@ def test_an_imported_set_stands_in_plan_scores_and_report(made):
     done = made.flow("import", "out/theirs", "--as", "theirs")
     assert "import: 4 pairs to data/imported/toy/theirs-4" in done.stdout
     assert "add theirs-4 to methods.imported" in done.stdout
-    settings = ("--set", "methods.imported=[theirs-4]", "--set", "methods.distillers=[]")
+    torch.save(published(), made.folder / "vectors.pt")
+    scale = ("--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5", "--text-encoder", "hashed_256")
+    made.flow("import", "vectors.pt", "--as", "vectors", *scale)
+    settings = ("--set", "methods.imported=[theirs-4, vectors-4]", "--set", "methods.distillers=[]")
+    settings = (*settings, "--set", "evaluate.decoded=true", "--set", "evaluate.plain=true")
     made.flow("pipeline", *settings)
     table = (made.folder / "reports/toy/tables/summary.csv").read_text()
     assert "theirs-4" in table and "random-4" in table
+    # The sentences of a coreset are its own
+    assert "vectors-decoded-4" in table and "theirs-decoded" not in table
+    assert "vectors-plain-4" in table and "theirs-plain" not in table
+    assert "hlr,lrs" in (made.folder / "reports/toy/tables/measures.csv").read_text()
     same = [
         json.loads((made.folder / f"data/scores/toy/{name}-4/seed_0/score.json").read_text())
         for name in ("theirs", "herding")
@@ -81,7 +90,7 @@ def test_an_imported_set_stands_in_plan_scores_and_report(made):
     assert same[0]["mean_recall"] == same[1]["mean_recall"] and same[0]["method"] == "theirs"
     plan = json.loads(made.flow("plan", "--json", *settings).stdout)
     cells = {cell["name"]: cell for cell in plan["cells"]}
-    assert cells["theirs-4 seed 0"]["is_cached"]
+    assert cells["theirs-4 seed 0"]["is_cached"] and cells["vectors-decoded-4 seed 0"]["is_cached"]
     again = made.flow("pipeline", *settings)
     assert "pipeline: 0 made" in again.stdout
 

@@ -84,7 +84,8 @@ def first_line(log: Path, process: subprocess.Popen[bytes], seconds: float = 120
 
 @contextmanager
 def prefect_client(api: dict[str, str]) -> Iterator[SyncPrefectClient]:
-    with SyncPrefectClient(api["PREFECT_API_URL"]) as client:
+    secret = api.get("PREFECT_API_AUTH_STRING")
+    with SyncPrefectClient(api["PREFECT_API_URL"], auth_string=secret) as client:
         yield client
 
 
@@ -200,6 +201,7 @@ def test_prefect_yaml_names_flows_that_exist():
         "sweep-unit/gpu",
         "sweep-unit/cpu",
         "preset/gpu",
+        "study/gpu",
     }
     pools = {deployment["work_pool"]["name"] for deployment in declared}
     assert pools == {path.stem for path in (ROOT / "infra/work_pools").glob("*.json")}

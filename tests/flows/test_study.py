@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import sqlite3
+from contextlib import closing
 
 import pandas as pd
 import pytest
@@ -69,6 +71,10 @@ def test_a_search_trains_heads_on_every_set_and_goes_on_where_it_stopped(workspa
     again = workspace.flow("study", "architecture_search")
     made, cached = numbers(again)
     assert made == 1 and cached > len(scores)
+    # Files of a study, and its four rows, in MLflow once a set of scores: the same, here
+    with closing(sqlite3.connect(workspace.folder / ".mlflow/mlflow.db")) as database:
+        names = [name for (name,) in database.execute("select name from runs")]
+    assert names.count("toy study architecture_search") == 1 and set(sets) <= set(names)
     after = pd.read_csv(workspace.folder / pages[0])
     # The new student takes other seconds for the same scores
     pd.testing.assert_frame_equal(after.drop(columns="seconds"), scores.drop(columns="seconds"))

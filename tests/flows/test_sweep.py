@@ -44,14 +44,15 @@ def test_the_second_sweep_is_all_cached(made):
 
 
 def test_a_forced_sweep_makes_again_once_what_its_cells_share(made):
-    scores, sets = made.folder / "data/scores/toy", made.folder / "data/distilled/toy/bi_trajectory"
-    before = (scores / "full/seed_0/manifest.json").stat().st_mtime_ns
-    made.flow("distill_sweep", *GRID, "--force", seconds=280)
-    students, last_set = (
-        (place / "manifest.json").stat().st_mtime_ns
-        for place in (scores / "full/seed_0", sets / "bi_trajectory-6")
-    )
-    assert before < students < last_set
+    before = made.digests()
+    name = ("--name", "forced", "--workers", "2")
+    made.flow("distill_sweep", *GRID, *name, "--force", seconds=280)
+    logs = (made.folder / "data/sweeps/toy/forced").glob("worker_*.log")
+    told = "".join(log.read_text() for log in logs)
+    again = [path for path in before if f"rebuilding {path}:" in told]
+    # Of both cells random, set, gallery and 4 students; 2 students of the full data
+    assert len(again) == 16 and made.digests() == before
+    assert all(told.count(f"rebuilding {path}:") == 1 for path in again)
 
 
 def test_a_changed_parameter_makes_what_builds_on_it_and_shares_the_rest(made):
@@ -86,7 +87,7 @@ def test_a_sweep_is_a_run_in_mlflow_and_each_cell_a_run_below_it(made):
     assert len(nested) == 2
     for run in nested:
         swept = run.data.tags["distill.matching.lr_img"]
-        assert run.info.run_name == f"bi_trajectory-4 distill.matching.lr_img={swept}"
+        assert run.info.run_name == f"bi_trajectory-4 lr_img={swept}"
         assert run.data.tags["budgets"] == "4" and run.data.metrics["evaluate/num_seeds"] == 2
         assert {"test/mean_recall", "test/mean_recall_std", "val/chosen_mean_recall"} < set(
             run.data.metrics
@@ -103,7 +104,7 @@ def test_a_search_leaves_poor_cells_and_goes_on_with_those_that_it_asked_for(mad
     over = "over: {distill.matching.lr_img: {low: 0.001, high: 9.0, log: true}}"
     axis = f"sweep={{search: {{count: 5, num_startup: 2, {over}}}}}"
     done = made.flow("distill_sweep", *GRID[:4], "--set", axis, "--name", "search")
-    assert "best: bi_trajectory-4 distill.matching.lr_img=" in done.stdout
+    assert "best: bi_trajectory-4 lr_img=" in done.stdout
     with (made.folder / "reports/toy/sweeps/search.csv").open() as handle:
         before = list(csv.DictReader(handle))
     states = [row["state"] for row in before]

@@ -4,14 +4,12 @@ the file, Postgres of Debian, and a store that speaks S3.
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +21,7 @@ import pytest
 import yaml
 
 from tests.flows.test_prefect import free_port
+from tests.infra.postgres import postgres
 from tests.workspace import ROOT, TINY, Workspace, environment, make_workspace
 
 pytestmark = pytest.mark.services
@@ -37,16 +36,8 @@ SECRETS = {
 TINIEST = (*TINY, "methods.coresets=[random]", "methods.distillers=[]")
 
 
-def _programs() -> Path:
-    """Return the folder of Postgres' programs."""
-    found = [path.parent for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))]
-    if not found:
-        pytest.skip("Postgres of Debian is not installed")
-    return found[-1]
-
-
 @contextmanager
-def _running(command, folder: Path, log: Path, env, user=None) -> Iterator[None]:
+def _running(command, folder: Path, log: Path, env) -> Iterator[None]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -55,7 +46,6 @@ def _running(command, folder: Path, log: Path, env, user=None) -> Iterator[None]
             stdout=output,
             stderr=output,
             start_new_session=True,
-            user=user,
         )
     try:
         yield
@@ -129,39 +119,17 @@ class Services:
 SWITCHES = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true"}
 
 
-@contextmanager
-def _postgres(services: Services, log: Path) -> Iterator[None]:
-    """Start Postgres with the databases that infra/compose makes. It does not run as root."""
-    programs, port = _programs(), str(services.ports["postgres"])
-    user = "postgres" if getpass.getuser() == "root" else None
-    with tempfile.TemporaryDirectory(prefix="vl-distillery-postgres-") as place:
-        secret = Path(place, "password")
-        secret.write_text(SECRETS["POSTGRES_PASSWORD"])
-        if user:
-            shutil.chown(place, user)
-            shutil.chown(secret, user)
-        words = ["-A", "scram-sha-256", "-U", "postgres", "--pwfile", str(secret), "--no-sync"]
-        make = [programs / "initdb", "-D", f"{place}/data", *words]
-        subprocess.run(make, check=True, capture_output=True, user=user, cwd=place)
-        where = ["-h", "127.0.0.1", "-p", port]
-        server = [programs / "postgres", "-D", f"{place}/data", *where, "-k", place]
-        ready = [programs / "pg_isready", "-q", *where]
-        client = {**os.environ, "PGPASSWORD": SECRETS["POSTGRES_PASSWORD"]}
-        databases = ROOT / "infra/compose/databases.sql"
-        tell = [programs / "psql", "-q", *where, "-U", "postgres", "-f", databases]
-        with _running(server, Path(place), log, dict(os.environ), user):
-            _wait(lambda: subprocess.run(ready, check=False).returncode == 0, log)
-            subprocess.run(tell, check=True, env=client)
-            yield
-
-
 @pytest.fixture
 def services(tmp_path):
     workspace = make_workspace(tmp_path / "copy", TINIEST)
     shutil.copytree(ROOT / "infra", workspace.folder / "infra")
     found = Services(workspace)
     with ExitStack() as stack:
-        stack.enter_context(_postgres(found, tmp_path / "postgres.log"))
+        stack.enter_context(
+            postgres(
+                found.ports["postgres"], tmp_path / "postgres.log", SECRETS["POSTGRES_PASSWORD"]
+            )
+        )
         log = tmp_path / "store.log"
         store = [sys.executable, "-m", "moto.server", "-p", str(found.ports["store"])]
         stack.enter_context(_running(store, tmp_path, log, environment()))

@@ -67,6 +67,9 @@ def scores() -> pd.DataFrame:
                             "mean_recall": sum(recalls.values()) / 6,
                             "val_mean_recall": value * 1.02,
                             "seconds": 21.5,
+                            "training_pairs": num_pairs,
+                            "num_bytes": None if method == "full" else 1000 * num_pairs,
+                            "bits": 8,
                         }
                     )
     return pd.DataFrame(rows)

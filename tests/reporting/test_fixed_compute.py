@@ -42,6 +42,21 @@ def test_the_best_cell_of_a_level_is_chosen_on_validation(page):
     assert rows["distilled pairs", "4"] == ("made-9", "9", "8", "7", "21.3 +- 0.7", "0 of 0")
 
 
+def test_mlflow_is_told_the_rows_of_the_table(page):
+    assert set(page.numbers) == {
+        f"{kind}, {level} GFLOP" for kind, level, *_ in page.tables[0].rows
+    }
+    best = page.numbers["distilled pairs, 4 GFLOP"]
+    assert best.pop("study/mean_recall_std") == pytest.approx(0.5**0.5)
+    assert best == {
+        "study/gigaflops": 4.0,
+        "study/num_pairs": 9,
+        "study/embed_dim": 8,
+        "study/num_epochs": 7,
+        "study/mean_recall": pytest.approx(21.3),
+    }
+
+
 def test_the_reading_says_how_width_and_pairs_grow_and_who_leads(page):
     grown = [text for text in page.reading if "the best width of real pairs" in text]
     told = (

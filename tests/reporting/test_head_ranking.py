@@ -61,6 +61,26 @@ def test_the_reading_has_the_numbers_of_the_scores(scores):
     assert "72 s on made-5" in cost
 
 
+def test_mlflow_is_told_the_rows_of_the_table(scores):
+    page = _page(scores)
+    assert list(page.numbers) == [row[0].removesuffix(" (ceiling)") for row in page.tables[0].rows]
+    made, full = page.numbers["made-5"], page.numbers["full"]
+    assert made["study/of_ceiling"] == pytest.approx(made["study/tau"] / full["study/tau"])
+    assert made["study/tau_low"] <= made["study/tau"] <= made["study/tau_high"]
+    assert (made["study/set_bytes"], made["study/seconds"]) == (1e6, 72.0)
+
+
+def test_a_ceiling_at_chance_is_no_measure_for_a_share(scores):
+    # Full data turned about in every second student: their rankings cancel out
+    is_full = scores["set"] == "full"
+    turned = is_full & (scores["seed"] > 0)
+    scores.loc[turned, "val_mean_recall"] = 30.0 - scores.loc[turned, "val_mean_recall"]
+    page = _page(scores)
+    column = page.tables[0].columns.index("of the ceiling")
+    assert {row[column] for row in page.tables[0].rows} == {""}
+    assert "study/of_ceiling" not in page.numbers["made-5"]
+
+
 def test_equal_sets_show_no_difference_and_a_worse_one_is_told(scores):
     swapped = {"made-5": "random-5", "random-5": "made-5"}
     renamed = scores.assign(set=scores["set"].replace(swapped))

@@ -26,6 +26,7 @@ FILES = (
     "plots/learning_curves.csv",
     "plots/recall.csv",
     "tables/cross_architecture.csv",
+    "tables/measures.csv",
     "tables/scores.csv",
     "tables/summary.csv",
 )
@@ -71,7 +72,9 @@ def test_every_cell_of_the_main_table_is_the_mean_and_deviation_of_the_scores(re
         ].mean()
         ratio = "\u2013" if method == "full" else f"{group['mean_recall'].mean() / random:.2f}"
         recovery = f"{100 * group['mean_recall'].mean() / full:.1f}"
-        assert cells == [expected[0], ratio, recovery, *expected[1:], str(len(group))]
+        size_mb = "\u2013" if method == "full" else f"{size / 1000:.2f}"
+        told = [str(len(group)), str(group["num_pairs"].iloc[0]), size_mb, "8"]
+        assert cells == [expected[0], ratio, recovery, *expected[1:], *told]
 
 
 def test_the_parts_of_a_history_reach_the_page(
@@ -226,14 +229,14 @@ def test_the_protocol_is_named_in_the_caption_of_every_table(report):
     captions = re.findall(
         r"<caption[^>]*>(.*?)</caption>", (report / "index.html").read_text(encoding="utf-8")
     )
-    assert len(captions) == 4
+    assert len(captions) == 5
     assert all("rotocol" in caption or "source" in caption for caption in captions)
 
 
 def test_toy_shows_the_papers_ratio_as_another_dataset(report):
     page = (report / "index.html").read_text(encoding="utf-8")
     assert "No published numbers for toy" in page
-    heading, cells = parse(report).tables[-1][-1]
+    heading, cells = parse(report).tables[3][-1]
     assert heading == "bi_trajectory"
     assert cells[0] == "flickr30k, 100 another dataset"
     assert cells[1].startswith("4.25")

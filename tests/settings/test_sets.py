@@ -14,11 +14,15 @@ def test_a_name_is_its_method_and_its_size(name):
     assert SetName.parse(str(name)) == name
 
 
-def test_a_decoded_set_is_named_after_its_own():
+@pytest.mark.parametrize("kind", ["decoded", "plain"])
+def test_a_further_row_of_a_set_is_named_after_its_own(kind):
     name = SetName("bi_trajectory", 20)
-    assert str(name.decoded()) == "bi_trajectory-decoded-20"
-    assert SetName.parse("bi_trajectory-decoded-20") == name.decoded() != name
-    assert name.decoded().label == "bi_trajectory-decoded" and name.decoded().method == name.method
+    asked = {"decoded": False, "plain": False, kind: True}
+    (further,) = name.again(**asked)
+    assert str(further) == f"bi_trajectory-{kind}-20"
+    assert SetName.parse(str(further)) == further != name
+    assert further.label == f"bi_trajectory-{kind}" and further.method == name.method
+    assert name.again(decoded=False, plain=False) == []
 
 
 def test_full_data_have_no_size():

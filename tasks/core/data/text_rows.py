@@ -10,6 +10,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tasks.core.data.annotations import check_caption, read_text
 from tasks.core.data.left_out import Unusable
@@ -75,18 +76,19 @@ def text_rows(
             yield where, cells
 
 
-def check_cell(text: str, where: str) -> str:
+def check_cell(text: Any, where: str) -> str:
     """Return the caption in a cell; raise Unusable for one that `check_caption` refuses, and for a
     missing value that a program wrote as text.
     """
-    if text.casefold() in _MISSING:
+    caption = check_caption(text, where)
+    if caption.strip().casefold() in _MISSING:
         raise Unusable(
             where,
             "missing value written as text",
             f"received {text!r}, which programs write for a missing value; allowed is a caption; "
             "write it, or remove the row",
         )
-    return check_caption(text, where)
+    return caption
 
 
 def _has_rows(cells: list[str], delimiter: str) -> bool:

@@ -42,7 +42,7 @@ def engine_of_network(
 
     Args:
         flat: the dual encoder; nothing of it is changed.
-        images, text_embeds: (M, C, H, W) and (M, D); the first few are used.
+        images, text_embeds: (M, C, H, W) and (T, D); the first few are used.
         batch_size: pairs of a student step, for the memory of the exact engine.
 
     Raises:
@@ -52,8 +52,10 @@ def engine_of_network(
         UserWarning: `engine` asks for differences on a network where they are wrong.
     """
     is_probed, facts = not is_encoder_frozen and not config.is_compiled, None
+    # A set may have more texts than pictures
+    count = min(NUM_PAIRS, len(images))
     images, text_embeds = (
-        value[:NUM_PAIRS].to(flat.device, flat.dtype) for value in (images, text_embeds)
+        value[:count].to(flat.device, flat.dtype) for value in (images, text_embeds)
     )
     if is_probed and config.engine in ("auto", *DIFFERENCES):
         facts = examine(

@@ -25,19 +25,21 @@ from tasks.core.foundations.seeding import make_generator
 from tasks.core.networks.encoders import ImageEncoder, encode_images
 from tasks.core.selection.k_means import prototypes
 from tasks.core.selection.pool import check_budget, sample_captions
+from tasks.core.training.parts import join_parts
 
 _SAMPLE, _CLUSTERED = 1024, 16384
 
 
 @dataclass(frozen=True)
 class InitialPairs:
-    """The pairs that a set starts from.
+    """The pairs that a set starts from; N images are M pictures of several parts, or M is N.
 
     Attributes:
         images: (M, 3, S, S) float32, normalised, on the CPU.
-        text_embeds: (M, D) float32.
-        image_idx, caption_idx: the real pairs (M,) that they come from. Noise keeps those that it
-            replaces, for the gallery.
+        text_embeds: (T, D) float32, the texts of an image one after the other.
+        image_idx: the real images (N,) that they come from. Noise keeps those that it replaces,
+            for the gallery.
+        caption_idx: their captions (T,).
     """
 
     images: Tensor
@@ -47,16 +49,27 @@ class InitialPairs:
 
 
 def initial_pairs(
-    train: Split, encoder: ImageEncoder, num_pairs: int, *, image: Initial, text: Initial, seed: int
+    train: Split,
+    encoder: ImageEncoder,
+    num_pictures: int,
+    *,
+    image: Initial,
+    text: Initial,
+    seed: int,
+    texts_per_image: int = 1,
+    parts: int = 1,
 ) -> InitialPairs:
-    """Return `num_pairs` initial pairs.
+    """Return the initial pairs of `num_pictures` pictures.
 
     Args:
         encoder: gives the normalisation, and the image features of `k_means` where the split has
             none.
         image, text: how each modality starts.
+        texts_per_image: captions of each image; one that has fewer starts with some twice.
+        parts: images of a side of a picture.
     """
-    check_budget(num_pairs, train.num_images)
+    num_pairs = num_pictures * parts**2
+    _check_parts(train, num_pictures, parts)
     generator = make_generator(seed, "initial_pairs")
     image_idx = torch.randperm(train.num_images, generator=generator)[:num_pairs]
     caption_idx = sample_captions(image_idx, train.caption_image_idx, generator)
@@ -64,7 +77,9 @@ def initial_pairs(
         # From a generator of its own, so that noise is the same with and without prototypes
         draw = make_generator(seed, "k_means")
         image_idx, caption_idx = _prototype_pairs(train, encoder, num_pairs, draw)
-    images = encoder.take(train.images, image_idx)
+    if texts_per_image > 1:
+        caption_idx = _further_captions(train, image_idx, caption_idx, texts_per_image)
+    images = join_parts(encoder.take(train.images, image_idx), parts)
     text_embeds = train.text_embeds[caption_idx].clone()
     if image == "noise":
         sample = torch.randperm(train.num_images, generator=generator)[:_SAMPLE].sort().values
@@ -75,6 +90,27 @@ def initial_pairs(
         std, mean = torch.std_mean(train.text_embeds, dim=0, keepdim=True)
         text_embeds = mean + std * torch.randn(text_embeds.shape, generator=generator)
     return InitialPairs(images.contiguous(), text_embeds, image_idx, caption_idx)
+
+
+def _check_parts(train: Split, num_pictures: int, parts: int) -> None:
+    check_budget(num_pictures, train.num_images)
+    side, needed = train.images.shape[1], num_pictures * parts**2
+    if side % parts or needed > train.num_images:
+        raise ValueError(
+            f"parts: received {parts} for {num_pictures} pictures of {side} px; they start from "
+            f"{needed} of {train.num_images} training images, and a side has to be a multiple of "
+            "its parts; change `parts` in the method's options, or `budgets`, in params.yaml"
+        )
+
+
+def _further_captions(
+    train: Split, image_idx: Tensor, caption_idx: Tensor, texts_per_image: int
+) -> Tensor:
+    """Return each image's drawn caption and those that follow it in its file, (N x texts,)."""
+    counts = torch.bincount(train.caption_image_idx, minlength=train.num_images)
+    firsts = (counts.cumsum(0) - counts)[image_idx, None]
+    places = caption_idx[:, None] - firsts + torch.arange(texts_per_image)
+    return (firsts + places % counts[image_idx, None]).flatten()
 
 
 def _prototype_pairs(

@@ -12,6 +12,7 @@ from tasks.core.foundations.section import BatchSize, Choice, Count, Range, Sect
 from tasks.core.hypergradient.engine_choice import explain_engine
 from tasks.core.hypergradient.engines import DIFFERENCES, ENGINES, check_memory
 from tasks.core.networks.precision import Precision
+from tasks.core.training.eight_bits import Storage
 
 PerBudget = float | dict[int, float]
 CountPerBudget = Count | dict[int, Count]
@@ -64,6 +65,12 @@ class OuterConfig(Section):
             `precision.py`; the difference engines need `float32`.
         is_compiled: compile the image encoder, for frozen encoders and the difference engines;
             needs a C++ compiler.
+        texts_per_image: texts that an image has; a student step draws one of them for each image
+            of its mini-batch.
+        parts: a stored picture is made of parts x parts images, each with its own texts, see
+            `parts.py`. The cost of an iteration grows with their number.
+        storage: `uint8` rounds pixels to 8 bits and texts to float16 inside the loop, see
+            `eight_bits.py`, and stores them so; `float32` rounds nothing.
         checkpoint_every: iterations between checkpoints.
     """
 
@@ -80,6 +87,9 @@ class OuterConfig(Section):
     micro_batch: Annotated[int, Range(ge=1, unit="images")] | None
     precision: Precision
     is_compiled: bool
+    texts_per_image: Annotated[int, Range(ge=1, le=16)]
+    parts: Annotated[int, Range(ge=1, le=4, unit="parts a side")]
+    storage: Storage
     checkpoint_every: Annotated[int, Range(ge=1, unit="iterations")]
 
     @property

@@ -38,6 +38,7 @@ from tasks.core.networks.dual_encoder import drop
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.functional import FlatModel, Theta
 from tasks.core.training.augment import AugmentSection
+from tasks.core.training.parts import pull_back_parts, split_parts
 from tasks.core.training.split_pairs import SplitPairs
 
 _AS_STORED = AugmentSection(crop_scale=1.0, flip=False, randaugment_ops=0, randaugment_magnitude=0)
@@ -131,7 +132,7 @@ def _still_features(problem: Problem, config: OuterConfig, state: OuterState) ->
     """
     if not problem.is_encoder_frozen or config.optimise != "text":
         return {}
-    images = state.rows()["images"]
+    images = split_parts(state.rows()["images"], config.parts)
     every = torch.arange(len(images), device=images.device)
     found = _views(problem, config, images, every)
     return {found.name: found.values}
@@ -159,22 +160,25 @@ def _gradient(
 ) -> tuple[Gradient, dict[str, float]]:
     """Return the gradient of this iteration's loss, and the terms of the loss for the history.
 
-    Rows called `images` are pixels. With a frozen encoder their `features` or `views` take their
-    place. They are computed once for all goals, and their gradient goes back to the pixels once.
-    `still` are those that never change.
+    Rows called `images` are the pixels that students see: parts of pictures, where these have
+    several. With a frozen encoder their `features` or `views` take their place. They are computed
+    once for all goals, and their gradient goes back to the pixels once. `still` are those that
+    never change.
     """
     draws: list[_Draw] = []
-    used = torch.arange(state.num_pairs)
+    used = torch.arange(state.num_images)
     if isinstance(config, MatchingConfig):
         for index in range(config.goals_per_iteration):
             draws.append(_draw(problem, config, state, objective, index))
         # Images that no batch draws get no gradient, so they are not encoded
         used = torch.cat([torch.cat(draw.batches) for draw in draws])
     rows, frozen = state.rows(), None
+    pictures = rows.pop("images")
     if still:
-        del rows["images"]
         rows.update(still)
-    elif problem.is_encoder_frozen:
+    else:
+        rows["images"] = split_parts(pictures, config.parts)
+    if problem.is_encoder_frozen and not still:
         frozen = _views(problem, config, rows.pop("images"), used, state.iteration)
         rows[frozen.name] = frozen.values
     if isinstance(config, MatchingConfig):
@@ -184,6 +188,8 @@ def _gradient(
     # The pull-back is linear: once, of the mean gradient, and not once a goal
     if frozen is not None:
         found.inputs["images"] = frozen.pull_back(found.inputs.pop(frozen.name))
+    if "images" in found.inputs:
+        found.inputs["images"] = pull_back_parts(found.inputs["images"], pictures, config.parts)
     return found, terms
 
 
@@ -197,7 +203,10 @@ def _of_rows(
     at = {**constants, **wanted}
     if "views" in at:
         draw = make_generator(problem.seed, "views", iteration, device=problem.flat.device)
-        at["features"] = _one_view(at.pop("views"), draw)
+        at["features"] = _one_of(at.pop("views"), draw)
+    if config.texts_per_image > 1:
+        draw = make_generator(problem.seed, "texts", iteration, device=problem.flat.device)
+        at["text_embeds"] = _one_of(at["text_embeds"], draw)
     with torch.enable_grad():
         loss, terms = objective.rows_loss(at, iteration)
         grads = gradient(loss, wanted)
@@ -233,7 +242,7 @@ def _draw(
         goal = objective.goal(state.iteration, draw)
     else:
         goal = draw_segment(problem.buffer, config, draw)
-    batches = draw_batches(state.num_pairs, state.batch_size, config.syn_steps, draw)
+    batches = draw_batches(state.num_images, state.batch_size, config.syn_steps, draw)
     return _Draw(goal, [batch.to(problem.flat.device) for batch in batches], names)
 
 
@@ -281,8 +290,10 @@ def _loss_fn(
 
     def loss_fn(theta: Theta, rows: Rows, step: int) -> Tensor:
         text_embeds = rows["text_embeds"]
+        if config.texts_per_image > 1:
+            text_embeds = _one_of(text_embeds, drawing("texts", step))
         if "views" in rows:
-            features = _one_view(rows["views"], drawing("views", step))
+            features = _one_of(rows["views"], drawing("views", step))
         elif "features" in rows:
             features = rows["features"]
         else:
@@ -298,11 +309,11 @@ def _loss_fn(
     return loss_fn
 
 
-def _one_view(views: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a random view (B, F) of each pair's (B, V, F)."""
-    num_pairs, num_views = views.shape[:2]
-    chosen = torch.randint(num_views, (num_pairs,), generator=generator, device=views.device)
-    return views[torch.arange(num_pairs, device=views.device), chosen]
+def _one_of(several: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a random one (B, F) of each image's views, or texts, (B, V, F)."""
+    num_images, number = several.shape[:2]
+    chosen = torch.randint(number, (num_images,), generator=generator, device=several.device)
+    return several[torch.arange(num_images, device=several.device), chosen]
 
 
 def _split_rows(config: OuterConfig, rows: Rows) -> tuple[Rows, Rows]:

@@ -20,7 +20,9 @@ from tasks.core.distillation.matching_config import (
 )
 from tasks.core.distillation.objective import Learnable
 from tasks.core.hypergradient.trajectory import Rows
+from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.functional import GROUPS
+from tasks.core.training.eight_bits import keep_in_range, round_images, round_texts
 
 LOGS = tuple(f"log_{group}" for group in GROUPS)  # names of the log step sizes
 # All others: "sim"
@@ -45,20 +47,23 @@ class Snapshot:
 class OuterState:
     """The tensors that distillation moves, with their optimisers and outer step sizes.
 
-    These are images (M, C, H, W), text embeddings (M, D), further rows, and where a method trains
+    These are pictures (M, C, H, W), text embeddings, further rows, and where a method trains
     students their log step sizes.
 
     Args:
         config: options of the method.
         budget: pairs that the set is named for; chooses step sizes.
-        images, text_embeds: initial values, which are copied; images into the channels-last layout
-            that convolutions take without a copy.
+        images, text_embeds: initial values (M, C, H, W) and (T, D), which are copied; images into
+            the channels-last layout that convolutions take without a copy.
         further: further learnable tensors.
+        encoder: gives the normalisation, for what 8 bits can hold.
         device: where they live.
 
     Attributes:
-        tensors: all of them by name, changed in place.
-        batch_size: pairs of a student step.
+        tensors: all of them by name, changed in place. Several texts an image are
+            (N, texts, D), where N = M x parts^2 counts images.
+        num_images: N, what a mini-batch draws from.
+        batch_size: images of a student step.
         history: one row for each iteration that is done.
     """
 
@@ -70,9 +75,14 @@ class OuterState:
         text_embeds: Tensor,
         further: dict[str, Learnable],
         *,
+        encoder: ImageEncoder,
         device: torch.device,
     ) -> None:
-        self._config, self.num_pairs = config, len(images)
+        self._config, self.num_images = config, len(images) * config.parts**2
+        self._normalisation = (encoder.mean, encoder.std)
+        self._is_rounded = config.storage == "uint8"
+        if config.texts_per_image > 1:
+            text_embeds = text_embeds.unflatten(0, (-1, config.texts_per_image))
         self.history: list[dict[str, float]] = []
         self.tensors = {
             "images": images.to(device).clone(memory_format=torch.channels_last),
@@ -85,10 +95,10 @@ class OuterState:
         for name, value in further.items():
             self.tensors[name] = _copy(value.initial, device)
             self._rates[name] = value.lr
-        self.batch_size = self.num_pairs
+        self.batch_size = self.num_images
         if isinstance(config, MatchingConfig):
             largest = int(for_budget(config.mini_batch_size, budget, "mini_batch_size"))
-            self.batch_size = min(largest, self.num_pairs)
+            self.batch_size = min(largest, self.num_images)
             for name, size in zip(LOGS, (config.step_size_img, config.step_size_txt), strict=True):
                 # The logarithm keeps a step size positive whatever the outer steps do
                 self.tensors[name] = torch.tensor(math.log(size), device=device)
@@ -104,8 +114,12 @@ class OuterState:
         return len(self.history)
 
     def rows(self) -> Rows:
-        """Return the tensors that have a row per pair, as they are now, detached."""
-        return {name: value.detach() for name, value in self.tensors.items() if name not in LOGS}
+        """Return the tensors that have a row per pair, as they would be stored now, detached."""
+        rows = {name: value.detach() for name, value in self.tensors.items() if name not in LOGS}
+        if self._is_rounded:
+            rows["images"] = round_images(rows["images"], *self._normalisation)
+            rows["text_embeds"] = round_texts(rows["text_embeds"])
+        return rows
 
     def logs(self) -> dict[str, Tensor]:
         """Return log beta of each group; {} of a method that trains no students."""
@@ -129,6 +143,9 @@ class OuterState:
             optimiser.param_groups[0]["lr"] = self._rates[name] * decay
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
+        if self._is_rounded:
+            # Beyond black and white a pixel would change without effect
+            keep_in_range(self.tensors["images"], *self._normalisation)
 
     def halve_rates(self) -> None:
         """Halve all outer step sizes from now on."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from tasks.core.distillation.engine_probe import engine_of_network
 from tasks.core.distillation.initialisation import InitialPairs, initial_pairs
 from tasks.core.distillation.matching_config import MatchingConfig, OuterConfig
@@ -96,6 +98,7 @@ def run(
         pairs.images,
         pairs.text_embeds,
         objective.learnable,
+        encoder=problem.encoder,
         device=problem.flat.device,
     )
     guard = Guard(state)
@@ -112,7 +115,7 @@ def run(
             )
             config = replace(config, engine=engine)
         iterate(problem, config, guard, objective, checkpoint=checkpoint, log=log)
-    return Distilled(_pair_set(problem.encoder, state, objective), initial, state.history)
+    return Distilled(_pair_set(problem.encoder, config, state, objective), initial, state.history)
 
 
 def method_of(
@@ -146,18 +149,30 @@ def _initial(problem: Problem, config: OuterConfig, size: int) -> InitialPairs:
         image=config.init_image,
         text=config.init_text,
         seed=problem.seed,
+        texts_per_image=config.texts_per_image,
+        parts=config.parts,
     )
 
 
-def _pair_set(encoder: ImageEncoder, state: OuterState, objective: Objective) -> PairSet:
+def _pair_set(
+    encoder: ImageEncoder, config: OuterConfig, state: OuterState, objective: Objective
+) -> PairSet:
     rows = {name: value.cpu().contiguous() for name, value in state.rows().items()}
     similarity = objective.similarity(rows) if objective.similarity else None
+    text_embeds, text_image_idx = rows["text_embeds"], None
+    if config.texts_per_image > 1:
+        text_embeds = text_embeds.flatten(0, 1)
+        every = torch.arange(state.num_images)
+        text_image_idx = every.repeat_interleave(config.texts_per_image)
     return PairSet(
         rows["images"],
-        rows["text_embeds"],
+        text_embeds,
         encoder.mean,
         encoder.std,
         similarity=similarity,
         step_sizes=state.step_sizes() or None,
         loss=objective.loss_name,
+        storage=config.storage,
+        parts=config.parts,
+        text_image_idx=text_image_idx,
     )

@@ -84,7 +84,8 @@ def soft_objective(
     rank = int(for_budget(config.sim_rank, num_pairs, "sim_rank"))
     alpha = for_budget(config.sim_alpha, num_pairs, "sim_alpha")
     num_returned = int(config.is_budget_compensated)
-    stored = num_pairs - num_returned
+    # A row for each image that a student sees
+    stored = (num_pairs - num_returned) * config.parts**2
     # The published tables compare sets by their floats, so the similarity is paid with a pair
     _check_price(problem, (2 * rank + 1) * stored, is_paid=config.is_budget_compensated)
     lr = for_budget(config.lr_sim, num_pairs, "lr_sim")

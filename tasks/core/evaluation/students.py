@@ -59,8 +59,10 @@ class EvaluateSection(Section):
     Attributes:
         num_eval: students per set, each with its own projections and data order.
         protocol: which epoch's test scores count (METHOD 8).
-        decoded: whether each distilled set is scored a second time, with the nearest training
-            sentences in place of its texts.
+        decoded: whether each set whose texts are no sentences is scored a second time, with the
+            nearest training sentences in their place.
+        plain: whether each of these sets is scored once more with plain students: identity
+            similarity, InfoNCE, the step sizes of the recipe, none learned.
         small: recipe for coresets and distilled sets.
         full: recipe for all of the training split.
     """
@@ -68,6 +70,7 @@ class EvaluateSection(Section):
     num_eval: Annotated[int, Range(ge=1, unit="students")]
     protocol: Protocol
     decoded: bool
+    plain: bool
     small: RecipeSection
     full: RecipeSection
 

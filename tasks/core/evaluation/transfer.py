@@ -52,7 +52,7 @@ def transfer(pairs: PairSet, encoder: ImageEncoder, input_size: int | None) -> P
         input_size: pixels of a side that the encoder takes, None for any.
     """
     # Between equal normalisations the map would do nothing but round
-    images = pairs.images
+    images = pairs.student_images()
     if (pairs.mean, pairs.std) != (encoder.mean, encoder.std):
         channels = list(zip(pairs.mean, pairs.std, encoder.mean, encoder.std, strict=True))
         scale = torch.tensor([old_std / std for _, old_std, _, std in channels]).view(-1, 1, 1)
@@ -62,7 +62,16 @@ def transfer(pairs: PairSet, encoder: ImageEncoder, input_size: int | None) -> P
         images = images * scale + shift
     if input_size is not None:
         images = resize(images, input_size)
-    return replace(pairs, images=images, mean=encoder.mean, std=encoder.std, step_sizes=None)
+    return replace(
+        pairs,
+        images=images,
+        mean=encoder.mean,
+        std=encoder.std,
+        step_sizes=None,
+        # Parts are images by now, of any values
+        parts=1,
+        storage="float32",
+    )
 
 
 def at_size(encoder: ImageEncoder, input_size: int | None) -> ImageEncoder:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from tasks.core.selection.real_bytes import RealPairs
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -19,12 +21,14 @@ class Pool:
         image_features, text_features: (N, d) L2-normalised features of the images and of those
             captions.
         shared: what the method's `prepare` found, the same for every budget; empty without one.
+        real: the pairs by their bytes.
     """
 
     caption_idx: Tensor
     image_features: Tensor
     text_features: Tensor
     shared: dict[str, Tensor] = field(default_factory=dict)
+    real: RealPairs | None = None
 
     @property
     def num_images(self) -> int:
@@ -44,10 +48,18 @@ class Pool:
 
 @dataclass(frozen=True)
 class Selection:
-    """Chosen pairs: `image_idx` (M,) and `caption_idx` (M,), both int64, no image twice."""
+    """Chosen pairs, no image twice.
+
+    Attributes:
+        image_idx: (M,) int64.
+        caption_idx: (T,) int64.
+        text_image_idx: (T,) int64, the place in `image_idx` that each caption belongs to; None: one
+            caption an image.
+    """
 
     image_idx: Tensor
     caption_idx: Tensor
+    text_image_idx: Tensor | None = None
 
 
 def check_budget(num_pairs: int, num_images: int) -> None:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from tasks.core.foundations.tensor_files import load_tensors, save_tensors
+from tasks.core.networks.encoders import normalise
+from tasks.core.training.eight_bits import to_pictures
 from tasks.core.training.pair_set import LEFT, PairSet, Similarity
 
 PAIRS, FACTS = "pairs.safetensors", "pairs.json"
+TEXT_IMAGE_IDX = "text_image_idx"
 
 
 def save_pairs(folder: Path, pairs: PairSet) -> None:
-    """Write a PairSet as `pairs.safetensors` and `pairs.json`."""
-    tensors = {"images": pairs.images, "text_embeds": pairs.text_embeds}
+    """Write a PairSet as `pairs.safetensors` and `pairs.json`.
+
+    Raises:
+        ValueError: its values are not those that its storage holds.
+    """
+    tensors = _stored(pairs)
     facts: dict[str, Any] = {
         "mean": pairs.mean,
         "std": pairs.std,
@@ -22,10 +33,15 @@ def save_pairs(folder: Path, pairs: PairSet) -> None:
         "loss": pairs.loss,
         "provenance": pairs.provenance,
     }
+    # Said where they apply: files without them are of sets that have nothing of the kind
+    if pairs.storage != "float32":
+        facts["storage"] = pairs.storage
+    if pairs.parts != 1:
+        facts["parts"] = pairs.parts
+    if pairs.real_bytes is not None:
+        facts["real_bytes"] = pairs.real_bytes
     if pairs.similarity is not None:
-        soft = pairs.similarity
-        tensors |= soft.rows
-        facts["sim_alpha"] = soft.alpha
+        facts["sim_alpha"] = pairs.similarity.alpha
     save_tensors(folder / PAIRS, tensors)
     (folder / FACTS).write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
 
@@ -34,16 +50,75 @@ def load_pairs(folder: Path) -> PairSet:
     """Read a PairSet written by `save_pairs`."""
     tensors = load_tensors(folder / PAIRS)
     facts = json.loads((folder / FACTS).read_text())
-    soft = None
+    mean, std = tuple(facts["mean"]), tuple(facts["std"])
+    images, soft = tensors["images"], None
+    if images.dtype == torch.uint8:
+        images = normalise(images, mean, std)
     if LEFT in tensors:
         soft = Similarity.of(tensors, facts["sim_alpha"])
+    text_image_idx = None
+    if TEXT_IMAGE_IDX in tensors:
+        text_image_idx = tensors[TEXT_IMAGE_IDX].to(torch.int64)
     return PairSet(
-        images=tensors["images"],
-        text_embeds=tensors["text_embeds"],
-        mean=tuple(facts["mean"]),
-        std=tuple(facts["std"]),
+        images=images,
+        text_embeds=tensors["text_embeds"].to(torch.float32),
+        mean=mean,
+        std=std,
         similarity=soft,
         step_sizes=facts["step_sizes"],
         loss=facts["loss"],
         provenance=facts["provenance"],
+        storage=facts.get("storage", "float32"),
+        parts=facts.get("parts", 1),
+        text_image_idx=text_image_idx,
+        real_bytes=facts.get("real_bytes"),
     )
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a set is.
+
+    Attributes:
+        training_pairs: pairs of an image and a text that a student sees.
+        num_bytes: as stored, see `num_bytes`; None for the full data, which is not stored as a set.
+        bits: of a value of a picture.
+    """
+
+    training_pairs: int
+    num_bytes: int | None
+    bits: int
+
+
+def size_of(pairs: PairSet) -> Size:
+    """Return how large a set is."""
+    is_8_bit = pairs.storage == "uint8" or pairs.real_bytes is not None
+    return Size(pairs.num_training_pairs, num_bytes(pairs), 8 if is_8_bit else 32)
+
+
+def num_bytes(pairs: PairSet) -> int:
+    """Return the bytes of a set as stored; of real pairs, those of pictures and captions."""
+    if pairs.real_bytes is not None:
+        return pairs.real_bytes
+    return sum(value.numel() * value.element_size() for value in _stored(pairs).values())
+
+
+def _stored(pairs: PairSet) -> dict[str, Tensor]:
+    """Return the tensors of a set as files hold them."""
+    tensors = {"images": pairs.images, "text_embeds": pairs.text_embeds}
+    if pairs.storage == "uint8":
+        pictures = to_pictures(pairs.images, pairs.mean, pairs.std)
+        texts = pairs.text_embeds.to(torch.float16)
+        shown = normalise(pictures, pairs.mean, pairs.std)
+        is_kept = torch.equal(shown, pairs.images)
+        if not is_kept or not torch.equal(texts.to(torch.float32), pairs.text_embeds):
+            raise ValueError(
+                "PairSet.storage: received 'uint8' with values that 8-bit pictures and float16 "
+                "texts do not hold; round them by eight_bits.py, or store them as float32"
+            )
+        tensors = {"images": pictures, "text_embeds": texts}
+    if pairs.text_image_idx is not None:
+        tensors[TEXT_IMAGE_IDX] = pairs.text_image_idx.to(torch.int32)
+    if pairs.similarity is not None:
+        tensors |= pairs.similarity.rows
+    return tensors

@@ -8,6 +8,7 @@ from torch import Tensor
 from tasks.core.foundations.records import Split
 from tasks.core.networks.encoders import ImageEncoder, normalise, take_rows
 from tasks.core.training.augment import AugmentSection, augment
+from tasks.core.training.text_draws import TextDraws
 
 
 class SplitPairs:
@@ -33,8 +34,7 @@ class SplitPairs:
     ) -> None:
         self.split, self.encoder, self.section, self.device = split, encoder, section, device
         self.caption_idx = caption_idx
-        self._counts = torch.bincount(split.caption_image_idx, minlength=split.num_images)
-        self._firsts = self._counts.cumsum(0) - self._counts
+        self._texts = TextDraws(split.caption_image_idx, split.num_images)
 
     @property
     def num_pairs(self) -> int:
@@ -44,8 +44,7 @@ class SplitPairs:
         self, rows: Tensor, captions: torch.Generator, pictures: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         if self.caption_idx is None:
-            draws = torch.rand(len(rows), generator=captions, dtype=torch.float64)
-            chosen = self._firsts[rows] + (draws * self._counts[rows]).long()
+            chosen = self._texts.draw(rows, captions)
         else:
             chosen = self.caption_idx[rows]
         text_embeds = self.split.text_embeds[chosen].to(self.device, non_blocking=True)

@@ -15,7 +15,7 @@ from tasks.core.distillation.outer_guard import Guard
 from tasks.core.distillation.outer_state import OuterState
 from tasks.core.hypergradient.trajectory import Gradient
 from tests.core.distillation.method_samples import LORS, Killed
-from tests.core.hypergradient.small_problem import CPU, MATCHING, make_problem
+from tests.core.hypergradient.small_problem import CPU, MATCHING, make_encoder, make_problem
 
 CONFIG = Config(**MATCHING, include_positive=True)
 
@@ -24,7 +24,8 @@ def _guard():
     config = dataclasses.replace(
         CONFIG, optimiser="sgd", momentum=0.0, lr_img=1.5, lr_txt=1.5, lr_step_size=1.0
     )
-    return Guard(OuterState(config, 3, torch.zeros(3, 3, 4, 4), torch.zeros(3, 5), {}, device=CPU))
+    images, texts = torch.zeros(3, 3, 4, 4), torch.zeros(3, 5)
+    return Guard(OuterState(config, 3, images, texts, {}, encoder=make_encoder(), device=CPU))
 
 
 def _stored(guard):

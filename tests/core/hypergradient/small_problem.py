@@ -65,6 +65,9 @@ MATCHING: dict[str, Any] = {
     "is_theta_on_host": False,
     "precision": "float32",
     "is_compiled": False,
+    "texts_per_image": 1,
+    "parts": 1,
+    "storage": "float32",
     "checkpoint_every": 5,
 }
 RECIPE = RecipeSection(

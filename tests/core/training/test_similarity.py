@@ -83,5 +83,5 @@ def test_a_soft_loss_without_similarity_and_unknown_losses_are_refused():
     ):
         _pairs("mse", _soft())
     short = Similarity(torch.ones(5), torch.ones(5, 2), torch.ones(5, 2), 1.0)
-    with pytest.raises(ValueError, match=r"received \[5\] rows for 6 pairs"):
+    with pytest.raises(ValueError, match=r"received \[5\] rows for 6 images"):
         _pairs("wbce", short)

@@ -7,12 +7,12 @@ from flows.sweeps.units import Outcome, Unit
 
 
 class InTurn:
-    """Workers that end their units in the order in which they began; those named in `broken`
-    fail.
+    """Workers that end their units in the order in which they began; those named in `broken` fail,
+    and those in `lost` lose their process as often as they are named.
     """
 
-    def __init__(self, size: int, broken: tuple[str, ...] = ()) -> None:
-        self.size, self.broken = size, broken
+    def __init__(self, size: int, broken: tuple[str, ...] = (), lost: tuple[str, ...] = ()) -> None:
+        self.size, self.broken, self.lost = size, broken, list(lost)
         self.begun: list[str] = []
         self.open: list[Unit] = []
         self.most = 0
@@ -24,6 +24,9 @@ class InTurn:
 
     def ended(self) -> list[tuple[str, Outcome]]:
         unit = self.open.pop(0)
+        if unit.id in self.lost:
+            self.lost.remove(unit.id)
+            return [(unit.id, Outcome("its process is gone", is_lost=True))]
         reason = "it broke" if unit.id in self.broken else None
         return [(unit.id, Outcome(reason))]
 
@@ -58,6 +61,13 @@ def test_what_needs_a_failed_unit_never_starts_and_says_why():
     assert heard["a"] is None and heard["e"] is None and heard["b"] == "it broke"
     assert heard["c"] == "it needs b, which failed: it broke"
     assert heard["d"] == "it needs c, which failed: it needs b, which failed: it broke"
+
+
+def test_what_was_lost_is_tried_once_more_before_what_waits():
+    pool = InTurn(1, lost=("a", "b", "b"))
+    heard = made(pool, [unit("a"), unit("b"), unit("c")])
+    assert pool.begun == ["a", "a", "b", "b", "c"]
+    assert heard == {"a": None, "b": "its process is gone", "c": None}
 
 
 def test_an_ended_unit_may_ask_for_further_ones():

@@ -1,0 +1,121 @@
+"""Measures of sets beside random pairs and the full data, from the rows of a summary.
+
+Formulas are those of `core/evaluation/measures.py`. A measure is there where its rows are: HLR and
+LRS want plain students (`evaluate.plain`), the column of equal bytes a coreset `EQUAL_BYTES`, and
+robustness further students (`evaluate.cross_architecture`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from tasks.core.evaluation import measures
+from tasks.reporting.study_page import Table
+from tasks.reporting.tables import FULL, RANDOM, is_again
+from tasks.settings.sets import PLAIN
+
+EQUAL_BYTES = "random_equal_bytes"
+Recalls = Mapping[tuple[str, str, int], float]  # by student, method and size, 0 of the full data
+ALWAYS = ("recovery", "ior_pairs")
+FURTHER = ("ior_bytes", "hlr", "lrs", "encoder_robustness")
+# Heading, factor and decimals of a column
+SHOWN = {
+    "recovery": ("of full data, %", 100, 1),
+    "ior_pairs": ("IOR at equal pairs, points", 100, 1),
+    "ior_bytes": ("IOR at equal bytes, points", 100, 1),
+    "hlr": ("HLR, points", 100, 1),
+    "lrs": ("LRS, %", 100, 1),
+    "encoder_robustness": ("encoder robustness", 1, 2),
+}
+CAPTION = (
+    "Measures of each set. IOR: points over random pairs. HLR: points that are missing to full "
+    "data with plain students. LRS: both in one number, where 100 % is the best. Encoder "
+    "robustness: mean IOR under encoders that distillation never saw, divided by that at home."
+)
+
+
+def measured(summary: pd.DataFrame, protocol: str, student: str) -> pd.DataFrame:
+    """Return one row for each set of a student: `set`, `ALWAYS`, and of `FURTHER` the measures that
+    a set of them has, as fractions of 1; NaN for what one lacks.
+
+    Args:
+        summary: `tables.summarise`, of all students.
+        student: that of the encoder that distils.
+    """
+    rows = summary[summary["protocol"] == protocol]
+    recalls = {}
+    for row in rows.to_dict("records"):
+        size = 0 if row["method"] == FULL else row["num_pairs"]
+        recalls[row["student"], row["method"], size] = row["mean_recall"] / 100
+    own = rows[(rows["student"] == student) & (rows["method"] != FULL) & ~is_again(rows)]
+    students = [student, *sorted(set(rows["student"]) - {student})]
+    found = [
+        {"set": row["set"], **_of_set(recalls, students, row["method"], row["num_pairs"])}
+        for row in own.to_dict("records")
+    ]
+    frame = pd.DataFrame(found).reindex(columns=["set", *ALWAYS, *FURTHER])
+    return frame.drop(columns=[name for name in FURTHER if frame[name].isna().all()])
+
+
+def _of_set(
+    recalls: Recalls, students: Sequence[str], method: str, size: int
+) -> dict[str, float | None]:
+    """Return the measures of a set by name; the first student is that of the distilling encoder."""
+    home = students[0]
+    r_set, r_full = recalls[home, method, size], recalls.get((home, FULL, 0))
+    told: dict[str, float | None] = {}
+    iors = [
+        measures.improvement_over_random(recalls[one, method, size], recalls[one, RANDOM, size])
+        for one in students
+        if (one, method, size) in recalls
+    ]
+    told["ior_pairs"] = iors[0]
+    told["encoder_robustness"] = measures.encoder_robustness(iors[0], iors[1:])
+    r_equal = recalls.get((home, EQUAL_BYTES, size))
+    if r_equal is not None and method not in (RANDOM, EQUAL_BYTES):
+        told["ior_bytes"] = measures.improvement_over_random(r_set, r_equal)
+    if r_full is None:
+        return told
+    told["recovery"] = measures.recovery(r_set, r_full)
+    if any(name.endswith(PLAIN) for _, name, _ in recalls):
+        # A set that learned nothing for its students has no plain row: its own is one
+        r_plain = recalls.get((home, f"{method}{PLAIN}", size), r_set)
+        hlr = measures.hard_label_recovery(r_plain, r_full)
+        told |= {"hlr": hlr, "lrs": measures.label_robust_score(iors[0], hlr)}
+    return told
+
+
+def further(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return {set: {measure: value}} of `FURTHER`, four digits, without what is unknown."""
+    found = {}
+    for row in frame.to_dict("records"):
+        values = {name: round(row[name], 4) for name in FURTHER if name in row}
+        found[row["set"]] = {name: one for name, one in values.items() if not math.isnan(one)}
+    return found
+
+
+def listing(frame: pd.DataFrame, names: Iterable[str], where: str) -> Table | None:
+    """Return rows of `measured` as a table; None where it has nothing of `FURTHER`, for other
+    tables show the rest.
+
+    Args:
+        names: the sets in their order; those without a row are left out.
+        where: ends the caption.
+    """
+    columns = [name for name in SHOWN if name in frame]
+    if not set(columns) & set(FURTHER):
+        return None
+    by_set = {row["set"]: row for row in frame.to_dict("records")}
+    rows = []
+    for row in (by_set[name] for name in names if name in by_set):
+        texts = [_text(row[column], *SHOWN[column][1:]) for column in columns]
+        rows.append((str(row["set"]), *texts))
+    headings = tuple(SHOWN[name][0] for name in columns)
+    return Table(f"{CAPTION} {where}", ("set", *headings), tuple(rows))
+
+
+def _text(value: float, factor: float, decimals: int) -> str:
+    return "" if math.isnan(value) else f"{factor * value:.{decimals}f}"

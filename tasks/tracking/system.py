@@ -1,0 +1,71 @@
+"""What the machine does while a set is made, as MLflow's own monitor sees it: an option.
+
+MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=true switches it on, MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL
+says how many seconds lie between two samples (10). Both are MLflow's names. MLflow itself tells
+them to a run that is open. Our runs are told when they are over (spool.py), so samples are kept
+until then, and go with the rest.
+
+Values are those of processor and memory, by psutil. What MLflow counts of disk and network is left
+out, since a run has at most 40 metric keys.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterator
+
+from tasks.tracking.records import Row
+
+LOGGER = logging.getLogger("vl_distillery")
+SWITCH = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
+SECONDS = 10.0  # between two samples
+PREFIX = "system/"  # MLflow's page shows these apart
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[list[Row]]:
+    """Give samples, which grow while the block runs; their step is their number.
+
+    Without the switch there are none, and MLflow is not imported.
+    """
+    rows: list[Row] = []
+    seconds = _interval() if SWITCH in os.environ else None
+    if seconds is None:
+        yield rows
+        return
+    is_over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(rows, seconds, is_over), daemon=True)
+    watch.start()
+    try:
+        yield rows
+    finally:
+        is_over.set()
+        watch.join()
+
+
+def _interval() -> float | None:
+    """Return the seconds between two samples; None where there shall be none."""
+    from mlflow import environment_variables as settings
+
+    try:
+        is_on = settings.MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get()
+        seconds = settings.MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or SECONDS
+    except ValueError as error:  # MLflow ends no run
+        LOGGER.warning("no system metrics: %s", error)
+        return None
+    return seconds if is_on else None
+
+
+def _watch(rows: list[Row], seconds: float, is_over: threading.Event) -> None:
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+
+    monitor = CPUMonitor()
+    monitor.collect_metrics()  # the first value of the processor means nothing
+    while not is_over.wait(seconds):
+        monitor.clear_metrics()
+        monitor.collect_metrics()
+        values = monitor.aggregate_metrics()
+        rows.append((len(rows), {f"{PREFIX}{key}": value for key, value in values.items()}))

@@ -1,0 +1,53 @@
+"""The numbers of a cell beside random selection of as many pairs, and of as many bytes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tasks.core.evaluation.metrics import NAMES
+from tasks.reporting.cell_scores import of_cell
+from tasks.store import caching
+from tasks.store.artifacts import Key, Ref
+
+
+def made(folder, files: dict[str, str]) -> Ref:
+    def build(work):
+        for name, text in files.items():
+            (work / name).write_text(text)
+        return {"device": "cpu"}
+
+    return caching.obtain(folder, Key("distill", {"of": str(folder)}, {}, "code"), build)
+
+
+def students(folder, *means: float) -> list[Ref]:
+    refs = []
+    for seed, mean in enumerate(means):
+        score = {**dict.fromkeys(NAMES, mean), "val_mean_recall": mean + 1}
+        refs.append(made(folder / str(seed), {"score.json": json.dumps(score)}))
+    return refs
+
+
+@pytest.fixture
+def found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    means = {"lors-4": (20.0, 24.0), "random-4": (10.0, 12.0), "full": (40.0, 48.0)}
+    return {name: students(tmp_path / name, *values) for name, values in means.items()}
+
+
+def test_a_cell_is_compared_with_as_many_pairs_and_with_the_full_data(found, tmp_path):
+    distilled = made(tmp_path / "set", {"a": "12345", "b": "678"})
+    scores = of_cell("lors-4", found, distilled)
+    assert scores["mean_recall"] == 22.0 and scores["mean_recall_std"] == pytest.approx(8**0.5)
+    assert (scores["over_random"], scores["recovery"]) == (2.0, 0.5)
+    assert scores["over_equal_bytes"] is None and scores["set_bytes"] == 8
+    assert (scores["n"], scores["first_val"], scores["val"]) == (2, 21.0, 23.0)
+
+
+def test_random_pairs_of_as_many_bytes_are_a_ratio_of_their_own(found, tmp_path):
+    distilled = made(tmp_path / "set", {"a": "12345"})
+    found["random_equal_bytes-4"] = students(tmp_path / "equal", 33.0, 11.0)
+    assert of_cell("lors-4", found, distilled)["over_equal_bytes"] == 1.0
+    found["random_equal_bytes-4"] = students(tmp_path / "none", 0.0, 0.0)
+    assert of_cell("lors-4", found, distilled)["over_equal_bytes"] is None
