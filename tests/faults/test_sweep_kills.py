@@ -25,6 +25,7 @@ COMMAND = ("python", "-m", "flows.cli", "distill_sweep")
 NAMED = ("--name", "killed", "--workers", "2")
 GRID = "sweep.grid={distill.matching.lr_img: [0.01, 0.02]}"
 LONGER = ("distill.matching.iterations=12", "distill.matching.checkpoint_every=2")
+SETTINGS = (*TINY, *LONGER, "methods.coresets=[random]", GRID)
 GONE_SECONDS = 60
 ENDS = (signal.SIGKILL, signal.SIGTERM)
 
@@ -33,8 +34,7 @@ ENDS = (signal.SIGKILL, signal.SIGTERM)
 def made(tmp_path_factory) -> Workspace:
     """A workspace in which the sweep has run, undisturbed, in one process."""
     folder = tmp_path_factory.mktemp("sweep") / "made"
-    workspace = make_workspace(folder, (*TINY, *LONGER, "methods.coresets=[random]"))
-    workspace.set(GRID)
+    workspace = make_workspace(folder, SETTINGS)
     workspace.flow("distill_sweep", seconds=280)
     return workspace
 
@@ -90,7 +90,7 @@ def start(workspace: Workspace, *options: str, **env: str) -> subprocess.Popen[s
 
 def wait_for_cells(workspace: Workspace, sweep: subprocess.Popen[str]) -> None:
     """Wait until a cell is under way."""
-    wait_for(lambda: checkpoints(workspace) or sweep.poll() is not None, "no cell began", 120)
+    wait_for(lambda: checkpoints(workspace) or sweep.poll() is not None, "no cell began", 300)
     assert sweep.poll() is None
 
 
@@ -118,7 +118,7 @@ def test_a_cell_whose_worker_ends_is_made_at_its_second_try(made, shared_alone, 
     sweep = start(shared_alone, *NAMED)
     wait_for_cells(shared_alone, sweep)
     busy(sweep).send_signal(number)
-    output = sweep.communicate(timeout=200)[0]
+    output = sweep.communicate(timeout=400)[0]
     assert sweep.returncode == 0, output
     assert f"is tried once more: its process ended by signal {number:d}" in output
     board = (shared_alone.folder / "reports/toy/sweeps/killed.md").read_text()
@@ -133,7 +133,7 @@ def test_a_cell_whose_process_ends_twice_fails_alone(made, shared_alone):
     first.kill()
     wait_for(lambda: psutil.Process(sweep.pid).children() not in ([], [first]), "no second try")
     busy(sweep).kill()
-    output = sweep.communicate(timeout=200)[0]
+    output = sweep.communicate(timeout=400)[0]
     assert sweep.returncode == 2 and "by signal 9 (SIGKILL)" in output
     assert "error: 1 of 2 cells failed" in output and "best: bi_trajectory-4" in output
     assert not processes(shared_alone)
@@ -164,7 +164,7 @@ def test_no_cell_stops_with_the_server_of_mlflow_and_each_is_logged_once(
     sweep = start(shared_alone, *options, **where)
     wait_for_cells(shared_alone, sweep)
     mlflow.signal(number)
-    output = sweep.communicate(timeout=200)[0]
+    output = sweep.communicate(timeout=400)[0]
     assert sweep.returncode == 0, output
     assert shared_alone.digests() == made.digests()
     mlflow.start()
@@ -186,10 +186,9 @@ def logged(mlflow: Server, sweep: str) -> list[str]:
 
 
 def test_two_sweeps_over_the_same_cells_make_each_expert_and_each_cell_once(made, tmp_path):
-    shutil.copytree(made.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("data"))
-    workspace = Workspace(tmp_path / "copy")
+    workspace = make_workspace(tmp_path / "copy", SETTINGS)
     sweeps = [start(workspace, "--name", name) for name in ("one", "two")]
-    outputs = [sweep.communicate(timeout=280)[0] for sweep in sweeps]
+    outputs = [sweep.communicate(timeout=600)[0] for sweep in sweeps]
     assert [sweep.returncode for sweep in sweeps] == [0, 0], outputs
     counts = [int(re.search(r"distill_sweep: (\d+) made", output)[1]) for output in outputs]
     assert sum(counts) == len(made.digests())
