@@ -14,6 +14,7 @@ NODE = {
     "num_cpus": 1,
     "num_gpus": 0,
     "include_dashboard": False,
+    "include_log_monitor": False,
     "object_store_memory": 80_000_000,
 }
 # A node that is gone is known after 3 s in place of 15
@@ -21,7 +22,8 @@ HEALTH = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
 
 
 def main(client_port: int) -> None:
-    head = {**NODE, "ray_client_server_port": client_port, "_system_config": HEALTH}
+    own = {"ray_client_server_port": client_port, "no_monitor": True, "_system_config": HEALTH}
+    head = {**NODE, **own}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         nodes = [cluster.head_node, cluster.add_node(**NODE)]
