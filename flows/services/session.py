@@ -98,6 +98,7 @@ def switch_offline() -> None:
         "PREFECT_HOME": str(Path(".prefect").resolve()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "true",
+        "RAY_USAGE_STATS_ENABLED": "0",
         "DVC_NO_ANALYTICS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Jobs of its server that judge language models
@@ -181,7 +182,6 @@ def connected(*, is_outlived: bool = True) -> Iterator[None]:
     Raises:
         ConnectionError: nobody answers there; a standing server has `START_SECONDS` to start.
             Or it does not answer any more.
-        KeyboardInterrupt: SIGTERM came to a flow in the block.
     """
     url = os.environ[API_URL]
     limit = time.monotonic() + START_SECONDS
@@ -197,30 +197,22 @@ def connected(*, is_outlived: bool = True) -> Iterator[None]:
         threading.Thread(target=_outlive, args=(url, has_ended), daemon=True).start()
     try:
         yield
-    except BaseException as error:
-        if own := _in_our_words(error, url):
-            raise own from error
+    except Exception as error:
+        if _is_unanswered(error):
+            raise ConnectionError(
+                f"the Prefect server at {url} does not answer any more: {error}; start it, and the "
+                "same command goes on"
+            ) from error
         raise
     finally:
         has_ended.set()  # what is done must not start again when the server goes
         _send_the_rest()
 
 
-def _in_our_words(error: BaseException, url: str) -> BaseException | None:
-    """Return what stands for an exception of Prefect's client; None for any other."""
-    if "prefect" not in sys.modules:
-        return None
-    import httpx
-    from prefect.exceptions import TerminationSignal
-
-    if isinstance(error, TerminationSignal):
-        return KeyboardInterrupt()
-    if isinstance(error, httpx.TransportError):
-        return ConnectionError(
-            f"the Prefect server at {url} does not answer any more: {error}; start it, and the "
-            "same command goes on"
-        )
-    return None
+def _is_unanswered(error: Exception) -> bool:
+    """Whether Prefect's client gave up on its server."""
+    httpx = sys.modules.get("httpx")
+    return httpx is not None and isinstance(error, httpx.TransportError)
 
 
 def answers(url: str) -> bool:
@@ -255,14 +247,14 @@ def _outlive(url: str, has_ended: threading.Event) -> None:
     while time.monotonic() - since < GONE_SECONDS:
         if has_ended.wait(POLL_SECONDS):
             return
-        if not _is_refused(place):
+        if not is_refused(place):
             since = time.monotonic()
     print(f"the Prefect server at {url} is gone; going on without it", file=sys.stderr, flush=True)
     del os.environ[API_URL]
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _is_refused(place: urllib.parse.SplitResult) -> bool:
+def is_refused(place: urllib.parse.SplitResult) -> bool:
     """Whether nobody listens at an address; a server that is slow does."""
     port = place.port or {"http": 80, "https": 443}[place.scheme]
     try:

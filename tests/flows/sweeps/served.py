@@ -20,7 +20,7 @@ from flows.services import session
 from tests.flows.test_prefect import create_pools, free_port, prefect_client
 from tests.workspace import Workspace, environment
 
-WAIT_SECONDS = 240
+WAIT_SECONDS = 600
 
 
 @dataclass
@@ -112,7 +112,7 @@ class Served:
     def start(self, *command: str, at: Path | None = None, **env: str) -> subprocess.Popen[bytes]:
         """Start a program in a folder; what it writes is in its log."""
         place = at or self.workspace.folder
-        with (self.workspace.folder.parent / f"{command[1]}.log").open("a") as log:
+        with (self.workspace.folder.parent / f"{Path(command[1]).name}.log").open("a") as log:
             return subprocess.Popen(
                 command,
                 cwd=place,
@@ -122,9 +122,9 @@ class Served:
                 start_new_session=True,
             )
 
-    def sweep(self, name: str, *options: str) -> subprocess.Popen[bytes]:
+    def sweep(self, name: str, *options: str, at: Path | None = None) -> subprocess.Popen[bytes]:
         words = ("--pool", "cpu", "--workers", "2", "--name", name, *options)
-        return self.start("python", "-m", "flows.distill_sweep", *words)
+        return self.start("python", "-m", "flows.distill_sweep", *words, at=at)
 
     def all_runs(self, sweep: str) -> list[FlowRun]:
         """Return the runs of a sweep's units."""

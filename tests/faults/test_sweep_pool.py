@@ -1,0 +1,173 @@
+"""A sweep over a work pool, disturbed: workers in folders of their own that share a store and a
+Prefect server, whose database is Postgres.
+
+Each time the sweep ends with the bytes of a sweep that nobody disturbed, no run stays Running, and
+no process stays.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect.client.schemas.objects import FlowRun
+
+from tests.flows.sweeps.served import WAIT_SECONDS, Served, serving, states, wait_for
+from tests.flows.test_prefect import free_port
+from tests.infra.postgres import Postgres, postgres
+from tests.workspace import TINY, Workspace, make_workspace
+
+pytestmark = pytest.mark.services
+GRID = "sweep.grid={distill.matching.lr_img: [0.01, 0.02]}"
+LONGER = ("distill.matching.iterations=60", "distill.matching.checkpoint_every=2")
+SETTINGS = (*TINY, *LONGER, "methods.coresets=[random]", GRID)
+CELLS = ("distilled", "scores")
+SECRET, USER = "p-a-s-s", "us-e-r:w-o-r-d"
+GONE_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A parent and two workers `a` and `b` in folders of their own, and what they share. Later
+    parents begin in the folder of `a`, where they find what cells share.
+
+    Attributes:
+        served: the server, with the parent's folder as its workspace.
+        made: what an undisturbed sweep makes.
+    """
+
+    served: Served
+    database: Postgres
+    store: Path
+    checkouts: dict[str, Workspace]
+    made: dict[str, str]
+
+    def start_worker(self, name: str) -> None:
+        self.served.start_worker(name, at=self.checkouts[name].folder)
+
+    def forget_cells(self) -> None:
+        """Remove what cells made, everywhere."""
+        for checkout in (self.served.workspace, *self.checkouts.values()):
+            for name in (*CELLS, ".work"):
+                shutil.rmtree(checkout.folder / "data" / name, ignore_errors=True)
+        for name in ("distill", "evaluate"):
+            shutil.rmtree(self.store / name, ignore_errors=True)
+
+    def begin(self, name: str) -> subprocess.Popen[bytes]:
+        """Start a sweep without its cells, and return when each worker makes one."""
+        self.forget_cells()
+        sweep = self.sweep(name)
+        wait_for(lambda: len(self.checkpoints()) == 2, self.served.log)
+        return sweep
+
+    def sweep(self, name: str) -> subprocess.Popen[bytes]:
+        """Start a parent in the folder of `a`."""
+        return self.served.sweep(name, at=self.checkouts["a"].folder)
+
+    def checkpoints(self) -> list[Path]:
+        found: list[Path] = []
+        for checkout in self.checkouts.values():
+            found += checkout.folder.glob("data/.work/*/.checkpoint.safetensors")
+        return found
+
+    def cells(self, name: str) -> list[FlowRun]:
+        """Return the runs of the cells of a sweep."""
+        return [run for run in self.served.all_runs(name) if "kind:cell" in run.tags]
+
+    def check(self, sweep: subprocess.Popen[bytes]) -> None:
+        """Assert that a sweep ends, with the bytes that it has to have and nothing under way."""
+        assert sweep.wait(WAIT_SECONDS) == 0, self.served.log()
+        self.check_bytes()
+        wait_for(lambda: not self.served.under_way(), self.served.under_way)
+        wait_for(lambda: not self.units(), self.units)
+
+    def check_bytes(self) -> None:
+        found: dict[str, str] = {}
+        for checkout in self.checkouts.values():
+            digests = checkout.digests()
+            assert digests.items() <= self.made.items()
+            found |= digests
+        assert found == self.made
+
+    def units(self) -> list[psutil.Process]:
+        """Return the processes that workers have started."""
+        found: list[psutil.Process] = []
+        for worker in self.served.workers.values():
+            if worker.poll() is None:
+                found += psutil.Process(worker.pid).children(recursive=True)
+        return found
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Iterator[Lab]:
+    place = tmp_path_factory.mktemp("pool")
+    whole = make_workspace(place / "whole", SETTINGS)
+    whole.flow("distill_sweep", seconds=280)
+    store = place / "store"
+    store.mkdir()
+    own = (*SETTINGS, f"store={store.as_uri()}")
+    folders = {"parent": "parent/copy", "a": "a/checkout", "b": "b/of/somebody else"}
+    checkouts = {name: make_workspace(place / path, own) for name, path in folders.items()}
+    with postgres(free_port(), place / "postgres.log", SECRET) as database:
+        env = {
+            "PREFECT_SERVER_DATABASE_DRIVER": "postgresql+asyncpg",
+            "PREFECT_SERVER_DATABASE_HOST": "127.0.0.1",
+            "PREFECT_SERVER_DATABASE_PORT": str(database.port),
+            "PREFECT_SERVER_DATABASE_USER": "postgres",
+            "PREFECT_SERVER_DATABASE_PASSWORD": SECRET,
+            "PREFECT_SERVER_DATABASE_NAME": "prefect",
+        }
+        with serving(checkouts.pop("parent"), USER, **env) as served:
+            served.deploy("sweep-unit/cpu", "{{ $PWD }}")
+            found = Lab(served, database, store, checkouts, whole.digests())
+            for name in checkouts:
+                found.start_worker(name)
+            yield found
+
+
+def test_workers_share_a_store_and_no_folder(lab):
+    served = lab.served
+    sweep = served.sweep("first")
+    lab.check(sweep)
+    assert states(served.runs("first")) == ["Completed"] * 7  # 5 that cells share, and 2 cells
+    assert served.workspace.digests() == {}
+
+
+def test_postgres_is_restarted(lab):
+    sweep = lab.begin("postgres")
+    lab.database.end()
+    time.sleep(5)
+    lab.database.start()
+    lab.check(sweep)
+    assert states(lab.cells("postgres")) == ["Completed"] * 2
+
+
+def test_a_cell_and_a_worker_are_told_to_end(lab):
+    """SIGTERM: the cell is tried once more, and so is that of the worker."""
+    sweep = lab.begin("ended")
+    cell = psutil.Process(lab.served.workers["a"].pid).children(recursive=True)[-1]
+    cell.terminate()
+    worker = lab.served.workers["b"]
+    of_worker = psutil.Process(worker.pid).children(recursive=True)
+    worker.terminate()
+    wait_for(lambda: not [one for one in of_worker if one.is_running()], of_worker.copy)
+    worker.wait(GONE_SECONDS)
+    lab.start_worker("b")
+    lab.check(sweep)
+    assert "is tried once more" in lab.served.log()
+
+
+def test_a_parent_is_told_to_end_and_cancels_what_it_started(lab):
+    sweep = lab.begin("parent")
+    sweep.terminate()
+    assert sweep.wait(GONE_SECONDS) == -signal.SIGTERM, lab.served.log()
+    wait_for(lambda: states(lab.cells("parent")) == ["Cancelled"] * 2, lab.served.log)
+    wait_for(lambda: not lab.units() and not lab.served.under_way(), lab.units)
+    lab.check(lab.sweep("parent"))
