@@ -192,6 +192,7 @@ def _distill_sweep(
     workers: options.Workers = 1,
     name: options.SweepName = None,
     pool: options.WorkPool = None,
+    num_gpus: options.NumGpus = None,
     profile: Profile = None,
     settings: Settings = None,
     force: Force = False,

@@ -24,6 +24,7 @@ from flows.sweeps import record
 from flows.sweeps.asking import asked
 from flows.sweeps.course import Course, Told
 from flows.sweeps.local import local_pool
+from flows.sweeps.ray_cluster import RAY, ray_pool
 from flows.sweeps.record import Record
 from flows.sweeps.remote import crash_former, remote_pool
 from flows.sweeps.sources import Listed, Searched, Source, shares_experts
@@ -45,6 +46,7 @@ from tasks.settings.space import (
 )
 
 SWEEP = "sweep"
+HOW = ("workers", "pool", "num_gpus")  # words that change no cell
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def distill_sweep(
     space: Space | None = None,
     name: str | None = None,
     workers: Annotated[int, Field(ge=1, le=256)] = 1,
-    pool: Literal["gpu", "cpu"] | None = None,
+    pool: Literal["gpu", "cpu", "ray"] | None = None,
+    num_gpus: Annotated[float, Field(ge=0, le=1)] | None = None,
 ) -> SweepRefs:
     """Distil and score every cell of a space, each beside random selection of its size.
 
@@ -83,8 +86,10 @@ def distill_sweep(
         space: which cells; None takes `sweep` of params.yaml.
         name: of the sweep; the same name goes on with it. None makes one of what it is told.
         workers: cells that are made at once: processes on this machine, or flow runs on the pool.
-        pool: the work pool that cells run on as flow runs of their own; None takes processes of
-            this machine.
+        pool: the work pool that cells run on as flow runs of their own, or `ray`, the cluster
+            that RAY_ADDRESS names; None takes processes of this machine.
+        num_gpus: the share of a card that a unit takes on Ray; None takes one where there are
+            cards.
 
     Raises:
         ValueError: a wrong space or cell, before anything is computed; or cells that failed, after
@@ -101,8 +106,9 @@ def distill_sweep(
         "space": typed.model_dump(),
         "workers": workers,
         "pool": pool,
+        "num_gpus": num_gpus,
     }
-    told_apart = {key: value for key, value in words.items() if key not in ("workers", "pool")}
+    told_apart = {key: value for key, value in words.items() if key not in HOW}
     digest = hashlib.sha256(text_of(told_apart).encode()).hexdigest()[:6]
     name = name or f"{typed.kind}-{digest}"
     with record.running(profile, name, {**words, "name": name}) as kept:
@@ -110,7 +116,7 @@ def distill_sweep(
         planned, ends, source = _source(typed, raw, methods, sizes, kept.asked)
         checked = [[one.variant] for one in ends]
         told = Told(own, time.time() if force else None, accept_code, checked, planned)
-        with _pool(kept, pool, workers) as found:
+        with _pool(kept, pool, workers, num_gpus) as found:
             course = Course(kept, told, source, found)
             board = course.run(_publish)
     _tell(board)
@@ -139,7 +145,16 @@ def _tree(settings: Sequence[str]) -> tuple[dict[str, Any], str, list[str]]:
     return raw, raw["profile"], own
 
 
-def _pool(kept: Record, pool: str | None, workers: int) -> contextlib.AbstractContextManager[Pool]:
+def _pool(
+    kept: Record, pool: str | None, workers: int, num_gpus: float | None
+) -> contextlib.AbstractContextManager[Pool]:
+    if pool == RAY:
+        return ray_pool(kept, workers, num_gpus)
+    if num_gpus is not None:
+        raise ValueError(
+            f"--num-gpus: received {num_gpus:g} with --pool {pool}; allowed with --pool {RAY} "
+            "alone, since other workers have a card each; leave it out"
+        )
     if pool is None:
         return local_pool(workers, kept.folder)
     return remote_pool(kept, pool, workers)

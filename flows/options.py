@@ -98,47 +98,48 @@ def _distillers() -> list[str]:
     return _names(files.PARAMS, "methods", "distillers")
 
 
+def _option(panel: str, text: str, *declared: str, **how: Any) -> Any:
+    return typer.Option(*declared, help=text, rich_help_panel=panel, **how)
+
+
+def _argument(panel: str, metavar: str, text: str, **how: Any) -> Any:
+    return typer.Argument(metavar=metavar, help=text, rich_help_panel=panel, **how)
+
+
+def _method(names: Callable[[], list[str]], text: str, *declared: str) -> Any:
+    return _option(CHOICE, text, *declared, metavar="NAME", autocompletion=names)
+
+
 Profile = Annotated[
     str | None,
-    typer.Option(
+    _option(
+        VALUES,
+        "A profile of params.yaml, instead of the one that `profile` names there.",
         metavar="NAME",
-        help="A profile of params.yaml, instead of the one that `profile` names there.",
-        rich_help_panel=VALUES,
         autocompletion=_profiles,
     ),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
+    _option(
+        VALUES,
+        "Override one value of params.yaml; may be given several times.",
         "--set",
         metavar="SECTION.KEY=VALUE",
-        help="Override one value of params.yaml; may be given several times.",
-        rich_help_panel=VALUES,
     ),
 ]
 Force = Annotated[
     bool,
-    typer.Option(
-        "--force",
-        help="Compute again what this command makes, even when it is there.",
-        rich_help_panel=AGAIN,
-    ),
+    _option(AGAIN, "Compute again what this command makes, even when it is there.", "--force"),
 ]
 AcceptCode = Annotated[
     bool,
-    typer.Option(
+    _option(
+        AGAIN,
+        "Keep artifacts whose code alone has changed; their manifests record it.",
         "--accept-code",
-        help="Keep artifacts whose code alone has changed; their manifests record it.",
-        rich_help_panel=AGAIN,
     ),
 ]
-
-
-def _method(names: Callable[[], list[str]], text: str, *declared: str) -> Any:
-    return typer.Option(
-        *declared, metavar="NAME", help=text, rich_help_panel=CHOICE, autocompletion=names
-    )
-
 
 ONE = "One method that `methods` of params.yaml names, instead of all of them."
 Coreset = Annotated[str | None, _method(_coresets, ONE)]
@@ -149,185 +150,144 @@ Grid = Annotated[
 ]
 Sizes = Annotated[
     list[int] | None,
-    typer.Option(
+    _option(
+        CHOICE,
+        "A size of the grid, one of `budgets`; may be given several times.",
         "--num-pairs",
         metavar="N",
-        help="A size of the grid, one of `budgets`; may be given several times.",
-        rich_help_panel=CHOICE,
     ),
 ]
 
 Workers = Annotated[
     int,
-    typer.Option(
+    _option(
+        CHOICE,
+        "Cells made at once: processes on this machine, or units on --pool.",
         min=1,
         max=256,
         metavar="N",
-        help="Cells made at once: processes on this machine, or flow runs on --pool.",
-        rich_help_panel=CHOICE,
     ),
 ]
 SweepName = Annotated[
     str | None,
-    typer.Option(
-        "--name",
-        metavar="NAME",
-        help="Of the sweep; the same name goes on with it.",
-        rich_help_panel=CHOICE,
-    ),
+    _option(CHOICE, "Of the sweep; the same name goes on with it.", "--name", metavar="NAME"),
 ]
 WorkPool = Annotated[
     str | None,
-    typer.Option(
+    _option(
+        CHOICE,
+        "A work pool of Prefect, gpu or cpu, whose workers make the cells; or ray, the cluster "
+        "that RAY_ADDRESS names.",
         "--pool",
         metavar="NAME",
-        help="A work pool of Prefect, gpu or cpu, whose workers make the cells.",
-        rich_help_panel=CHOICE,
+    ),
+]
+NumGpus = Annotated[
+    float | None,
+    _option(
+        CHOICE,
+        "Share of a card that a unit takes with --pool ray; one where there are cards.",
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
     ),
 ]
 
-Action = Annotated[
-    str,
-    typer.Argument(metavar="ACTION", help="status, cancel or resume.", rich_help_panel=CHOICE),
-]
+Action = Annotated[str, _argument(CHOICE, "ACTION", "status, cancel or resume.")]
 Sweep = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="NAME",
-        help="A sweep by its name; status without one lists all.",
-        rich_help_panel=CHOICE,
-    ),
+    str | None, _argument(CHOICE, "NAME", "A sweep by its name; status without one lists all.")
 ]
-
-
 Preset = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="NAME",
-        help="A table of presets.yaml.",
-        rich_help_panel=CHOICE,
-        autocompletion=presets,
-    ),
+    str | None, _argument(CHOICE, "NAME", "A table of presets.yaml.", autocompletion=presets)
 ]
 Study = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="NAME",
-        help="A study of presets.yaml.",
-        rich_help_panel=CHOICE,
-        autocompletion=studies,
-    ),
+    str | None, _argument(CHOICE, "NAME", "A study of presets.yaml.", autocompletion=studies)
 ]
-List = Annotated[
-    bool,
-    typer.Option(
-        "--list",
-        help="Name what there is to run, and run nothing.",
-        rich_help_panel=CHOICE,
-    ),
+List = Annotated[bool, _option(CHOICE, "Name what there is to run, and run nothing.", "--list")]
+
+
+Set = Annotated[str, _argument(CHOICE, "SET", "A set of the profile, <method>-<num_pairs>.")]
+To = Annotated[str, _option(WRITTEN, "The folder to write; it must not exist.", metavar="DIR")]
+Layout = Annotated[
+    str, _option(WRITTEN, "huggingface, webdataset or folder.", "--format", metavar="LAYOUT")
 ]
-
-
-def _text(text: str, *declared: str, metavar: str = "TEXT") -> Any:
-    return typer.Option(*declared, metavar=metavar, help=text, rich_help_panel=WRITTEN)
-
-
-Set = Annotated[
-    str,
-    typer.Argument(
-        metavar="SET", help="A set of the profile, <method>-<num_pairs>.", rich_help_panel=CHOICE
-    ),
+Picture = Annotated[
+    str, _option(WRITTEN, "png, or webp without loss.", "--pictures", metavar="KIND")
 ]
-To = Annotated[str, _text("The folder to write; it must not exist.", metavar="DIR")]
-Layout = Annotated[str, _text("huggingface, webdataset or folder.", "--format", metavar="LAYOUT")]
-Picture = Annotated[str, _text("png, or webp without loss.", "--pictures", metavar="KIND")]
 WithTest = Annotated[
     bool,
-    typer.Option(
+    _option(
+        WRITTEN,
+        "Add the test split and the image encoder, on which the card trains and scores.",
         "--with-test",
-        help="Add the test split and the image encoder, on which the card trains and scores.",
-        rich_help_panel=WRITTEN,
     ),
 ]
-Licence = Annotated[str, _text("Licence of the source, as the hub names it.", metavar="NAME")]
-Allows = Annotated[str, _text("What that licence allows.", "--allows")]
-Replace = Annotated[
-    bool,
-    typer.Option("--replace", help="Replace an older one.", rich_help_panel=WRITTEN),
+Licence = Annotated[
+    str, _option(WRITTEN, "Licence of the source, as the hub names it.", metavar="NAME")
 ]
+Allows = Annotated[str, _option(WRITTEN, "What that licence allows.", "--allows", metavar="TEXT")]
+Replace = Annotated[bool, _option(WRITTEN, "Replace an older one.", "--replace")]
 Embeddings = Annotated[
     list[str],
-    typer.Argument(
-        metavar="EMBEDDINGS...",
-        help="One .safetensors with everything, or two files, of images and of texts: .npy, "
+    _argument(
+        READ,
+        "EMBEDDINGS...",
+        "One .safetensors with everything, or two files, of images and of texts: .npy, "
         ".safetensors or .parquet, FILE:KEY where one holds several.",
-        rich_help_panel=READ,
     ),
 ]
 Mapping = Annotated[
     str | None,
-    typer.Option(
+    _option(
+        READ,
+        "The image of each caption, from 0: .json, .csv, .npy, .safetensors or .parquet.",
         metavar="FILE",
-        help="The image of each caption, from 0: .json, .csv, .npy, .safetensors or .parquet.",
-        rich_help_panel=READ,
     ),
 ]
-Similarity = Annotated[
-    str,
-    typer.Option(metavar="KIND", help="cosine, or inner products.", rich_help_panel=READ),
-]
-
-
-def _stated(text: str, *declared: str, metavar: str = "TEXT") -> Any:
-    return typer.Option(*declared, metavar=metavar, help=text, rich_help_panel=STATED)
-
+Similarity = Annotated[str, _option(READ, "cosine, or inner products.", metavar="KIND")]
 
 Source = Annotated[
     str,
-    typer.Argument(
-        metavar="PATH",
-        help="An export, a .pt file, a list of ids, or a folder or table of real pairs.",
-        rich_help_panel=READ,
+    _argument(
+        READ, "PATH", "An export, a .pt file, a list of ids, or a folder or table of real pairs."
     ),
 ]
-As = Annotated[str, _text("The name of the set here.", "--as", metavar="NAME")]
-TextEncoder = Annotated[str | None, _stated("The text encoder, as in folders.", metavar="NAME")]
-Mean = Annotated[str | None, _stated("Mean of the images, per channel.", metavar="R,G,B")]
-Std = Annotated[str | None, _stated("Deviation of the images, per channel.", metavar="R,G,B")]
-Loss = Annotated[str | None, _stated("The loss of students.", metavar="NAME")]
-PictureColumn = Annotated[str | None, _stated("The column of pictures.", metavar="NAME")]
-CaptionColumn = Annotated[str | None, _stated("The column of captions.", metavar="NAME")]
+As = Annotated[str, _option(WRITTEN, "The name of the set here.", "--as", metavar="NAME")]
+TextEncoder = Annotated[
+    str | None, _option(STATED, "The text encoder, as in folders.", metavar="NAME")
+]
+Mean = Annotated[str | None, _option(STATED, "Mean of the images, per channel.", metavar="R,G,B")]
+Std = Annotated[
+    str | None, _option(STATED, "Deviation of the images, per channel.", metavar="R,G,B")
+]
+Loss = Annotated[str | None, _option(STATED, "The loss of students.", metavar="NAME")]
+PictureColumn = Annotated[str | None, _option(STATED, "The column of pictures.", metavar="NAME")]
+CaptionColumn = Annotated[str | None, _option(STATED, "The column of captions.", metavar="NAME")]
 Resize = Annotated[
     bool,
-    typer.Option(
-        "--resize",
-        help="Bring real pictures of other sizes to that of the profile.",
-        rich_help_panel=STATED,
-    ),
+    _option(STATED, "Bring real pictures of other sizes to that of the profile.", "--resize"),
 ]
-SimAlpha = Annotated[float | None, _stated("Alpha of the similarity.", metavar="NUMBER")]
-
-
-def _read(text: str, *declared: str, metavar: str | None = None) -> Any:
-    return typer.Option(*declared, metavar=metavar, help=text, rich_help_panel=READ)
-
+SimAlpha = Annotated[float | None, _option(STATED, "Alpha of the similarity.", metavar="NUMBER")]
 
 Dataset = Annotated[
     str,
-    typer.Argument(
-        metavar="NAME|URL",
-        help="flickr8k, flickr30k, coco, an address, or with --from-dir any name.",
-        rich_help_panel=READ,
+    _argument(
+        READ,
+        "NAME|URL",
+        "flickr8k, flickr30k, coco, an address, or with --from-dir any name.",
     ),
 ]
-FromDir = Annotated[str | None, _read("A folder that you have.", metavar="DIR")]
+FromDir = Annotated[str | None, _option(READ, "A folder that you have.", metavar="DIR")]
 Copied = Annotated[
     bool | None,
-    _read("Copy its files for DVC to store, or link to them where they are.", "--copy/--link"),
+    _option(
+        READ, "Copy its files for DVC to store, or link to them where they are.", "--copy/--link"
+    ),
 ]
 AcceptTerms = Annotated[
-    bool, _read("The terms that are printed without it are accepted.", "--accept-terms")
+    bool,
+    _option(READ, "The terms that are printed without it are accepted.", "--accept-terms"),
 ]
 FetchedAs = Annotated[
-    str | None, _text("The folder in raw/ for an address.", "--as", metavar="NAME")
+    str | None, _option(WRITTEN, "The folder in raw/ for an address.", "--as", metavar="NAME")
 ]

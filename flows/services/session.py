@@ -98,6 +98,7 @@ def switch_offline() -> None:
         "PREFECT_HOME": str(Path(".prefect").resolve()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "true",
+        "RAY_USAGE_STATS_ENABLED": "0",
         "DVC_NO_ANALYTICS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Jobs of its server that judge language models
@@ -246,14 +247,14 @@ def _outlive(url: str, has_ended: threading.Event) -> None:
     while time.monotonic() - since < GONE_SECONDS:
         if has_ended.wait(POLL_SECONDS):
             return
-        if not _is_refused(place):
+        if not is_refused(place):
             since = time.monotonic()
     print(f"the Prefect server at {url} is gone; going on without it", file=sys.stderr, flush=True)
     del os.environ[API_URL]
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _is_refused(place: urllib.parse.SplitResult) -> bool:
+def is_refused(place: urllib.parse.SplitResult) -> bool:
     """Whether nobody listens at an address; a server that is slow does."""
     port = place.port or {"http": 80, "https": 443}[place.scheme]
     try:

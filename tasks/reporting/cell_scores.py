@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe
-from tasks.core.foundations.file_names import SCORE
+from tasks.core.foundations.file_names import HISTORY, SCORE
+from tasks.reporting.equal_bytes import are_comparable
+from tasks.reporting.figures import PARTS
 from tasks.settings.sets import FULL, SetName
 from tasks.settings.space import EQUAL_BYTES, RANDOM
 from tasks.store import manifests
 from tasks.store.artifacts import Ref
 
+LAST = 0.1  # of the iterations
 VALIDATION, MEAN = "val_mean_recall", "mean_recall"
 
 
@@ -29,8 +34,9 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
         n: students. first_val: validation recall of the first one. val, and each of
         `metrics.NAMES`: means; with `_std` the deviation (divisor n - 1), None for one student.
         recovery: share of the full data's mean recall. over_random: ratio to random selection of
-        the same size; over_equal_bytes: to random pairs of the set's bytes. Each is None where that
-        scored 0 or is not there. seconds: of the set and its students. set_bytes: of its files.
+        the same size; over_equal_bytes: to random pairs of its bytes, see `equal_bytes.py`. Each is
+        None where that scored 0 or is not there. seconds: of the set and its students. set_bytes:
+        as stored. loss: mean distillation loss of the last tenth of the iterations.
     """
     scores = {key: [_read(ref) for ref in refs] for key, refs in found.items()}
     own = scores.pop(name)
@@ -44,16 +50,30 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
         mean = describe(score[MEAN] for score in scores[key]).mean if key in scores else 0.0
         return told[MEAN] / mean if mean else None
 
-    made = [distilled, *found[name]]
+    made, equal = [distilled, *found[name]], str(SetName(EQUAL_BYTES, size))
+    real_bytes = scores[equal][0]["num_bytes"] if equal in scores else None
+    is_equal = are_comparable(own[0]["num_bytes"], real_bytes)
     return {
         **told,
         "recovery": ratio_to(FULL),
         "over_random": ratio_to(str(SetName(RANDOM, size))),
-        "over_equal_bytes": ratio_to(str(SetName(EQUAL_BYTES, size))),
+        "over_equal_bytes": ratio_to(equal) if is_equal else None,
         "seconds": sum(manifests.read(ref.folder, "seconds").facts["seconds"] for ref in made),
-        "set_bytes": manifests.num_bytes(distilled.folder),
+        "set_bytes": own[0]["num_bytes"],
+        "loss": final_loss(distilled.folder),
         "device": manifests.read(distilled.folder, "device").facts["device"],
     }
+
+
+def final_loss(folder: Path) -> float:
+    """Return the mean loss of the last iterations of a set, without those of its warm start."""
+    import pandas as pd
+
+    history = pd.read_parquet(folder / HISTORY)
+    if PARTS in history:
+        history = history[history[PARTS] != 1.0]
+    last = history.sort_values("iteration")["loss"].tail(math.ceil(len(history) * LAST))
+    return float(last.mean())
 
 
 def _read(ref: Ref) -> dict[str, Any]:

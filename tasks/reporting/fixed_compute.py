@@ -13,7 +13,8 @@ import pandas as pd
 from tasks.core.evaluation.statistics import Statistics, describe
 from tasks.reporting.charts import Chart, Series, Style, line_chart
 from tasks.reporting.figures import DASHES, DISTILLED, MARKERS, SELECTED
-from tasks.reporting.study_page import Figure, StudyPage, Table, spread, told
+from tasks.reporting.study_page import Figure, StudyPage, told
+from tasks.reporting.text_tables import Table, spread
 
 REAL, SYNTHETIC = "real pairs", "distilled pairs"
 STYLES = {

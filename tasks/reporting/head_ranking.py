@@ -16,8 +16,9 @@ from tasks.core.evaluation.agreement import Agreement, agreement, lost
 from tasks.core.evaluation.statistics import Statistics, describe
 from tasks.reporting.charts import Chart, Series, Style, line_chart
 from tasks.reporting.figures import DASHES, DISTILLED, MARKERS, SELECTED
-from tasks.reporting.study_page import Figure, StudyPage, Table, between, spread, told
+from tasks.reporting.study_page import Figure, StudyPage, told
 from tasks.reporting.tables import FULL
+from tasks.reporting.text_tables import Table, between, spread
 
 MEGABYTE = 1e6
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.core.evaluation import metrics
+from tasks.core.evaluation import measures, metrics
+from tasks.core.evaluation.statistics import Statistics
 from tasks.reporting.rendering import environment, write_all
+from tasks.reporting.text_tables import Table, between, spread
 from tasks.settings.overrides import word_of
 
 DONE, PRUNED, OPEN, FAILED = "done", "pruned", "open", "failed"
@@ -29,7 +31,9 @@ VALUES = (
     "over_equal_bytes",
     "seconds",
     "set_bytes",
+    "loss",
 )
+SEED, MEAN = "seed", "mean_recall"
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,45 @@ class Leaderboard:
         )
 
 
+@dataclass(frozen=True)
+class OverSets:
+    """Cells that differ in their seed alone: several sets of one method."""
+
+    name: str
+    spread: measures.Spread
+
+
+def over_sets(board: Leaderboard) -> list[OverSets]:
+    """Return the spread of test recall over sets, where a sweep varies the seed."""
+    groups: dict[str, list[Statistics]] = {}
+    for row in board.rows:
+        if row.state == DONE and SEED in row.swept:
+            scores = row.scores
+            found = Statistics(scores["n"], scores[MEAN], scores[f"{MEAN}_std"], None)
+            groups.setdefault(_named(row, lambda key: key != SEED), []).append(found)
+    return [OverSets(name, measures.spread(sets)) for name, sets in groups.items() if len(sets) > 1]
+
+
+def correlations(board: Leaderboard) -> dict[str, float]:
+    """Return DCS by method and size, where enough sets of them are done."""
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for row in board.rows:
+        if row.state == DONE and "loss" in row.scores:
+            name = _named(row, ("methods", "budgets").__contains__)
+            groups.setdefault(name, []).append((row.scores["loss"], row.scores[MEAN]))
+    found = {}
+    for name, pairs in groups.items():
+        value = measures.loss_correlation(*zip(*pairs, strict=True))
+        if value is not None:
+            found[name] = value
+    return found
+
+
+def _named(row: Row, is_told: Callable[[str], bool]) -> str:
+    told = [f"{key}={word_of(value)}" for key, value in row.swept.items() if is_told(key)]
+    return " ".join(told) or "all cells"
+
+
 def best_of(rows: list[Row]) -> Row | None:
     """Return the cell with the highest mean validation recall; of equals the first by name."""
     done = [row for row in rows if row.state == DONE]
@@ -95,14 +138,46 @@ def best_of(rows: list[Row]) -> Row | None:
 
 def markdown(board: Leaderboard) -> str:
     """Return the leaderboard as Markdown."""
-    return environment().get_template("leaderboard.md.j2").render(board=board)
+    return environment().get_template("leaderboard.md.j2").render(_shown(board))
 
 
 def write(board: Leaderboard, folder: Path) -> list[Path]:
     """Write the three files below `folder`, each whole or not at all; returns their paths."""
-    page = environment().get_template("leaderboard.html.j2").render(board=board)
+    page = environment().get_template("leaderboard.html.j2").render(_shown(board))
     texts = {"csv": _csv(board), "md": markdown(board), "html": page}
     return write_all(folder, board.name, texts)
+
+
+def _shown(board: Leaderboard) -> dict[str, Any]:
+    tables = [table for table in (_sets_table(board), _loss_table(board)) if table.rows]
+    return {"board": board, "further": tables}
+
+
+def _sets_table(board: Leaderboard) -> Table:
+    rows = []
+    for one in over_sets(board):
+        sets, within = one.spread.sets, one.spread.over_students
+        assert sets.interval is not None, "there are two sets at least"
+        students = "" if within is None else f"{within:.2f}"
+        told = (f"{sets.n}", spread(sets.mean, sets.deviation, 2), students)
+        rows.append((one.name, *told, between(sets.interval, 1)))
+    columns = ("cells", "sets", "mean recall +- over sets", "over students", "95 % over sets")
+    caption = (
+        "Cells that differ in their seed alone are sets of one kind: mean test recall with the "
+        "deviation over their means, the deviation over students of one set (pooled), and the "
+        "interval of the mean over sets."
+    )
+    return Table(caption, columns, tuple(rows))
+
+
+def _loss_table(board: Leaderboard) -> Table:
+    rows = [(name, f"{value:.2f}") for name, value in correlations(board).items()]
+    caption = (
+        "DCS: Spearman's correlation of the distillation loss, at its end, with test recall over "
+        f"at least {measures.MIN_SETS} sets of one method and size. -1: a smaller loss is a better "
+        "set."
+    )
+    return Table(caption, ("sets", "DCS"), tuple(rows))
 
 
 def _csv(board: Leaderboard) -> str:

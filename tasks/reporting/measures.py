@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from tasks.core.evaluation import measures
-from tasks.reporting.study_page import Table
+from tasks.reporting.equal_bytes import are_comparable
 from tasks.reporting.tables import FULL, RANDOM, is_again
+from tasks.reporting.text_tables import Table
 from tasks.settings.sets import PLAIN
+from tasks.settings.space import EQUAL_BYTES
 
-EQUAL_BYTES = "random_equal_bytes"
 Recalls = Mapping[tuple[str, str, int], float]  # by student, method and size, 0 of the full data
 ALWAYS = ("recovery", "ior_pairs")
 FURTHER = ("ior_bytes", "hlr", "lrs", "encoder_robustness")
@@ -46,16 +47,20 @@ def measured(summary: pd.DataFrame, protocol: str, student: str) -> pd.DataFrame
         student: that of the encoder that distils.
     """
     rows = summary[summary["protocol"] == protocol]
-    recalls = {}
+    recalls, num_bytes = {}, {}
     for row in rows.to_dict("records"):
         size = 0 if row["method"] == FULL else row["num_pairs"]
         recalls[row["student"], row["method"], size] = row["mean_recall"] / 100
+        num_bytes[row["method"], size] = row["num_bytes"]
     own = rows[(rows["student"] == student) & (rows["method"] != FULL) & ~is_again(rows)]
     students = [student, *sorted(set(rows["student"]) - {student})]
-    found = [
-        {"set": row["set"], **_of_set(recalls, students, row["method"], row["num_pairs"])}
-        for row in own.to_dict("records")
-    ]
+    found = []
+    for row in own.to_dict("records"):
+        method, size = row["method"], row["num_pairs"]
+        told = _of_set(recalls, students, method, size)
+        if not are_comparable(row["num_bytes"], num_bytes.get((EQUAL_BYTES, size))):
+            told.pop("ior_bytes", None)
+        found.append({"set": row["set"], **told})
     frame = pd.DataFrame(found).reindex(columns=["set", *ALWAYS, *FURTHER])
     return frame.drop(columns=[name for name in FURTHER if frame[name].isna().all()])
 

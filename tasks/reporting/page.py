@@ -15,8 +15,8 @@ from tasks.reporting.headline import headline
 from tasks.reporting.published import gap, same_budget
 from tasks.reporting.recall_table import beside, crossing, groups_by_size
 from tasks.reporting.rendering import environment
-from tasks.reporting.study_page import Table
 from tasks.reporting.tables import PROTOCOLS, notes
+from tasks.reporting.text_tables import Table
 
 MAX_PICTURE_BYTES = 2_200_000
 

@@ -20,7 +20,6 @@ from tasks.reporting.measures import FURTHER, listing, measured
 from tasks.reporting.published import FOLDER, same_budget
 from tasks.reporting.recall_table import beside, groups_by_size
 from tasks.reporting.rendering import environment, write_all
-from tasks.reporting.study_page import Table
 from tasks.reporting.tables import (
     PROTOCOLS,
     VALUES,
@@ -29,6 +28,7 @@ from tasks.reporting.tables import (
     order,
     summarise,
 )
+from tasks.reporting.text_tables import Table
 
 COLUMNS = ("cell", "method", "num_pairs", "student", "protocol", "source", *VALUES)
 

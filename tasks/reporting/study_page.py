@@ -11,15 +11,7 @@ import pandas as pd
 
 from tasks.reporting.charts import Chart, Style
 from tasks.reporting.rendering import environment, write_all
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts; the first column names the row."""
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+from tasks.reporting.text_tables import Table
 
 
 @dataclass(frozen=True)
@@ -69,15 +61,3 @@ def write_pages(page: StudyPage, folder: Path) -> list[Path]:
 def told(**values: float | None) -> dict[str, float]:
     """Return numbers of a row by metric, without those that one student does not have."""
     return {f"study/{name}": value for name, value in values.items() if value is not None}
-
-
-def spread(mean: float, deviation: float | None, digits: int = 1) -> str:
-    """Return `mean +- deviation` as text; one value has no deviation."""
-    text = f"{mean:.{digits}f}"
-    return text if deviation is None else f"{text} +- {deviation:.{digits}f}"
-
-
-def between(interval: tuple[float, float], digits: int = 2) -> str:
-    """Return the ends of an interval as text."""
-    low, high = interval
-    return f"{low:.{digits}f} to {high:.{digits}f}"

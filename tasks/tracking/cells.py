@@ -31,6 +31,7 @@ COMPARED = {
     "over_equal_bytes": "test/over_equal_bytes",
     "seconds": "evaluate/seconds",
     "set_bytes": "distill/set_bytes",
+    "loss": "distill/final_loss",
 }
 
 

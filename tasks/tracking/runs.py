@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tasks.core.evaluation import metrics
+from tasks.core.evaluation import measures, metrics
 from tasks.core.evaluation.statistics import describe, mean
 from tasks.core.foundations.file_names import CURVE, GALLERY, HISTORY, SCORE, SHEET
 from tasks.settings.params import Params
-from tasks.settings.sets import SetName
+from tasks.settings.sets import FULL, PLAIN, SetName
+from tasks.settings.space import RANDOM
 from tasks.store import artifacts, caching, manifests
 from tasks.store.artifacts import Ref
 from tasks.tracking import client, records, spool
@@ -87,7 +88,8 @@ def log_scores(
             if made and gallery:
                 parts.append(history_of(child, made))
                 own = {f"{name}/{file}": gallery.folder / file for file in (SHEET, GALLERY)}
-            parts.append(_scores(child, refs, own))
+            values = {**statistics_of(refs), **beside_of(name, students)}
+            parts.append(_scores(child, refs, own, values))
             files |= own
         artifacts.confirm([*distilled.values(), *galleries.values()])
         artifacts.confirm(ref for refs in students.values() for ref in refs)
@@ -193,9 +195,39 @@ def history_of(child: Run, distilled: Ref) -> Part:
     return Part(child, DISTILLED, distilled.digest, rows)
 
 
-def _scores(child: Run, refs: list[Ref], files: Iterable[str]) -> Part:
+def _scores(child: Run, refs: list[Ref], files: Iterable[str], values: dict[str, float]) -> Part:
     digest = artifacts.canonical_digest(_digests(refs))
-    return Part(child, STUDENTS, digest, [(0, statistics_of(refs)), *curve_of(refs)], list(files))
+    return Part(child, STUDENTS, digest, [(0, values), *curve_of(refs)], list(files))
+
+
+def beside_of(name: str, students: Mapping[str, list[Ref]]) -> dict[str, float]:
+    """Return the measures of a set beside random pairs of its size and the full data, as fractions
+    of 1 (docs/measures.md); HLR and LRS of one that was scored with plain students too.
+
+    Args:
+        students: scores by set, all of one kind of student.
+    """
+    own = SetName.parse(name)
+    random = str(replace(own, method=RANDOM, ending=""))
+    if own.num_pairs is None or random not in students:
+        return {}
+    r_set, r_full = _recall(students[name]), _recall(students[FULL])
+    ior = measures.improvement_over_random(r_set, _recall(students[random]))
+    found = {"test/improvement_over_random": ior}
+    recovery = measures.recovery(r_set, r_full)
+    if recovery is not None:
+        found["test/recovery"] = recovery
+    plain = students.get(str(replace(own, ending=PLAIN)))
+    if plain and not own.ending:
+        hlr = measures.hard_label_recovery(_recall(plain), r_full)
+        found |= {"test/hlr": hlr, "test/lrs": measures.label_robust_score(ior, hlr)}
+    return found
+
+
+def _recall(refs: Iterable[Ref]) -> float:
+    """Return the mean recall of students as a fraction of 1."""
+    scores = [json.loads((ref.folder / SCORE).read_text()) for ref in refs]
+    return mean(score["mean_recall"] for score in scores) / 100
 
 
 def statistics_of(refs: list[Ref]) -> dict[str, float]:

@@ -165,3 +165,15 @@ def test_paths_exist_that_files_name():
         for name in re.findall(r"(?<!/)\binfra/[\w/.-]*\w", path.read_text()):
             made_by_the_reader = name == "infra/compose/secrets.env"
             assert made_by_the_reader or "$" in name or (ROOT / name).exists(), (path, name)
+
+
+def test_an_allocation_of_slurm_has_one_card_and_says_what_it_lacks():
+    script = INFRA / "slurm/worker.sbatch"
+    asked = dict(re.findall(r"^#SBATCH --(\S+)=(\S+)$", script.read_text(), re.M))
+    assert asked["gpus"] == asked["nodes"] == asked["ntasks"] == "1"
+    assert asked["signal"].startswith("B:TERM@")  # B: to the script alone, and not to the run
+    subprocess.run(["bash", "-n", script], check=True)
+    if checker := shutil.which("shellcheck"):
+        subprocess.run([checker, script], check=True)
+    done = subprocess.run(["bash", script], env={}, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "PREFECT_API_URL: is not set; set it to" in done.stderr

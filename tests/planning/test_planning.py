@@ -94,6 +94,26 @@ def test_the_iterations_of_a_warm_start_are_planned_too(tiny, tmp_path, monkeypa
     assert planner.usage(cell).seconds == pytest.approx(2.0 + 0.5 * 5 + 0.25 * 7)
 
 
+def test_a_run_without_a_method_that_reads_experts_plans_the_one_of_coresets(tiny, tmp_path):
+    settings = ["profile=toy", *TINY, "methods.coresets=[random]"]
+
+    def planned(methods):
+        given = [*settings, f"methods.distillers={methods}"]
+        cells = cells_of(params.load(given, path=ROOT / "params.yaml"))
+        return {cell.name: cell for cell in cells}
+
+    alone, both = planned("[cov_match]"), planned("[cov_match, bi_trajectory]")
+    assert [name for name in alone if name.startswith("expert_")] == ["expert_000"]
+    assert [name for name in both if name.startswith("expert_")] == ["expert_000", "expert_001"]
+    assert len(both["bi_trajectory-4"].inputs[1]) == 2
+    assert len(both["cov_match-4"].inputs[1]) == 0
+    planner, (cell,) = _planner(tiny, tmp_path, "bi_trajectory-4")
+    free = replace(cell, work=both["cov_match-4"].work)
+    usage = Usage(1.0, 10, 0, 5)
+    assert planner._with_memory(free, usage, usage) == usage
+    assert planner._with_memory(cell, usage, usage).host_bytes > 10
+
+
 UNTOLD = """
 from dataclasses import dataclass
 from tasks.core.distillation.distillers import bi_trajectory

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
 
 from tasks.core.evaluation.metrics import NAMES
+from tasks.core.foundations.file_names import HISTORY
 from tasks.reporting.cell_scores import of_cell
 from tasks.store import caching
 from tasks.store.artifacts import Key, Ref
@@ -16,15 +18,19 @@ def made(folder, files: dict[str, str]) -> Ref:
     def build(work):
         for name, text in files.items():
             (work / name).write_text(text)
+        pd.DataFrame({"iteration": range(20), "loss": [3.0] * 18 + [1.0, 2.0]}).to_parquet(
+            work / HISTORY, index=False
+        )
         return {"device": "cpu"}
 
     return caching.obtain(folder, Key("distill", {"of": str(folder)}, {}, "code"), build)
 
 
-def students(folder, *means: float) -> list[Ref]:
+def students(folder, *means: float, num_bytes: int = 8) -> list[Ref]:
     refs = []
     for seed, mean in enumerate(means):
         score = {**dict.fromkeys(NAMES, mean), "val_mean_recall": mean + 1}
+        score["num_bytes"] = num_bytes
         refs.append(made(folder / str(seed), {"score.json": json.dumps(score)}))
     return refs
 
@@ -40,7 +46,7 @@ def test_a_cell_is_compared_with_as_many_pairs_and_with_the_full_data(found, tmp
     distilled = made(tmp_path / "set", {"a": "12345", "b": "678"})
     scores = of_cell("lors-4", found, distilled)
     assert scores["mean_recall"] == 22.0 and scores["mean_recall_std"] == pytest.approx(8**0.5)
-    assert (scores["over_random"], scores["recovery"]) == (2.0, 0.5)
+    assert (scores["over_random"], scores["recovery"], scores["loss"]) == (2.0, 0.5, 1.5)
     assert scores["over_equal_bytes"] is None and scores["set_bytes"] == 8
     assert (scores["n"], scores["first_val"], scores["val"]) == (2, 21.0, 23.0)
 
@@ -49,5 +55,7 @@ def test_random_pairs_of_as_many_bytes_are_a_ratio_of_their_own(found, tmp_path)
     distilled = made(tmp_path / "set", {"a": "12345"})
     found["random_equal_bytes-4"] = students(tmp_path / "equal", 33.0, 11.0)
     assert of_cell("lors-4", found, distilled)["over_equal_bytes"] == 1.0
+    found["random_equal_bytes-4"] = students(tmp_path / "fewer", 33.0, 11.0, num_bytes=7)
+    assert of_cell("lors-4", found, distilled)["over_equal_bytes"] is None
     found["random_equal_bytes-4"] = students(tmp_path / "none", 0.0, 0.0)
     assert of_cell("lors-4", found, distilled)["over_equal_bytes"] is None

@@ -15,7 +15,8 @@ def summary(*rows):
     columns = ("student", "method", "num_pairs", "mean_recall")
     frame = pd.DataFrame(rows, columns=columns)
     names = frame["method"] + "-" + frame["num_pairs"].astype(str)
-    return frame.assign(set=names.where(frame["method"] != "full", "full"), protocol="strict")
+    named = frame.assign(set=names.where(frame["method"] != "full", "full"), protocol="strict")
+    return named.assign(num_bytes=1000.0)
 
 
 OWN = (
@@ -38,6 +39,9 @@ def test_random_pairs_of_the_same_bytes_have_a_column_where_they_are():
     found = measured(summary(*rows), "strict", HOME).set_index("set")["ior_bytes"]
     assert found["made-20"] == pytest.approx(0.06)
     assert found.drop("made-20").isna().all()
+    larger = summary(*rows)
+    larger.loc[larger["method"] == "made", "num_bytes"] = 4000.0
+    assert "ior_bytes" not in measured(larger, "strict", HOME)
 
 
 def test_plain_students_give_what_is_missing_to_full_data_and_the_robust_score():

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tasks.core.evaluation.measures import label_robust_score
 from tasks.core.evaluation.metrics import NAMES
 from tasks.settings import params
 from tasks.store import caching
@@ -152,6 +153,30 @@ def test_one_student_has_no_deviation(tmp_path):
     found = measures.statistics_of(_scored(tmp_path, [10.0]))
     assert found[f"test/{NAMES[0]}"] == 10.0
     assert not [key for key in found if key.endswith("_std")]
+
+
+def test_a_set_is_told_beside_random_pairs_and_the_full_data(tmp_path):
+    place = NAMES.index("mean_recall")
+    recalls = {"random-9": 8.0, "made-9": 28.0, "made-plain-9": 18.0, "full": 40.0}
+    students = {
+        name: _scored(tmp_path / name, [recall - place - 1, recall - place + 1])
+        for name, recall in recalls.items()
+    }
+    found = measures.beside_of("made-9", students)
+    hlr = 0.22
+    assert found == pytest.approx(
+        {
+            "test/improvement_over_random": 0.2,
+            "test/recovery": 0.7,
+            "test/hlr": hlr,
+            "test/lrs": label_robust_score(0.2, hlr),
+        }
+    )
+    assert set(measures.beside_of("made-plain-9", students)) == set(found) - {
+        "test/hlr",
+        "test/lrs",
+    }
+    assert measures.beside_of("full", students) == {}
 
 
 def test_the_page_of_mlflow_is_told_the_commit_where_there_is_one():

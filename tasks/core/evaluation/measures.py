@@ -91,9 +91,8 @@ class Spread:
     over_students: float | None
 
 
-def spread(scores: Sequence[Sequence[float]]) -> Spread:
-    """Return the spread of scores, one sequence of students a set."""
-    found = [describe(students) for students in scores]
+def spread(found: Sequence[Statistics]) -> Spread:
+    """Return the spread of sets from what the students of each scored."""
     freedom = sum(one.n - 1 for one in found)
     total = math.fsum((one.n - 1) * one.deviation**2 for one in found if one.deviation is not None)
     within = math.sqrt(total / freedom) if freedom else None

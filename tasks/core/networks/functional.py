@@ -69,6 +69,10 @@ class FlatModel:
             theta[group] = torch.cat(parts)
         return theta
 
+    def layers(self, group: str) -> list[int]:
+        """Return how many numbers each parameter of a group takes, in the order of its vector."""
+        return [shape.numel() for _, shape in self._layout[group]]
+
     def call(
         self,
         theta: Mapping[str, Tensor],

@@ -10,6 +10,7 @@ from typing import Any
 from tasks.core.distillation.distillers import (
     cov_match,
     lors,
+    mdm,
     meta_model,
     repblend,
     ridge_contrastive,
@@ -39,6 +40,15 @@ RIDGE = ridge_contrastive.Config(
     draws_per_iteration=1,
     ridge=0.1,
     tau=0.07,
+    real_batch_size=16,
+)
+MDM = mdm.Config(
+    **OUTER,
+    expert_epochs=2,
+    blend=0.5,
+    weight=0.8,
+    bandwidth=0.5,
+    mini_batch_size=5,
     real_batch_size=16,
 )
 META = meta_model.Config(**MATCHING, real_batch_size=16, start_from="expert", warm_start=None)

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-import scipy.stats
 
 from tasks.core.evaluation.measures import (
     MIN_SETS,
@@ -19,6 +18,9 @@ from tasks.core.evaluation.measures import (
     spearman,
     spread,
 )
+from tasks.core.evaluation.statistics import describe
+
+stats = pytest.importorskip("scipy.stats")
 
 
 def test_ratios_and_differences_are_those_of_their_definitions():
@@ -46,7 +48,7 @@ def test_spearman_is_that_of_scipy(ties):
     a, b = draw.normal(size=(2, 11))
     if ties:
         a, b = a.round(0), b.round(0)
-    assert spearman(list(a), list(b)) == pytest.approx(scipy.stats.spearmanr(a, b).statistic)
+    assert spearman(list(a), list(b)) == pytest.approx(stats.spearmanr(a, b).statistic)
     assert spearman([1.0, 2.0], [3.0, 3.0]) is None
 
 
@@ -59,12 +61,12 @@ def test_the_correlation_of_loss_needs_several_sets():
 
 def test_the_spread_over_sets_stands_beside_that_over_students():
     scores = [[10.0, 12.0], [13.0, 15.0, 17.0], [20.0]]
-    found = spread(scores)
+    found = spread([describe(students) for students in scores])
     means = [11.0, 15.0, 20.0]
     assert found.sets.n == 3 and found.sets.mean == pytest.approx(np.mean(means))
     assert found.sets.deviation == pytest.approx(np.std(means, ddof=1))
-    half = scipy.stats.t.ppf(0.975, 2) * np.std(means, ddof=1) / math.sqrt(3)
+    half = stats.t.ppf(0.975, 2) * np.std(means, ddof=1) / math.sqrt(3)
     assert found.sets.interval[1] - found.sets.mean == pytest.approx(half)
     # Squares within sets: 2 of 1 degree, 8 of 2; the third has none
     assert found.over_students == pytest.approx(math.sqrt(10 / 3))
-    assert spread([[1.0], [2.0]]).over_students is None
+    assert spread([describe([1.0]), describe([2.0])]).over_students is None

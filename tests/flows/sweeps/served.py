@@ -112,7 +112,7 @@ class Served:
     def start(self, *command: str, at: Path | None = None, **env: str) -> subprocess.Popen[bytes]:
         """Start a program in a folder; what it writes is in its log."""
         place = at or self.workspace.folder
-        with (self.workspace.folder.parent / f"{command[1]}.log").open("a") as log:
+        with (self.workspace.folder.parent / f"{Path(command[1]).name}.log").open("a") as log:
             return subprocess.Popen(
                 command,
                 cwd=place,

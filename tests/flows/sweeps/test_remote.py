@@ -15,7 +15,7 @@ import pytest
 
 from flows.services.session import GONE_SECONDS
 from tests.flows.sweeps.served import WAIT_SECONDS, Served, serving, states, wait_for
-from tests.workspace import TINY, make_workspace
+from tests.workspace import ROOT, TINY, make_workspace
 
 pytestmark = pytest.mark.services
 CELLS = "sweep.grid={distill.matching.lr_img: [0.01, 0.02]}"
@@ -109,12 +109,12 @@ def test_what_is_killed_does_not_stay_running_and_a_parent_goes_on_with_its_cell
     wait_for(lambda: not other.children(), other.children)
 
 
-def test_the_process_of_a_unit_ends_with_its_worker(served):
-    settings = [*LONGER, "variant={distill.matching.lr_img: 0.5}"]
+def submit(served: Served, sweep: str, *settings: str) -> None:
+    """Submit a cell without a parent."""
     request = {
         "kind": "cell",
         "settings": settings,
-        "sweep": {"profile": "toy", "sweep": "alone", "cell": "a"},
+        "sweep": {"profile": "toy", "sweep": sweep, "cell": "a"},
         "swept": {},
         "below": None,
         "forced_at": None,
@@ -122,10 +122,29 @@ def test_the_process_of_a_unit_ends_with_its_worker(served):
     }
     words = {"request": request}
     deployment = served.client.read_deployment_by_name("sweep-unit/cpu").id
-    tags = ["sweep:toy/alone"]
+    tags = [f"sweep:toy/{sweep}"]
     served.client.create_flow_run_from_deployment(deployment, parameters=words, tags=tags)
+
+
+def test_the_process_of_a_unit_ends_with_its_worker(served):
+    submit(served, "alone", *LONGER, "variant={distill.matching.lr_img: 0.5}")
     worker = psutil.Process(served.workers["cpu-1"].pid)  # the only one that is left
     wait_for(lambda: states(served.runs("alone")) == ["Running"], served.log)
     (cell,) = worker.children()
     worker.kill()
     wait_for(lambda: not cell.is_running(), cell.cmdline)
+
+
+def test_the_worker_of_an_allocation_of_slurm_ends_with_the_run_that_it_has(served):
+    for other in served.workers.values():
+        other.kill()
+        other.wait()
+    worker = served.start("bash", str(ROOT / "infra/slurm/worker.sbatch"), "cpu")
+    served.workers["slurm"] = worker
+    submit(served, "slurm", "variant={distill.matching.lr_img: 0.7}")
+    wait_for(lambda: states(served.runs("slurm")) == ["Running"], served.log)
+    worker.send_signal(signal.SIGTERM)  # as Slurm does before the allocation ends
+    submit(served, "late", "variant={distill.matching.lr_img: 0.8}")
+    assert worker.wait(WAIT_SECONDS) == 0
+    assert states(served.runs("slurm")) == ["Completed"]
+    assert states(served.runs("late")) in (["Scheduled"], ["Late"])

@@ -37,12 +37,9 @@ from tasks.core.foundations import plugins
 from tasks.core.foundations.section import BatchSize, Count, Section
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.networks.functional import Theta
-from tasks.core.training.augment import AugmentSection
 from tasks.core.training.losses import both_directions, info_nce
-from tasks.core.training.split_pairs import SplitPairs
 
 _NUM_STARTS = 1 << 31
-_AS_STORED = AugmentSection(crop_scale=1.0, flip=False, randaugment_ops=0, randaugment_magnitude=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +252,7 @@ def _student_loss(problem: Problem) -> StudentLoss:
 
 
 def _objective(problem: Problem, config: Config) -> Objective:
-    real = SplitPairs(problem.train, problem.encoder, _AS_STORED, device=problem.flat.device)
+    real = problem.real_pairs()
 
     def goal(iteration: int, draw: torch.Generator) -> Goal:
         if config.start_from == "expert":

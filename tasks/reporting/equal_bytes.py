@@ -1,0 +1,19 @@
+"""Says which sets may be compared with random pairs of equal bytes.
+
+`random_equal_bytes-100` has the bytes of 100 synthetic pairs in 8 bits. A set in float32 takes four
+times as many, so that the same real pairs would flatter it: it has no such ratio.
+"""
+
+from __future__ import annotations
+
+TOLERANCE = 0.1  # of the bytes of the real pairs, by which a set may exceed them
+
+
+def are_comparable(set_bytes: float | None, real_bytes: float | None) -> bool:
+    """Return whether a set takes no more bytes than the real pairs, within the tolerance.
+
+    Bytes that are unknown (None or NaN) are not comparable.
+    """
+    if set_bytes is None or real_bytes is None:
+        return False
+    return set_bytes <= (1.0 + TOLERANCE) * real_bytes
