@@ -1,23 +1,19 @@
-"""Signals to the parent of a sweep, to its workers and to the server of MLflow; two sweeps over the
-same cells. No process is left, the same command goes on, and the bytes are those of a sweep that
-nobody disturbed.
+"""Signals to the parent of a sweep and to its workers: no process is left, the same command goes
+on, and the bytes are those of a sweep that nobody disturbed.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.faults.tracked import Server, server
 from tests.workspace import TINY, Workspace, environment, make_workspace
 
 pytestmark = pytest.mark.services
@@ -47,13 +43,6 @@ def shared_alone(made, tmp_path) -> Workspace:
     for name in ("data/distilled", "data/scores", "data/sweeps", ".mlflow"):
         shutil.rmtree(folder / name)
     return Workspace(folder)
-
-
-@pytest.fixture(scope="module")
-def mlflow(tmp_path_factory) -> Iterator[Server]:
-    """A server of MLflow that is not started yet."""
-    with server(tmp_path_factory.mktemp("mlflow")) as found:
-        yield found
 
 
 def processes(workspace: Workspace) -> list[psutil.Process]:
@@ -152,44 +141,3 @@ def test_a_sweep_is_cancelled_by_its_name_and_runs_once_at_a_time(shared_alone):
     assert not processes(shared_alone)
     assert "killed: interrupted" in shared_alone.flow("sweep", "status").stdout
     assert "nothing to cancel" in shared_alone.flow("sweep", "cancel", "killed").stdout
-
-
-@pytest.mark.parametrize("number", ENDS)
-def test_no_cell_stops_with_the_server_of_mlflow_and_each_is_logged_once(
-    made, shared_alone, mlflow, number
-):
-    mlflow.start()
-    where = {"MLFLOW_TRACKING_URI": mlflow.uri}
-    options = ("--name", f"told-{number:d}", "--workers", "2")
-    sweep = start(shared_alone, *options, **where)
-    wait_for_cells(shared_alone, sweep)
-    mlflow.signal(number)
-    output = sweep.communicate(timeout=400)[0]
-    assert sweep.returncode == 0, output
-    assert shared_alone.digests() == made.digests()
-    mlflow.start()
-    shared_alone.flow("distill_sweep", *options, seconds=200, **where)
-    assert logged(mlflow, f"toy sweep told-{number:d}") == [
-        f"bi_trajectory-4 distill.matching.lr_img={lr}" for lr in ("0.01", "0.02")
-    ]
-
-
-def logged(mlflow: Server, sweep: str) -> list[str]:
-    """Return the names of the cells that MLflow has of a sweep, which it has once."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(mlflow.uri)
-    runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
-    (parent,) = [run.info.run_id for run in runs if run.info.run_name == sweep]
-    nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent]
-    return sorted(run.info.run_name for run in nested)
-
-
-def test_two_sweeps_over_the_same_cells_make_each_expert_and_each_cell_once(made, tmp_path):
-    workspace = make_workspace(tmp_path / "copy", SETTINGS)
-    sweeps = [start(workspace, "--name", name) for name in ("one", "two")]
-    outputs = [sweep.communicate(timeout=600)[0] for sweep in sweeps]
-    assert [sweep.returncode for sweep in sweeps] == [0, 0], outputs
-    counts = [int(re.search(r"distill_sweep: (\d+) made", output)[1]) for output in outputs]
-    assert sum(counts) == len(made.digests())
-    assert workspace.digests() == made.digests()
