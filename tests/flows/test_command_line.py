@@ -148,6 +148,7 @@ def test_every_spelling_reads_the_same_words():
             "workers": 1,
             "name": None,
             "pool": None,
+            "num_gpus": None,
         },
     )
     assert command_line.parse(["plan"]) == ("plan", {"settings": [], "is_json": False})
