@@ -103,13 +103,16 @@ def _search(params: Params, study: Study, inputs: Inputs, distilled: Mapping[str
 
 
 def _compute(params: Params, study: Study, inputs: Inputs, distilled: Mapping[str, Ref]) -> Plan:
+    from tasks.core.training.pair_files import num_images
+
     section, num_train = study.section, _num_train(inputs)
     small, full = params.evaluate.small, params.evaluate.full
     sets = {FULL: (num_train, full)}
     for size in section.random_pairs:
         sets[str(SetName(RANDOM, size))] = (size, small)
-    for name in distilled:
-        sets[name] = (SetName.parse(name).num_pairs or 0, small)
+    for name, ref in distilled.items():
+        # What an epoch of a student has: parts of a picture are images of their own
+        sets[name] = (num_images(ref.folder), small)
     dims, cells, left_out = _dims(inputs), [], []
     for (name, (size, recipe)), width in product(sets.items(), section.embed_dim):
         head = Head(width, 1, recipe.lr_img, params.model.tau)

@@ -13,8 +13,8 @@ from tasks.core.evaluation.statistics import describe
 from tasks.core.foundations.file_names import HISTORY, SCORE
 from tasks.reporting.equal_bytes import are_comparable
 from tasks.reporting.figures import PARTS
-from tasks.settings.sets import FULL, SetName
-from tasks.settings.space import EQUAL_BYTES, RANDOM
+from tasks.settings.sets import EQUAL_BYTES, FULL, SetName
+from tasks.settings.space import RANDOM
 from tasks.store import manifests
 from tasks.store.artifacts import Ref
 

@@ -6,14 +6,14 @@ times as many, so that the same real pairs would flatter it: it has no such rati
 
 from __future__ import annotations
 
-TOLERANCE = 0.1  # of the bytes of the real pairs, by which a set may exceed them
+TOLERANCE = 0.1  # of the bytes of the real pairs, by which those of a set may differ
 
 
 def are_comparable(set_bytes: float | None, real_bytes: float | None) -> bool:
-    """Return whether a set takes no more bytes than the real pairs, within the tolerance.
+    """Return whether a set takes as many bytes as the real pairs, within the tolerance.
 
     Bytes that are unknown (None or NaN) are not comparable.
     """
     if set_bytes is None or real_bytes is None:
         return False
-    return set_bytes <= (1.0 + TOLERANCE) * real_bytes
+    return abs(set_bytes - real_bytes) <= TOLERANCE * real_bytes

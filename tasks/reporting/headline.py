@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tasks.reporting.tables import FULL, RANDOM, is_again
-from tasks.settings.sets import DECODED
+from tasks.settings.sets import DECODED, EQUAL_BYTES
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,12 @@ def headline(shown: pd.DataFrame, distilled: frozenset[str]) -> Headline:
         )
     # A distilled set is spoken of even where a selection is better: it is what the report is about
     is_made = small["set"].isin(distilled)
-    best = _best(small[is_made] if is_made.any() else small)
+    best = _best(small[is_made] if is_made.any() else small[small["method"] != EQUAL_BYTES])
     assert best is not None
     same_size = small["num_pairs"] == best["num_pairs"]
-    is_chosen = ~is_made & ~is_again(small) & ~small["method"].isin([RANDOM, best["method"]])
+    # Random pairs of equal bytes are no coreset of this size
+    is_other = ~small["method"].isin([RANDOM, EQUAL_BYTES, best["method"]])
+    is_chosen = ~is_made & ~is_again(small) & is_other
     others = small[same_size & is_chosen]
     random = _best(small[same_size & (small["method"] == RANDOM)])
     assert random is not None

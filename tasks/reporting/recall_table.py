@@ -14,6 +14,7 @@ import pandas as pd
 from tasks.core.evaluation.metrics import BY_NAME
 from tasks.reporting.published import budget_of
 from tasks.reporting.tables import FULL, METRICS, SIZES
+from tasks.settings.sets import EQUAL_BYTES
 
 COLUMNS = (*METRICS, "recovery", "over_random")
 
@@ -81,7 +82,9 @@ def groups_by_size(shown: pd.DataFrame, distilled: frozenset[str]) -> list[Group
     total = shown.loc[is_full, "num_pairs"].max()
     groups = []
     for num_pairs, rows in shown[~is_full].groupby("num_pairs", sort=True):
-        best = {name: _displayed(name, rows[name]).max() for name in COLUMNS}
+        # Random pairs of equal bytes are many more than the others of their group
+        of_size = rows[rows["method"] != EQUAL_BYTES]
+        best = {name: _displayed(name, of_size[name]).max() for name in COLUMNS}
         made = _rows(rows, distilled, best)
         groups.append(Group(f"{num_pairs} pairs", made, num_pairs / total))
     if is_full.any():
@@ -123,7 +126,8 @@ def _rows(
     marks = {name: _displayed(name, rows[name]) == value for name, value in (best or {}).items()}
     made = []
     for index, row in rows.iterrows():
-        numbers = _numbers(row, [name for name in marks if marks[name][index]])
+        is_marked = row["method"] != EQUAL_BYTES
+        numbers = _numbers(row, [name for name in marks if marks[name][index] and is_marked])
         label, source = row.get("label", row["method"]), row.get("source", "")
         is_distilled = row.get("set") in distilled
         sizes = {name: row.get(name, math.nan) for name in SIZES}

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from tasks.core.foundations.names import hint
 from tasks.settings import variants
 from tasks.settings.overrides import assign, text_of, word_of
+from tasks.settings.sets import EQUAL_BYTES
 
 SECTIONS = (
     "seed",
@@ -39,7 +40,7 @@ METHODS, BUDGETS = "methods", "budgets"
 DISTILLERS, CORESETS = "methods.distillers", "methods.coresets"
 # Coresets that stand beside a cell: pairs of its number, and pairs of its bytes where the profile
 # names that method
-RANDOM, EQUAL_BYTES = "random", "random_equal_bytes"
+RANDOM = "random"
 MAX_CELLS = 10_000
 MAX_TEXT = 40  # characters of a value in the name of a cell
 Settings = dict[str, Any]

@@ -19,7 +19,7 @@ from tasks.core.evaluation import measures, metrics
 from tasks.core.evaluation.statistics import describe, mean
 from tasks.core.foundations.file_names import CURVE, GALLERY, HISTORY, SCORE, SHEET
 from tasks.settings.params import Params
-from tasks.settings.sets import FULL, PLAIN, SetName
+from tasks.settings.sets import EQUAL_BYTES, FULL, PLAIN, SetName
 from tasks.settings.space import RANDOM
 from tasks.store import artifacts, caching, manifests
 from tasks.store.artifacts import Ref
@@ -160,7 +160,10 @@ def child_of(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref
     if plugin:
         told |= records.flatten(plugin.as_params()["options"], "options.")
         if params.student is None and not name.ending:
-            tags[client.SET_KIND] = client.MADE if pairs else client.CHOSEN
+            kind = client.MADE if pairs else client.CHOSEN
+            # Random pairs of equal bytes are no coreset of this size, so they sum up nothing
+            if name.method != EQUAL_BYTES:
+                tags[client.SET_KIND] = kind
     told |= records.flatten(asdict(recipe), "recipe.")
     inputs = [input_of(dataset, prepared)]
     if pairs:
@@ -213,7 +216,8 @@ def beside_of(name: str, students: Mapping[str, list[Ref]]) -> dict[str, float]:
         return {}
     r_set, r_full = _recall(students[name]), _recall(students[FULL])
     ior = measures.improvement_over_random(r_set, _recall(students[random]))
-    found = {"test/improvement_over_random": ior}
+    # Random pairs of equal bytes are many more than their size says
+    found = {} if own.method == EQUAL_BYTES else {"test/improvement_over_random": ior}
     recovery = measures.recovery(r_set, r_full)
     if recovery is not None:
         found["test/recovery"] = recovery

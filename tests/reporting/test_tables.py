@@ -243,3 +243,19 @@ def test_the_headline_names_no_ratio_or_recovery_that_cannot_be_computed(hand):
     assert (
         found.sentence == "bi_trajectory with 3 pairs reaches 11.0 mean recall (mean of 1 student)."
     )
+
+
+def test_random_pairs_of_equal_bytes_are_no_coreset_of_their_size(hand):
+    more = [
+        student_row("random_equal_bytes", 3, seed, (30, 30, 30, 30, 30, 30)) for seed in range(2)
+    ]
+    rows = check_scores(pd.concat([hand, pd.DataFrame(more)]))
+    summary = summarise(rows)
+    equal = summary[summary["method"] == "random_equal_bytes"].iloc[0]
+    assert math.isnan(equal["over_random"]) and math.isnan(equal["gain_over_random"])
+    shown = order(primary(summary, "strict", "vit"), ["bi_trajectory-3"])
+    found = headline(shown, frozenset(["bi_trajectory-3"]))
+    assert found.rival["method"] == "herding"
+    (group, _) = groups_by_size(shown, frozenset(["bi_trajectory-3"]))
+    best = {row.method for row in group.rows if row.numbers["mean_recall"].is_best}
+    assert best == {"bi_trajectory"}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.core.foundations.tensor_files import load_tensors, save_tensors
+from tasks.core.foundations.tensor_files import load_tensors, map_tensor, save_tensors
 from tasks.core.networks.encoders import normalise
 from tasks.core.training.eight_bits import to_pictures
 from tasks.core.training.pair_set import LEFT, PairSet, Similarity
@@ -73,6 +73,13 @@ def load_pairs(folder: Path) -> PairSet:
         text_image_idx=text_image_idx,
         real_bytes=facts.get("real_bytes"),
     )
+
+
+def num_images(folder: Path) -> int:
+    """Return how many images a student sees of a stored set, without reading them."""
+    pictures = len(map_tensor(folder / PAIRS, "images"))
+    parts = json.loads((folder / FACTS).read_text()).get("parts", 1)
+    return int(pictures * parts**2)
 
 
 @dataclass(frozen=True)
