@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tasks.core.evaluation import metrics
+from tasks.core.evaluation import measures, metrics
 from tasks.core.evaluation.statistics import describe
 from tasks.core.foundations.file_names import HISTORY, SCORE
 from tasks.reporting.equal_bytes import are_comparable
 from tasks.reporting.figures import PARTS
-from tasks.settings.sets import EQUAL_BYTES, FULL, SetName
+from tasks.settings.sets import EQUAL_BYTES, FULL, PLAIN, SetName
 from tasks.settings.space import RANDOM
 from tasks.store import manifests
 from tasks.store.artifacts import Ref
@@ -35,8 +36,9 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
         `metrics.NAMES`: means; with `_std` the deviation (divisor n - 1), None for one student.
         recovery: share of the full data's mean recall. over_random: ratio to random selection of
         the same size; over_equal_bytes: to random pairs of its bytes, see `equal_bytes.py`. Each is
-        None where that scored 0 or is not there. seconds: of the set and its students. set_bytes:
-        as stored. loss: mean distillation loss of the last tenth of the iterations.
+        None where that scored 0 or is not there. hlr, lrs: where plain students scored it too.
+        seconds: of the set and its students. set_bytes: as stored. loss: mean distillation loss of
+        the last tenth of the iterations.
     """
     scores = {key: [_read(ref) for ref in refs] for key, refs in found.items()}
     own = scores.pop(name)
@@ -55,6 +57,7 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
     is_equal = are_comparable(own[0]["num_bytes"], real_bytes)
     return {
         **told,
+        **_plain(scores, SetName.parse(name), told[MEAN]),
         "recovery": ratio_to(FULL),
         "over_random": ratio_to(str(SetName(RANDOM, size))),
         "over_equal_bytes": ratio_to(equal) if is_equal else None,
@@ -63,6 +66,22 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
         "loss": final_loss(distilled.folder),
         "device": manifests.read(distilled.folder, "device").facts["device"],
     }
+
+
+def _plain(
+    scores: Mapping[str, list[dict[str, Any]]], name: SetName, mean: float
+) -> dict[str, float]:
+    """Return `hlr` and `lrs` of a set that plain students scored too, as fractions of 1."""
+    found = scores.get(str(replace(name, ending=PLAIN)))
+    if found is None:
+        return {}
+    plain, full, random = (
+        describe(score[MEAN] for score in rows).mean / 100
+        for rows in (found, scores[FULL], scores[str(SetName(RANDOM, name.num_pairs))])
+    )
+    hlr = measures.hard_label_recovery(plain, full)
+    ior = measures.improvement_over_random(mean / 100, random)
+    return {"hlr": hlr, "lrs": measures.label_robust_score(ior, hlr)}
 
 
 def final_loss(folder: Path) -> float:

@@ -29,6 +29,8 @@ VALUES = (
     "recovery",
     "over_random",
     "over_equal_bytes",
+    "hlr",
+    "lrs",
     "seconds",
     "set_bytes",
     "loss",

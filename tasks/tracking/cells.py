@@ -29,6 +29,8 @@ COMPARED = {
     "recovery": "test/recovery",
     "over_random": "test/over_random",
     "over_equal_bytes": "test/over_equal_bytes",
+    "hlr": "test/hlr",
+    "lrs": "test/lrs",
     "seconds": "evaluate/seconds",
     "set_bytes": "distill/set_bytes",
     "loss": "distill/final_loss",

@@ -7,6 +7,7 @@ import json
 import pandas as pd
 import pytest
 
+from tasks.core.evaluation.measures import label_robust_score
 from tasks.core.evaluation.metrics import NAMES
 from tasks.core.foundations.file_names import HISTORY
 from tasks.reporting.cell_scores import of_cell
@@ -59,3 +60,12 @@ def test_random_pairs_of_as_many_bytes_are_a_ratio_of_their_own(found, tmp_path)
     assert of_cell("lors-4", found, distilled)["over_equal_bytes"] is None
     found["random_equal_bytes-4"] = students(tmp_path / "none", 0.0, 0.0)
     assert of_cell("lors-4", found, distilled)["over_equal_bytes"] is None
+
+
+def test_plain_students_give_what_is_missing_to_the_full_data(found, tmp_path):
+    distilled = made(tmp_path / "set", {"a": "12345"})
+    assert "hlr" not in of_cell("lors-4", found, distilled)
+    found["lors-plain-4"] = students(tmp_path / "plain", 12.0, 16.0)
+    scores = of_cell("lors-4", found, distilled)
+    assert scores["hlr"] == pytest.approx(0.44 - 0.14)
+    assert scores["lrs"] == pytest.approx(label_robust_score(0.22 - 0.11, 0.30))
