@@ -179,6 +179,7 @@ def _facts(source: Source, place: Path, choice: Choice, rounding: Rounding) -> d
         "step_sizes": pairs.step_sizes,
         "loss": pairs.loss,
         "storage": pairs.storage,
+        "real_bytes": pairs.real_bytes,
         "sim_alpha": pairs.similarity.alpha if pairs.similarity else None,
         "rounding": asdict(rounding),
         "method": made.params["method"],

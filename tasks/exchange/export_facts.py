@@ -24,10 +24,11 @@ FACTS_READ: dict[str, Any] = {
     "step_sizes": dict | None,
     "loss": str,
     "storage": str,
+    "real_bytes": int | None,
     "sim_alpha": int | float | None,
 }
 # What exports from before a fact was there are
-UNSAID = {"storage": "float32"}
+UNSAID: dict[str, Any] = {"storage": "float32", "real_bytes": None}
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -53,6 +54,8 @@ def read_facts(path: Path) -> dict[str, Any]:
             raise ValueError(
                 f"storage: {facts['storage']!r:.60}, not {' or '.join(get_args(Storage))}"
             )
+        if facts["real_bytes"] is not None and facts["real_bytes"] < 1:
+            raise ValueError(f"real_bytes: {facts['real_bytes']!r:.60}")
         sizes = facts["step_sizes"]
         if sizes is not None and (
             set(sizes) != {"img", "txt"} or not all(isinstance(v, float) for v in sizes.values())

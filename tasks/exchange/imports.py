@@ -29,6 +29,7 @@ from tasks.core.data.tables import Leaf, open_table
 from tasks.core.foundations.file_names import NAMES
 from tasks.core.foundations.tensor_files import load_tensors
 from tasks.core.networks.encoders import ImageEncoder
+from tasks.core.selection.real_bytes import RealPairs
 from tasks.core.training import pair_files
 from tasks.core.training.eight_bits import round_texts
 from tasks.core.training.pair_files import save_pairs
@@ -221,7 +222,8 @@ def _checked(
     kept = facts["storage"]
     if kept == "uint8" and not bool((round_texts(texts) == texts).all()):
         raise ValueError(f"storage: {kept!r}, and texts that float16 does not hold")
-    return PairSet(images, texts, mean, std, soft, sizes, facts["loss"], storage=kept)
+    found = PairSet(images, texts, mean, std, soft, sizes, facts["loss"], storage=kept)
+    return replace(found, real_bytes=facts["real_bytes"])
 
 
 Bodies = Iterator[tuple[str, bytes]]  # names and encoded pictures, one held at a time
@@ -306,7 +308,10 @@ def _ids(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
     side = train.images.shape[1]
     pictures = (train.images[row] for row in images)
     shown = to_images(pictures, (len(images), side), encoder.mean, encoder.std)
-    return PairSet(shown, train.text_embeds[captions], encoder.mean, encoder.std)
+    # A picture is kept once, however many of its captions are listed
+    taken = RealPairs(train).total(torch.tensor(images).unique(), torch.tensor(captions))
+    texts = train.text_embeds[captions]
+    return PairSet(shown, texts, encoder.mean, encoder.std, real_bytes=taken)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -8,12 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tasks.core.selection.real_bytes import jpeg_bytes
 from tasks.core.training.eight_bits import round_images, round_texts
-from tasks.core.training.pair_files import PAIRS, load_pairs, num_bytes, save_pairs
+from tasks.core.training.pair_files import PAIRS, load_pairs, num_bytes, save_pairs, size_of
 from tasks.exchange.export import Choice, export
 from tasks.exchange.imports import import_set
 from tasks.exchange.published import Stated
 from tasks.exchange.source import open_source
+from tests.exchange.test_real_pairs import CAPTIONS, picture, sources
 
 CHOICE = Choice("folder", "png", False, "unknown", "unknown")
 
@@ -66,3 +68,31 @@ def test_8_bits_that_do_not_hold_the_values_are_refused_and_nothing_is_written(m
     with pytest.raises(ValueError, match=r"out: received ValueError: storage: 'uint8', and texts"):
         import_set(made[1], place, "theirs", Stated())
     assert not (folder / "data/imported").exists()
+
+
+@pytest.mark.parametrize("file", ["", "ids.csv"])
+def test_a_coreset_takes_the_bytes_that_it_was_selected_with(file, made, folder):
+    before = open_source(made[1], "herding-4")
+    export(before, folder / "out", CHOICE)
+    ref = import_set(made[1], folder / "out" / file, "theirs", Stated())[1]
+    assert size_of(load_pairs(ref.folder)) == size_of(before.pairs)
+
+
+def test_a_picture_that_a_list_names_twice_is_counted_once(made, folder):
+    train = open_source(made[1], "herding-4").split("train")
+    rows = "".join(f"train,train/{image:06d}.png,0\n" for image in (0, 0, 1, 1))
+    (folder / "ids.csv").write_text(f"split,file_name,caption_number\n{rows}")
+    ref = import_set(made[1], folder / "ids.csv", "mine", Stated())[1]
+    firsts = [train.caption_image_idx.tolist().index(image) for image in (0, 1)]
+    texts = sum(2 * len(train.captions[row].encode()) for row in firsts)
+    pictures = sum(jpeg_bytes(train.images[image]) for image in (0, 1))
+    assert load_pairs(ref.folder).real_bytes == pictures + texts
+
+
+@pytest.mark.parametrize("kind", ["folder", "struct"])
+def test_real_pairs_take_their_pictures_as_jpeg_and_their_captions(kind, made, folder):
+    path, stated = sources(folder)[kind]
+    ref = import_set(made[1], path, "mine", stated)[1]
+    pictures = sum(jpeg_bytes(picture(number)) for number in (0, 1, 2))
+    size = size_of(load_pairs(ref.folder))
+    assert size.num_bytes == pictures + sum(map(len, CAPTIONS)) and size.bits == 8
