@@ -24,6 +24,7 @@ from tasks.exchange.pictures import PICTURES, Rounding, encode, to_8_bits
 from tasks.exchange.source import Source
 from tasks.exchange.targets import CARD, FACTS, whole
 from tasks.models import ENCODER
+from tasks.settings.space import RANDOM
 from tasks.store.artifacts import file_digest
 
 IDS, TENSORS, TEST = "ids.csv", "pairs.safetensors", "test.safetensors"
@@ -106,12 +107,19 @@ def export(source: Source, target: Path, choice: Choice, *, is_replaced: bool = 
 def _check_single(source: Source) -> None:
     """Refuse what the layouts, a row for each picture and its text, have no place for."""
     pairs = source.pairs
-    if pairs.num_training_pairs != pairs.num_pairs:
+    if pairs.num_training_pairs == pairs.num_pairs:
+        return
+    if source.is_coreset:
         raise ValueError(
-            f"{source.name}: received {pairs.num_pairs} pictures with {pairs.parts} x "
-            f"{pairs.parts} parts and {pairs.num_training_pairs} texts; an export has one text a "
-            "picture; export a set made with `parts: 1` and `texts_per_image: 1`"
+            f"SET: received {source.name}, a coreset of {pairs.num_pairs} pictures with "
+            f"{pairs.num_training_pairs} captions; allowed are coresets with one caption a "
+            f"picture, such as {RANDOM}; export one of those"
         )
+    raise ValueError(
+        f"{source.name}: received {pairs.num_pairs} pictures with {pairs.parts} x "
+        f"{pairs.parts} parts and {pairs.num_training_pairs} texts; an export has one text a "
+        "picture; export a set made with `parts: 1` and `texts_per_image: 1`"
+    )
 
 
 def _encoded(pictures: np.ndarray, kind: str) -> list[bytes]:
@@ -179,6 +187,7 @@ def _facts(source: Source, place: Path, choice: Choice, rounding: Rounding) -> d
         "step_sizes": pairs.step_sizes,
         "loss": pairs.loss,
         "storage": pairs.storage,
+        "real_bytes": pairs.real_bytes,
         "sim_alpha": pairs.similarity.alpha if pairs.similarity else None,
         "rounding": asdict(rounding),
         "method": made.params["method"],

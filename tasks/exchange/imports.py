@@ -29,15 +29,18 @@ from tasks.core.data.tables import Leaf, open_table
 from tasks.core.foundations.file_names import NAMES
 from tasks.core.foundations.tensor_files import load_tensors
 from tasks.core.networks.encoders import ImageEncoder
+from tasks.core.selection.real_bytes import RealPairs
 from tasks.core.training import pair_files
+from tasks.core.training.eight_bits import round_texts
 from tasks.core.training.pair_files import save_pairs
 from tasks.core.training.pair_set import LEFT, PairSet, Similarity
 from tasks.exchange.asked import FITS, FITTED, WORDS, Made, differences
-from tasks.exchange.export import FORMAT_VERSION, IDS, TENSORS
+from tasks.exchange.export import IDS, TENSORS
+from tasks.exchange.export_facts import read_facts
 from tasks.exchange.layouts import ROWS, TABLE
 from tasks.exchange.pair_rows import TABLES, TEXT
 from tasks.exchange.pictures import to_images
-from tasks.exchange.published import PUBLISHED, Stated, is_normalisation, read_published
+from tasks.exchange.published import PUBLISHED, Stated, read_published
 from tasks.exchange.real_pairs import LEFT_OUT, SOURCE, read_pairs
 from tasks.exchange.source import Part, part
 from tasks.exchange.targets import FACTS
@@ -49,20 +52,6 @@ from tasks.settings.validation import imported_of
 from tasks.store import artifacts, caching
 from tasks.store.artifacts import Key, Ref, file_digest
 
-# The facts of an export that an import reads, and their types in json
-FACTS_READ: dict[str, Any] = {
-    "format_version": int,
-    "layout": str,
-    "files": dict,
-    "text_encoder": dict,
-    "text_encoder_sha256": dict,
-    "image_encoder_sha256": str,
-    "mean": list,
-    "std": list,
-    "step_sizes": dict | None,
-    "loss": str,
-    "sim_alpha": int | float | None,
-}
 # What reading the rows, tensors and pictures of a damaged or hostile export raises
 _DAMAGED = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, SyntaxError, RecursionError),
@@ -167,7 +156,7 @@ def _kind(path: Path, stated: Stated) -> tuple[str, Callable[..., PairSet]]:
 def _export(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
     """Read what `export` wrote, in any layout."""
     stated.only("an export")
-    facts = _facts(path / FACTS)
+    facts = read_facts(path / FACTS)
     for name, digest in facts["files"].items():
         file = path / name
         if not file.resolve().is_relative_to(path.resolve()):
@@ -230,37 +219,11 @@ def _checked(
     bodies = _READERS[facts["layout"]](listed)
     pictures = (_picture(name, body, side) for name, body in bodies)
     images = to_images(pictures, (len(texts), side), mean, std)
-    # An export from before sets had a storage is of float32
-    storage = facts.get("storage", "float32")
-    return PairSet(images, texts, mean, std, soft, sizes, facts["loss"], storage=storage)
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    """Return the facts of an export that an import reads."""
-    try:
-        facts: Any = json.loads(path.read_text())
-        missing = [name for name in FACTS_READ if name not in facts]
-        version = None if missing else facts["format_version"]
-        if version != FORMAT_VERSION or facts["layout"] not in _READERS:
-            raise ValueError(
-                f"version {version!r}, without {', '.join(missing) or 'a known layout'}"
-            )
-        for name, kind in FACTS_READ.items():
-            if not isinstance(facts[name], kind):
-                raise ValueError(f"{name}: {facts[name]!r:.60}")
-        if not is_normalisation(facts["mean"], facts["std"]):
-            raise ValueError(f"mean, std: {facts['mean']!r:.60}, {facts['std']!r:.60}")
-        sizes = facts["step_sizes"]
-        if sizes is not None and (
-            set(sizes) != {"img", "txt"} or not all(isinstance(v, float) for v in sizes.values())
-        ):
-            raise ValueError(f"step_sizes: {sizes!r:.60}")
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: received {error}; allowed are the facts of an export of version "
-            f"{FORMAT_VERSION}; export the set again"
-        ) from error
-    return {name: facts[name] for name in FACTS_READ}
+    kept = facts["storage"]
+    if kept == "uint8" and not bool((round_texts(texts) == texts).all()):
+        raise ValueError(f"storage: {kept!r}, and texts that float16 does not hold")
+    found = PairSet(images, texts, mean, std, soft, sizes, facts["loss"], storage=kept)
+    return replace(found, real_bytes=facts["real_bytes"])
 
 
 Bodies = Iterator[tuple[str, bytes]]  # names and encoded pictures, one held at a time
@@ -345,7 +308,10 @@ def _ids(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
     side = train.images.shape[1]
     pictures = (train.images[row] for row in images)
     shown = to_images(pictures, (len(images), side), encoder.mean, encoder.std)
-    return PairSet(shown, train.text_embeds[captions], encoder.mean, encoder.std)
+    # A picture is kept once, however many of its captions are listed
+    taken = RealPairs(train).total(torch.tensor(images).unique(), torch.tensor(captions))
+    texts = train.text_embeds[captions]
+    return PairSet(shown, texts, encoder.mean, encoder.std, real_bytes=taken)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -383,6 +349,7 @@ def _fitting(pairs: PairSet, path: Path, given: Inputs) -> PairSet:
             torch.tensor([one.mean, one.std]).view(2, 3, 1, 1) for one in (pairs, encoder)
         )
         pairs.images.mul_(here[1] / there[1]).add_((here[0] - there[0]) / there[1])
+        pairs = replace(pairs, storage="float32")  # the values are no longer those of 8 bits
     return replace(pairs, mean=encoder.mean, std=encoder.std)
 
 

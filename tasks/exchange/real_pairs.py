@@ -8,6 +8,7 @@ refused, all of it in one message.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tasks.core.data.images import decode
 from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.foundations.records import ImageCaptions
 from tasks.core.networks.encoders import ImageEncoder
+from tasks.core.selection.real_bytes import jpeg_bytes
 from tasks.core.training.pair_set import PairSet
 from tasks.device import choose_device
 from tasks.exchange.pair_rows import (
@@ -64,12 +66,13 @@ def read_pairs(path: Path, stated: Stated, params: Params, encoder: ImageEncoder
             f"`budgets` ({', '.join(map(str, budgets))}), so that random selection of that size is "
             "beside it; change `budgets` of the profile, or the number of captions"
         )
-    pictures = []
+    pictures, num_bytes = [], sum(len(caption.encode()) for caption in captions)
     for row in rows:
         with noting(refused):
             picture = _decoded(row, stated, params)
             if not refused:
                 pictures += [picture] * len(row.captions)
+                num_bytes += jpeg_bytes(picture)  # kept once, however many captions it has
     if refused:
         named = [f"\n  {error}" for error in refused[:NAMED]]
         more = len(refused) - len(named)
@@ -88,7 +91,8 @@ def read_pairs(path: Path, stated: Stated, params: Params, encoder: ImageEncoder
     }
     shape = len(pictures), params.prepare_data.image_size
     images = to_images(pictures, shape, encoder.mean, encoder.std)
-    return PairSet(images, embeds, encoder.mean, encoder.std, provenance=provenance)
+    pairs = PairSet(images, embeds, encoder.mean, encoder.std, provenance=provenance)
+    return replace(pairs, real_bytes=num_bytes)
 
 
 def _check_stated(path: Path, stated: Stated, params: Params) -> None:

@@ -25,6 +25,7 @@ from tasks.keys import Inputs
 from tasks.settings import steps
 from tasks.settings.params import Params
 from tasks.settings.sets import FULL, SetName
+from tasks.settings.space import EQUAL_BYTES
 from tasks.settings.validation import Plugin
 from tasks.store import caching
 from tasks.store.artifacts import Ref
@@ -223,7 +224,7 @@ def _add_students(
     sets: dict[SetName, Cell | Ref],
     vectors: Collection[SetName],
 ) -> list[Cell]:
-    """Add every student; those of coresets of one size take the same.
+    """Add every student; those of coresets with one number of pairs take the same.
 
     Args:
         vectors: the sets whose texts are no sentences.
@@ -237,9 +238,10 @@ def _add_students(
     for name, pairs in scored.items():
         work = steps.evaluation(params, name)
         recipe, place = (section.small, "small") if pairs else (section.full, "full")
-        is_real = name.method in params.coresets
+        # Others take as many pairs as their name says; this one as many as fit the bytes
+        is_alike = name.method in params.coresets and name.method != EQUAL_BYTES
         how = {
-            "kind": f"student {student} {name.num_pairs if is_real else name}",
+            "kind": f"student {student} {name.num_pairs if is_alike else name}",
             "split": None if pairs else "train",
             "repeats": {f"section.{place}.num_epochs": recipe.num_epochs},
             "scorings": num_scorings(recipe, section.protocol),

@@ -110,11 +110,6 @@ def read(folder: Path, *needed: str) -> Manifest:
     return manifest
 
 
-def num_bytes(folder: Path) -> int:
-    """Return the size of the files that the manifest of `folder` names."""
-    return sum((folder / name).stat().st_size for name in read(folder).files)
-
-
 def parse(data: bytes, where: str) -> Manifest:
     """Return the manifest that `data` is the file of; `where` opens the message.
 

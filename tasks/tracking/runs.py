@@ -182,10 +182,13 @@ def input_of(name: str, ref: Ref, context: str = "prepared") -> Input:
 
 
 def _set_of(pairs: Ref, name: SetName) -> Input:
-    """Return a distilled set as a dataset with its size and whole digest, of which MLflow's own
-    field has the first 36 digits.
+    """Return a distilled set as a dataset with its bytes as stored and its whole digest.
+
+    MLflow's own field has the first 36 digits of that.
     """
-    size = manifests.num_bytes(pairs.folder)
+    from tasks.core.training.pair_files import stored_bytes
+
+    size = stored_bytes(pairs.folder)
     told = records.flatten({"num_bytes": size, "num_pairs": name.num_pairs, "sha256": pairs.digest})
     return replace(input_of(str(name), pairs, "distilled"), profile=told)
 

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,25 @@ def test_the_same_set_gives_the_same_bytes(inside, tmp_path):
         one, two = (tmp_path / f"{layout}-{number}" for number in (1, 2))
         files = [path.relative_to(one) for path in one.rglob("*") if path.is_file()]
         assert all((one / name).read_bytes() == (two / name).read_bytes() for name in files)
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("herding-4", r"herding-4, a coreset of 4 pictures with 8 captions; .* such as random"),
+        ("bi_trajectory-4", r"4 pictures with 1 x 1 parts and 8 texts; .*`texts_per_image: 1`"),
+    ],
+)
+def test_several_texts_a_picture_are_refused_with_what_can_be_exported(
+    name, match, inside, tmp_path
+):
+    source = open_source(inside, name)
+    texts = source.pairs.text_embeds.repeat_interleave(2, 0)
+    owners = torch.arange(4).repeat_interleave(2)
+    pairs = replace(source.pairs, text_embeds=texts, text_image_idx=owners)
+    with pytest.raises(ValueError, match=match):
+        export(replace(source, pairs=pairs), tmp_path / "out", choice())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_exists_is_replaced_on_demand_alone_and_only_an_export(inside, tmp_path):

@@ -261,6 +261,10 @@ def test_a_damaged_or_foreign_export_is_refused(made, folder):
         ("step_sizes", {"img": "x", "txt": "y"}),
         ("step_sizes", {"img": 0.1}),
         ("sim_alpha", "3"),
+        ("storage", 8),
+        ("real_bytes", 0),
+        ("real_bytes", "9"),
+        ("storage", "bfloat16"),
         ("text_encoder_sha256", []),
     ],
 )

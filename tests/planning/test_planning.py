@@ -228,6 +228,15 @@ def test_what_one_of_a_kind_took_is_what_the_others_take(tiny, tmp_path):
     assert usage.host_bytes > 1e8
 
 
+def test_students_of_coresets_with_as_many_pairs_are_of_one_kind(tiny):
+    coresets = "methods.coresets=[random, herding, random_equal_bytes]"
+    given = ["profile=toy", *TINY, coresets, "methods.distillers=[bi_trajectory]"]
+    cells = cells_of(params.load(given, path=ROOT / "params.yaml"))
+    kinds = {cell.name.split("-")[0]: cell.kind for cell in cells if cell.stage == "evaluate"}
+    assert kinds["random"] == kinds["herding"]
+    assert kinds["random_equal_bytes"] not in (kinds["random"], kinds["bi_trajectory"])
+
+
 def test_the_total_adds_seconds_and_disk_and_takes_the_peak_of_memory(tiny):
     cell = cells_of(tiny)[0]
     entries = [

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from tasks.core.evaluation.metrics import NAMES
 from tasks.core.foundations.file_names import CURVE, GALLERY, HISTORY, SCORE, SHEET
+from tasks.core.training.pair_files import num_bytes, save_pairs
+from tasks.core.training.pair_set import PairSet
 from tasks.settings import params
 from tasks.settings.sets import SetName
 from tasks.store import caching
@@ -25,6 +28,8 @@ pytestmark = pytest.mark.services
 SETTING = 'variant={distill.matching.lr_img: 0.5, methods.distillers: ["lors"], budgets: [20]}'
 SAMPLES = [(step, {"system/cpu_utilization_percentage": float(step)}) for step in range(600)]
 VIEW = f"{views.TAG}sweep-toy-lr"
+HALF = (0.5, 0.5, 0.5)
+PAIRS = PairSet(torch.zeros(20, 3, 4, 4), torch.ones(20, 5), HALF, HALF)
 SWEPT = {"distill.matching.lr_img": 0.5, "methods": "lors", "budgets": 20}
 
 
@@ -33,6 +38,8 @@ def artifact(folder: Path, content: dict[str, object]) -> Ref:
         for name, value in content.items():
             if isinstance(value, pd.DataFrame):
                 value.to_parquet(work / name, index=False)
+            elif isinstance(value, PairSet):
+                save_pairs(work, value)
             else:
                 (work / name).write_text(str(value))
         return {}
@@ -63,7 +70,7 @@ def made(tmp_path_factory):
         database.ensure(Path(".mlflow/mlflow.db"), Path(".mlflow"))
         history = pd.DataFrame({"iteration": range(600), "loss": 1.5, "loss_img": 0.5})
         distilled = artifact(
-            Path("data/distilled/toy+1/lors/lors-20"), {HISTORY: history, "a": "12345"}
+            Path("data/distilled/toy+1/lors/lors-20"), {HISTORY: history, "pairs": PAIRS}
         )
         score = {**dict.fromkeys(NAMES, 30.0), "val_mean_recall": 31.0, "chosen_epoch": 3}
         curve = pd.DataFrame({"epoch": range(50), "val_mean_recall": 1.0, "loss": 2.0})
@@ -114,9 +121,8 @@ def test_its_set_is_a_dataset_with_its_bytes_and_its_whole_digest(made, run):
     distilled, prepared = (one.dataset for one in run.inputs.dataset_inputs)
     assert prepared.name == "toy" and distilled.name == "lors-20"
     told = json.loads(distilled.profile)
-    files = [made.cell.distilled.folder / name for name in (HISTORY, "a")]
     assert told == {
-        "num_bytes": str(sum(file.stat().st_size for file in files)),
+        "num_bytes": str(num_bytes(PAIRS)),
         "num_pairs": "20",
         "sha256": made.cell.distilled.digest,
     }

@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from tasks.core.evaluation.measures import label_robust_score
 from tasks.core.evaluation.metrics import NAMES
+from tasks.core.training.pair_files import save_pairs
+from tasks.core.training.pair_set import PairSet
 from tasks.settings import params
 from tasks.store import caching
 from tasks.store.artifacts import Key, Ref
@@ -75,6 +78,8 @@ def _made(folder):
         pd.DataFrame({"iteration": [0, 1], "loss": [2.0, 1.5]}).to_parquet(
             work / "history.parquet", index=False
         )
+        half = (0.5, 0.5, 0.5)
+        save_pairs(work, PairSet(torch.zeros(20, 3, 4, 4), torch.ones(20, 5), half, half))
         return {}
 
     return caching.obtain(folder, Key("distill", {"of": str(folder)}, {}, "code"), build)

@@ -76,6 +76,13 @@ def map_tensor(path: Path, name: str, *, mode: Literal["r", "c"] = "r") -> np.nd
     )
 
 
+def tensor_bytes(path: Path) -> int:
+    """Return the bytes of all tensors in a file, from its header alone."""
+    with path.open("rb") as handle:
+        (length,) = struct.unpack("<Q", handle.read(8))
+    return path.stat().st_size - 8 - int(length)
+
+
 def tensor_names(path: Path) -> list[str]:
     """Return the sorted names of the tensors in a file."""
     with safe_open(str(path), "pt") as handle:

@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.core.foundations.tensor_files import load_tensors, map_tensor, save_tensors
+from tasks.core.foundations.tensor_files import (
+    load_tensors,
+    map_tensor,
+    save_tensors,
+    tensor_bytes,
+)
 from tasks.core.networks.encoders import normalise
 from tasks.core.training.eight_bits import to_pictures
 from tasks.core.training.pair_set import LEFT, PairSet, Similarity
@@ -108,6 +113,12 @@ def num_bytes(pairs: PairSet) -> int:
     if pairs.real_bytes is not None:
         return pairs.real_bytes
     return sum(value.numel() * value.element_size() for value in _stored(pairs).values())
+
+
+def stored_bytes(folder: Path) -> int:
+    """Return `num_bytes` of the set in a folder, without reading its tensors."""
+    real_bytes: int | None = json.loads((folder / FACTS).read_text()).get("real_bytes")
+    return tensor_bytes(folder / PAIRS) if real_bytes is None else real_bytes
 
 
 def _stored(pairs: PairSet) -> dict[str, Tensor]:

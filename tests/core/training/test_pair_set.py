@@ -8,7 +8,13 @@ import torch
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.foundations.tensor_files import load_tensors
 from tasks.core.training.eight_bits import round_images, round_texts
-from tasks.core.training.pair_files import PAIRS, load_pairs, num_bytes, save_pairs
+from tasks.core.training.pair_files import (
+    PAIRS,
+    load_pairs,
+    num_bytes,
+    save_pairs,
+    stored_bytes,
+)
 from tasks.core.training.pair_set import PairSet, SetPairs
 
 HALF = (0.5, 0.5, 0.5)
@@ -61,6 +67,13 @@ def test_several_texts_and_parts_come_back_from_files(tmp_path):
 def test_real_pairs_count_what_their_pictures_and_captions_take(tmp_path):
     save_pairs(tmp_path, dataclasses.replace(PLAIN, real_bytes=1234))
     assert num_bytes(load_pairs(tmp_path)) == 1234
+
+
+@pytest.mark.parametrize("real_bytes", [None, 1234])
+@pytest.mark.parametrize("pairs", [PLAIN, ROUNDED, _several([0, 0, 1])])
+def test_the_bytes_of_a_stored_set_are_told_without_reading_it(tmp_path, pairs, real_bytes):
+    save_pairs(tmp_path, dataclasses.replace(pairs, real_bytes=real_bytes))
+    assert stored_bytes(tmp_path) == num_bytes(load_pairs(tmp_path))
 
 
 @pytest.mark.parametrize(
