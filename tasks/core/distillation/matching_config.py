@@ -171,16 +171,20 @@ class MatchingConfig(OuterConfig):
         return explain_engine(is_encoder_frozen=is_encoder_frozen)[0]
 
 
-def for_budget(value: PerBudget | CountPerBudget, num_pairs: int, name: str) -> float:
+def for_budget(
+    value: PerBudget | CountPerBudget, num_pairs: int, name: str, *, is_zero_allowed: bool = False
+) -> float:
     """Return the value for one budget.
 
     Raises:
-        ValueError: no entry for the budget, or a value that is not positive.
+        ValueError: no entry for the budget, or a value that is not positive, nor an allowed 0.
     """
     found = value.get(num_pairs) if isinstance(value, dict) else value
-    if found is None or not 0.0 < found < math.inf:
+    is_zero = is_zero_allowed and found == 0.0
+    if found is None or not (is_zero or 0.0 < found < math.inf):
+        allowed = "a positive number or 0" if is_zero_allowed else "a positive number"
         raise ValueError(
-            f"{name}: received {value!r} for {num_pairs} pairs; allowed is a positive number, or "
+            f"{name}: received {value!r} for {num_pairs} pairs; allowed is {allowed}, or "
             "a mapping with one for every budget; change it there or in distill.matching"
         )
     return float(found)
