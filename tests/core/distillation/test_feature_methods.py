@@ -126,6 +126,29 @@ def test_spectral_with_a_large_ridge_is_cov_match(tmp_path):
     assert size * float(found) == pytest.approx(float(expected), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("features", "image features of the training split that are constant"),
+        ("text_embeds", "text embeddings of the training split that are constant"),
+        ("owner", r"have nothing in common \(\|C\|\^2"),
+    ],
+)
+def test_spectral_says_which_real_pairs_have_no_map(tmp_path, field, message):
+    problem = make_problem(tmp_path, "heads")
+    real = RealPairs.of(problem)
+    if field == "owner":
+        # Every image has both texts
+        owner = torch.arange(len(real.features)).repeat_interleave(2)
+        texts = real.text_embeds[:2].repeat(len(real.features), 1)
+        real = RealPairs(real.features, texts, owner)
+    else:
+        value = getattr(real, field)
+        real = dataclasses.replace(real, **{field: value[:1].expand_as(value)})
+    with pytest.raises(ValueError, match=message):
+        spectral.rows_loss(problem, SPECTRAL, 6, real)
+
+
 def test_options_of_cov_match_may_depend_on_the_budget(tmp_path):
     problem = make_problem(tmp_path, "heads")
     by_size = dataclasses.replace(COV, rho={6: 2.0}, mean_weight={6: 0.1}, iterations=2)
