@@ -60,7 +60,7 @@ class OuterConfig(Section):
             than 1 needs a frozen encoder, and helps with encoders yet unseen. Views are encoded
             once where images stay as they are (`optimise: text`), else anew in every iteration.
         micro_batch: images per pass through the encoder, to bound memory, with the same result;
-            null: the whole mini-batch.
+            null: the whole mini-batch. `mdm` takes it with a frozen encoder alone.
         precision: of matrix products in student steps and in the frozen encoder, see
             `precision.py`; the difference engines need `float32`.
         is_compiled: compile the image encoder, for frozen encoders and the difference engines;
