@@ -303,6 +303,7 @@ def _cross_check(params: Params, root: str) -> None:
     if "random" not in params.coresets:
         raise ValueError("methods.coresets: random selection is in every table; add `random`")
     for name, plugin in params.distillers.items():
+        _check_experts(params, plugin, f"{root}.distill.options.{name}", root)
         check = getattr(plugin.module, "check", None)
         if check is not None:
             check(
@@ -311,4 +312,17 @@ def _cross_check(params: Params, root: str) -> None:
                 budgets,
                 trainable=model.trainable,
                 where=f"{root}.distill.options.{name}",
+            )
+
+
+def _check_experts(params: Params, plugin: Plugin, where: str, root: str) -> None:
+    """Refuse a method that works between more experts than are trained."""
+    num_experts = params.train_experts.num_experts
+    for method in (plugin, *plugin.named):
+        least = getattr(method.config, "min_experts", 1)
+        if num_experts < least:
+            raise ValueError(
+                f"{root}.train_experts.num_experts: received {num_experts}; {method.name} "
+                f"({where}) needs at least {least}; raise it, or leave the method out of "
+                "methods.distillers"
             )

@@ -100,6 +100,11 @@ class OuterConfig(Section):
         return False
 
     @property
+    def min_experts(self) -> int:
+        """Fewest experts that the method works with."""
+        return 1
+
+    @property
     def total_iterations(self) -> int:
         """Outer updates in all, with those of a method that has several parts."""
         return self.iterations

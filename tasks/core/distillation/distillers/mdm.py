@@ -65,6 +65,11 @@ class Config(OuterConfig):
         """See `OuterConfig`: the networks lie between experts."""
         return True
 
+    @property
+    def min_experts(self) -> int:
+        """See `OuterConfig`: a network lies between two."""
+        return 2
+
 
 def check(
     config: Config, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str
