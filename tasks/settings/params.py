@@ -303,7 +303,9 @@ def _cross_check(params: Params, root: str) -> None:
     if "random" not in params.coresets:
         raise ValueError("methods.coresets: random selection is in every table; add `random`")
     for name, plugin in params.distillers.items():
-        _check_experts(params, plugin, f"{root}.distill.options.{name}", root)
+        where = f"{root}.distill.options.{name}"
+        _check_experts(params, plugin, where, root)
+        _check_parts(params, plugin, where, root)
         check = getattr(plugin.module, "check", None)
         if check is not None:
             check(
@@ -311,7 +313,7 @@ def _cross_check(params: Params, root: str) -> None:
                 params.train_experts.num_epochs,
                 budgets,
                 trainable=model.trainable,
-                where=f"{root}.distill.options.{name}",
+                where=where,
             )
 
 
@@ -326,3 +328,14 @@ def _check_experts(params: Params, plugin: Plugin, where: str, root: str) -> Non
                 f"({where}) needs at least {least}; raise it, or leave the method out of "
                 "methods.distillers"
             )
+
+
+def _check_parts(params: Params, plugin: Plugin, where: str, root: str) -> None:
+    """Refuse parts that do not divide a picture; those of a named method are the same."""
+    size = params.prepare_data.image_size
+    if size % plugin.parts:
+        raise ValueError(
+            f"{where}.parts: received {plugin.parts} with pictures of {size} px "
+            f"({root}.prepare_data.image_size); allowed is a number that divides them; change one "
+            "of both (parts may come from distill.matching)"
+        )

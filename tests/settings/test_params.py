@@ -159,6 +159,13 @@ def test_a_method_between_two_experts_refuses_one():
         params.load([one, "methods.distillers=[meta_model]", named])
 
 
+def test_parts_have_to_divide_a_picture():
+    size = params.load().prepare_data.image_size
+    parts = next(number for number in (3, 4) if size % number)
+    with pytest.raises(ValueError, match=rf"\.parts: received {parts} with pictures of {size} px"):
+        params.load([f"distill.matching.parts={parts}"])
+
+
 def test_floats_are_written_with_a_point():
     """YAML readers disagree about 1e-3: a number that one of them takes for text must not be in the
     file.
