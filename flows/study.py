@@ -13,6 +13,7 @@ from flows import cli
 from flows.distill import distill
 from flows.refs import Refs
 from flows.runner import flow, run
+from flows.train_experts import train_experts
 from tasks import evaluate, preflight, select_coresets
 from tasks import study as step
 from tasks.settings import params, steps, studies
@@ -48,7 +49,9 @@ def study(
     wanted = studies.load(study, chosen)
     preflight.check(chosen, "distill")
     how = {"force": force, "accept_code": accept_code}
-    refs = distill.fn(settings, accept_code=accept_code)
+    # The first expert, in whose space coresets are selected, also where no method reads any
+    refs = train_experts.fn(settings, accept_code=accept_code)
+    refs = distill.fn(settings, accept_code=accept_code, refs=refs)
     inputs = replace(refs.inputs, start=_features(chosen, wanted, refs, accept_code))
     planned = step.plan(chosen, wanted, inputs, refs.distilled)
     coresets = {}

@@ -50,7 +50,7 @@ def prepare_data(work: Preparation, *, force: bool = False, accept_code: bool = 
 
 
 def _check_budgets(work: Preparation, prepared: Ref) -> None:
-    """Refuse budgets larger than the training split before anything is trained."""
+    """Refuse sets of more images than the training split has before anything is trained."""
     facts = manifests.read(prepared.folder, "num_images").facts
     largest, num_train = work.budgets[-1], facts["num_images"]["train"]
     if largest > num_train:
@@ -59,3 +59,11 @@ def _check_budgets(work: Preparation, prepared: Ref) -> None:
             f"{num_train} images; allowed is at most that; change `budgets` of the profile in "
             "params.yaml"
         )
+    for method, needed in work.starts.items():
+        if needed > num_train:
+            raise ValueError(
+                f"parts: received a set of {largest} pairs whose pictures have parts, by {method}; "
+                f"it starts from {needed} images, and the training split of {work.folder.name} has "
+                f"{num_train}; allowed is at most that; change `parts` in the method's options, or "
+                "`budgets`, in params.yaml"
+            )

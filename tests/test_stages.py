@@ -111,4 +111,7 @@ def test_more_pairs_than_images_stop_before_any_training(workspace):
     done = workspace.program(PLAIN, "distill", "budgets=[4, 49]", check=False)
     assert done.returncode == 1
     assert "budgets: received 49 pairs, but the training split of toy has 48 images" in done.stderr
+    parts = "distill.matching.parts=4"
+    done = workspace.program(PLAIN, "distill", parts, check=False)
+    assert done.returncode == 1 and "by bi_trajectory; it starts from 64 images" in done.stderr
     assert not (workspace.folder / "data" / "experts").exists()

@@ -303,6 +303,9 @@ def _cross_check(params: Params, root: str) -> None:
     if "random" not in params.coresets:
         raise ValueError("methods.coresets: random selection is in every table; add `random`")
     for name, plugin in params.distillers.items():
+        where = f"{root}.distill.options.{name}"
+        _check_experts(params, plugin, where, root)
+        _check_parts(params, plugin, where, root)
         check = getattr(plugin.module, "check", None)
         if check is not None:
             check(
@@ -310,5 +313,29 @@ def _cross_check(params: Params, root: str) -> None:
                 params.train_experts.num_epochs,
                 budgets,
                 trainable=model.trainable,
-                where=f"{root}.distill.options.{name}",
+                where=where,
             )
+
+
+def _check_experts(params: Params, plugin: Plugin, where: str, root: str) -> None:
+    """Refuse a method that works between more experts than are trained."""
+    num_experts = params.train_experts.num_experts
+    for method in (plugin, *plugin.named):
+        least = getattr(method.config, "min_experts", 1)
+        if num_experts < least:
+            raise ValueError(
+                f"{root}.train_experts.num_experts: received {num_experts}; {method.name} "
+                f"({where}) needs at least {least}; raise it, or leave the method out of "
+                "methods.distillers"
+            )
+
+
+def _check_parts(params: Params, plugin: Plugin, where: str, root: str) -> None:
+    """Refuse parts that do not divide a picture; those of a named method are the same."""
+    size = params.prepare_data.image_size
+    if size % plugin.parts:
+        raise ValueError(
+            f"{where}.parts: received {plugin.parts} with pictures of {size} px "
+            f"({root}.prepare_data.image_size); allowed is a number that divides them; change one "
+            "of both (parts may come from distill.matching)"
+        )

@@ -48,12 +48,17 @@ class Network:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What `prepare_data` is told; `budgets` are checked against the training split."""
+    """What `prepare_data` is told; `budgets` are checked against the training split.
+
+    Attributes:
+        starts: images that the largest set starts from, by the method that makes pictures of parts.
+    """
 
     folder: Path
     dataset: Plugin
     section: PrepareSection
     budgets: tuple[int, ...]
+    starts: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,12 @@ def network(params: Params) -> Network:
 def preparation(params: Params) -> Preparation:
     """Return what `prepare_data` is told."""
     folder = stages.folder("prepare_data", params.space("prepare_data"))
-    return Preparation(folder, params.dataset, params.prepare_data, params.general.budgets)
+    budgets, starts = params.general.budgets, dict[str, int]()
+    for name, method in params.distillers.items():
+        if method.parts > 1:
+            num_returned = int(getattr(method.config, "is_budget_compensated", False))
+            starts[name] = (budgets[-1] - num_returned) * method.parts**2
+    return Preparation(folder, params.dataset, params.prepare_data, budgets, starts)
 
 
 def embedding(params: Params) -> Embedding:

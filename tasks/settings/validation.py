@@ -46,6 +46,11 @@ class Plugin:
         return bool(getattr(self.config, "needs_experts", True))
 
     @property
+    def parts(self) -> int:
+        """Parts a side of the pictures that a distillation method makes."""
+        return int(getattr(self.config, "parts", 1))
+
+    @property
     def named(self) -> list[Plugin]:
         """The methods that the options of a method name, with those that these name."""
         found = []

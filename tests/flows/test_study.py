@@ -95,6 +95,13 @@ def test_levels_of_compute_are_epochs_of_each_width(workspace):
     assert html.count('<svg viewBox="0 0 400') == 3 and "Best cell of each level" in html
 
 
+def test_a_study_selects_coresets_where_no_method_reads_experts(workspace):
+    settings = ("--set", "methods.distillers=[cov_match]")
+    done = workspace.flow("study", "fixed_compute", *settings)
+    (page,) = [line for line in done.stdout.splitlines() if line.endswith("fixed_compute.csv")]
+    assert set(pd.read_csv(workspace.folder / page)["set"]) == {"full", "random-12", "cov_match-4"}
+
+
 def test_an_unknown_study_ends_with_one_message(workspace):
     done = workspace.flow("study", "architecture_serch", check=False)
     assert done.returncode == 2

@@ -145,6 +145,27 @@ def test_a_frozen_encoder_refuses_augmentation():
         params.load(settings)
 
 
+def test_a_method_between_two_experts_refuses_one():
+    one, mdm = "train_experts.num_experts=1", "methods.distillers=[mdm]"
+    assert params.load([one]).train_experts.num_experts == 1
+    with pytest.raises(
+        ValueError, match=r"num_experts: received 1; mdm .* needs at least 2; raise"
+    ):
+        params.load([one, mdm])
+    own = "{blend: 0.5, weight: 0.8, bandwidth: 0.5, mini_batch_size: 64, real_batch_size: 64}"
+    warm = f"{{method: mdm, options: {own}, step_size_scale: 1.0}}"
+    named = f"distill.options.meta_model.warm_start={warm}"
+    with pytest.raises(ValueError, match=r"mdm .*options\.meta_model\) needs at least 2"):
+        params.load([one, "methods.distillers=[meta_model]", named])
+
+
+def test_parts_have_to_divide_a_picture():
+    size = params.load().prepare_data.image_size
+    parts = next(number for number in (3, 4) if size % number)
+    with pytest.raises(ValueError, match=rf"\.parts: received {parts} with pictures of {size} px"):
+        params.load([f"distill.matching.parts={parts}"])
+
+
 def test_floats_are_written_with_a_point():
     """YAML readers disagree about 1e-3: a number that one of them takes for text must not be in the
     file.

@@ -60,7 +60,7 @@ class OuterConfig(Section):
             than 1 needs a frozen encoder, and helps with encoders yet unseen. Views are encoded
             once where images stay as they are (`optimise: text`), else anew in every iteration.
         micro_batch: images per pass through the encoder, to bound memory, with the same result;
-            null: the whole mini-batch.
+            null: the whole mini-batch. `mdm` takes it with a frozen encoder alone.
         precision: of matrix products in student steps and in the frozen encoder, see
             `precision.py`; the difference engines need `float32`.
         is_compiled: compile the image encoder, for frozen encoders and the difference engines;
@@ -98,6 +98,11 @@ class OuterConfig(Section):
         trained.
         """
         return False
+
+    @property
+    def min_experts(self) -> int:
+        """Fewest experts that the method works with."""
+        return 1
 
     @property
     def total_iterations(self) -> int:
@@ -171,16 +176,20 @@ class MatchingConfig(OuterConfig):
         return explain_engine(is_encoder_frozen=is_encoder_frozen)[0]
 
 
-def for_budget(value: PerBudget | CountPerBudget, num_pairs: int, name: str) -> float:
+def for_budget(
+    value: PerBudget | CountPerBudget, num_pairs: int, name: str, *, is_zero_allowed: bool = False
+) -> float:
     """Return the value for one budget.
 
     Raises:
-        ValueError: no entry for the budget, or a value that is not positive.
+        ValueError: no entry for the budget, or a value that is not positive, nor an allowed 0.
     """
     found = value.get(num_pairs) if isinstance(value, dict) else value
-    if found is None or not 0.0 < found < math.inf:
+    is_zero = is_zero_allowed and found == 0.0
+    if found is None or not (is_zero or 0.0 < found < math.inf):
+        allowed = "a positive number or 0" if is_zero_allowed else "a positive number"
         raise ValueError(
-            f"{name}: received {value!r} for {num_pairs} pairs; allowed is a positive number, or "
+            f"{name}: received {value!r} for {num_pairs} pairs; allowed is {allowed}, or "
             "a mapping with one for every budget; change it there or in distill.matching"
         )
     return float(found)

@@ -21,9 +21,13 @@ from tasks.core.distillation.run import Problem
 from tasks.core.foundations.section import Range
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.hypergradient.trajectory import Rows
+from tasks.core.training.eight_bits import Storage
 from tasks.core.training.pair_set import Similarity
 from tasks.core.training.similarity import initial_rows, similarity_of
 from tasks.core.training.student_losses import soft_contrastive
+
+# Of a pixel and of a value of a text, see `eight_bits.py`
+_BYTES: dict[Storage, tuple[int, int]] = {"float32": (4, 4), "uint8": (1, 2)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +83,16 @@ def soft_objective(
         blend: see `Objective`.
 
     Raises:
-        ValueError: the similarity takes more floats than the pair that pays for it.
+        ValueError: the similarity takes more bytes than the pair that pays for it.
     """
     rank = int(for_budget(config.sim_rank, num_pairs, "sim_rank"))
     alpha = for_budget(config.sim_alpha, num_pairs, "sim_alpha")
     num_returned = int(config.is_budget_compensated)
     # A row for each image that a student sees
     stored = (num_pairs - num_returned) * config.parts**2
-    # The published tables compare sets by their floats, so the similarity is paid with a pair
-    _check_price(problem, (2 * rank + 1) * stored, is_paid=config.is_budget_compensated)
+    # The published tables compare sets by their size, so the similarity is paid with a pair
+    if config.is_budget_compensated:
+        _check_price(problem, config, (2 * rank + 1) * stored)
     lr = for_budget(config.lr_sim, num_pairs, "lr_sim")
     initial = initial_rows(stored, rank, make_generator(problem.seed, "similarity"))
 
@@ -104,13 +109,17 @@ def soft_objective(
     )
 
 
-def _check_price(problem: Problem, price: int, *, is_paid: bool) -> None:
+def _check_price(problem: Problem, config: SoftConfig, num_floats: int) -> None:
+    """Compare bytes: the similarity stays float32 where pictures and texts are stored in less."""
     size, channels = problem.train.images.shape[1], problem.train.images.shape[3]
-    pair = channels * size * size + problem.train.text_embeds.shape[1]
-    if is_paid and price > pair:
+    num_texts = config.parts**2 * config.texts_per_image
+    pixels, values = channels * size * size, num_texts * problem.train.text_embeds.shape[1]
+    pixel_bytes, value_bytes = _BYTES[config.storage]
+    pair, price = pixel_bytes * pixels + value_bytes * values, 4 * num_floats
+    if price > pair:
         raise ValueError(
-            f"the similarity takes {price} floats, more than the pair of {pair} that "
-            "is_budget_compensated gives back for it; allowed is a "
+            f"the similarity takes {price} bytes, more than the pair of {pair} that "
+            f"is_budget_compensated gives back for it (`storage: {config.storage}`); allowed is a "
             "smaller sim_rank, or is_budget_compensated: false; change the method's options in "
             "params.yaml"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from tasks.core.evaluation.statistics import Statistics, describe, mean
 
@@ -106,11 +107,13 @@ def _mapped(a: float) -> float:
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    ranks = []
-    for one in values:
-        num_smaller = sum(other < one for other in values)
-        num_equal = sum(other == one for other in values)
-        ranks.append(num_smaller + (num_equal + 1) / 2)
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks, num_smaller = [0.0] * len(values), 0
+    for _, tied in groupby(order, key=values.__getitem__):
+        places = list(tied)
+        for place in places:
+            ranks[place] = num_smaller + (len(places) + 1) / 2
+        num_smaller += len(places)
     return ranks
 
 

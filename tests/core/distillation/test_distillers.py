@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from tasks.core.distillation import distillers
 from tasks.core.distillation.distillers import bi_trajectory, lors, repblend
+from tasks.core.distillation.soft_matching import soft_objective
 from tasks.core.foundations import plugins
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.training.losses import info_nce
@@ -92,7 +93,7 @@ def test_one_pair_pays_for_the_similarity_and_options_may_depend_on_the_budget(t
         and pairs.similarity.right.shape == (5, 3)
         and pairs.similarity.alpha == 2.0
     )
-    with pytest.raises(ValueError, match=r"takes 1005 floats, more than the pair of 198"):
+    with pytest.raises(ValueError, match=r"takes 4020 bytes, more than the pair of 792"):
         run_method(lors, problem, LORS, **{**change, "sim_rank": 100})
     with pytest.raises(ValueError, match=r"x\.lr_sim: received \{6: 0\.02\} for 7 pairs"):
         lors.check(
@@ -106,6 +107,29 @@ def test_one_pair_pays_for_the_similarity_and_options_may_depend_on_the_budget(t
             trainable="full",
             where="x",
         )
+
+
+@pytest.mark.parametrize(
+    ("change", "pair"),
+    [
+        # 3 x 8 x 8 pixels, and a text of 6 numbers for each of its images
+        ({}, 4 * 192 + 4 * 6),
+        ({"storage": "uint8"}, 192 + 2 * 6),
+        ({"storage": "uint8", "texts_per_image": 2}, 192 + 2 * 2 * 6),
+        ({"parts": 2, "texts_per_image": 2}, 4 * 192 + 4 * 4 * 2 * 6),
+    ],
+)
+def test_the_pair_that_pays_for_the_similarity_is_counted_in_bytes(tmp_path, change, pair):
+    problem = make_problem(tmp_path, "heads")
+    config = dataclasses.replace(LORS, is_budget_compensated=True, sim_rank=9999, **change)
+    with pytest.raises(ValueError, match=rf"bytes, more than the pair of {pair} that"):
+        soft_objective(problem, config, 6, "wbce")
+    # (2r + 1) numbers for each of 5 pictures' images: the largest rank that fits
+    num_images = 5 * config.parts**2
+    rank = (pair // (4 * num_images) - 1) // 2
+    assert soft_objective(problem, dataclasses.replace(config, sim_rank=rank), 6, "wbce")
+    with pytest.raises(ValueError, match="more than the pair"):
+        soft_objective(problem, dataclasses.replace(config, sim_rank=rank + 1), 6, "wbce")
 
 
 @pytest.mark.parametrize("loss", ["wbce", "ence"])

@@ -120,10 +120,33 @@ def test_spectral_with_a_large_ridge_is_cov_match(tmp_path):
     real, rows = RealPairs.of(problem), _rows(problem)
     size = float(Moments.of(real.features, real.text_embeds, real.owner).cross.square().sum())
     coarse = dataclasses.replace(SPECTRAL, b_start=1e7, b_end=1e7, mean_weight=0.0)
-    plain = dataclasses.replace(COV, rho=1.0, mean_weight=1e-12)
+    plain = dataclasses.replace(COV, rho=1.0, mean_weight=0.0)
     found, _ = spectral.rows_loss(problem, coarse, 6, real)(rows, 0)
     expected, _ = cov_match.rows_loss(problem, plain, 6, real)(rows, 0)
     assert size * float(found) == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("features", "image features of the training split that are constant"),
+        ("text_embeds", "text embeddings of the training split that are constant"),
+        ("owner", r"have nothing in common \(\|C\|\^2"),
+    ],
+)
+def test_spectral_says_which_real_pairs_have_no_map(tmp_path, field, message):
+    problem = make_problem(tmp_path, "heads")
+    real = RealPairs.of(problem)
+    if field == "owner":
+        # Every image has both texts
+        owner = torch.arange(len(real.features)).repeat_interleave(2)
+        texts = real.text_embeds[:2].repeat(len(real.features), 1)
+        real = RealPairs(real.features, texts, owner)
+    else:
+        value = getattr(real, field)
+        real = dataclasses.replace(real, **{field: value[:1].expand_as(value)})
+    with pytest.raises(ValueError, match=message):
+        spectral.rows_loss(problem, SPECTRAL, 6, real)
 
 
 def test_options_of_cov_match_may_depend_on_the_budget(tmp_path):
@@ -135,6 +158,11 @@ def test_options_of_cov_match_may_depend_on_the_budget(tmp_path):
     assert found == plain
     with pytest.raises(ValueError, match=r"x\.rho: received \{6: 2\.0\} for 7 pairs"):
         cov_match.check(by_size, 3, (6, 7), trainable="full", where="x")
+    cov_match.check(dataclasses.replace(COV, mean_weight=0.0), 3, (6,), trainable="full", where="x")
+    with pytest.raises(ValueError, match=r"x\.mean_weight: received -1\.0 .* positive number or 0"):
+        cov_match.check(
+            dataclasses.replace(COV, mean_weight=-1.0), 3, (6,), trainable="full", where="x"
+        )
 
 
 def test_the_ridge_falls_along_half_a_cosine():

@@ -85,3 +85,7 @@ def test_options_that_cannot_work_are_refused():
         check(expert_epochs=4)
     with pytest.raises(ValueError, match=r"x\.num_views: received 2 with trainable 'full'"):
         check(num_views=2)
+    with pytest.raises(ValueError, match=r"x\.micro_batch: received 2 with trainable 'full'"):
+        check(micro_batch=2)
+    frozen = dataclasses.replace(MDM, micro_batch=2)
+    mdm.check(frozen, 3, (6,), trainable="heads", where="x")

@@ -237,6 +237,9 @@ def test_an_option_of_segments_that_meta_model_would_ignore_is_the_warm_starts_o
         r"false",
     ):
         _check_meta(**change)
+    with pytest.raises(ValueError, match=r"x\.merge_branches: received True; .* is false"):
+        _check_meta(**change, warm_start=_named(ridge_contrastive, RIDGE))
+    _check_meta(**change, warm_start=_named(lors, LORS))
     _check_meta(**change, warm_start=WARM)
     assert dataclasses.replace(META, **change, warm_start=WARM).matching().merge_branches
 

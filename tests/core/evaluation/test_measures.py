@@ -52,6 +52,12 @@ def test_spearman_is_that_of_scipy(ties):
     assert spearman([1.0, 2.0], [3.0, 3.0]) is None
 
 
+def test_spearman_of_many_sets_takes_no_time():
+    """Comparing each with each would take minutes."""
+    values = [float(place // 2) for place in range(40_000)]
+    assert spearman(values, values[::-1]) == pytest.approx(-1.0)
+
+
 def test_the_correlation_of_loss_needs_several_sets():
     losses = [float(place) for place in range(MIN_SETS)]
     recalls = [math.exp(-loss) for loss in losses]

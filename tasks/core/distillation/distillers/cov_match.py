@@ -36,7 +36,7 @@ class Config(OuterConfig):
     Attributes:
         rho: C_syn is to be rho times C_real; above 1 the synthetic pairs are farther apart than
             real ones. One number or one per budget.
-        mean_weight: lambda, of the distances between means; likewise.
+        mean_weight: lambda, of the distances between means; likewise. 0 leaves them out.
     """
 
     rho: PerBudget
@@ -49,15 +49,15 @@ def check(
     """Raise ValueError when a budget has no outer step size, rho or lambda."""
     check_features(config, num_epochs, budgets, trainable=trainable, where=where)
     for num_pairs in budgets:
-        for name in ("rho", "mean_weight"):
-            for_budget(getattr(config, name), num_pairs, f"{where}.{name}")
+        for_budget(config.rho, num_pairs, f"{where}.rho")
+        for_budget(config.mean_weight, num_pairs, f"{where}.mean_weight", is_zero_allowed=True)
 
 
 def rows_loss(problem: Problem, config: Config, num_pairs: int, real: RealPairs) -> RowsLoss:
     """Return the loss; half of the covariance's part counts to each modality in the history."""
     moments = Moments.of(real.features, real.text_embeds, real.owner)
     target = for_budget(config.rho, num_pairs, "rho") * moments.cross
-    weight = for_budget(config.mean_weight, num_pairs, "mean_weight")
+    weight = for_budget(config.mean_weight, num_pairs, "mean_weight", is_zero_allowed=True)
 
     def loss(rows: Rows, iteration: int) -> tuple[Tensor, dict[str, float]]:
         features, text_embeds = rows["features"], rows["text_embeds"]

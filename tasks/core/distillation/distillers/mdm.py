@@ -65,12 +65,17 @@ class Config(OuterConfig):
         """See `OuterConfig`: the networks lie between experts."""
         return True
 
+    @property
+    def min_experts(self) -> int:
+        """See `OuterConfig`: a network lies between two."""
+        return 2
+
 
 def check(
     config: Config, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str
 ) -> None:
-    """Raise ValueError when experts are too short, a budget has no outer step size, or views are
-    asked of a trained encoder.
+    """Raise ValueError when experts are too short, a budget has no outer step size, or views or
+    parts of a mini-batch are asked of a trained encoder.
     """
     check_outer(config, budgets, where=where)
     if config.expert_epochs > num_epochs:
@@ -79,7 +84,15 @@ def check(
             f"epochs (train_experts.num_epochs); allowed is 1 to {num_epochs}; raise that or lower "
             "it"
         )
-    if config.num_views > 1 and trainable in ("full", "lora"):
+    is_encoder_trained = trainable in ("full", "lora")
+    if config.micro_batch is not None and is_encoder_trained:
+        raise ValueError(
+            f"{where}.micro_batch: received {config.micro_batch} with trainable {trainable!r}; the "
+            "distance is of the whole mini-batch, which a trained encoder takes at once; allowed "
+            f"is null, or a number with a frozen encoder (heads, text_head); change "
+            f"{where}.micro_batch or model.trainable, and lower mini_batch_size for less memory"
+        )
+    if config.num_views > 1 and is_encoder_trained:
         raise ValueError(
             f"{where}.num_views: received {config.num_views} with trainable {trainable!r}; allowed "
             f"is 1, or more with a frozen encoder (heads, text_head); change {where}.num_views or "

@@ -88,7 +88,8 @@ class Config(MatchingConfig):
 
     No expert is matched, except in the warm start: the shared options of segments are for it.
     Beside it, `expert_epochs` means nothing, and with `fresh` students nor does `max_start_epoch`.
-    They may have any value. `merge_branches` has to be false without a warm start.
+    They may have any value. `merge_branches` has to be false without a warm start that matches
+    trajectories.
 
     Attributes:
         real_batch_size: real pairs of the terminal loss, drawn anew for each goal; more than the
@@ -147,6 +148,8 @@ def check(
     if isinstance(config.warm_start, NamedStart):
         _check_shapes(config, config.warm_start, place)
         _check_named(config.warm_start, num_epochs, budgets, trainable=trainable, where=place)
+        if not isinstance(config.warm_start.options, MatchingConfig):
+            _check_unused(config, where)
     elif matching is None:
         _check_unused(config, where)
     else:
@@ -183,9 +186,9 @@ def _check_unused(config: Config, where: str) -> None:
     """Refuse what would be ignored: an option of segments that nothing reads."""
     if config.merge_branches:
         raise ValueError(
-            f"{where}.merge_branches: received True; meta_model without a warm_start reads no "
-            "segments of experts; allowed is false; change it there (it may come from "
-            "distill.matching)"
+            f"{where}.merge_branches: received True; meta_model without a warm_start that matches "
+            "trajectories reads no segments of experts; allowed is false; change it there (it may "
+            "come from distill.matching)"
         )
 
 

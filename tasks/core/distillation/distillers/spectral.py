@@ -30,6 +30,8 @@ from tasks.core.distillation.run import Problem
 from tasks.core.foundations.section import Range
 from tasks.core.hypergradient.student_step import Rows
 
+# What float64 leaves of a variance of zero, as a share; numbers in float32 that differ give more
+_ROUNDED = 1e-24
 Ridge = Annotated[float, Range(ge=1e-6, le=1e9)]
 
 
@@ -56,9 +58,14 @@ check = check_features
 
 
 def rows_loss(problem: Problem, config: Config, num_pairs: int, real: RealPairs) -> RowsLoss:
-    """Return the loss; half of the map's part counts to each modality in the history."""
+    """Return the loss; half of the map's part counts to each modality in the history.
+
+    Raises:
+        ValueError: features or texts of the real pairs are constant, or have nothing in common.
+    """
     moments = Moments.of(real.features.double(), real.text_embeds.double(), real.owner)
     img_variance, txt_variance = (float(value) for value in moments.ridges(1.0))
+    _check_moments(moments, img_variance, txt_variance)
     real_map = RealMap(moments)
 
     def loss(rows: Rows, iteration: int) -> tuple[Tensor, dict[str, float]]:
@@ -74,6 +81,29 @@ def rows_loss(problem: Problem, config: Config, num_pairs: int, real: RealPairs)
         return img + txt, terms
 
     return loss
+
+
+def _check_moments(moments: Moments, img_variance: float, txt_variance: float) -> None:
+    """Refuse real pairs that the loss would divide by zero for."""
+    for name, variance, mean in (
+        ("image features", img_variance, moments.img_mean),
+        ("text embeddings", txt_variance, moments.txt_mean),
+    ):
+        if variance <= _ROUNDED * float(mean.square().mean()):
+            raise ValueError(
+                f"spectral: received {name} of the training split that are constant (mean variance "
+                f"{variance:g}); allowed are pairs that differ; change prepare_data, model or "
+                "embed_captions, or leave spectral out of methods.distillers"
+            )
+    total = img_variance * len(moments.img) * txt_variance * len(moments.txt)
+    common = float(moments.cross.square().sum())
+    if common <= _ROUNDED * total:
+        raise ValueError(
+            "spectral: received image features and text embeddings of the training split that "
+            f"have nothing in common (|C|^2 {common:g}); allowed are pairs whose texts say "
+            "something of their images; change prepare_data, or leave spectral out of "
+            "methods.distillers"
+        )
 
 
 distill = feature_method_of(rows_loss)
