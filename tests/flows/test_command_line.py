@@ -154,6 +154,14 @@ def test_every_spelling_reads_the_same_words():
     assert command_line.parse(["plan"]) == ("plan", {"settings": [], "is_json": False})
 
 
+@pytest.mark.parametrize(
+    ("pool", "expected"), [([], True), (["ray"], True), (["cpu"], False), (["gpu"], False)]
+)
+def test_a_sweep_needs_the_server_where_its_units_are_runs_of_it(pool, expected):
+    _, words = command_line.parse(["distill-sweep", "--pool", *pool] if pool else ["pipeline"])
+    assert cli.is_outlived(words) is expected
+
+
 def test_a_module_of_its_own_takes_the_same_options():
     for module in ("flows.distill", "flows.plan", "flows.ui"):
         assert "received" in refused(run("--nothing", module=module))
