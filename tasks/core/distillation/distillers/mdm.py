@@ -74,8 +74,8 @@ class Config(OuterConfig):
 def check(
     config: Config, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str
 ) -> None:
-    """Raise ValueError when experts are too short, a budget has no outer step size, or views or
-    parts of a mini-batch are asked of a trained encoder.
+    """Raise ValueError when experts are too short, or a budget has no outer step size. So do views
+    or `micro_batch` with a trained encoder.
     """
     check_outer(config, budgets, where=where)
     if config.expert_epochs > num_epochs:
