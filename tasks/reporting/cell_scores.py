@@ -70,11 +70,11 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
 
 def _plain(
     scores: Mapping[str, list[dict[str, Any]]], name: SetName, mean: float
-) -> dict[str, float]:
-    """Return `hlr` and `lrs` of a set that plain students scored too, as fractions of 1."""
+) -> dict[str, float | None]:
+    """Return `hlr` and `lrs` as fractions of 1; None where no plain student scored the set."""
     found = scores.get(str(replace(name, ending=PLAIN)))
     if found is None:
-        return {}
+        return {"hlr": None, "lrs": None}
     plain, full, random = (
         describe(score[MEAN] for score in rows).mean / 100
         for rows in (found, scores[FULL], scores[str(SetName(RANDOM, name.num_pairs))])
