@@ -138,13 +138,16 @@ class Workspace:
         """Return the text of every manifest's files by artifact folder."""
         import json
 
-        return {
-            str(path.parent.relative_to(self.folder)): json.dumps(
-                json.loads(path.read_text())["files"], sort_keys=True
-            )
-            for path in sorted(self.folder.glob("data/**/manifest.json"))
-            if ".work" not in path.parts
-        }
+        found = {}
+        # A walk, unlike a glob, stands that folders of work vanish meanwhile
+        for place, folders, names in os.walk(self.folder / "data"):
+            if ".work" in folders:
+                folders.remove(".work")
+            if "manifest.json" in names:
+                content = json.loads((Path(place) / "manifest.json").read_text())
+                name = str(Path(place).relative_to(self.folder))
+                found[name] = json.dumps(content["files"], sort_keys=True)
+        return found
 
 
 def environment() -> dict[str, str]:

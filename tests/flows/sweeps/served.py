@@ -17,7 +17,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 
 from flows.services import session
-from tests.flows.test_prefect import create_pools, free_port, prefect_client
+from tests.flows.test_prefect import create_pools, free_port, heed_ctrl_c, prefect_client
 from tests.workspace import Workspace, environment
 
 WAIT_SECONDS = 600
@@ -120,6 +120,7 @@ class Served:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=heed_ctrl_c,
             )
 
     def sweep(self, name: str, *options: str, at: Path | None = None) -> subprocess.Popen[bytes]:
