@@ -207,6 +207,8 @@ def test_a_named_warm_start_is_checked_with_its_place():
         ValueError, match=r"x\.warm_start\.options\.lr_img: received \{7: 1\.0\} for 6"
     ):
         _check_meta(warm_start=_named(ridge_contrastive, RIDGE, lr_img={7: 1.0}))
+    with pytest.raises(ValueError, match=r"x\.warm_start\.options\.parts: received 2, and 1 for"):
+        _check_meta(warm_start=_named(ridge_contrastive, RIDGE, parts=2))
 
 
 def _check_meta(**changes):

@@ -145,11 +145,23 @@ def check(
         check_starts(config, num_epochs, where=where)
     matching, place = config.matching(), f"{where}.warm_start"
     if isinstance(config.warm_start, NamedStart):
+        _check_shapes(config, config.warm_start, place)
         _check_named(config.warm_start, num_epochs, budgets, trainable=trainable, where=place)
     elif matching is None:
         _check_unused(config, where)
     else:
         check_matching(matching, num_epochs, budgets, trainable=trainable, where=place)
+
+
+def _check_shapes(config: Config, start: NamedStart, where: str) -> None:
+    """Refuse a named method that makes a set of another shape."""
+    for name in ("texts_per_image", "parts"):
+        own, wanted = getattr(start.options, name, None), getattr(config, name)
+        if own is not None and own != wanted:
+            raise ValueError(
+                f"{where}.options.{name}: received {own}, and {wanted} for meta_model, which goes "
+                f"on with the same set; allowed is {wanted}; change it there or in distill.matching"
+            )
 
 
 def _check_named(
