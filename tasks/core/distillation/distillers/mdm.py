@@ -20,7 +20,6 @@ Cost beside bi-trajectory matching: two batches through the network in place of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -29,7 +28,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from tasks.core.distillation.matching_config import OuterConfig, check_outer
 from tasks.core.distillation.objective import Objective, RowsLoss
-from tasks.core.distillation.run import Distilled, Log, Problem, run
+from tasks.core.distillation.run import Problem, method_of
 from tasks.core.foundations.section import BatchSize, Count, Range
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.hypergradient.student_step import Rows
@@ -101,17 +100,9 @@ def check(
         )
 
 
-def distill(
-    problem: Problem,
-    config: Config,
-    num_pairs: int,
-    *,
-    checkpoint: Path | None = None,
-    log: Log | None = None,
-) -> Distilled:
-    """Distil `num_pairs` pairs; see `distillation.run`."""
-    objective = Objective(rows_loss=rows_loss(problem, config))
-    return run(problem, config, num_pairs, objective, checkpoint=checkpoint, log=log)
+def objective(problem: Problem, config: Config, num_pairs: int) -> Objective:
+    """Return the objective: a loss of the pairs themselves, without students."""
+    return Objective(rows_loss=rows_loss(problem, config))
 
 
 def rows_loss(problem: Problem, config: Config) -> RowsLoss:
@@ -185,3 +176,6 @@ def _network(problem: Problem, config: Config, draw: torch.Generator) -> Theta:
         moves.append({group: end[group] - start[group] for group in GROUPS})
     theta0 = buffer.snapshot(first, 0)
     return between(problem.flat, theta0, (moves[0], moves[1]), config.blend)
+
+
+distill = method_of(objective)
