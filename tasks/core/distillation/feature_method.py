@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from tasks.core.distillation.matching_config import OuterConfig, check_outer
 from tasks.core.distillation.objective import Objective, RowsLoss
-from tasks.core.distillation.outer_iterations import Log, Problem
-from tasks.core.distillation.run import Distilled, run
+from tasks.core.distillation.outer_iterations import Problem
+from tasks.core.distillation.run import Distilled, method_of
 from tasks.core.networks.encoders import encode_images
 
 Options = TypeVar("Options", bound=OuterConfig)
@@ -71,19 +70,16 @@ def feature_method_of(
             pairs. Rows are `features` (M, F) and `text_embeds` (M, D).
     """
 
-    def distill(
-        problem: Problem,
-        config: Options,
-        num_pairs: int,
-        *,
-        checkpoint: Path | None = None,
-        log: Log | None = None,
-    ) -> Distilled:
+    def objective(problem: Problem, config: Options, num_pairs: int) -> Objective:
         loss = rows_loss(problem, config, num_pairs, RealPairs.of(problem))
-        frozen = replace(problem, is_encoder_frozen=True)
-        return run(
-            frozen, config, num_pairs, Objective(rows_loss=loss), checkpoint=checkpoint, log=log
-        )
+        return Objective(rows_loss=loss)
+
+    one_run = method_of(objective)
+
+    def distill(problem: Problem, *args: Any, **how: Any) -> Distilled:
+        # The encoder is the pretrained one, also where students train it
+        found: Distilled = one_run(replace(problem, is_encoder_frozen=True), *args, **how)
+        return found
 
     return distill
 
