@@ -96,7 +96,7 @@ def _select(
     from tasks.core.foundations.tensor_files import load_tensors
     from tasks.core.networks.functional import FlatModel
     from tasks.core.selection.pool import Pool, check_budget
-    from tasks.core.selection.real_bytes import RealPairs
+    from tasks.core.selection.real_bytes import RealBytes
     from tasks.core.training.embedding import embed_split
     from tasks.core.training.pair_files import save_pairs
     from tasks.core.training.pair_set import PairSet
@@ -118,7 +118,7 @@ def _select(
     report(1, 2)
     caption_idx = _caption_idx(network, train)
     found = load_tensors(shared.folder / SHARED) if shared else {}
-    real = RealPairs(train)
+    real = RealBytes(train)
     pool = Pool(caption_idx, image_features, text_features[caption_idx], found, real)
     draw = make_generator(network.seed, "coreset", method.name, num_pairs)
     chosen = method.module.select(method.config, pool, num_pairs, draw)

@@ -29,7 +29,7 @@ from tasks.core.data.tables import Leaf, open_table
 from tasks.core.foundations.file_names import NAMES
 from tasks.core.foundations.tensor_files import load_tensors
 from tasks.core.networks.encoders import ImageEncoder
-from tasks.core.selection.real_bytes import RealPairs
+from tasks.core.selection.real_bytes import RealBytes
 from tasks.core.training import pair_files
 from tasks.core.training.eight_bits import round_texts
 from tasks.core.training.pair_files import save_pairs
@@ -309,7 +309,7 @@ def _ids(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
     pictures = (train.images[row] for row in images)
     shown = to_images(pictures, (len(images), side), encoder.mean, encoder.std)
     # A picture is kept once, however many of its captions are listed
-    taken = RealPairs(train).total(torch.tensor(images).unique(), torch.tensor(captions))
+    taken = RealBytes(train).total(torch.tensor(images).unique(), torch.tensor(captions))
     texts = train.text_embeds[captions]
     return PairSet(shown, texts, encoder.mean, encoder.std, real_bytes=taken)
 

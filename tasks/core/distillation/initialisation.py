@@ -22,6 +22,7 @@ from torch.nn.functional import normalize
 from tasks.core.distillation.matching_config import Initial
 from tasks.core.foundations.records import Split
 from tasks.core.foundations.seeding import make_generator
+from tasks.core.foundations.text_spans import TextSpans
 from tasks.core.networks.encoders import ImageEncoder, encode_images
 from tasks.core.selection.k_means import prototypes
 from tasks.core.selection.pool import check_budget, sample_captions
@@ -107,10 +108,10 @@ def _further_captions(
     train: Split, image_idx: Tensor, caption_idx: Tensor, texts_per_image: int
 ) -> Tensor:
     """Return each image's drawn caption and those that follow it in its file, (N x texts,)."""
-    counts = torch.bincount(train.caption_image_idx, minlength=train.num_images)
-    firsts = (counts.cumsum(0) - counts)[image_idx, None]
+    spans = TextSpans(train.caption_image_idx, train.num_images)
+    firsts, counts = spans.firsts[image_idx, None], spans.counts[image_idx, None]
     places = caption_idx[:, None] - firsts + torch.arange(texts_per_image)
-    return (firsts + places % counts[image_idx, None]).flatten()
+    return (firsts + places % counts).flatten()
 
 
 def _prototype_pairs(
@@ -118,9 +119,7 @@ def _prototype_pairs(
 ) -> tuple[Tensor, Tensor]:
     sample = torch.randperm(train.num_images, generator=generator)[: max(_CLUSTERED, num_pairs)]
     pool = sample.sort().values  # in the order of the file, which is faster to read
-    counts = torch.bincount(train.caption_image_idx, minlength=train.num_images)
-    draws = (torch.rand(len(pool), generator=generator, dtype=torch.float64) * counts[pool]).long()
-    captions = (counts.cumsum(0) - counts)[pool] + draws  # captions ascend with their images
+    captions = TextSpans(train.caption_image_idx, train.num_images).draw(pool, generator)
     if train.features is None:
         device = next(encoder.module.parameters()).device
         features = encode_images(encoder, train.images, device=device, rows=pool)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tasks.core.selection.real_bytes import RealPairs
+from tasks.core.selection.real_bytes import RealBytes
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Pool:
     image_features: Tensor
     text_features: Tensor
     shared: dict[str, Tensor] = field(default_factory=dict)
-    real: RealPairs | None = None
+    real: RealBytes | None = None
 
     @property
     def num_images(self) -> int:

@@ -9,24 +9,23 @@ from __future__ import annotations
 import io
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from tasks.core.foundations.records import Split
+from tasks.core.foundations.text_spans import TextSpans
 
 # That of Flickr8k's own files at 160 px: 8.7 KB a picture, where theirs take 8.8
 JPEG_QUALITY = 85
 _PIXEL, _TEXT_VALUE = 1, 2  # bytes
 
 
-class RealPairs:
-    """The real pairs of a split, by their bytes."""
+class RealBytes:
+    """What the real pairs of a split take."""
 
     def __init__(self, train: Split) -> None:
         self._train = train
-        self._counts = torch.bincount(train.caption_image_idx, minlength=train.num_images)
-        self._firsts = self._counts.cumsum(0) - self._counts
+        self._texts = TextSpans(train.caption_image_idx, train.num_images)
 
     @property
     def synthetic_bytes(self) -> int:
@@ -36,8 +35,8 @@ class RealPairs:
 
     def captions_of(self, image: int) -> range:
         """Return the numbers of all captions of an image."""
-        first = int(self._firsts[image])
-        return range(first, first + int(self._counts[image]))
+        first = int(self._texts.firsts[image])
+        return range(first, first + int(self._texts.counts[image]))
 
     def bytes_of(self, image: int, captions: range | list[int]) -> int:
         """Return the bytes of an image as JPEG and of the given captions as UTF-8."""

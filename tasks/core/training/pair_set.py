@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tasks.core.foundations.text_spans import TextSpans
 from tasks.core.training.eight_bits import Storage
 from tasks.core.training.parts import split_parts
 from tasks.core.training.student_losses import HARD, SOFT
-from tasks.core.training.text_draws import TextDraws
 
 DIAGONAL, LEFT, RIGHT = "sim_diagonal", "sim_left", "sim_right"
 
@@ -193,7 +193,7 @@ class SetPairs:
         self.images, self.text_embeds = features.to(device), pairs.text_embeds.to(device)
         self._texts = None
         if pairs.text_image_idx is not None:
-            self._texts = TextDraws(pairs.text_image_idx, pairs.num_images)
+            self._texts = TextSpans(pairs.text_image_idx, pairs.num_images)
 
     @property
     def num_pairs(self) -> int:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from tasks.core.foundations.records import Split
+from tasks.core.foundations.text_spans import TextSpans
 from tasks.core.networks.encoders import ImageEncoder, normalise, take_rows
 from tasks.core.training.augment import AugmentSection, augment
-from tasks.core.training.text_draws import TextDraws
 
 
 class SplitPairs:
@@ -34,7 +34,7 @@ class SplitPairs:
     ) -> None:
         self.split, self.encoder, self.section, self.device = split, encoder, section, device
         self.caption_idx = caption_idx
-        self._texts = TextDraws(split.caption_image_idx, split.num_images)
+        self._texts = TextSpans(split.caption_image_idx, split.num_images)
 
     @property
     def num_pairs(self) -> int:

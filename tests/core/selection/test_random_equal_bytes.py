@@ -10,7 +10,7 @@ from tasks.core.foundations.records import Split
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.selection.coresets import random_equal_bytes
 from tasks.core.selection.pool import Pool
-from tasks.core.selection.real_bytes import JPEG_QUALITY, RealPairs
+from tasks.core.selection.real_bytes import JPEG_QUALITY, RealBytes
 
 SIDE, WIDTH, IMAGES = 24, 5, 30
 
@@ -24,7 +24,7 @@ def _split(text="a caption"):
 
 
 def _select(num_pairs, split=None, seed=1):
-    real = RealPairs(split or _split())
+    real = RealBytes(split or _split())
     pool = Pool(torch.arange(IMAGES), torch.ones(IMAGES, 2), torch.ones(IMAGES, 2), {}, real)
     chosen = random_equal_bytes.select(
         random_equal_bytes.Config(), pool, num_pairs, make_generator(seed)
