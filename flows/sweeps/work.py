@@ -90,6 +90,8 @@ def plan(
     for one in cells:
         left = [key for key in needs[one["id"]] if key in missing]
         answer = None if left or forced_at is not None else _look(one["request"])
+        if answer is not None:
+            _done(one["request"])  # a look sends nothing to the store
         planned[one["id"]] = {"needs": left, "answer": answer}
     for unit in missing.values():
         unit["needs"] = [key for key in unit["needs"] if key in missing]
