@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelling
 
 from tests.flows.sweeps.served import WAIT_SECONDS, Served, serving, states, wait_for
 from tests.flows.test_prefect import free_port
@@ -125,28 +126,24 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
             "PREFECT_SERVER_DATABASE_NAME": "prefect",
         }
         with serving(checkouts.pop("parent"), USER, **env) as served:
-            served.deploy("sweep-unit/cpu", "{{ $PWD }}")
+            for name in ("sweep-unit/cpu", "distill-sweep/cpu"):
+                served.deploy(name, "{{ $PWD }}")
             found = Lab(served, database, store, checkouts, whole.digests())
             for name in checkouts:
                 found.start_worker(name)
             yield found
 
 
-def test_workers_share_a_store_and_no_folder(lab):
+def test_workers_share_a_store_and_no_folder_and_postgres_is_restarted_meanwhile(lab):
     served = lab.served
     sweep = served.sweep("first")
-    lab.check(sweep)
-    assert states(served.runs("first")) == ["Completed"] * 7  # 5 that cells share, and 2 cells
-    assert served.workspace.digests() == {}
-
-
-def test_postgres_is_restarted(lab):
-    sweep = lab.begin("postgres")
+    wait_for(lambda: len(lab.cells("first")) == len(lab.checkpoints()) == 2, served.log)
     lab.database.end()
     time.sleep(5)
     lab.database.start()
     lab.check(sweep)
-    assert states(lab.cells("postgres")) == ["Completed"] * 2
+    assert states(served.runs("first")) == ["Completed"] * 7  # 5 that cells share, and 2 cells
+    assert served.workspace.digests() == {}
 
 
 def test_a_cell_and_a_worker_are_told_to_end(lab):
@@ -171,3 +168,24 @@ def test_a_parent_is_told_to_end_and_cancels_what_it_started(lab):
     wait_for(lambda: states(lab.cells("parent")) == ["Cancelled"] * 2, lab.served.log)
     wait_for(lambda: not lab.units() and not lab.served.under_way(), lab.units)
     lab.check(lab.sweep("parent"))
+
+
+def test_a_cell_is_cancelled_alone_and_a_deployed_parent_with_all_that_it_started(lab):
+    served = lab.served
+    sweep = lab.begin("cancelled")
+    served.client.set_flow_run_state(lab.cells("cancelled")[0].id, Cancelling())
+    assert sweep.wait(WAIT_SECONDS) == 2, served.log()
+    assert states(lab.cells("cancelled")) == ["Cancelled", "Completed"]
+    assert "1 of 2 cells failed" in served.log() and "is Cancelled" in served.log()
+    served.start_worker("parents", "local", at=lab.checkouts["a"].folder)
+    deployment = served.client.read_deployment_by_name("distill-sweep/cpu").id
+    words = {"name": "cancelled", "workers": 2}
+    parent = served.client.create_flow_run_from_deployment(deployment, parameters=words)
+    wait_for(lambda: "Running" in states(lab.cells("cancelled")), served.log)
+    served.client.set_flow_run_state(parent.id, Cancelling())
+    since = time.monotonic()
+    wait_for(lambda: not lab.units() and not served.under_way(), served.under_way)
+    assert time.monotonic() - since < GONE_SECONDS
+    assert states([served.client.read_flow_run(parent.id)]) == ["Cancelled"]
+    assert states(lab.cells("cancelled")) == ["Cancelled", "Cancelled", "Completed"]
+    lab.check(lab.sweep("cancelled"))
