@@ -42,7 +42,7 @@ def prepare(
             `on_batch(rows, image embeddings, text embeddings)`.
     """
     history = torch.zeros(config.num_epochs, num_images, dtype=torch.bool)
-    # An epoch visits each pair once, so the number of visits tells the epoch
+    # A row of the history is a visit of a pair, not an epoch: a batch of one pair is left out
     visits = torch.zeros(num_images, dtype=torch.long)
 
     def on_batch(rows: Tensor, img: Tensor, txt: Tensor) -> None:
