@@ -1,7 +1,7 @@
 """Lists the gradient engines: what each needs, what it can do, and what computes it.
 
-params.yaml gets the choices of `engine` from this list, and so do the checks of the options and the
-dispatch. A further engine is a file of its own and an entry here.
+The choices of `engine` in params.yaml, the checks of the options and the dispatch come from this
+list. A further engine is a file of its own and an entry here.
 """
 
 from __future__ import annotations

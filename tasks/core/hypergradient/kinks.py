@@ -102,7 +102,7 @@ class Kinks:
 class _Mode(TorchFunctionMode):
     """Hands every call of a function of torch to `evaluate`.
 
-    Modules cannot hide a call from it, while hooks on modules would miss functional calls.
+    It sees functional calls too, which hooks on modules would miss.
     """
 
     def __init__(self, evaluate: Callable[..., Any]) -> None:

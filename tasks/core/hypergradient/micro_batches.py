@@ -69,7 +69,7 @@ class MicroBatches(StudentStep):
             at = leaves(theta) if with_theta else {}
             if is_image_wanted:
                 at |= leaves({IMAGES: part})
-            if not at:  # nothing behind the encoder is asked for
+            if not at:  # neither theta nor the images are asked for
                 break
             features = self._encode_part({**theta, **split(at)[0]}, at.get(IMAGES, part))
             found = gradient(features, at, cotangent)

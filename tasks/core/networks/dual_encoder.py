@@ -112,8 +112,8 @@ def _stacked(layers: list[nn.Linear]) -> nn.Module | None:
 def drop(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Return x with a random `share` of its numbers set to zero and the others scaled up.
 
-    Random from `generator`: torch's own dropout draws from the global random state, so that no two
-    sweeps over a step could see the same mask.
+    Random from `generator`. torch's own dropout draws from the global random state, so the two
+    sweeps over a student step would see different masks.
     """
     # torch draws only on the device of the generator; `.to(x)` moves the mask
     is_kept = torch.rand(x.shape, generator=generator, device=generator.device) >= share

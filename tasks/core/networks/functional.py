@@ -25,9 +25,9 @@ class FlatModel:
     """Calls a dual encoder with parameters taken from flat vectors instead of from the module.
 
     The module is put into eval mode in place. BatchNorm then uses its running statistics, and no
-    layer draws from the global random state. Only the projections have dropout, drawn from the
-    generator given to `call`. Parameters that do not require a gradient stay in the module, and all
-    calls share them.
+    layer draws from the global random state. Dropout of the projections is drawn from the generator
+    given to `call`. Parameters that do not require a gradient stay in the module, and all calls
+    share them.
 
     Args:
         model: module with `forward(images, text_embeds, generator) -> (img_emb, txt_emb)`; its
