@@ -37,6 +37,7 @@ def read(path: Path) -> dict[str, Any]:
             "its permissions"
         ) from error
     try:
+        # A copy: callers change the tree in place, and `_parsed` gives the same one again
         tree = copy.deepcopy(_parsed(text))
     except yaml.YAMLError as error:
         raise ValueError(
@@ -52,7 +53,7 @@ def read(path: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4)
 def _parsed(text: str) -> Any:
-    """Return what a text says. A process that loads many cells reads the same text each time."""
+    """Return what a text says; a process that loads many cells parses the same text once."""
     return _Loader(text).get_single_data()
 
 
@@ -78,6 +79,7 @@ def _text(path: Path) -> str:
             f"{path} is not in {Path.cwd()}; run from the top folder of the repository"
         )
     with path.open("rb") as handle:
+        # One byte more than allowed tells that it is too large, and the rest is never read
         data = handle.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ValueError(f"{path} has more than {MAX_BYTES} bytes, which are allowed; shorten it")
@@ -144,6 +146,7 @@ def _count(node: Any, known: dict[int, int]) -> int:
     Raises:
         yaml.YAMLError: too many, a node that holds itself, or a key given twice.
     """
+    # An alias is the same node again; its values count again, but are walked once
     if id(node) in known:
         if not known[id(node)]:
             raise _wrong(node, "the value holds itself through an alias; allowed are other values")

@@ -38,6 +38,7 @@ def override(tree: dict[str, Any], setting: str) -> None:
     if not found or not path:
         raise ValueError(f"--set takes section.key=value, received {setting!r}")
     where = f"--set {setting!r}"
+    # A profile may be called 007 or null, so that its name is never read as a value
     assign(tree, path, text if path == "profile" else value_of(text, where), where)
 
 
@@ -54,6 +55,7 @@ def value_of(text: str, where: str) -> Any:
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
+        # YAML stops at the end of the first value and would drop what follows
         if node.end_mark.index < len(text):
             raise yaml.YAMLError(f"nothing may follow, received {text[node.end_mark.index :]!r}")
         return loader.construct_document(node)
@@ -71,6 +73,7 @@ def text_of(value: Any) -> str:
     order of their keys.
     """
     if isinstance(value, dict):
+        # By their text: numbers and words cannot be sorted together
         named = {str(key): (key, item) for key, item in value.items()}
         parts = [f"{_key(key)}: {text_of(item)}" for _, (key, item) in sorted(named.items())]
         return "{" + ", ".join(parts) + "}"
@@ -80,7 +83,7 @@ def text_of(value: Any) -> str:
 
 
 def word_of(value: Any) -> str:
-    """Return the text that a person reads: that of `text_of`, but of a text itself no quotes."""
+    """Return the text that a person reads: `text_of`, but no quotes around a plain text."""
     return value if isinstance(value, str) else text_of(value)
 
 
@@ -143,9 +146,12 @@ def assign(tree: dict[str, Any], path: str, value: Any, where: str) -> None:
 
 def _keys(tree: dict[str, Any], parts: list[str], depth: int, node: Any) -> dict[str, Any]:
     """What may follow in `node`: text of the key -> key."""
+    # Nothing can be set below a value, and the message says so
     if not isinstance(node, dict):
         return {}
     keys = {str(key): key for key in node}
+    # A method's options need not name a shared key before an override sets it:
+    # profiles.<profile>.distill.options.<method>.<key>
     if (
         depth == 5
         and len(parts) == 6

@@ -81,6 +81,7 @@ class Range(_Model):
 
     def rounded(self, value: float) -> int | float:
         """Return a value inside the range, with as many digits as a person writes."""
+        # Six digits may round to a value outside of the range; the last line brings it back
         value = round(value) if self.is_whole else float(f"{value:.6g}")
         return min(max(value, self.low), self.high)
 
@@ -201,6 +202,7 @@ def cells_of(
     for named, settings in _combinations(space, tree):
         for cell in cells_with(settings, tree, methods, sizes, named):
             found.setdefault(cell.id, cell)
+        # Within the loop, so that a huge space is refused before it fills the memory
         if len(found) > MAX_CELLS:
             _check_count(len(found))
     if not found:
@@ -226,9 +228,11 @@ def cells_with(
     budgets = [size for size in own if size in (sizes or [size])]
     swept = {path: value for path, value in settings.items() if not _is_list(path)}
     labels = _labels(swept)
+    # Random pairs of the same size are in every table
     beside = [RANDOM, *(name for name in changed[METHODS]["coresets"] if name == EQUAL_BYTES)]
     made = []
     for method, size in itertools.product(names, budgets):
+        # One method and one size: everything else of the profile belongs to other cells
         lists = {CORESETS: beside, DISTILLERS: [method], BUDGETS: [size]}
         words = [f"{labels[path]}={word_of(value)[:MAX_TEXT]}" for path, value in swept.items()]
         name = " ".join([prefix or "", f"{method}-{size}", *([] if prefix else words)]).strip()
@@ -238,6 +242,7 @@ def cells_with(
 
 def extremes(axes: Axes) -> list[Settings]:
     """Return settings that have every choice and both ends of every range, each at least once."""
+    # In step, not combined: all combinations of the ends could be thousands
     values = {name: _ends(axis) for name, axis in axes.items()}
     longest = max(map(len, values.values()))
     return [
@@ -276,6 +281,7 @@ def _combinations(space: Space, tree: dict[str, Any]) -> Iterable[tuple[str, Set
             check_axes(settings)
             yield "", settings
     else:
+        # An empty grid has one combination, without settings: the sweep is methods x sizes
         check_axes(space.grid)
         _check_count(math.prod(map(len, space.grid.values())))
         for values in itertools.product(*space.grid.values()):

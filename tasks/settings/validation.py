@@ -42,7 +42,7 @@ class Plugin:
 
     @property
     def needs_experts(self) -> bool:
-        """Whether a distillation method reads experts; one that does not say does."""
+        """Whether a distillation method reads experts: it does, unless its options say no."""
         return bool(getattr(self.config, "needs_experts", True))
 
     @property
@@ -52,7 +52,7 @@ class Plugin:
 
     @property
     def named(self) -> list[Plugin]:
-        """The methods that the options of a method name, with those that these name."""
+        """The methods that the options of this method name, and those that they name in turn."""
         found = []
         for part in _named_in(self.config).values():
             one = Plugin(self.kind, part.method, part.options)
@@ -83,8 +83,8 @@ class PrepareSection(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class General(Section):
-    """Of a whole profile: the seed of everything, and the sizes of coresets and distilled sets in
-    pairs.
+    """Values of a whole profile: the seed of everything, and the sizes of coresets and distilled
+    sets in pairs.
     """
 
     seed: Annotated[int, Range(ge=0)]
@@ -103,9 +103,17 @@ class Student:
 
 
 def section_of(kind: Any, value: Any, where: str) -> Any:
-    """Validate plain values against a section class; JSON mode, so that lists may fill tuples, and
-    nothing else is cast.
+    """Return plain values as a section or options class.
+
+    Args:
+        kind: the class.
+        value: what YAML gave.
+        where: its place, which opens messages.
+
+    Raises:
+        ValueError: a value that JSON does not have, an unknown key, a wrong type, or out of range.
     """
+    # As JSON: in strict mode only that form lets a list fill a tuple, and casts nothing else
     try:
         plain = json.dumps(value)
     except (TypeError, ValueError, RecursionError) as error:
