@@ -139,6 +139,7 @@ def _parsed(text: str) -> Manifest:
     version = fields.get("format_version") if isinstance(fields, dict) else None
     if version not in _READ:
         raise ValueError(f"format version {version!r}, this program reads {_READ}")
+    # `parse` checks it with all other bytes, when it compares the whole text
     if version == FORMAT_VERSION:
         fields.pop(_OWN, None)
     try:
@@ -148,6 +149,7 @@ def _parsed(text: str) -> Manifest:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise ValueError(f"{place}: {first['msg']}, received {first['input']!r:.60}") from error
+    # Names come from a file: none may lead to a file outside of the folder
     for name in manifest.files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ValueError(f"files: received {name!r}, allowed are names inside the folder")

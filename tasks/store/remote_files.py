@@ -71,6 +71,7 @@ class Files:
         found = []
         recipe = f"{address.stage}/{address.recipe}"
         for name, entry in self._entries(recipe, pulse).items():
+            # Other names are none of ours, such as what a mounted share adds
             if entry["type"] != "directory" or not _DIGEST.fullmatch(name):
                 continue
             one = Address(address.stage, address.recipe, name)
@@ -92,6 +93,7 @@ class Files:
         _check_names(manifest, where)
         sizes = {name: _size(entries, manifest, name, where) for name in manifest.files}
         pulse.total = sum(sizes.values())
+        # What an earlier try of this artifact brought
         there = {str(path.relative_to(place)): path for path in place.rglob("*") if path.is_file()}
         if not set(there) <= {*manifest.files, MANIFEST}:
             shutil.rmtree(place)  # an earlier try found another content
@@ -140,6 +142,7 @@ class Files:
                 pulse.beat(size)
             elif self._upload(path, f"{address}/{digest}", size, pulse) != digest:
                 raise DamagedArtifact(f"{path}: changed while it was sent")
+        # The manifest last: until then the folder counts as empty for every reader
         data = (folder / MANIFEST).read_bytes()
         if self.is_local:
             durable.write_text(Path(self._path(str(address)), MANIFEST), data.decode("ascii"))
@@ -200,15 +203,18 @@ class Files:
             self.system.open(self._path(place), "rb", block_size=BLOCK_BYTES) as source,
             target.open("wb") as out,
         ):
+            # One byte more than is left, so that a file that is too long shows itself
             while chunk := source.read(min(CHUNK_BYTES, left + 1)):
                 left -= len(chunk)
                 if left < 0:
                     raise DamagedArtifact(f"{self.shown}/{place}: longer than the store says")
                 digest.update(chunk)
+                # Around the write alone: an `OSError` of the store is no error of this disk
                 with disk.explained(target.parent):
                     out.write(chunk)
                     out.flush()
                 pulse.beat(len(chunk))
+        # No `DamagedArtifact`: a connection that broke off is worth another try
         if left:
             raise OSError(f"{self.shown}/{place} ended {left} bytes early")
         return digest.hexdigest()
@@ -229,6 +235,7 @@ class Files:
                         _sync(out)
                     pulse.beat(len(chunk))
             if self.is_local:
+                # A longer file may have been there before
                 out.truncate()
                 _sync(out)
         except BaseException:
@@ -242,6 +249,7 @@ class Files:
 
     def _writable(self, path: str, size: int) -> Any:
         if not self.is_local:
+            # Larger requests for a huge file: their number is limited
             block = max(BLOCK_BYTES, size // MAX_PARTS)
             return self.system.open(path, "wb", block_size=block)
         # Not emptied first: another writer of the same content must not see its file shrink
@@ -264,6 +272,7 @@ def _is_there(target: Path, size: int, digest: str, pulse: Pulse) -> bool:
             found.update(chunk)
             pulse.beat(len(chunk))
     if found.hexdigest() != digest:
+        # Its bytes come again, and would count twice
         pulse.done -= size
         return False
     return True

@@ -25,6 +25,7 @@ def reason(error: BaseException, url: str) -> str:
     """Return what is at the bottom of an error about `url`, in one line without secrets: those of
     the address, and those of the environment.
     """
+    # Libraries wrap the error that tells something, such as a refused connection
     while cause := error.__cause__ or error.__context__:
         error = cause
     text = (str(error).strip() or type(error).__name__).splitlines()[0].replace(url, shown(url))
