@@ -17,7 +17,8 @@ def imported(params: Params, today: Mapping[str, str] | None = None) -> dict[str
     """Return the sets of `methods.imported`, by name.
 
     Args:
-        today: the digests of what students are trained on and begin with, where they are known.
+        today: digests of the artifacts that students are trained on and begin with, {name: digest};
+            None where they are not known yet.
 
     Raises:
         ValueError: one was imported for other parameters or inputs.
@@ -40,7 +41,7 @@ def imported(params: Params, today: Mapping[str, str] | None = None) -> dict[str
 
 
 def without_words(found: Mapping[str, Ref]) -> dict[str, Ref]:
-    """Return the imported sets whose texts are no sentences, so that decoding them says something.
+    """Return the imported sets with texts that are no sentences: decoding those says something.
 
     Raises:
         DamagedArtifact: a manifest does not say it.
