@@ -19,7 +19,7 @@ from tasks.settings.space import RANDOM
 from tasks.store import manifests
 from tasks.store.artifacts import Ref
 
-LAST = 0.1  # of the iterations
+LAST = 0.1  # share of the iterations that count as the end of a distillation
 VALIDATION, MEAN = "val_mean_recall", "mean_recall"
 
 
@@ -52,6 +52,8 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
         mean = describe(score[MEAN] for score in scores[key]).mean if key in scores else 0.0
         return told[MEAN] / mean if mean else None
 
+    # Seconds are those of the set and of its own students; coresets and full data are shared by
+    # cells
     made, equal = [distilled, *found[name]], str(SetName(EQUAL_BYTES, size))
     real_bytes = scores[equal][0]["num_bytes"] if equal in scores else None
     is_equal = are_comparable(own[0]["num_bytes"], real_bytes)
@@ -89,6 +91,7 @@ def final_loss(folder: Path) -> float:
     import pandas as pd
 
     history = pd.read_parquet(folder / HISTORY)
+    # A warm start minimises another loss
     if PARTS in history:
         history = history[history[PARTS] != 1.0]
     last = history.sort_values("iteration")["loss"].tail(math.ceil(len(history) * LAST))

@@ -39,9 +39,11 @@ class Notes:
 
 @dataclass(frozen=True)
 class Best:
-    """The cell that is best on validation at one level.
+    """The cell (a set and a width) that is best on validation at one level of operations.
 
     Attributes:
+        level: in GFLOP.
+        test: mean test recall of its students.
         num_near: cells of the level, itself not counted, within one deviation of it on validation.
         num_cells: cells of the level.
     """
@@ -118,6 +120,7 @@ def _best(level: float, rows: pd.DataFrame) -> Best:
     seen = [describe(cell["val_mean_recall"]) for cell in cells]
     place = max(range(len(cells)), key=lambda index: seen[index].mean)
     chosen, top = cells[place], seen[place]
+    # One student has no deviation: then only equal cells are near
     near = [one for one in seen if one.mean >= top.mean - (top.deviation or 0.0)]
     first = chosen.iloc[0]
     return Best(
