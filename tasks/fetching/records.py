@@ -24,10 +24,12 @@ class AnotherFile(ValueError):
 
 
 def check(path: Path, key: str, stated: str) -> Record:
-    """Return the record of a file, which is the stated and the recorded one where one is known.
+    """Return the record of a file, compared with the stated and the recorded digest where there is
+    one.
 
     Args:
-        key: of its address, `File.key`.
+        path: the file.
+        key: stands for its address, see `File.key`.
         stated: `md5:...` or `sha256:...` of a source, or nothing.
 
     Raises:
@@ -68,7 +70,7 @@ def keep(new: dict[str, Record]) -> None:
 
 
 def is_recorded(key: str) -> bool:
-    """Whether the file of an address is known, so that parts of two versions would be seen."""
+    """Whether the digest of an address is known, so that a file made of two versions is seen."""
     return key in _read()
 
 

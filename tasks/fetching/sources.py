@@ -50,7 +50,7 @@ class File:
 
     @property
     def place(self) -> str:
-        """Where it is kept until all is whole: no other address has this path."""
+        """Where it is kept until the dataset is whole: no other address has this path."""
         return f"{_digest(self.url)[:24]}/{self.name}"
 
 
@@ -200,6 +200,7 @@ def _parts(url: str) -> urllib.parse.SplitResult | None:
     """Return the parts of an address, or None for what is none."""
     try:
         parts = urllib.parse.urlsplit(url)
+        # Reading the port of a malformed address raises `ValueError` too
         has_port = parts.port is None or parts.port > 0
     except ValueError:
         return None
