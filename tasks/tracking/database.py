@@ -1,8 +1,8 @@
-"""The sqlite database of MLflow is whole: made under a temporary name, mended on a copy, and set
-aside where it is broken.
+"""Keeps the sqlite database of MLflow whole: it is made under a temporary name, mended on a copy,
+and set aside where it is broken.
 
-MLflow makes its tables in some fifty steps that are no transaction. What is killed among them, or
-finds the disk full, leaves a file on which each later start fails.
+MLflow makes its tables in some fifty steps that are no transaction. A kill or a full disk among
+them leaves a file on which each later start fails.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import filelock
 
 LOGGER = logging.getLogger("vl_distillery")
 LOGGED = "logged"  # folder of notes on what MLflow has, see spool.py
+# Waits: for sqlite's own lock, since the last write of a file that nobody changes, for our lock
 BUSY_SECONDS, QUIET_SECONDS, LOCK_SECONDS = 3.0, 5.0, 60.0
 SETTLING_SECONDS = 4 * QUIET_SECONDS
-COMPANIONS = ("", "-journal", "-wal", "-shm")
+COMPANIONS = ("", "-journal", "-wal", "-shm")  # endings of a database and of its journals
 
 
 def file_of(uri: str) -> Path | None:
@@ -66,11 +67,13 @@ def _replace(path: Path, new: Path, store: Path) -> None:
         if not _is_damage(error):
             raise
         found, broken = "", str(error)
+    # There is nothing to mend, or it cannot be mended
     if found is None or broken:
         _remove(new)
         _make(new, store)
     if found is not None:
         _set_aside(path, broken)
+    # sqlite would apply the journals of the old database to the new one
     for end in COMPANIONS[1:]:
         Path(f"{path}{end}").unlink(missing_ok=True)
     new.replace(path)

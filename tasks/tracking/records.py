@@ -1,7 +1,7 @@
 """What MLflow is to hear, as data: a record is one logged unit, and lies in a file until MLflow has
 it (spool.py).
 
-A record has all its values, so it stays true when the artifacts change that it was made from.
+A record holds all its values, so it stays true when the artifacts behind it change.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What MLflow is told: a distilled set when it is made, and every set of a pipeline once its
 students are scored.
 
-Each is logged once, whoever made it: the run carries the digest of what it shows as a tag, set
-last. Where all is logged, MLflow is not imported. At most 40 metric keys a run. What is logged is
-a record of values (records.py), which reaches MLflow by way of spool.py.
+Each is logged once, whichever process made it: the digest of what a run shows is a tag of the run,
+set last. Where all is logged, MLflow is not imported. A run has at most 40 metric keys. What is
+logged is a record of values (records.py), which reaches MLflow by way of spool.py.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def log_distilled(
         child = child_of(params, prepared, distilled, name, distilled)
         history = history_of(child, distilled)
         parts = [replace(history, metrics=[*history.metrics, *samples])]
+        # After it was read: another run may have replaced it meanwhile
         artifacts.confirm([distilled])
         return _record(params, invocation, prepared, parts), {}
 
@@ -105,8 +106,10 @@ def _digests(refs: Iterable[Ref]) -> list[str]:
 
 
 def _record(params: Params, invocation: Invocation, prepared: Ref, parts: Sequence[Part]) -> Record:
-    """Return parts below the run of this invocation, which has all parameters, or the name of the
-    preset.
+    """Return a record: parts below the run of this invocation.
+
+    That run has all parameters of the profile. For a cell of a preset it has the preset's name
+    alone, since its cells share the run.
     """
     git, dataset = caching.git_state(), params.report.dataset
     tags = {

@@ -1,9 +1,9 @@
-"""What MLflow is to hear is kept first, a folder a record in `.mlflow/spool/`, and told from there:
-by the run that made it, or by whoever comes next when MLflow answers.
+"""Keeps what MLflow is to hear, a folder a record in `.mlflow/spool/`, and tells it from there.
 
-MLflow never ends a run. A process that meets a fault of it keeps the rest, and says so once. A
-folder gets its name when it is whole, and goes when MLflow has the record. Who is killed between
-leaves a record that is told again, which adds nothing twice (client.py).
+The run that made a record tells it, or the next run to which MLflow answers. MLflow never ends a
+run: a process that meets a fault of it keeps the rest, and says so once. A folder gets its name
+when it is whole, and goes when MLflow has the record. A kill in between leaves a record that is
+told again, which adds nothing twice (client.py).
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def log(dataset: str, tag: str, digest: str, build: Build) -> str:
 
 
 def key_of(dataset: str, tag: str, digest: str) -> str:
-    """Return the name of a record: that of its folder while it waits, and of its note then."""
+    """Return the name of a record: of its folder while it waits, then of the note that MLflow has
+    it.
+    """
     return canonical_digest([dataset, tag, digest])[:32]
 
 
@@ -89,10 +91,12 @@ class Spool:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(f"{self.folder}.lock", timeout=LOCK_SECONDS):
+                # Under the lock: two processes may find one artifact and ask for the same record
                 if self.has(key):
                     return
                 shutil.rmtree(new, ignore_errors=True)
                 new.mkdir()
+                # Copies: a gallery may be made again before MLflow answers
                 for name, file in files.items():
                     (new / name).parent.mkdir(exist_ok=True)
                     shutil.copyfile(file, new / name)
@@ -108,9 +112,7 @@ class Spool:
             )
 
     def waiting(self) -> list[Path]:
-        """Return the folders of records that MLflow has not, the oldest first; what other programs
-        leave here is none.
-        """
+        """Return the folders of records that MLflow does not have yet, the oldest first."""
         return sorted(place for place in self.folder.glob("*") if NAME.fullmatch(place.name))
 
     def tell(self) -> None:
@@ -126,6 +128,7 @@ class Spool:
         teller = threading.Thread(target=self._tell, daemon=True)
         teller.start()
         seen = None
+        # Every record that goes earns the thread another wait
         while teller.is_alive() and seen != (left := self.waiting()):
             seen = left
             teller.join(seconds)
@@ -163,6 +166,7 @@ class Spool:
             return
         self.num_late += record.time < self.began_ms
         self.notes.mkdir(parents=True, exist_ok=True)
+        # The note first: without it a kill here would let the next run build and tell it anew
         write_text(self.notes / place.name.partition("-")[2], run)
         (place / RECORD).unlink()
         shutil.rmtree(place)
