@@ -1,5 +1,6 @@
-"""Every artifact of a profile as a cell, and which of them are there: the stage tasks are asked,
-and make nothing (`caching.looking`).
+"""Every artifact of a profile as a cell, and which of them are there.
+
+To know that, the stage tasks are called inside `caching.looking()`, where they make nothing.
 """
 
 from __future__ import annotations
@@ -39,12 +40,14 @@ class Cell:
 
     Attributes:
         stage, name: for example `distill` and `lors-100`.
-        kind: cells of one kind take the same.
+        kind: cells of one kind take the same time and memory.
+        make: the function of the task.
         work: what the task is told, a record of `settings/steps.py`.
         inputs: what it reads; a cell stands for its artifact.
-        split: `train`, or `all`: its images are passed over. None: work that no image adds to.
-        repeats: counts in `work` that repeat it, by dotted name.
-        scorings: of the validation and of the test split.
+        split: the images that the work passes over: `train`, or `all` splits. None for work that
+            does not grow with the images.
+        repeats: counts that repeat the work, {dotted name in `work`: count}.
+        scorings: how often the validation and the test split are scored.
     """
 
     stage: str
@@ -59,7 +62,7 @@ class Cell:
 
     @property
     def student(self) -> str | None:
-        """The further student that it is of."""
+        """The further student that it belongs to; None for the main one."""
         network = getattr(self.work, "network", None)
         return network.name if network and network.is_further else None
 
@@ -115,7 +118,9 @@ def look(cells: list[Cell]) -> list[Entry]:
 
 
 def digests(entries: list[Entry]) -> dict[str, str]:
-    """Return the digests of what imported sets have to fit, as far as it is there."""
+    """Return the digests of the artifacts that imported sets have to fit, of those that are
+    there.
+    """
     return {
         entry.cell.name: entry.ref.digest
         for entry in entries
@@ -147,6 +152,7 @@ def cells_of(params: Params) -> list[Cell]:
     cells: list[Cell] = []
 
     def add(name: str, task: Any, work: Any, *inputs: Any, kind: str = "", **how: Any) -> Cell:
+        # A plain function or a `Step`; it is defined in the file that has the name of its stage
         make = getattr(task, "fn", task)
         stage = make.__module__.rpartition(".")[2]
         cells.append(Cell(stage, name, kind or name, make, work, inputs, **how))
@@ -162,7 +168,7 @@ def cells_of(params: Params) -> list[Cell]:
 
     inputs = started("start", train_experts.build_start, params)
     sets = _add_sets(add, params, inputs, _add_experts(add, params, inputs))
-    # Those of others are there already, wherever a measurement runs
+    # Imported sets are there already. Their absolute path holds in the folder of a measurement too
     found = imported(params)
     for told, ref in found.items():
         sets[SetName.parse(told)] = replace(ref, path=str(ref.folder.resolve()))
@@ -209,6 +215,7 @@ def _add_sets(
             found[name] = add(str(name), distill.distill, told, inputs, read, repeats=repeats)
             continue
         plugin, work = params.coresets[name.method], steps.selection(params, name)
+        # Once a method: with the first size, before its coreset
         if hasattr(plugin.module, "prepare") and name.num_pairs == params.general.budgets[0]:
             how = {"split": "train", "repeats": _repeats(plugin)}
             add(f"{name.method}-shared", select_coresets.make_shared, work, inputs, **how)
@@ -227,7 +234,7 @@ def _add_students(
     """Add every student; those of coresets with one number of pairs take the same.
 
     Args:
-        vectors: the sets whose texts are no sentences.
+        vectors: the sets with texts that are no sentences.
     """
     section, student, scores = params.evaluate, params.student or "", []
     scored: dict[SetName, Cell | Ref | None] = {**sets}
