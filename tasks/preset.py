@@ -30,8 +30,8 @@ def write_table(
 
     Args:
         cells: parameters by cell.
-        reference: the same without the user's own settings: published numbers stand beside cells
-            that agree with them.
+        reference: the same cells without the user's own settings. Published numbers stand beside a
+            cell only where both agree.
         scores: artifacts of evaluate by cell.
         distilled: sets by cell and name.
         experts: those of each cell.
@@ -55,7 +55,9 @@ def write_table(
             _setting(chosen) == _setting(reference[cell]),
         )
     spent = costs(distilled, chain(*experts.values()))
+    # After they were read: another run may have replaced a score meanwhile
     artifacts.confirm(ref for refs in scores.values() for ref in refs)
+    # The cells of a preset are of one profile, so that the last one tells both
     dataset, profile = chosen.report.dataset, chosen.profile
     facts = _facts(cells, scores)
     table = build_table(preset, title, dataset, found, load_published(), facts, spent)

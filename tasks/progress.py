@@ -118,6 +118,7 @@ def _write_lines(work: weakref.ref[Reporter], over: threading.Event, every: floa
         report = work()
         if report is not None:
             LOGGER.info("%s: %s", report.name, report.state)
+        # Held here, the reporter would live as long as this thread
         del report
 
 

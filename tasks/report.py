@@ -31,7 +31,7 @@ def write_report(
     Args:
         prepared: says what of the dataset was left out.
         galleries: in the order of `distilled`.
-        made: every artifact behind the report, which says how long each stage took.
+        made: every artifact behind the report; their manifests say how long each stage took.
     """
     shown = {
         "prepared": [prepared],

@@ -115,6 +115,7 @@ def nearest(
     similarities, indices = _best(unit_queries, unit_keys, found, k)
     # A list is complete when its last entry is certainly worse than the k-th best; n equal keys may
     # need a longer one.
+    # Twice the margin: FAISS rounds the score of each of the two entries
     floor = scores[:, k - 1] - 2 * score_margin(unit_queries, unit_keys)
     if index.entries < len(keys):
         for row, candidates in _above(unit_queries, unit_keys, floor, scores[:, -1] >= floor):

@@ -63,6 +63,7 @@ def _prepare(work: Selection, inputs: Inputs) -> dict[str, Any]:
     device, section, network, method = choose_device(), work.experts, work.network, work.method
     encoder = load_encoder(network, inputs.start, device)
     train = open_split(network, inputs, "train")
+    # One caption an image at every epoch: what is counted are the pairs that may be selected
     caption_idx = _caption_idx(network, train)
     pairs = SplitPairs(train, encoder, section.augment, device=device, caption_idx=caption_idx)
 
@@ -109,6 +110,7 @@ def _select(
     encoder = load_encoder(network, inputs.start, device)
     train = open_split(network, inputs, "train")
     check_budget(num_pairs, train.num_images)
+    # Any model of this form: the snapshot of the expert replaces all its parameters
     model = new_model(network, encoder, train.text_embeds.shape[1], "expert", 0)
     flat = FlatModel(model)
     buffer = Buffer([warm.folder], flat.flatten(), device=flat.device)

@@ -1,8 +1,8 @@
 """The students of a study, and its pages: `reports/<profile>/studies/<study>.csv`, `.md` and
 `.html`.
 
-`flows/study.py` trains them through the one evaluator. The arithmetic of what is trained on what
-is here, of what came out in `tasks/reporting/`.
+`flows/study.py` trains them through the one evaluator. What is trained on which set is computed
+here; what the scores say is computed in `tasks/reporting/`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def _search(params: Params, study: Study, inputs: Inputs, distilled: Mapping[str
         size, stored = SetName.parse(name).num_pairs, _stored_bytes(ref)
         assert size
         # All pairs are the full data, but with one caption each
+        # Random pairs with the bytes of the distilled set
         beside = min(int(stored / pair_bytes), num_train)
+        # They are many, so that they take the recipe of full data, with as many steps in all
         steps_of_full = replace(
             recipes.full, num_epochs=round(recipes.full.num_epochs * num_train / beside)
         )
@@ -118,6 +120,7 @@ def _compute(params: Params, study: Study, inputs: Inputs, distilled: Mapping[st
         head = Head(width, 1, recipe.lr_img, params.model.tau)
         per_epoch = size * operations(head, dims) / 1e9
         for level in sorted(section.gigaflops):
+            # 0 epochs, where one alone takes more than the level, misses it by all of it
             num_epochs = round(level / per_epoch)
             if abs(num_epochs * per_epoch / level - 1) > TOLERANCE:
                 left_out.append(f"{name} at width {width} with {level:g} GFLOP")
@@ -213,6 +216,7 @@ def write_study(
     parts = []
     for cell, refs in zip(planned.cells, scores, strict=True):
         frame, _ = load_scores(ref.folder for ref in refs)
+        # `small` and `full` are the same here, see `studies.evaluation`
         recipe = cell.work.section.full
         parts.append(
             frame.assign(
