@@ -38,12 +38,14 @@ def evaluate(
     """
     chosen = params.load(settings)
     preflight.check(chosen, "evaluate")
-    imported(chosen)  # one that is missing is told before anything is made
+    # One that is missing is told before anything is made
+    imported(chosen)
     refs = refs or distill.fn(
         settings,
         accept_code=accept_code,
         refs=select_coresets.fn(settings, accept_code=accept_code),
     )
+    # Again, since what an imported set has to fit is known only here
     refs = replace(refs, imported=imported(chosen, refs.inputs.digests()))
 
     def log(student: params.Params, found: Found, galleries: dict[str, Ref]) -> None:

@@ -43,6 +43,7 @@ class Group(TyperGroup):
         """Return the command's name and its words; nothing runs in here."""
         words: Words = super().invoke(ctx)
         if "profile" in words:
+            # Before all others: their keys are looked up in the profile that is chosen by then
             profile, settings = words.pop("profile"), words["settings"] or []
             words["settings"] = settings if profile is None else [f"profile={profile}", *settings]
         return str(ctx.invoked_subcommand).replace("-", "_"), words

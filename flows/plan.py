@@ -68,6 +68,7 @@ def _reasons(plan: Plan) -> list[str]:
 def _print(settings: Sequence[str], is_json: bool) -> None:
     session.switch_offline()
     chosen = params.load(settings)
+    # Networks are measured with random weights
     preflight.check(chosen, LAST, with_weights=False)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vl-distillery-plan-") as folder:

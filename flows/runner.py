@@ -75,6 +75,7 @@ def flow(name: str) -> Callable[[Callable[P, R]], Any]:
     def define(fn: Callable[P, R]) -> Any:
         @functools.wraps(fn)
         def named(*args: P.args, **how: P.kwargs) -> R:
+            # Inside another flow, which has opened the store already
             if _COMMAND.get(None):
                 return fn(*args, **how)
             told = signature.bind(*args, **how).arguments
@@ -129,6 +130,7 @@ def run(step: Step[..., R], *args: Any, **how: Any) -> R:
     from prefect import task
     from prefect.cache_policies import NO_CACHE
 
+    # Our own keys decide what is made: Prefect's cache sees neither changed modules nor lost files
     define = task(
         name=step.fn.__name__,
         task_run_name=step.run_name,

@@ -81,7 +81,7 @@ def begin() -> None:
 
 @functools.cache
 def end_with_worker() -> None:
-    """Let a process that a worker of Prefect has started end with it: the worker alone would see
+    """End this process when the worker of Prefect that started it is gone: nobody else would record
     how it ends.
     """
     if WORKER_RUN in os.environ:
@@ -91,8 +91,10 @@ def end_with_worker() -> None:
 
 
 def switch_offline() -> None:
-    """Set what keeps Prefect, MLflow and DVC from calling out, and Hugging Face from drawing bars,
-    unless it is set already; and keep any proxy from this machine's own addresses.
+    """Set the variables that keep Prefect, MLflow and DVC from calling out, and Hugging Face from
+    drawing bars.
+
+    A variable that is set already stays. This machine's own addresses never go through a proxy.
     """
     switches = {
         "PREFECT_HOME": str(Path(".prefect").resolve()),
@@ -118,8 +120,10 @@ def switch_offline() -> None:
 
 
 def find_owner() -> Owner | None:
-    """Return the process that runs us: the `dvc` above a stage, or the program that calls DVC; None
-    when it has ended. Where no DVC stage runs it is this process itself.
+    """Return the process that this one has to end with.
+
+    In a stage of DVC that is the `dvc` above it, or the program that calls DVC; None when that has
+    ended. Elsewhere it is this process itself.
     """
     if "DVC_STAGE" in os.environ:
         writers = _dvc_writers()
@@ -244,6 +248,7 @@ def _outlive(url: str, has_ended: threading.Event) -> None:
     it for ever. What is made is found, and what was begun goes on from its checkpoint.
     """
     place, since = urllib.parse.urlsplit(url), time.monotonic()
+    # A server that restarts refuses for a moment: it is gone when it has refused for a while
     while time.monotonic() - since < GONE_SECONDS:
         if has_ended.wait(POLL_SECONDS):
             return

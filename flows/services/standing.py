@@ -73,6 +73,7 @@ def prefect(port: int) -> Iterator[Server]:
     with _started("prefect", port, session.sessions() / "standing.log", "/api") as server:
         owner = asdict(session.Owner.of(server.process.pid))
         partial = state.with_suffix(".partial")
+        # Renamed into place: another command must not read half of it
         partial.write_text(json.dumps({"api_url": server.url, **owner}))
         partial.replace(state)
         try:
