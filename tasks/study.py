@@ -82,8 +82,8 @@ def _search(params: Params, study: Study, inputs: Inputs, distilled: Mapping[str
     for name, ref in distilled.items():
         size, stored = SetName.parse(name).num_pairs, _stored_bytes(ref)
         assert size
-        # All pairs are the full data, but with one caption each
-        # Random pairs with the bytes of the distilled set
+        # Random pairs with the bytes of the distilled set; all pairs are the full data, but with
+        # one caption each
         beside = min(int(stored / pair_bytes), num_train)
         # They are many, so that they take the recipe of full data, with as many steps in all
         steps_of_full = replace(
