@@ -26,7 +26,7 @@ def pipeline(settings: Sequence[str] = (), force: bool = False, accept_code: boo
     Args:
         settings: overrides of params.yaml, `section.key=value`.
         force: compute all of it again.
-        accept_code: keep artifacts whose code alone has changed.
+        accept_code: keep artifacts where the code alone has changed.
     """
     chosen = params.load(settings)
     preflight.check(chosen, stages.LAST)

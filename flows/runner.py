@@ -103,7 +103,7 @@ def _remote(settings: Sequence[str]) -> Remote | None:
     """Return the store that the environment names, else the one of the settings.
 
     Raises:
-        ValueError: it is none; the message has nothing secret.
+        ValueError: it is no address of a store; the message has nothing secret.
     """
     if STORE in os.environ:
         url = os.environ[STORE] or None
@@ -115,7 +115,7 @@ def _remote(settings: Sequence[str]) -> Remote | None:
 
 @functools.cache
 def _say_unrecorded() -> None:
-    """Say it once, and at the first step: what is wrong with a command is told alone."""
+    """Say once, at the first step, that no server stands; a wrong command has failed before."""
     if not {SERVER, "DVC_STAGE"}.intersection(os.environ):
         LOGGER.info("not recorded in Prefect, since no server stands; `make ui` starts one")
 

@@ -63,10 +63,10 @@ def idle_bytes() -> int:
 def watch() -> Iterator[Peak]:
     """Measure the peaks of a block.
 
-    What earlier work left behind in this process is no memory of the block: the peak is that of an
-    idle process and what the work adds. What a process allocates once (buffers of thread pools and
-    kernels) is in the first work alone. Only Linux begins the peak anew; elsewhere it is the one of
-    the process so far.
+    The peak is the memory of an idle process and what the block adds: what earlier work left behind
+    is taken off. Memory that a process allocates once (buffers of thread pools and kernels) counts
+    for the first block. Only Linux can begin a peak anew; elsewhere it is that of the process so
+    far.
     """
     # Garbage of earlier work would count for this block
     gc.collect()

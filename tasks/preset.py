@@ -25,8 +25,10 @@ def write_table(
     distilled: Mapping[str, dict[str, Ref]],
     experts: Mapping[str, list[Ref]],
 ) -> list[Path]:
-    """Write the table and return its files; it takes a moment, so it is always written anew, with
-    the same bytes from the same scores.
+    """Write the table and return its files.
+
+    It is no artifact: to write it takes a moment, so it is always written anew. The same scores
+    give the same bytes.
 
     Args:
         cells: parameters by cell.
@@ -34,7 +36,7 @@ def write_table(
             cell only where both agree.
         scores: artifacts of evaluate by cell.
         distilled: sets by cell and name.
-        experts: those of each cell.
+        experts: the experts that each cell read.
     """
     from tasks.reporting.costs import costs
     from tasks.reporting.preset_table import CellScores, build_table
@@ -65,8 +67,8 @@ def write_table(
 
 
 def _setting(params: Params) -> tuple[object, ...]:
-    """What a published number depends on beside its size, protocol and seeds; the place of weights
-    does not count.
+    """Return what a published number depends on beside its size, protocol and seeds. Where weights
+    lie does not count.
     """
     return (
         params.image_encoder.label,

@@ -26,8 +26,8 @@ def select_coreset(
     """Return `data/coresets/<profile>/<method>-<num_pairs>`, a PairSet of real pairs.
 
     Args:
-        warm: the expert in whose space pairs are selected, after `train_experts.coreset_epochs`
-            epochs (expert_000).
+        warm: expert_000. Pairs are selected in its space after `train_experts.coreset_epochs`
+            epochs.
     """
     how: Any = {"force": force, "accept_code": accept_code}
     shared = make_shared(work, inputs, **how) if hasattr(work.method.module, "prepare") else None

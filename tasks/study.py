@@ -50,9 +50,9 @@ class Plan:
 
     Attributes:
         cells: one set after the other, so that each is opened once.
-        num_bytes: as stored, by set; that of real pairs is counted as JPEG.
-        same_bytes: the random set with the bytes of each distilled set, by name.
-        left_out: cells of which no whole number of epochs comes near the level.
+        num_bytes: bytes of each set as stored; real pairs are counted as JPEG.
+        same_bytes: {distilled set: the random set that takes as many bytes}.
+        left_out: cells that have no whole number of epochs near the level.
     """
 
     cells: tuple[Cell, ...]

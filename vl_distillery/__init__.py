@@ -117,7 +117,8 @@ class Profile:
             seed: the k of the pipeline's `seed_<k>`: the same seed gives the same student.
 
         Raises:
-            ValueError: `pairs` is no set of this profile, as it is now; or `seed` is negative.
+            ValueError: `pairs` is no set of this profile or was made again since, or `seed` is no
+                number from 0.
         """
         if not (pairs is None or isinstance(pairs, Set)) or not isinstance(seed, int) or seed < 0:
             raise ValueError(

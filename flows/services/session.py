@@ -138,9 +138,9 @@ def find_owner() -> Owner | None:
 
 
 def _dvc_writers() -> set[int]:
-    """Return the ids of the processes that write stages' outputs here, by DVC's own lock file.
+    """Return the ids of the processes that write outputs of stages here, from DVC's own lock file.
 
-    Who runs a stage is in it, and stays in it when it is killed.
+    A process that runs a stage is named there, and stays named when it is killed.
     """
     try:
         writers = json.loads(RWLOCK.read_text())["write"].values()
@@ -176,12 +176,12 @@ def standing() -> str | None:
 
 @contextlib.contextmanager
 def connected(*, is_outlived: bool = True) -> Iterator[None]:
-    """Begin when the server of PREFECT_API_URL answers. At the end everything that Prefect has to
-    send is sent.
+    """Begin the block when the server of PREFECT_API_URL answers. At its end all logs and events of
+    Prefect are sent.
 
     Args:
-        is_outlived: whether a run in the block goes on without the server, see `_outlive`; one that
-            needs it waits for it.
+        is_outlived: whether the run goes on without the server once that is gone, see `_outlive`.
+            A run that needs the server waits for it.
 
     Raises:
         ConnectionError: nobody answers there; a standing server has `START_SECONDS` to start.

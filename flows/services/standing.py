@@ -1,4 +1,4 @@
-"""The standing servers of a folder, which serve every command that is given there meanwhile.
+"""The standing servers of a folder: while they run, they serve every command given there.
 
 Commands find the Prefect server by `standing.json` under PREFECT_HOME. `make ui` starts both
 servers until Ctrl-C, `make demo` starts Prefect's for one run.

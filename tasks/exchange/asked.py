@@ -20,8 +20,9 @@ from tasks.store import manifests, reasons
 from tasks.store.artifacts import Key, Ref
 from tasks.store.manifests import MANIFEST, Manifest
 
-FITS = "fits"  # what an imported set fits, among the facts of its manifest
-WORDS = "has_words"  # among them too: whether its texts are those of sentences
+# Facts of the manifest of an imported set: what it fits, and whether its texts stand for sentences
+FITS = "fits"
+WORDS = "has_words"
 FITTED = ("prepared", "embeddings", "start")  # what every set of a profile has to fit
 
 

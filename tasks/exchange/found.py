@@ -71,7 +71,7 @@ def _check_asked(params: Params, name: str, manifest: Manifest) -> None:
 
 
 def _check_fit(name: str, inputs: Mapping[str, str], today: Mapping[str, str]) -> None:
-    """Refuse a set whose inputs have other digests today."""
+    """Refuse a set that was imported beside other inputs than those of today."""
     others = [item for item, digest in today.items() if inputs[item] != digest]
     if others:
         raise ValueError(

@@ -140,7 +140,7 @@ def left_out_of(folder: Path) -> dict[str, Any]:
 
 
 def _has_words(kind: str, path: Path) -> bool:
-    """Whether the texts of a set are those of sentences: an export of a coreset has its ids."""
+    """Whether the texts of a set stand for sentences. An export has ids only of a coreset."""
     return kind in (LIST, PAIRS) or (kind == EXPORT and (path / IDS).is_file())
 
 
@@ -203,7 +203,7 @@ def _export(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSe
 
 @dataclass(frozen=True)
 class Listed:
-    """The files of an export that its facts name, and whose digests were compared."""
+    """The files that the facts of an export name; their digests have been compared."""
 
     folder: Path
     names: Collection[str]

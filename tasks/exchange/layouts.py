@@ -86,7 +86,7 @@ def _huggingface(place: Path, content: Content) -> None:
 
 
 def _webdataset(place: Path, content: Content) -> None:
-    """Tars whose members share a name a pair: picture, embedding (`npy`) and row (`json`)."""
+    """Tars; the members of a pair share a name: picture, embedding (`npy`) and row (`json`)."""
     for first in range(0, len(content.pictures), SHARD_PAIRS):
         numbers = range(first, min(first + SHARD_PAIRS, len(content.pictures)))
         with tarfile.open(place / f"pairs-{first // SHARD_PAIRS:05d}.tar", "w") as tar:

@@ -131,7 +131,7 @@ def _digest(picture: np.ndarray) -> str:
 
 
 def _told(left_out: LeftOut) -> str:
-    """Return what was left out in words that go on with a message; nothing for nothing."""
+    """Return what was left out, as the end of a sentence; "" where nothing was."""
     found = left_out.facts().items()
     told = [f"{tally['count']} x {reason}, first {tally['first'][0]}" for reason, tally in found]
     return f" (left out: {'; '.join(told)})" if told else ""

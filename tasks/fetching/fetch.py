@@ -87,7 +87,8 @@ def fetch(source: Source, patience: Patience | None = None) -> Fetched:
 
 
 def take(source: Source, folder: Path, *, is_linked: bool) -> Fetched:
-    """Return the folder of a dataset made of what a user has: copies, or links to each file.
+    """Return the folder of a dataset, made from a folder of the user: copies, or links to each
+    file.
 
     Of a known dataset only what its profile reads is taken. Of any other one everything is taken
     but hidden files and folders: `.git` may hold a password.

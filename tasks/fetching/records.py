@@ -1,7 +1,7 @@
-"""Digests of what was fetched: `raw/digests.json`, which git keeps, has those of the first time.
+"""Digests of what was fetched, in `raw/digests.json`: each address has that of its first download.
 
-A digest that a source states is checked beside it. One is recorded only when all of its dataset is
-whole: a server may answer with something else than the file.
+Git keeps the file. A digest that a source states is checked too. A digest is recorded only when the
+whole dataset is there and right: a server may answer with something else than the file.
 """
 
 from __future__ import annotations

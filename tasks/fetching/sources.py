@@ -153,7 +153,7 @@ def source_of(what: str, name: str | None, *, has_folder: bool) -> Source:
             "--as: received an address, allowed is a name for the folder in raw/; give the address "
             "before it: ADDRESS --as NAME"
         )
-    # Who reads an address with a password may take a part of the password for a host or a query
+    # A library may take a part of a password for a host or a query, and print it
     if "@" in what:
         raise ValueError(
             "fetch: the address holds a user or a password, or another @; those would be written "

@@ -111,7 +111,7 @@ def look(cells: list[Cell]) -> list[Entry]:
         except caching.NotMade as missing:
             because = missing.reason
         except FileNotFoundError:
-            # So are raw data or weights that are missing; who makes the artifact says so
+            # An input is missing, or raw data or weights are; making the artifact says which
             because = None
         entries[cell] = Entry(cell, ref, because)
     return [*entries.values()]
@@ -193,7 +193,7 @@ Add = Callable[..., Cell]
 
 
 def _add_experts(add: Add, params: Params, inputs: Inputs) -> list[Cell]:
-    """Add every expert; the first one takes longer when coresets need more epochs of it."""
+    """Add every expert. The first one takes longer where coresets need more epochs of it."""
     work, experts = steps.training(params), []
     for index in params.experts:
         repeats = {"section.num_epochs": work.section.stored_epochs(index)[-1]}
@@ -231,7 +231,7 @@ def _add_students(
     sets: dict[SetName, Cell | Ref],
     vectors: Collection[SetName],
 ) -> list[Cell]:
-    """Add every student; those of coresets with one number of pairs take the same.
+    """Add every student. Students of coresets of one size take the same, so they are one kind.
 
     Args:
         vectors: the sets with texts that are no sentences.
@@ -245,7 +245,7 @@ def _add_students(
     for name, pairs in scored.items():
         work = steps.evaluation(params, name)
         recipe, place = (section.small, "small") if pairs else (section.full, "full")
-        # Others take as many pairs as their name says; this one as many as fit the bytes
+        # `random_equal_bytes` takes as many pairs as fit the bytes, not as many as its name says
         is_alike = name.method in params.coresets and name.method != EQUAL_BYTES
         how = {
             "kind": f"student {student} {name.num_pairs if is_alike else name}",

@@ -114,7 +114,7 @@ def shrink(params: Params, text_encoder: Plugin) -> Params:
     """
 
     def small(name: str, value: Any) -> Any:
-        # A coreset's miniature makes what its method shares as well, whose seconds are not its own
+        # Making a coreset also makes what its method shares, and its seconds would count here
         if name.endswith(ONES) or (name.startswith("coresets.") and name.endswith(COUNTED)):
             return 1
         if name.endswith(".weights"):

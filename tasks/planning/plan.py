@@ -49,8 +49,8 @@ class Plan:
     """Every artifact of a profile, and what an honest reader should know about the numbers.
 
     Attributes:
-        load: wall seconds for each second of work while this was measured; the entries' seconds
-            are those of a free machine.
+        load: wall seconds for each second of work while this was measured. The seconds of the
+            entries are for a machine that does nothing else.
     """
 
     profile: str

@@ -36,7 +36,7 @@ class GalleryRow:
     Attributes:
         initial_image, distilled_image: (H, W, 3) uint8.
         initial_caption: the caption it began as.
-        nearest_sentence: the training caption whose embedding has the largest cosine with the
+        nearest_sentence: the training caption with the embedding of the largest cosine with the
             distilled one.
         similarity: that cosine, -1..1.
     """

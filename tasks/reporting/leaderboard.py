@@ -66,7 +66,7 @@ class Leaderboard:
     """The cells of a sweep.
 
     Attributes:
-        command: what finds the best cell again; None while there is none.
+        command: makes or finds the best cell again; None while no cell is done.
         facts: shown below, {name: text}.
         page: where MLflow shows all its cells.
     """

@@ -47,7 +47,7 @@ def measured(summary: pd.DataFrame, protocol: str, student: str) -> pd.DataFrame
 
     Args:
         summary: `tables.summarise`, of all students.
-        student: that of the encoder that distils.
+        student: the main student, of the encoder that distils.
     """
     rows = summary[summary["protocol"] == protocol]
     recalls, num_bytes = {}, {}
@@ -81,7 +81,7 @@ def _of_set(
         for one in students
         if (one, method, size) in recalls
     ]
-    # Random pairs of equal bytes are many more than their size says
+    # `random_equal_bytes-100` holds far more than 100 pairs: points over 100 of them say nothing
     if method != EQUAL_BYTES:
         told["ior_pairs"] = iors[0]
     told["encoder_robustness"] = measures.encoder_robustness(iors[0], iors[1:])

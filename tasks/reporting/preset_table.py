@@ -38,9 +38,9 @@ class CellScores:
     """What one cell of a preset scored.
 
     Attributes:
-        scores: one row a trained student, `tables.COLUMNS` and `folder`, its place: two cells with
-            one folder share what is there.
-        student: that of the encoder that distils; others are further students.
+        scores: one row a trained student, with `tables.COLUMNS` and `folder`. Two cells with one
+            folder share the students there.
+        student: the main student, of the encoder that distils; others are further students.
         protocol: the one that the table shows.
         distilled: names of the distilled sets.
         is_as_published: whether model, encoders and methods are those of params.yaml, so that

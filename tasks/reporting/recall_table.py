@@ -83,7 +83,7 @@ def groups_by_size(shown: pd.DataFrame, distilled: frozenset[str]) -> list[Group
     total = shown.loc[is_full, "num_pairs"].max()
     groups = []
     for num_pairs, rows in shown[~is_full].groupby("num_pairs", sort=True):
-        # Random pairs of equal bytes are many more than the others of their group
+        # `random_equal_bytes-100` holds far more pairs than the other sets of its group
         of_size = rows[rows["method"] != EQUAL_BYTES]
         best = {name: _displayed(name, of_size[name]).max() for name in COLUMNS}
         made = _rows(rows, distilled, best)

@@ -77,8 +77,8 @@ class Params:
 
     @property
     def experts(self) -> range:
-        """Numbers of the experts that a run reads: all where a distiller does, else the first one,
-        in whose space coresets are selected.
+        """Numbers of the experts that a run reads: all where a distiller reads experts. Otherwise
+        only the first one, since coresets are selected in its space.
         """
         is_read = any(method.needs_experts for method in self.distillers.values())
         return range(self.train_experts.num_experts if is_read else 1)

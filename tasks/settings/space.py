@@ -169,7 +169,7 @@ def space_of(raw: Any, where: str) -> Space:
     try:
         return raw if isinstance(raw, Space) else Space.model_validate(raw)
     except ValidationError as error:
-        # Of the two forms of an axis the one that was meant says what is wrong
+        # An axis has two forms, and each tells its own fault: the form that was meant is taken
         first = max(
             error.errors(), key=lambda found: (found["type"] == "value_error", len(found["loc"]))
         )

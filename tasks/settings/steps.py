@@ -29,9 +29,9 @@ class Network:
     """What a dual encoder is built from: the distilled one, or that of a further student.
 
     Attributes:
-        profile: the profile of params.yaml that it is of.
+        profile: name of the profile of params.yaml.
         name: its name in folders and tables.
-        is_further: whether it is a further student's, to which sets are transferred.
+        is_further: whether it belongs to a further student; sets are transferred to such a network.
         input_size: pixels of a side that images are resized to; None takes them as prepared.
         hidden_layers: of each projection; studies vary them.
     """

@@ -16,8 +16,9 @@ STORE = "store"
 
 
 def store_of(settings: Sequence[str], path: Path = PARAMS) -> str | None:
-    """Return the store that params.yaml or an override names. Reads no more than that, so that a
-    process which computes nothing needs no PyTorch.
+    """Return the store that params.yaml or an override names.
+
+    It validates nothing else, so that a process that computes nothing needs no PyTorch.
 
     Raises:
         ValueError: it is no address, or holds a user.

@@ -125,8 +125,8 @@ def section_of(kind: Any, value: Any, where: str) -> Any:
         return TypeAdapter(kind).validate_json(plain, strict=True)
     except ValidationError as error:
         errors = error.errors()
-        # Of the forms that a field may have (a name, or a mapping), the one that fits deepest tells
-        # what is wrong.
+        # A field may have several forms (a name, or a mapping), and each tells its own fault: the
+        # form that fits deepest was meant.
         first = max(
             (found for found in errors if found["loc"][:1] == errors[0]["loc"][:1]),
             key=lambda found: len(found["loc"]),

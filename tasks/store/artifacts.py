@@ -133,9 +133,9 @@ def write(
     """Build an artifact in its work folder and move it to `folder`, replacing an older one.
 
     `build(work)` writes the files and returns more facts for the manifest. What it reads through
-    `Ref.folder` is held, see `holding`. Items whose name starts with a dot (checkpoints) are no
-    part of the artifact. They outlive a kill, also one while the files are moved. When `build`
-    raises, `folder` is left as it was; an empty work folder is removed.
+    `Ref.folder` is held, see `holding`. Hidden items (checkpoints) are no part of the artifact.
+    They outlive a kill, also one while the files are moved. When `build` raises, `folder` is left
+    as it was; an empty work folder is removed.
 
     Raises:
         Replaced: an input is no longer what `key` says. Nothing is written then. Where the build

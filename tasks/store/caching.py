@@ -93,7 +93,7 @@ def obtain(
 
     Args:
         force: build even when a valid artifact is there; see `forcing_once`.
-        accept_code: keep an artifact whose key differs only in its code digest; the manifest
+        accept_code: keep an artifact that differs from `key` only in its code digest; the manifest
             records it.
         missing: why `key` lacks inputs: raw data or weights that are not on this machine. Nothing
             can be built then; an artifact that agrees in all else (one that `dvc pull` brought) is

@@ -1,8 +1,9 @@
-"""What a build reads stays what its key says, whatever other runs, workers or DVC put in its place.
+"""Holds the inputs of a build: it reads what its key says, whatever other runs, workers or DVC put
+in their place.
 
-Inside `inputs`, artifacts are read through hard links into the work folder of the build. A link
-keeps the file that was checked: a run that replaces the artifact meanwhile takes nothing away. Our
-programs never write into a finished file. Who does it by hand is seen when the build ends.
+Inside `inputs`, artifacts are read through hard links in the work folder of the build. A link keeps
+the file that was checked, also when another run replaces the artifact. Our programs never write
+into a finished file. A write by anybody else is found when the build ends.
 """
 
 from __future__ import annotations

@@ -71,9 +71,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Digest of the content: the files and what they were made from is enough; times are left
-        out.
-        """
+        """Digest of the names and digests of the files; times and other facts do not count."""
         return canonical_digest(self.files)
 
 
@@ -113,7 +111,7 @@ def read(folder: Path, *needed: str) -> Manifest:
 
 
 def parse(data: bytes, where: str) -> Manifest:
-    """Return the manifest that `data` is the file of; `where` opens the message.
+    """Return the manifest with the file content `data`; `where` opens the message.
 
     Raises:
         DamagedArtifact: it is none, or was changed after it was written.

@@ -2,8 +2,8 @@
 
 A file is named by its sha256, and `manifest.json` comes last. Writers of one key therefore write
 the same files, or files beside each other, and the last manifest names a whole artifact. A recipe
-is the part of a key that needs no inputs: who lacks raw data asks for what others made from them.
-See infra/adr/0009.
+is the part of a key without inputs: a machine without the raw data can ask for all artifacts of a
+recipe. See infra/adr/0009.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ class Address:
 
     @classmethod
     def of(cls, key: Key, digest: str | None = None) -> Address:
-        """Return the address of a key; `digest` is that of the whole key where inputs lack."""
+        """Return the address of a key.
+
+        Args:
+            digest: of the whole key, where `key` lacks inputs.
+        """
         recipe = json.loads(json.dumps([key.params, key.code]))  # no tuples, as a manifest has it
         return cls(key.stage, canonical_digest(recipe), digest or key.digest)
 

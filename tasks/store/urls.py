@@ -22,8 +22,8 @@ def shown(url: str) -> str:
 
 
 def reason(error: BaseException, url: str) -> str:
-    """Return what is at the bottom of an error about `url`, in one line without secrets: those of
-    the address, and those of the environment.
+    """Return the innermost cause of an error about `url`, in one line without the secrets of the
+    address and of the environment.
     """
     # Libraries wrap the error that tells something, such as a refused connection
     while cause := error.__cause__ or error.__context__:
@@ -31,7 +31,7 @@ def reason(error: BaseException, url: str) -> str:
     text = (str(error).strip() or type(error).__name__).splitlines()[0].replace(url, shown(url))
     user = "" if url.startswith(_LOCAL) else re.findall("//(.*)@|$", url)[0]
     password = user.partition(":")[2] or user
-    # Who reads such an address otherwise may take a part of a password for a port or a host
+    # A library may take a part of a password for a port or a host, and name that part alone
     parts = sorted(re.split("[:/?#@]", password), key=len, reverse=True)
     for word in filter(None, (user, password, *_of_environment(), *parts)):
         for secret in (word, urllib.parse.unquote(word)):

@@ -25,9 +25,9 @@ STORE = Path(".mlflow")
 URI = "MLFLOW_TRACKING_URI"
 MAX_METRICS, MAX_PARAMS = 1000, 100  # of one request
 MAX_RUNS = 50_000  # of one search
-# For pages that go by the kind of an experiment; that of MLflow 3.17 goes by its own switch
+# Some versions of MLflow choose their page by this tag of an experiment, 3.17 by `TRAINING`
 KIND, OURS = "mlflow.experimentKind", "custom_model_development"
-TRAINING = "workflowType=machine_learning"  # that switch, in an address
+TRAINING = "workflowType=machine_learning"  # in an address: MLflow 3.17's own switch between pages
 CONTEXT = "mlflow.data.context"  # of a dataset of a run
 PARENT, SET_KIND, MEAN = "mlflow.parentRunId", "set_kind", "test/mean_recall"
 MADE, CHOSEN = "distilled", "coreset"  # kinds of sets that a parent run is summed up by

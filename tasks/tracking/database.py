@@ -33,10 +33,11 @@ def file_of(uri: str) -> Path | None:
 
 def ensure(path: Path, store: Path) -> None:
     """Make the database at `path` where there is none, and mend or replace one that MLflow cannot
-    use. What it replaces stays beside it under a name that is said.
+    use. The old file stays beside it, and a warning names it.
 
     Args:
-        store: with the notes on what MLflow has, which a new database ends, and its artifacts.
+        store: the folder with MLflow's files and the notes on what MLflow has. A new database has
+            nothing, so that the notes are removed.
 
     Raises:
         sqlite3.OperationalError: it is locked or read-only.
@@ -95,7 +96,7 @@ def _settled(path: Path, head: str) -> str | None:
 
 
 def _revision(path: Path) -> str | None:
-    """Return the revision of the tables, "" where it is not said, None where there are none.
+    """Return the revision of the tables, "" for tables without one, None where there is no table.
 
     Raises:
         sqlite3.DatabaseError: the file is damaged, locked or read-only.
@@ -104,7 +105,7 @@ def _revision(path: Path) -> str | None:
         return None
     with _connected(path) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        # A lock, a file that is read-only, and a full disk show now; it is never committed
+        # A write that is never committed: a lock, a read-only file or a full disk shows here
         connection.execute("PRAGMA user_version = 1")
         (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if answer != "ok":

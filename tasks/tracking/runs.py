@@ -39,7 +39,7 @@ def log_distilled(
     """Log losses and step sizes over the iterations of a set, unless MLflow has them.
 
     Args:
-        samples: of the machine meanwhile, see system.py.
+        samples: of the machine while the set was made, see system.py.
     """
 
     def build() -> tuple[Record, dict[str, Path]]:
@@ -69,9 +69,9 @@ def log_scores(
     these scores.
 
     Args:
-        students: scores by set name (`<method>-<num_pairs>`, `full`), all of the student that
-            `params` is of.
-        galleries: by set name; empty for a further student, whose runs hold its scores alone.
+        students: scores by set name (`<method>-<num_pairs>`, `full`), all of the kind of student
+            that `params` describes.
+        galleries: by set name; empty for a further student: its runs hold scores alone.
     """
     cell = params.variant.cell if params.variant else None
     tag = ".".join(filter(None, (SCORES, cell, params.student)))
@@ -134,7 +134,8 @@ def child_of(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref
     two compare well.
 
     Args:
-        made: the artifact whose commit the run names: it may be older than this process.
+        made: an artifact of the set; the run names its commit, which may be older than this
+            process.
         pairs: the distilled set.
     """
     plugin = params.distillers.get(name.method) or params.coresets.get(name.method)
@@ -187,7 +188,7 @@ def input_of(name: str, ref: Ref, context: str = "prepared") -> Input:
 def _set_of(pairs: Ref, name: SetName) -> Input:
     """Return a distilled set as a dataset with its bytes as stored and its whole digest.
 
-    MLflow's own field has the first 36 digits of that.
+    MLflow's own field holds the first 36 digits of the digest.
     """
     from tasks.core.training.pair_files import stored_bytes
 
@@ -222,7 +223,7 @@ def beside_of(name: str, students: Mapping[str, list[Ref]]) -> dict[str, float]:
         return {}
     r_set, r_full = _recall(students[name]), _recall(students[FULL])
     ior = measures.improvement_over_random(r_set, _recall(students[random]))
-    # Random pairs of equal bytes are many more than their size says
+    # `random_equal_bytes-100` holds far more than 100 pairs: points over 100 of them say nothing
     found = {} if own.method == EQUAL_BYTES else {"test/improvement_over_random": ior}
     recovery = measures.recovery(r_set, r_full)
     if recovery is not None:
@@ -267,7 +268,7 @@ def curve_of(refs: list[Ref]) -> list[Row]:
 
 
 def _by_step(frame: Any) -> list[Row]:
-    """Return the rows of a frame whose index is the step, without values that are not finite."""
+    """Return the rows of a frame indexed by step, without values that are not finite."""
     return [
         (int(step), {key: value for key, value in values.items() if math.isfinite(value)})
         for step, values in frame.astype(float).to_dict("index").items()

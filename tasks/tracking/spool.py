@@ -34,13 +34,15 @@ Build = Callable[[], tuple[Record, Files]]
 
 
 def log(dataset: str, tag: str, digest: str, build: Build) -> str:
-    """Tell MLflow a record once, with all that waits for it, and return its run as
-    `Tracker.tell` does; "" while MLflow has it not.
+    """Tell MLflow a record once, and all others that wait.
 
     Args:
         tag, digest: those of the record's last part.
-        build: returns the record, and the files that its parts name. Not called where MLflow is
-            known to have the record: then nothing is imported.
+        build: returns the record, and the files that its parts name. It is not called where MLflow
+            is known to have the record: then nothing is imported.
+
+    Returns:
+        The run of the record as `Tracker.tell` gives it; "" while MLflow does not have it.
     """
     spool = _spool(client.STORE.resolve(), client.server())
     key = key_of(dataset, tag, digest)
