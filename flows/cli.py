@@ -61,7 +61,8 @@ def guarded(run: Callable[[], None]) -> None:
 
 
 def _run(name: str, words: dict[str, Any]) -> None:
-    session.begin()  # before anything is imported that takes seconds
+    # Before anything is imported that takes seconds: it ends this process with its `dvc`
+    session.begin()
     if name in LIGHT:
         run(name, words)
         return
@@ -77,6 +78,7 @@ def _run(name: str, words: dict[str, Any]) -> None:
         for study, title in studies.titles().items():
             print(f"{study}  {title}")
         return
+    # Loaded for the check alone, before a server is asked or a flow begins
     if name == PRESET:
         params.load_cells(words["preset"], words["settings"])
     else:

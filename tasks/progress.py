@@ -96,7 +96,8 @@ class Reporter:
         """Create or update the artifact; a server that does not answer must not end the work, so
         the failure is logged once.
         """
-        context = sys.modules.get("prefect.context")  # a plain run does without Prefect
+        # Not imported here: a plain run does without Prefect
+        context = sys.modules.get("prefect.context")
         if context is None or context.TaskRunContext.get() is None:
             self.is_artifact_wanted = False
             return

@@ -74,6 +74,7 @@ def _facts(work: Reporting, prepared: Ref, made: list[Ref]) -> Facts:
         seconds[stage] = seconds.get(stage, 0.0) + facts["seconds"]
         if "device" in facts:
             devices.add(facts["device"])
+    # The commit is that of this run; versions, below, are those of the last artifact alone
     git = caching.git_state()
     return Facts(
         profile=work.profile,

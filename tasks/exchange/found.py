@@ -57,6 +57,7 @@ def without_words(found: Mapping[str, Ref]) -> dict[str, Ref]:
 def _check_asked(params: Params, name: str, manifest: Manifest) -> None:
     """Refuse a set that was imported for other parameters, before anything is made."""
     facts: Any = manifest.facts
+    # Sets that older versions imported do not say what they fit
     if FITS in facts and WORDS in facts:
         found = differences(params, {item: Made(**told) for item, told in facts[FITS].items()})
     else:

@@ -115,6 +115,7 @@ def read_parquet(
             f"allowed are a column of pictures ({PICTURE}) and one of texts or lists of texts, "
             f"among {', '.join(names)}; change them"
         ) from error
+    # Pictures are bytes in the column, or paths in it
     leaf = stored or named_by
     assert leaf is not None, "a column of pictures has one of both"
     reader, first = PictureReader(leaf), 0

@@ -144,6 +144,7 @@ def _floats(path: Path, name: str, value: Any) -> Tensor:
         raise ValueError(
             f"{path}: {name}: received {told}; allowed is a dense tensor of floats; save it as such"
         )
+    # Published tensors may ask for gradients, and may be of half precision
     return value.detach().float().contiguous()
 
 

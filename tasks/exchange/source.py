@@ -209,6 +209,7 @@ def _students(params: Params, set_name: SetName, own: Part) -> tuple[Part, ...]:
     if not folder.exists():
         return ()
     found = tuple(part(folder / f"seed_{seed}") for seed in range(params.evaluate.num_eval))
+    # Scores of an older set of this name may lie there
     for score in found:
         _check(score, score.manifest.inputs["pairs"] == own.manifest.digest)
     return found

@@ -107,6 +107,7 @@ def look(cells: list[Cell]) -> list[Entry]:
         ref, because = None, None
         try:
             with caching.looking():
+                # What reads a missing artifact cannot be looked up itself: `there` raises
                 ref = cell.make(cell.work, *standing(cell.inputs, there))
         except caching.NotMade as missing:
             because = missing.reason

@@ -121,6 +121,7 @@ def _best(level: float, rows: pd.DataFrame) -> Best:
     place = max(range(len(cells)), key=lambda index: seen[index].mean)
     chosen, top = cells[place], seen[place]
     # One student has no deviation: then only equal cells are near
+    # One student alone has no deviation: then only cells with an equal mean are near
     near = [one for one in seen if one.mean >= top.mean - (top.deviation or 0.0)]
     first = chosen.iloc[0]
     return Best(
@@ -157,6 +158,7 @@ def _leads(found: dict[str, list[Best]]) -> str:
     for one in shared:
         other = real[one.level]
         difference = one.test.mean - other.test.mean
+        # The sum of both is stricter than the deviation of the difference
         noise = (one.test.deviation or 0.0) + (other.test.deviation or 0.0)
         num_led += difference > noise
         told.append(f"{difference:+.1f} (deviations together {noise:.1f}) at {one.level:g} GFLOP")

@@ -106,6 +106,7 @@ def _plain(text: str) -> Any:
 class _Loader(yaml.SafeLoader):
     """YAML that gives plain values only: no dates, no other forms of numbers, nothing by name."""
 
+    # Without resolvers every value is a text, which `_plain` reads as it reads one outside of lists
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012, as in the class above
 
     def compose_node(self, parent: Any, index: Any) -> Any:

@@ -76,6 +76,7 @@ class Range(_Model):
         ends = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         if self.is_whole and not self.log:
             return generator.randint(int(self.low), int(self.high))
+        # A whole number on a log scale is drawn as a real one and rounded below
         value = generator.uniform(*ends)
         return self.rounded(math.exp(value) if self.log else value)
 

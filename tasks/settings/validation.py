@@ -228,6 +228,7 @@ def distillers_of(chosen: Any, section: Any, where: str) -> dict[str, Plugin]:
 
 def _overlay(name: str, shared: dict[str, Any], own: Any, where: str) -> Any:
     config = plugins.load("distillers", name, where=where).Config
+    # Other methods share no options; what is no mapping is refused where it is typed
     if not issubclass(config, OuterConfig) or not isinstance(own, dict):
         return own
     read = {field.name for field in fields(config)}
@@ -247,7 +248,9 @@ def methods_of(kind: str, chosen: Any, section: Any, where: str) -> dict[str, Pl
         )
     for name in chosen:
         plugins.load(kind, name, where=f"methods.{kind} of params.yaml")
-    given = {**dict.fromkeys(chosen), **options}  # a method without options needs no entry
+    # A method without options needs no entry. Options of other methods are checked too: a mistake
+    # there would wait for the day when the method is chosen.
+    given = {**dict.fromkeys(chosen), **options}
     typed = {
         name: _typed(kind, name, value, f"{where}.options.{name}") for name, value in given.items()
     }

@@ -163,6 +163,7 @@ def child_of(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref
     recipe = params.evaluate.small if name.num_pairs else params.evaluate.full
     if plugin:
         told |= records.flatten(plugin.as_params()["options"], "options.")
+        # The parent run sums up sets as they are, under the main student
         if params.student is None and not name.ending:
             kind = client.MADE if pairs else client.CHOSEN
             # Random pairs of equal bytes are no coreset of this size, so they sum up nothing
