@@ -33,7 +33,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """All commands; `prepare-data` is the same as `prepare_data`."""
+    """All commands. A name may be written with hyphens: `prepare-data` is `prepare_data`."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command by its name, with hyphens or underscores."""

@@ -33,7 +33,10 @@ def reporter(name: str, *, every: float = LINE_SECONDS) -> Reporter:
 
 
 class Reporter:
-    """Work that ends within `ARTIFACT_SECONDS` pays for no call to the Prefect API."""
+    """Shows how far one piece of work is, see `reporter`.
+
+    Work that ends within `ARTIFACT_SECONDS` makes no call to the Prefect API.
+    """
 
     def __init__(self, name: str, every: float) -> None:
         self.name = name

@@ -1,7 +1,7 @@
 """The stage table: what each stage reads, where it writes, and the code that its key covers.
 
 The code of a stage is the modules that the table names, with all modules of `tasks.core` that they
-import. So a module of `tasks` that takes part in a result has to be named.
+import. So a module of `tasks` that takes part in a result has to be named, here or in keys.py.
 """
 
 from __future__ import annotations

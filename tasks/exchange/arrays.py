@@ -55,7 +55,8 @@ def read_array(place: Place, name: str) -> Tensor:
     """Return an array of numbers, of any shape and type.
 
     Args:
-        name: what it is; the key that is taken where the user gives none and several are there.
+        name: what the array holds, for messages. It is also the key that is taken where the file
+            has several and the user names none.
 
     Raises:
         ValueError: the file is no such file, or has no such key.
@@ -84,8 +85,8 @@ def names_of(path: Path) -> list[str]:
 def read_integers(place: Place, name: str) -> Tensor:
     """Return a list of integers (T,) int64, also of json and csv.
 
-    A json holds a list, or an object with the list under `name`. A csv has a column `image`, and
-    optionally `caption`, which says of which row it is.
+    A json holds a list, or an object with the list under `name`. A csv has a column `image`. It may
+    have a column `caption`, the number of the caption that a row belongs to.
 
     Raises:
         ValueError: as `read_array`, or numbers that are not whole.

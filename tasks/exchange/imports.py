@@ -339,10 +339,12 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _fitting(pairs: PairSet, path: Path, given: Inputs) -> PairSet:
-    """Return the set with its images, in place, in the normalisation of the profile's encoder;
-    refuse another size or width.
+    """Return the set in the normalisation of the profile's encoder; its images change in place.
 
-    Step sizes stay, unlike in `transfer` to another encoder: images alone are written otherwise.
+    Step sizes stay, unlike in `transfer` to another encoder: only the scale of the images changes.
+
+    Raises:
+        ValueError: images of another size, texts of another width or of zeros, or a single pair.
     """
     side = given.prepared.manifest.params["image_size"]
     width = given.embeddings.manifest.facts["dim"]  # type: ignore[typeddict-item]

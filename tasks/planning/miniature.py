@@ -51,7 +51,7 @@ def free_seconds() -> float:
 
 @dataclass(frozen=True)
 class _Picked(Plugin):
-    """A dataset plugin, its own module, that gives chosen rows in place of all."""
+    """A dataset plugin that gives chosen rows in place of all; it is its own module."""
 
     rows: Sequence[ImageCaptions] = ()
 
@@ -107,7 +107,7 @@ class World:
 
 
 def shrink(params: Params, text_encoder: Plugin) -> Params:
-    """Return parameters with which every kind of artifact is made once.
+    """Return the parameters with all counts that repeat an artifact at one.
 
     Networks have random weights and small rates: they cost what trained ones do, need no download
     and stay finite.

@@ -32,13 +32,20 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
             pairs of the set's bytes are there where the sweep has them.
 
     Returns:
-        n: students. first_val: validation recall of the first one. val, and each of
-        `metrics.NAMES`: means; with `_std` the deviation (divisor n - 1), None for one student.
-        recovery: share of the full data's mean recall. over_random: ratio to random selection of
-        the same size; over_equal_bytes: to random pairs of its bytes, see `equal_bytes.py`. Each is
-        None where that scored 0 or is not there. hlr, lrs: where plain students scored it too.
-        seconds: of the set and its students. set_bytes: as stored. loss: mean distillation loss of
-        the last tenth of the iterations.
+        A dictionary:
+        n: number of students.
+        first_val: validation recall of the first student.
+        val, and each of `metrics.NAMES`: mean over students.
+        the same with `_std`: deviation (divisor n - 1); None for one student.
+        recovery: share of the full data's mean recall.
+        over_random: ratio to random selection of the same size.
+        over_equal_bytes: ratio to random pairs of its bytes, see `equal_bytes.py`. These three are
+            None where the reference scored 0 or is not there.
+        hlr, lrs: see `_plain`.
+        seconds: of the set and its students.
+        set_bytes: as stored.
+        loss: mean distillation loss of the last tenth of the iterations.
+        device: that the set was distilled on.
     """
     scores = {key: [_read(ref) for ref in refs] for key, refs in found.items()}
     own = scores.pop(name)

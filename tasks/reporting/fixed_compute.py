@@ -29,7 +29,8 @@ class Notes:
 
     Attributes:
         distilled: the methods that distil.
-        left_out: cells of which whole epochs miss the level by more than `tolerance`, a share.
+        left_out: cells that were not trained: whole epochs miss the level by more than `tolerance`.
+        tolerance: a share of the level.
     """
 
     distilled: Collection[str]
@@ -120,7 +121,6 @@ def _best(level: float, rows: pd.DataFrame) -> Best:
     seen = [describe(cell["val_mean_recall"]) for cell in cells]
     place = max(range(len(cells)), key=lambda index: seen[index].mean)
     chosen, top = cells[place], seen[place]
-    # One student has no deviation: then only equal cells are near
     # One student alone has no deviation: then only cells with an equal mean are near
     near = [one for one in seen if one.mean >= top.mean - (top.deviation or 0.0)]
     first = chosen.iloc[0]

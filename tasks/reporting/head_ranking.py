@@ -30,7 +30,7 @@ class Notes:
 
     Attributes:
         num_bytes: of each set as stored; real pairs as JPEG of `jpeg_quality`, one caption each.
-        same_bytes: the random set with the bytes of each distilled set.
+        same_bytes: {distilled set: the random set that takes as many bytes}.
     """
 
     num_bytes: Mapping[str, float]

@@ -58,7 +58,11 @@ def _parsed(text: str) -> Any:
 
 
 def keys_of(value: Any, allowed: Sequence[str], where: str) -> dict[str, Any]:
-    """Return a mapping that has exactly the allowed keys."""
+    """Return `value`, a mapping that has exactly the allowed keys.
+
+    Raises:
+        ValueError: it is no mapping, or has other keys; `where` opens the message.
+    """
     if not isinstance(value, dict) or set(value) != set(allowed):
         received = ", ".join(sorted(map(str, value))) if isinstance(value, dict) else repr(value)
         raise ValueError(
@@ -106,15 +110,16 @@ def _reason(error: Exception, text: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what YAML lets pass: deep nesting, a key given twice, and aliases that make a value
-    without end.
+    """Reads YAML, but refuses deep nesting, a key given twice, and aliases that make an endless
+    value.
     """
 
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Return a node. How deeply Python may call itself depends on what else is imported, so
-        that the depth is counted here.
+        """Return a node; refuse one that lies too deep.
+
+        The depth is counted here, since Python's own limit depends on what else is imported.
         """
         if self.depth > MAX_DEPTH:
             mark = self.peek_event().start_mark

@@ -124,8 +124,10 @@ _Loader.add_constructor(
 
 
 def assign(tree: dict[str, Any], path: str, value: Any, where: str) -> None:
-    """Put `value` at `section.key`, see `override`; `where` opens the message about a key that is
-    not there.
+    """Put `value` at `section.key`, in place, see `override`.
+
+    Raises:
+        ValueError: there is no such key; `where` opens the message.
     """
     parts = path.split(".")
     if parts[0] not in TOP:
@@ -146,7 +148,7 @@ def assign(tree: dict[str, Any], path: str, value: Any, where: str) -> None:
 
 
 def _keys(tree: dict[str, Any], parts: list[str], depth: int, node: Any) -> dict[str, Any]:
-    """What may follow in `node`: text of the key -> key."""
+    """Return the keys that may follow in `node`: {text of the key: key}."""
     # Nothing can be set below a value, and the message says so
     if not isinstance(node, dict):
         return {}

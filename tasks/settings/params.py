@@ -46,7 +46,7 @@ from tasks.settings.variants import Preset, Variant
 
 @dataclass(frozen=True)
 class Params:
-    """Everything a run is told, valid.
+    """All parameters of a run, validated.
 
     Attributes:
         variant: the cell of a preset that these parameters belong to; None for the profile itself.
@@ -277,7 +277,7 @@ _SECTIONS = (
 
 
 def _profile_of(tree: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return the tree when it has its sections, and the chosen profile its own."""
+    """Return the tree once all its sections are there, and all those of the chosen profile."""
     top = keys_of(tree, TOP, where)
     check_store(top["store"], where)
     if not isinstance(top["profiles"], dict):
@@ -347,7 +347,9 @@ def _check_experts(params: Params, plugin: Plugin, where: str, root: str) -> Non
 
 
 def _check_parts(params: Params, plugin: Plugin, where: str, root: str) -> None:
-    """Refuse parts that do not divide a picture; those of a named method are the same."""
+    """Refuse parts that do not divide a picture. A method and those that it names have the same
+    parts.
+    """
     size = params.prepare_data.image_size
     if size % plugin.parts:
         raise ValueError(

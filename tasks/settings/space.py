@@ -3,7 +3,7 @@ in params.yaml.
 
 A space has one form: a grid, a list of cells, the cells of a preset, seeded draws, or a search.
 Each gives cells of one method and one size. Imports no PyTorch: values are checked where a cell is
-loaded (flows/sweeps/plan.py).
+loaded (flows/sweeps/work.py).
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Search(Draws):
 
 
 class Space(_Model):
-    """Which cells a sweep has; one of its fields is given. Of none: methods x sizes."""
+    """Which cells a sweep has: by at most one of its fields. By none they are methods x sizes."""
 
     grid: dict[str, list[Any]] = Field(
         {}, description="{section.key: [values]}: every combination is a cell."
@@ -142,8 +142,8 @@ class Cell:
     """One setting of a sweep: a method at a size, and what else it changes.
 
     Attributes:
-        settings: all of it, as a variant of the profile (tasks/settings/variants.py).
-        swept: what tells it from other cells of the sweep.
+        settings: all that it sets, as a variant of the profile (tasks/settings/variants.py).
+        swept: the part that tells it from other cells of the sweep.
     """
 
     name: str
@@ -221,7 +221,16 @@ def cells_with(
     sizes: Sequence[int] = (),
     prefix: str = "",
 ) -> list[Cell]:
-    """Return the cells of one setting: each of its methods at each of its sizes."""
+    """Return the cells of one setting: each of its methods at each of its sizes.
+
+    Args:
+        settings: {section.key: value}; `methods` and `budgets` may name one or a list.
+        tree, methods, sizes: see `cells_of`.
+        prefix: opens the names of the cells: the name of a preset's cell.
+
+    Raises:
+        ValueError: a key that params.yaml does not have, or methods or sizes that are no list.
+    """
     settings = {_path(name): _listed(name, value) for name, value in settings.items()}
     changed = _assigned(settings, tree)
     names = [name for name in changed[METHODS]["distillers"] if name in (methods or [name])]

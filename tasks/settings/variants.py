@@ -1,10 +1,10 @@
 """Presets of presets.yaml: tables of the paper as named cells, each a variant of the profile by a
 few settings.
 
-A cell is {section.key: value}. What it does not change it shares with the profile itself:
-`Variant.changed` names the sections that are not the profile's, and `Params.space` puts only what
-builds on those into folders of their own. Cells that agree in what an artifact builds on share its
-folder, whatever else they change (`Variant.label`).
+A cell is {section.key: value}. It shares with the profile every artifact that builds on no changed
+section. `Variant.changed` names the changed sections, and `Params.space` gives the other artifacts
+folders of their own. Two cells share a folder where they agree in all that its artifacts build on,
+whatever else they change (`Variant.label`).
 """
 
 from __future__ import annotations
@@ -136,8 +136,10 @@ def presets_of(tree: dict[str, Any]) -> dict[str, Preset]:
 
 
 def apply(tree: dict[str, Any], name: str) -> Variant:
-    """Change a raw tree, in place, to the cell `<preset>/<cell>` of its profile, or by settings
-    without a name, `{section.key: value}`.
+    """Change a raw tree, in place, to a variant of its profile, and return the variant.
+
+    Args:
+        name: `<preset>/<cell>`, or settings without a name, `{section.key: value}`.
 
     Raises:
         ValueError: no such preset or cell, or a setting of a key that params.yaml does not have.

@@ -65,8 +65,8 @@ class Key:
 
 
 def verify(folder: Path) -> Manifest | None:
-    """Return the manifest of `folder`, or None when there is no such folder, or one that holds no
-    file of its own.
+    """Return the manifest of `folder`, or None when there is no such folder, or it holds folders
+    alone.
 
     Raises:
         DamagedArtifact: the manifest is missing or unreadable, or a file is missing or differs.
@@ -109,7 +109,7 @@ def work_folder(key: Key, folder: Path, data: Path = DATA) -> Path:
 
 
 def forget_work(folder: Path, key: Key) -> None:
-    """Remove what a build left that was killed just after its artifact was whole."""
+    """Remove the work folder of a build that was killed just after its artifact was whole."""
     shutil.rmtree(work_folder(key, folder), ignore_errors=True)
 
 

@@ -16,7 +16,7 @@ _MODULES: dict[str, dict[str, str]] = {}
 
 
 def code_digest(modules: Iterable[str]) -> str:
-    """Return the digest of `module_digests`, which `modules_of` gives back."""
+    """Return one digest of all `module_digests`; `modules_of` finds those again by it."""
     found = module_digests(modules)
     digest = artifacts.canonical_digest(found)
     _MODULES[digest] = found

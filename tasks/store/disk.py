@@ -1,4 +1,4 @@
-"""What a disk refuses to write, in one message: the path, the space, and where to change it."""
+"""Turns what a disk refuses to write into one message: path, space, and where to change it."""
 
 from __future__ import annotations
 

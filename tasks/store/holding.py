@@ -41,7 +41,7 @@ class Replaced(ValueError):
 
 
 class Written(Replaced):
-    """The same, and the build may have read what came instead."""
+    """An input was replaced, and the build may have read what came instead."""
 
 
 class Held:

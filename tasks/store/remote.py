@@ -16,7 +16,7 @@ class Unusable(ValueError):
 
 
 class Remote:
-    """One store. All that is asked of it ends, see `patience`; `Unreachable` says that it failed.
+    """One store. Every request ends, see `patience`: with an answer, or with `Unreachable`.
 
     Args:
         seconds: for how long nothing may come or go.

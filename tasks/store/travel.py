@@ -39,7 +39,7 @@ class _Store:
         self.rests_until = 0.0
 
     def ask(self, what: str, ask: Callable[[], T]) -> T | None:
-        """Return what the store answers, or None when it does not; `what` counts that."""
+        """Return what the store answers, or None when it fails; `failed` counts that by `what`."""
         # A run looks up hundreds of artifacts, and each of them would wait for a dead store
         if time.monotonic() < self.rests_until:
             self.failed[what] += 1
@@ -60,7 +60,7 @@ class _Store:
             return None
 
     def report(self, name: str) -> Report:
-        """Return what shows a transfer, made when it is told something first."""
+        """Return what shows a transfer; its bar is made at the first call, if there is one."""
         made: list[Report] = []
 
         def tell(done: int, total: int) -> None:

@@ -81,7 +81,7 @@ def _replace(path: Path, new: Path, store: Path) -> None:
 
 
 def _settled(path: Path, head: str) -> str | None:
-    """Return `_revision` when no program is in the middle of changing it, such as a server.
+    """Return `_revision` once no other program, such as a server, is changing the tables.
 
     Raises:
         TimeoutError: one changes it all the time, as a server of another version does.

@@ -74,8 +74,9 @@ class Spool:
         self.fault: str | None = None
 
     def has(self, key: str) -> bool:
-        """Whether a record waits, or MLflow is known to have it. A database that is gone has
-        none.
+        """Whether a record waits, or MLflow is known to have it.
+
+        A sqlite file that was removed has no record, whatever the notes say.
         """
         file = database.file_of(client.tracking_uri())
         is_told = (self.notes / key).is_file() and (file is None or file.is_file())
