@@ -58,6 +58,7 @@ def read_embeddings(files: Sequence[str], mapping: str | None) -> Embedded:
     if len(places) == 1:
         _check_all(places[0], mapping)
         places = [Place(places[0].path, name) for name in (IMAGES, TEXTS)]
+    # One file with everything may have the mapping beside it in another one
     where = Place.parse(mapping) if mapping else Place(places[0].path, OWNERS)
     if mapping is None and len(files) == 2:
         raise ValueError(

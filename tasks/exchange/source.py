@@ -155,6 +155,7 @@ def open_source(params: Params, name: str) -> Source:
     }
     _check_asked(params, set_name, {**parts, "own": own})
     students, in_words = _students(params, set_name, own), tuple[Part, ...]()
+    # A coreset has sentences already
     if params.evaluate.decoded and not is_coreset:
         in_words = _students(params, replace(set_name, ending=DECODED), own)
     _check_one_recipe((*students, *in_words))

@@ -30,6 +30,7 @@ def whole(target: Path, *, is_replaced: bool) -> Iterator[Path]:
     """
     target = target.resolve()
     work, old = (target.with_name(f".{target.name}.{end}") for end in ("partial", "old"))
+    # Two exports to one folder would write into one hidden folder
     with artifacts.lock(target):
         # A kill between the two renames left the older export under its hidden name
         _bring_back(old, target)

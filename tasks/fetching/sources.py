@@ -45,6 +45,7 @@ class File:
     @property
     def key(self) -> str:
         """Its address as it is written down: with a digest in place of the query."""
+        # A query may hold a key, and git keeps what is written down
         query = urllib.parse.urlsplit(self.url).query
         return f"{shown(self.url)}?sha256={_digest(query)}" if query else shown(self.url)
 

@@ -195,6 +195,7 @@ def _kept(
     kept: dict[PurePosixPath, _Member] = {}
     left_out: dict[str, int] = {}
     for member in members:
+        # Tars of a folder name their members `./...`
         name = PurePosixPath(check_name(member.name.removeprefix("./"), file.name))
         reason = _left_out(name, file)
         if reason:

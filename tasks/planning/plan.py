@@ -180,6 +180,8 @@ class _Planner:
             usage = grown(usage, once, last, steps, files)
         else:
             for name, count in cell.repeats.items():
+                # As many repetitions as take about a second, so that their difference is more than
+                # noise
                 if more := min(_further(once.seconds), count - 1):
                     last = self._measure(self.small, mini, {**ones, name: 1 + more})
                     usage = grown(usage, once, last, (count - 1) / more, 0.0)

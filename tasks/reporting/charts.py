@@ -220,6 +220,7 @@ def round_ticks(low: float, high: float, *, is_inside: bool = False) -> list[flo
     raw = span / 5
     power = 10.0 ** math.floor(math.log10(raw))
     factors = np.array([1.0, 2.0, 5.0, 10.0]) * power
+    # The small shares forgive the rounding of a quotient that ought to be whole
     step = float(factors[factors >= raw * (1 - 1e-9)][0])
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     if is_inside:
@@ -270,7 +271,8 @@ def _x_ticks(xs: np.ndarray) -> list[float]:
 def _x_range(low: float, high: float, is_log: bool) -> tuple[float, float]:
     if is_log:
         low, high = math.log(low), math.log(high)
-    # Room of half a unit is lost in rounding beside a single large value.
+    # Marks at the ends of a log axis, and a single one, stand clear of the frame. Half a unit alone
+    # would be lost in rounding beside a single large value.
     room = (high - low) * 0.04 or 0.5 * max(1.0, abs(low))
     return (low - room, high + room) if is_log or low == high else (low, high)
 

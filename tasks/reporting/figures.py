@@ -175,6 +175,7 @@ def _history_panels(
         values = rows[list(columns)].rename(columns=columns).astype(float)
         finite = values.where(np.isfinite(values))
         thin = finite.groupby(np.arange(len(rows)) // size).mean()
+        # A mean stands at the first iteration of its group
         thin["iteration"] = rows["iteration"].to_numpy()[::size]
         series, words = [], []
         for label in styles:

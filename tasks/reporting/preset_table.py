@@ -145,6 +145,7 @@ def _joined(cells: Mapping[str, CellScores]) -> pd.DataFrame:
 
 def _named(sharing: Sequence[str], every: Sequence[str]) -> str:
     """Name the cells that share a set, or the others where these are fewer; nothing for all."""
+    # Twenty of twenty-one cells are named by the one that is missing
     others = [cell for cell in every if cell not in sharing]
     if others and len(others) < len(sharing):
         return f"all but {', '.join(others)}"

@@ -195,6 +195,7 @@ def order(summary: pd.DataFrame, distilled: Iterable[str]) -> pd.DataFrame:
         distilled: names of the distilled sets.
     """
     is_full, is_random = summary["method"] == FULL, summary["method"] == RANDOM
+    # The name of a set that is scored again, without its ending, is that of the set itself
     own = summary["set"].str.replace(rf"({DECODED}|{PLAIN})-(\d+)$", r"-\2", regex=True)
     is_made = own.isin(frozenset(distilled))
     kind = is_made.astype(int) - is_random.astype(int)

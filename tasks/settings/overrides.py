@@ -16,9 +16,11 @@ import yaml
 from tasks.core.foundations.names import hint
 
 TOP = ("profile", "store", "methods", "sweep", "presets", "profiles")
+# Not yes, no, on and off, which YAML takes for truth values too: they stay texts
 WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 # Python reads at most 4,300 digits
 INTEGER = re.compile(r"[-+]?[0-9]{1,1000}")
+# Wider than the float of PyYAML, which takes 1e-3 for a text
 FLOAT = re.compile(
     r"[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf)|\.nan"
 )

@@ -238,6 +238,7 @@ def parse(tree: dict[str, Any], where: str = "params.yaml", variant: str | None 
         check_name(plugin.module.label(plugin.config), "encoder", f"{root}.{section}.options.name")
     model = section_of(ModelSection, rest, f"{root}.model")
     evaluate, students = students_of(body["evaluate"], model, f"{root}.evaluate")
+    # In this order: `imported` reads the raw `budgets`, which `general` has checked by then
     params = Params(
         profile=name,
         general=section_of(General, {"seed": body["seed"], "budgets": body["budgets"]}, root),

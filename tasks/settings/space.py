@@ -245,6 +245,7 @@ def cells_with(
         # One method and one size: everything else of the profile belongs to other cells
         lists = {CORESETS: beside, DISTILLERS: [method], BUDGETS: [size]}
         words = [f"{labels[path]}={word_of(value)[:MAX_TEXT]}" for path, value in swept.items()]
+        # A cell of a preset has a name; others are named by the values that they set
         name = " ".join([prefix or "", f"{method}-{size}", *([] if prefix else words)]).strip()
         made.append(Cell(name, {**settings, **lists}, {**swept, METHODS: method, BUDGETS: size}))
     return made

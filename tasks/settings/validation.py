@@ -206,6 +206,7 @@ def students_of(
             )
         image, rest = plugin_of("image_encoders", value, "image_encoder", place)
         own = section_of(StudentSection, rest, place)
+        # What a further student does not say, such as the temperature, is that of the main one
         model = replace(main, trainable=own.trainable, lora=own.lora, embed_dim=own.embed_dim)
         check_model(model, place)
         students[name] = Student(image, model, own.input_size)

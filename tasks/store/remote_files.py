@@ -25,10 +25,10 @@ from tasks.store.manifests import MANIFEST, DamagedArtifact, Manifest, canonical
 from tasks.store.patience import Pulse
 
 Entries = dict[str, dict[str, Any]]
-MAX_MANIFEST_BYTES = 2**24
-MAX_NAME_BYTES = 255
-CHUNK_BYTES = 2**20
-SYNCED_CHUNKS = 64
+MAX_MANIFEST_BYTES = 2**24  # a store is not ours alone: larger ones are not read
+MAX_NAME_BYTES = 255  # of a name on most disks
+CHUNK_BYTES = 2**20  # moved at once; progress is told after each
+SYNCED_CHUNKS = 64  # between two syncs to a mounted share
 BLOCK_BYTES = 2**23  # of a request
 MAX_PARTS = 5000  # requests of one file; S3 takes twice as many
 _DIGEST = re.compile("[0-9a-f]{64}")

@@ -10,6 +10,7 @@ _LOCAL = ("sqlite:", "file:")
 # Variables of the environment that are credentials by their names, or hold some among other words
 _SECRET = re.compile(".*(PASSWORD|PASSWD|SECRET|TOKEN)")
 _SOME = re.compile("KEY|CREDENTIAL|CONNECTION_STRING|^FSSPEC_")
+# Shorter words would be replaced in the middle of other words of a message
 _WORD = re.compile(r"[^\s\"'{},;=]{8,}")
 LONGEST = 300  # characters of a message
 

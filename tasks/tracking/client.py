@@ -187,6 +187,7 @@ class Tracker:
 
         # A record is told when the work is over: its start lies before
         begun = time - round(1000 * run.seconds)
+        # A run that an earlier try created is found by its name, and gets only what it lacks
         found = next(iter(self._find(query)), None) or self.client.create_run(
             self.experiment_id, begun, {**run.tags, **tags}, run.name
         )

@@ -72,6 +72,7 @@ def _replace(path: Path, new: Path, store: Path) -> None:
     if found is None or broken:
         _remove(new)
         _make(new, store)
+    # A file is there: it is kept beside the new one, whatever is wrong with it
     if found is not None:
         _set_aside(path, broken)
     # sqlite would apply the journals of the old database to the new one
