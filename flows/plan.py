@@ -71,6 +71,7 @@ def _print(settings: Sequence[str], is_json: bool) -> None:
     # Networks are measured with random weights
     preflight.check(chosen, LAST, with_weights=False)
     started = time.monotonic()
+    # Measurements run the stages for real, in a folder that goes with them
     with tempfile.TemporaryDirectory(prefix="vl-distillery-plan-") as folder:
         plan = make_plan(chosen, Path(folder))
     logging.getLogger("vl_distillery").info("measured in %.0f s", time.monotonic() - started)

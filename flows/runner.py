@@ -62,6 +62,7 @@ class Flow(Generic[P, R]):
         """Return the flow of Prefect that records this one."""
         from prefect import flow
 
+        # Results are artifacts; Prefect keeps none of them
         define = flow(name=self.name, flow_run_name=self.run_name, persist_result=False)
         return define(self.fn)
 
@@ -90,6 +91,7 @@ def flow(name: str) -> Callable[[Callable[P, R]], Any]:
         # Prefect reads types where a function is defined, and this one is defined here
         signature = inspect.signature(fn, eval_str=True)
         named.__signature__ = signature  # type: ignore[attr-defined]
+        # A plain process, in which Prefect is imported only when a server stands
         made = Flow(named, name)
         if "prefect" not in sys.modules:
             return made

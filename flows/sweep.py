@@ -82,6 +82,7 @@ def _cancel(found: Record) -> None:
     if found.state != RUNNING or not found.is_alive:
         print(f"{found.name}: {_state(found)}; nothing to cancel")
         return
+    # Checked above by its time of creation too: the id may have gone to another process
     os.kill(found.owner["pid"], signal.SIGINT)
     limit = time.monotonic() + END_SECONDS
     while found.is_alive and time.monotonic() < limit:

@@ -204,6 +204,7 @@ def leaderboard(data: Path | str = stages.DATA) -> pd.DataFrame:
     rows = []
     for path in sorted(scores.rglob(SCORE)):
         profile = path.relative_to(scores).parts[0]
+        # Verified one by one: a score that was edited must not lead the table
         score, made_from = json.loads(path.read_text()), _made_from(path.parent)
         rows.append({"profile": profile, "made_from": made_from, **score})
     if not rows:

@@ -73,6 +73,7 @@ def begin() -> None:
     us.
     """
     switch_offline()
+    # An address that the user sets goes before the server of this folder
     if API_URL not in os.environ and (url := standing()):
         os.environ[API_URL] = url
     if "DVC_STAGE" in os.environ:
@@ -126,6 +127,7 @@ def find_owner() -> Owner | None:
     ended. Elsewhere it is this process itself.
     """
     if "DVC_STAGE" in os.environ:
+        # By its lock file first: DVC may run inside another program, which is not called dvc
         writers = _dvc_writers()
         for parent in psutil.Process().parents():
             with contextlib.suppress(psutil.Error):  # it ends while we look
@@ -152,6 +154,7 @@ def _dvc_writers() -> set[int]:
 def invocation() -> str:
     """Return the id that all stages of one `dvc repro` share, for the parent run in MLflow."""
     owner = find_owner() or Owner.of(os.getpid())
+    # All stages below one `dvc` compute the same text, and so the same id
     name = f"{platform.node()} {owner.pid}-{owner.created}"
     return sha256(name.encode()).hexdigest()[:32]
 
@@ -221,6 +224,7 @@ def _is_unanswered(error: Exception) -> bool:
 
 def answers(url: str) -> bool:
     """Whether a server answers at an address, with whatever code."""
+    # A proxy of the environment must not be asked for this machine's own servers
     is_near = urllib.parse.urlsplit(url).hostname in LOOPBACK
     proxies = urllib.request.ProxyHandler({} if is_near else None)
     try:
@@ -252,6 +256,7 @@ def _outlive(url: str, has_ended: threading.Event) -> None:
     while time.monotonic() - since < GONE_SECONDS:
         if has_ended.wait(POLL_SECONDS):
             return
+        # A server that is slow is there: the count begins anew
         if not is_refused(place):
             since = time.monotonic()
     print(f"the Prefect server at {url} is gone; going on without it", file=sys.stderr, flush=True)
