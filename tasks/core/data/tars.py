@@ -80,7 +80,7 @@ class Tar:
 
 
 def read_tar(path: Path) -> Tar:
-    """Return the members of a tar. Only headers are read.
+    """Return the members of a tar. Only headers are read, and in doubt the end of the last member.
 
     Raises:
         ValueError: it is cut short, zeroed, changed or compressed, and the message has the byte. Or
