@@ -191,7 +191,7 @@ class Server:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        limit = time.monotonic() + 90
+        limit = time.monotonic() + 300
         while not self._answers():
             assert self.process.poll() is None and time.monotonic() < limit
             time.sleep(0.2)
