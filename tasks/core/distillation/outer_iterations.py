@@ -8,7 +8,7 @@ students see its features of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tasks.core.distillation.objective import Goal, Objective
 from tasks.core.distillation.outer_checkpoint import write
 from tasks.core.distillation.outer_guard import Guard
 from tasks.core.distillation.outer_state import OuterState
-from tasks.core.distillation.segments import draw_segment
+from tasks.core.distillation.segments import segment_goals
 from tasks.core.distillation.views import ViewFeatures
 from tasks.core.foundations.records import Split
 from tasks.core.foundations.seeding import make_generator
@@ -99,6 +99,9 @@ def iterate(
     """
     state = guard.state
     still = _still_features(problem, config, state)
+    if objective.goal is None and isinstance(config, MatchingConfig):
+        segments = segment_goals(problem.flat, problem.buffer, config)
+        objective = replace(objective, goal=segments)
     while state.iteration < config.iterations:
         iteration = state.iteration
         found, terms = _gradient(problem, config, state, objective, still)
@@ -238,10 +241,8 @@ def _draw(
 ) -> _Draw:
     names = (index,) if index else ()  # the first goal draws what the only one would
     draw = make_generator(problem.seed, "iteration", state.iteration, *names)
-    if objective.goal:
-        goal = objective.goal(state.iteration, draw)
-    else:
-        goal = draw_segment(problem.buffer, config, draw)
+    assert objective.goal, "where a method has no goal of its own, it is a segment"
+    goal = objective.goal(state.iteration, draw)
     batches = draw_batches(state.num_images, state.batch_size, config.syn_steps, draw)
     return _Draw(goal, [batch.to(problem.flat.device) for batch in batches], names)
 

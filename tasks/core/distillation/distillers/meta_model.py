@@ -13,6 +13,7 @@ memory of the whole batch at once.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from tasks.core.distillation.matching_config import (
+    NO_SEGMENTS,
     LogStepSizeRate,
     MatchingConfig,
     PerBudget,
@@ -88,8 +90,8 @@ class Config(MatchingConfig):
 
     No expert is matched, except in the warm start: the shared options of segments are for it.
     Beside it, `expert_epochs` means nothing, and with `fresh` students nor does `max_start_epoch`.
-    They may have any value. `merge_branches` has to be false without a warm start that matches
-    trajectories.
+    They may have any value. `merge_branches`, `starts`, `num_phases`, `convex_epochs` and
+    `distance` are for a warm start that matches trajectories, and refused without one.
 
     Attributes:
         real_batch_size: real pairs of the terminal loss, drawn anew for each goal; more than the
@@ -184,12 +186,14 @@ def _check_named(
 
 def _check_unused(config: Config, where: str) -> None:
     """Refuse what would be ignored: an option of segments that nothing reads."""
-    if config.merge_branches:
-        raise ValueError(
-            f"{where}.merge_branches: received True; meta_model without a warm_start that matches "
-            "trajectories reads no segments of experts; allowed is false; change it there (it may "
-            "come from distill.matching)"
-        )
+    for name, allowed in NO_SEGMENTS.items():
+        found = getattr(config, name)
+        if found != allowed:
+            raise ValueError(
+                f"{where}.{name}: received {found}; meta_model without a warm_start that matches "
+                "trajectories reads no segments of experts; allowed is "
+                f"{json.dumps(allowed)}; change it there (it may come from distill.matching)"
+            )
 
 
 def distill(
