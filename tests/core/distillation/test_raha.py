@@ -62,7 +62,7 @@ def test_real_pairs_themselves_cost_less_than_others_in_both_subspaces():
 
 @pytest.mark.parametrize("trainable", ["heads", "full"])
 def test_the_loss_falls(tmp_path, trainable):
-    found = run_method(raha, make_problem(tmp_path, trainable), RAHA, iterations=30)
+    found = run_method(raha, make_problem(tmp_path, trainable), RAHA, iterations=40)
     assert mean_loss(found.history[-5:]) < 0.9 * mean_loss(found.history[:5])
     assert found.pairs.step_sizes is None
 
