@@ -71,6 +71,9 @@ class OuterConfig(Section):
             `parts.py`. The cost of an iteration grows with their number.
         storage: `uint8` rounds pixels to 8 bits and texts to float16 inside the loop, see
             `eight_bits.py`, and stores them so; `float32` rounds nothing.
+        begin_with: finished sets that larger ones go on from: sizes of sets of this method, and
+            names of imported sets. The pairs of the largest that fits come first.
+        earlier_lr_scale: factor of the outer steps of those pairs; 0.0 leaves them as they are.
         checkpoint_every: iterations between checkpoints.
     """
 
@@ -90,6 +93,8 @@ class OuterConfig(Section):
     texts_per_image: Annotated[int, Range(ge=1, le=16)]
     parts: Annotated[int, Range(ge=1, le=4, unit="parts a side")]
     storage: Storage
+    begin_with: tuple[Annotated[int, Range(ge=2, unit="pairs")] | str, ...]
+    earlier_lr_scale: Annotated[float, Range(ge=0.0, le=1.0)]
     checkpoint_every: Annotated[int, Range(ge=1, unit="iterations")]
 
     @property

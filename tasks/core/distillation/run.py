@@ -17,6 +17,13 @@ from typing import TypeVar
 
 import torch
 
+from tasks.core.distillation.earlier_pairs import (
+    joined,
+    learnable_with,
+    num_further,
+    pairs_of,
+    with_step_sizes,
+)
 from tasks.core.distillation.engine_probe import engine_of_network
 from tasks.core.distillation.initialisation import InitialPairs, initial_pairs
 from tasks.core.distillation.matching_config import MatchingConfig, OuterConfig
@@ -82,6 +89,8 @@ def run(
     size = num_pairs - objective.num_pairs_returned
     initial = begin.initial if begin else _initial(problem, config, size)
     pairs = begin.pairs if begin else initial
+    if not begin:
+        config = with_step_sizes(problem.earlier, config)
     # A frozen encoder may take a faster form at once: nothing of it is trained. A trained one is
     # compiled as a part of the student.
     if problem.is_encoder_frozen:
@@ -97,7 +106,8 @@ def run(
         num_pairs,
         pairs.images,
         pairs.text_embeds,
-        objective.learnable,
+        learnable_with(problem.earlier, objective),
+        num_earlier=problem.earlier.num_pairs if problem.earlier else 0,
         encoder=problem.encoder,
         device=problem.flat.device,
     )
@@ -142,16 +152,24 @@ def method_of(
 
 
 def _initial(problem: Problem, config: OuterConfig, size: int) -> InitialPairs:
-    return initial_pairs(
+    earlier, without = problem.earlier, None
+    num_pictures = num_further(earlier, size)
+    if earlier:
+        without = pairs_of(earlier).image_idx
+        if not num_pictures:
+            return pairs_of(earlier)
+    further = initial_pairs(
         problem.train,
         problem.encoder,
-        size,
+        num_pictures,
         image=config.init_image,
         text=config.init_text,
         seed=problem.seed,
         texts_per_image=config.texts_per_image,
         parts=config.parts,
+        without=without,
     )
+    return joined(pairs_of(earlier), further) if earlier else further
 
 
 def _pair_set(

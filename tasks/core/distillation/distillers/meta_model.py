@@ -158,7 +158,7 @@ def check(
 
 def _check_shapes(config: Config, start: NamedStart, where: str) -> None:
     """Refuse a named method that makes a set of another shape."""
-    for name in ("texts_per_image", "parts"):
+    for name in ("texts_per_image", "parts", "begin_with"):
         own, wanted = getattr(start.options, name, None), getattr(config, name)
         if own is not None and own != wanted:
             raise ValueError(
@@ -237,6 +237,9 @@ def _warm_start(
     # Of its own name: the second part goes on from its own checkpoint, once the first is done
     beside = checkpoint.with_name(f"{checkpoint.name}.warm_start") if checkpoint else None
     start = config.warm_start
+    if problem.earlier is not None:
+        # Its step sizes are those of the students that follow
+        problem = replace(problem, earlier=replace(problem.earlier, step_sizes=None))
     if isinstance(start, NamedStart):
         method = plugins.load("distillers", start.method)
         found: Distilled = method.distill(
