@@ -140,9 +140,9 @@ def test_going_on_without_an_iteration_gives_the_set_back(tmp_path):
 
 def test_going_on_from_a_set_lowers_its_loss_further(tmp_path):
     problem = make_problem(tmp_path, "heads")
-    first = _run(problem, iterations=40)
+    first = _run(problem, iterations=25)
     after = dataclasses.replace(problem, earlier=_finished(first))
-    losses = [row["loss"] for row in _run(after, iterations=40).history]
+    losses = [row["loss"] for row in _run(after, iterations=25).history]
     start = [row["loss"] for row in first.history]
     assert sum(losses[-10:]) < sum(losses[:10]) < sum(start[:10])
 
