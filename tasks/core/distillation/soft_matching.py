@@ -53,7 +53,7 @@ def check_soft(
     config: SoftConfig, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str
 ) -> None:
     """Raise ValueError where `check_matching` does, or when a budget has no value or would be left
-    without two pairs, or when a set cannot go on with the similarity of a smaller one.
+    without two pairs. Also when a set cannot go on with the similarity of a smaller one.
     """
     check_matching(config, num_epochs, budgets, trainable=trainable, where=where)
     own_sizes = [entry for entry in config.begin_with if isinstance(entry, int)]
