@@ -71,8 +71,10 @@ def preset(
             made[cell] = evaluate.with_options(flow_run_name=name)(own, force, accept_code, refs)
     reference = params.load_cells(preset, [f"profile={next(iter(cells.values())).profile}"])
     scores = {cell: refs.scores for cell, refs in made.items()}
+    distilled = {cell: refs.distilled for cell, refs in made.items()}
+    experts = {cell: refs.experts for cell, refs in made.items()}
     title = params.presets(settings)[preset].title
-    files = run(step.write_table, preset, title, cells, reference, scores)
+    files = run(step.write_table, preset, title, cells, reference, scores, distilled, experts)
     print("\n".join(map(str, files)))
     return PresetRefs(made, [str(path) for path in files])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import keys
+from tasks import keys, memory
 from tasks.core.foundations.file_names import HISTORY, INITIAL
 from tasks.device import choose_device, describe
 from tasks.keys import Inputs
@@ -83,13 +83,16 @@ def _distill(
         earlier=_earlier(earlier, work, train, encoder) if earlier else None,
     )
     report = reporter(f"distill {work.set_name}")
-    found = work.method.module.distill(
-        problem,
-        config,
-        num_pairs,
-        checkpoint=place / NAME,
-        log=lambda row, iteration: report(iteration + 1, config.total_iterations, loss=row["loss"]),
-    )
+    with memory.watch() as peak:
+        found = work.method.module.distill(
+            problem,
+            config,
+            num_pairs,
+            checkpoint=place / NAME,
+            log=lambda row, iteration: report(
+                iteration + 1, config.total_iterations, loss=row["loss"]
+            ),
+        )
     provenance = {
         "method": work.method.name,
         "profile": network.profile,
@@ -110,6 +113,8 @@ def _distill(
         "num_pairs": num_pairs,
         "final_loss": found.history[-1]["loss"],
         "device": describe(),
+        "peak_bytes": peak.host_bytes,
+        "peak_card_bytes": peak.card_bytes,
     }
 
 

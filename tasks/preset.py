@@ -22,6 +22,8 @@ def write_table(
     cells: Mapping[str, Params],
     reference: Mapping[str, Params],
     scores: Mapping[str, list[Ref]],
+    distilled: Mapping[str, dict[str, Ref]],
+    experts: Mapping[str, list[Ref]],
 ) -> list[Path]:
     """Write the table and return its files; it takes a moment, so it is always written anew, with
     the same bytes from the same scores.
@@ -31,7 +33,10 @@ def write_table(
         reference: the same without the user's own settings: published numbers stand beside cells
             that agree with them.
         scores: artifacts of evaluate by cell.
+        distilled: sets by cell and name.
+        experts: those of each cell.
     """
+    from tasks.reporting.costs import costs
     from tasks.reporting.preset_table import CellScores, build_table
     from tasks.reporting.preset_table import write_table as write
     from tasks.reporting.published import load_published
@@ -49,9 +54,11 @@ def write_table(
             frozenset(made),
             _setting(chosen) == _setting(reference[cell]),
         )
+    spent = costs(distilled, chain(*experts.values()))
     artifacts.confirm(ref for refs in scores.values() for ref in refs)
     dataset, profile = chosen.report.dataset, chosen.profile
-    table = build_table(preset, title, dataset, found, load_published(), _facts(cells, scores))
+    facts = _facts(cells, scores)
+    table = build_table(preset, title, dataset, found, load_published(), facts, spent)
     return write(table, stages.REPORTS / profile / "presets")
 
 

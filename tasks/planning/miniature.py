@@ -4,26 +4,19 @@ measured.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import ctypes
 import functools
-import gc
-import platform
-import resource
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
 from PIL import Image
 
+from tasks import memory
 from tasks.core.data.left_out import LeftOut
 from tasks.core.data.preparation import check_examples
 from tasks.core.foundations.file_names import CAPTIONS, IMAGES, NAMES
@@ -38,7 +31,6 @@ from tasks.store.artifacts import Ref
 ONES = ("num_experts", "coreset_epochs", "num_eval", "num_validations")
 CALM = 1e-3  # rates and step sizes: random networks must not leave the finite numbers
 RATES = ("lr_", "step_size_")
-RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def usage_of(folder: Path) -> Usage:
@@ -57,41 +49,6 @@ def free_seconds() -> float:
     except (OSError, IndexError):
         waited = 0
     return time.perf_counter() - waited / 1e9
-
-
-@functools.cache
-def idle_bytes() -> int:
-    """Return what was resident at the first call, which comes once the libraries of the stages are
-    imported and before any work.
-    """
-    gc.freeze()  # a collection need not look at them
-    atexit.register(gc.unfreeze)  # what is frozen at the end, triton would call leaked
-    return _resident_bytes()
-
-
-@contextlib.contextmanager
-def watch() -> Iterator[list[int]]:
-    """Give a list that at the end holds the peaks of host memory and of the card's allocations.
-
-    A stage runs in a process of its own, so that what earlier measurements left behind here is none
-    of its memory: the peak is that of an idle process and what the work adds. What a process
-    allocates once (buffers of thread pools and kernels) is in the first work alone.
-    """
-    gc.collect()
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)  # freed memory goes back to the system
-    left, peaks, has_card = _resident_bytes() - idle_bytes(), list[int](), torch.cuda.is_available()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew
-    if has_card:
-        torch.cuda.reset_peak_memory_stats()
-    yield peaks
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
-    peaks += [peak - left, torch.cuda.max_memory_allocated() if has_card else 0]
-
-
-def _resident_bytes() -> int:
-    return int(psutil.Process().memory_info().rss)
 
 
 @dataclass(frozen=True)
@@ -138,14 +95,14 @@ class World:
         work = rewritten(cell.work, lambda name, value: counts.get(name, value))
         if cell.stage == "prepare_data":
             work = replace(work, dataset=_Picked(**vars(work.dataset), rows=self.rows))
-        with contextlib.chdir(tempfile.mkdtemp(dir=self.folder)), watch() as peaks:
+        with contextlib.chdir(tempfile.mkdtemp(dir=self.folder)), memory.watch() as peak:
             started, free = time.perf_counter(), free_seconds()
             ref = cell.make(work, *inputs)
             share = (free_seconds() - free) / (time.perf_counter() - started)
             folder = ref.folder.resolve()
         self.made[cell, *counts.items()] = Ref(str(folder), ref.digest)
         usage = usage_of(folder)
-        return Usage(usage.seconds * share, peaks[0], peaks[1], usage.disk_bytes)
+        return Usage(usage.seconds * share, peak.host_bytes, peak.card_bytes, usage.disk_bytes)
 
 
 def shrink(params: Params, text_encoder: Plugin) -> Params:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from tasks import memory
 from tasks.core.data.storage import EMBEDDINGS
 from tasks.core.distillation.buffer import kept_bytes
 from tasks.core.evaluation.retrieval import recall
@@ -85,7 +86,7 @@ def make_plan(params: Params, folder: Path) -> Plan:
         return Plan(params.profile, entries, ["all artifacts are there"], 1.0)
     for stage in STAGES.values():
         stage.import_libraries()
-    miniature.idle_bytes()
+    memory.idle_bytes()
     started, free = time.perf_counter(), free_seconds()
     planner = _Planner(params, entries, folder)
     entries = [

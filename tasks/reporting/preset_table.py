@@ -9,7 +9,7 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from tasks.reporting.tables import (
     summarise,
 )
 from tasks.reporting.text_tables import Table
+from tasks.settings.sets import SetName
 
 COLUMNS = ("cell", "method", "num_pairs", "student", "protocol", "source", *VALUES)
 
@@ -61,6 +62,7 @@ class PresetTable:
     Attributes:
         others: rows of further students, by their names.
         facts: shown below, {name: text}.
+        costs: what the sets cost to make; None where nothing was distilled.
     """
 
     name: str
@@ -71,6 +73,7 @@ class PresetTable:
     published: pd.DataFrame
     distilled: frozenset[str]
     facts: dict[str, str]
+    costs: Table | None = None
 
 
 def build_table(
@@ -80,6 +83,7 @@ def build_table(
     cells: Mapping[str, CellScores],
     published: pd.DataFrame,
     facts: dict[str, str],
+    costs: Table | None = None,
 ) -> PresetTable:
     """Arrange the scores of all cells.
 
@@ -102,7 +106,7 @@ def build_table(
     setting = pd.read_csv(FOLDER / "presets.csv")
     setting = setting[(setting["preset"] == name) & setting["cell"].isin(comparable)]
     cited = own.merge(setting[["cell", "source", "method"]], on=["source", "method"], how="inner")
-    return PresetTable(name, title, dataset, ours, others, cited, distilled, facts)
+    return PresetTable(name, title, dataset, ours, others, cited, distilled, facts, costs)
 
 
 def _joined(cells: Mapping[str, CellScores]) -> pd.DataFrame:
@@ -120,13 +124,24 @@ def _joined(cells: Mapping[str, CellScores]) -> pd.DataFrame:
     rows = pd.concat(parts, ignore_index=True)
     # Cells have the student of their own encoder each, whatever its name
     rows["kind"] = rows["student"].where(rows["is_further"], "")
-    num_cells = rows.groupby("kind")["cell"].transform("nunique")
-    sharing = rows.groupby(place)["cell"]
-    is_everywhere = sharing.transform("size") == num_cells
-    rows["cell"] = sharing.transform(", ".join).mask(is_everywhere, "")
-    is_named = (rows["cell"] != "") & (rows["cell"] != rows["method"])
+    every = {kind: list(found["cell"].unique()) for kind, found in rows.groupby("kind")}
+    sharing = rows.groupby(place)["cell"].agg(list)
+    rows["cell"] = [
+        _named(sharing[folder, student], every[kind])
+        for folder, student, kind in zip(rows["folder"], rows["student"], rows["kind"], strict=True)
+    ]
+    base = [SetName.parse(name).method for name in rows["set"]]
+    is_named = (rows["cell"] != "") & (rows["cell"] != base)
     rows["label"] = rows["method"].mask(is_named, rows["method"] + " (" + rows["cell"] + ")")
     return rows.drop_duplicates(place).assign(source="")
+
+
+def _named(sharing: Sequence[str], every: Sequence[str]) -> str:
+    """Name the cells that share a set, or the others where these are fewer; nothing for all."""
+    others = [cell for cell in every if cell not in sharing]
+    if others and len(others) < len(sharing):
+        return f"all but {', '.join(others)}"
+    return ", ".join(sharing) if others else ""
 
 
 def write_table(table: PresetTable, folder: Path) -> list[Path]:
@@ -165,6 +180,7 @@ def _shown(table: PresetTable) -> dict[str, Any]:
         groups = groups_by_size(rows, table.distilled)
         parts.append({"caption": caption, "rows": rows, "groups": groups, "note": notes(rows)})
     protocols = sorted(set(table.ours["protocol"]))
+    measures = _measures(table.ours, f"Protocol {', '.join(protocols)}.")
     named = "; ".join(f"{name} ({PROTOCOLS[name]})" for name in protocols)
     return {
         "table": table,
@@ -174,7 +190,7 @@ def _shown(table: PresetTable) -> dict[str, Any]:
         "parts": parts,
         "beside": beside(table.published, table.ours, table.distilled),
         "distilled": table.distilled,
-        "measures": _measures(table.ours, f"Protocol {', '.join(protocols)}."),
+        "further": {"Measures": measures, "Costs": table.costs},
     }
 
 

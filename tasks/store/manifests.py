@@ -42,6 +42,8 @@ class Facts(TypedDict, total=False):
     device: str
     num_images: dict[str, int]
     out_dim: int
+    peak_bytes: int
+    peak_card_bytes: int
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import sys
 from dataclasses import fields, replace
 
 import pytest
-import torch
 
 from flows import cli
 from flows import plan as command
@@ -271,21 +270,6 @@ def test_the_scorings_of_a_student_are_counted_as_they_are_done(tiny):
     assert num_scorings(recipe, "strict") == (3, 1)
     assert num_scorings(replace(recipe, num_epochs=2), "strict") == (2, 1)
     assert num_scorings(recipe, "upstream_best") == (11, 12)
-
-
-def test_memory_is_that_of_a_process_of_its_own():
-    kept = torch.ones(25_000_000)
-    with miniature.watch() as idle:
-        pass
-    with miniature.watch() as peak:
-        more = torch.ones(25_000_000)
-    with miniature.watch() as passing:
-        passed = torch.ones(25_000_000)
-        del passed
-    assert kept.sum() == more.sum() > 0
-    assert idle[0] - miniature.idle_bytes() == pytest.approx(0.0, abs=1e7)
-    assert peak[0] - miniature.idle_bytes() == pytest.approx(1e8, rel=0.1)
-    assert passing[0] - miniature.idle_bytes() == pytest.approx(1e8, rel=0.1)
 
 
 def test_work_on_images_is_scaled_by_images_times_repetitions(tiny, tmp_path, monkeypatch):
