@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from tasks.core.distillation.initialisation import InitialPairs
 from tasks.core.distillation.matching_config import MatchingConfig, OuterConfig
@@ -41,6 +42,9 @@ def check_alike(earlier: PairSet, config: OuterConfig, train: Split, encoder: Im
         "parts": (earlier.parts, config.parts),
         "storage": (earlier.storage, config.storage),
     }
+    if earlier.log_weights is not None and getattr(config, "weights", "none") == "none":
+        forms["weights"] = ("of its own", "none")
+
     for name, (received, allowed) in forms.items():
         if received != allowed:
             raise ValueError(
@@ -67,13 +71,21 @@ def num_further(earlier: PairSet | None, size: int) -> int:
 def pairs_of(earlier: PairSet) -> InitialPairs:
     """Return the pairs of a finished set as those that another starts from."""
     images, texts = (torch.tensor(earlier.provenance[name]) for name in (IMAGE_IDX, CAPTION_IDX))
-    return InitialPairs(earlier.images, earlier.text_embeds, images, texts)
+    return InitialPairs(earlier.images, earlier.text_embeds, images, texts, earlier.log_weights)
 
 
 def joined(first: InitialPairs, further: InitialPairs) -> InitialPairs:
-    """Return pairs one after the other."""
-    ours, theirs = vars(first), vars(further)
-    return InitialPairs(**{name: torch.cat([ours[name], theirs[name]]) for name in ours})
+    """Return pairs one after the other. Those without weights have equal ones."""
+    weights = None
+    if first.log_weights is not None or further.log_weights is not None:
+        weights = torch.cat([_log_weights(first), _log_weights(further)])
+    return InitialPairs(
+        torch.cat([first.images, further.images]),
+        torch.cat([first.text_embeds, further.text_embeds]),
+        torch.cat([first.image_idx, further.image_idx]),
+        torch.cat([first.caption_idx, further.caption_idx]),
+        weights,
+    )
 
 
 def with_step_sizes(earlier: PairSet | None, config: Options) -> Options:
@@ -109,6 +121,11 @@ def learnable_with(earlier: PairSet | None, objective: Objective) -> dict[str, L
         rows = earlier.similarity.rows[name]
         found[name] = replace(value, initial=torch.cat([rows, value.initial[len(rows) :]]))
     return found
+
+
+def _log_weights(pairs: InitialPairs) -> Tensor:
+    weights = pairs.log_weights
+    return torch.zeros(len(pairs.image_idx)) if weights is None else weights
 
 
 def _form(similarity: Similarity | None) -> str:

@@ -26,7 +26,7 @@ from tasks.core.foundations.records import Split
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.foundations.text_spans import TextSpans
 from tasks.core.networks.encoders import ImageEncoder, encode_images
-from tasks.core.selection.k_means import prototypes
+from tasks.core.selection.k_means import nearest, prototypes
 from tasks.core.selection.pool import check_budget, sample_captions
 from tasks.core.training.parts import join_parts
 
@@ -43,12 +43,15 @@ class InitialPairs:
         image_idx: the real images (N,) that they come from. Noise keeps those that it replaces,
             for the gallery. An imported set has the images of `caption_idx`.
         caption_idx: their captions (T,). An imported set has the nearest ones.
+        log_weights: (N,) logarithms of the share of all sampled pairs that k-means assigns to each,
+            relative to their mean; None without k-means.
     """
 
     images: Tensor
     text_embeds: Tensor
     image_idx: Tensor
     caption_idx: Tensor
+    log_weights: Tensor | None = None
 
 
 def initial_pairs(
@@ -79,10 +82,13 @@ def initial_pairs(
     generator = make_generator(seed, "initial_pairs")
     image_idx = _shuffled(train, left_out, generator)[:num_pairs]
     caption_idx = sample_captions(image_idx, train.caption_image_idx, generator)
+    log_weights = None
     if "k_means" in (image, text):
         # From a generator of its own, so that noise is the same with and without prototypes
         draw = make_generator(seed, "k_means")
-        image_idx, caption_idx = _prototype_pairs(train, encoder, num_pairs, left_out, draw)
+        image_idx, caption_idx, log_weights = _prototype_pairs(
+            train, encoder, num_pairs, left_out, draw
+        )
     if texts_per_image > 1:
         caption_idx = _further_captions(train, image_idx, caption_idx, texts_per_image)
     images = join_parts(encoder.take(train.images, image_idx), parts)
@@ -95,7 +101,7 @@ def initial_pairs(
     if text == "noise":
         std, mean = torch.std_mean(train.text_embeds, dim=0, keepdim=True)
         text_embeds = mean + std * torch.randn(text_embeds.shape, generator=generator)
-    return InitialPairs(images.contiguous(), text_embeds, image_idx, caption_idx)
+    return InitialPairs(images.contiguous(), text_embeds, image_idx, caption_idx, log_weights)
 
 
 def _shuffled(train: Split, left_out: Tensor, generator: torch.Generator) -> Tensor:
@@ -131,7 +137,7 @@ def _prototype_pairs(
     num_pairs: int,
     left_out: Tensor,
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     sample = _shuffled(train, left_out, generator)[: max(_CLUSTERED, num_pairs)]
     pool = sample.sort().values  # in the order of the file, which is faster to read
     captions = TextSpans(train.caption_image_idx, train.num_images).draw(pool, generator)
@@ -144,4 +150,6 @@ def _prototype_pairs(
     text_features = normalize(train.text_embeds[captions], dim=1)
     points = torch.cat([normalize(features, dim=1), text_features], dim=1)
     chosen = prototypes(points, num_pairs, generator)
-    return pool[chosen], captions[chosen]
+    # A prototype that is there twice stands for one pair at least
+    mass = torch.bincount(nearest(points, points[chosen]), minlength=num_pairs).clamp(min=1)
+    return pool[chosen], captions[chosen], (mass / mass.float().mean()).log()

@@ -32,10 +32,11 @@ from tasks.core.distillation.outer_checkpoint import resume
 from tasks.core.distillation.outer_guard import Guard
 from tasks.core.distillation.outer_iterations import Log, Problem, iterate
 from tasks.core.distillation.outer_state import OuterState
+from tasks.core.distillation.sample_weights import weight_rows
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.frozen_features import prepare_frozen
 from tasks.core.networks.precision import check_machine, frozen_encoder, products, student_model
-from tasks.core.training.pair_set import PairSet
+from tasks.core.training.pair_set import LOG_WEIGHTS, PairSet
 
 Options = TypeVar("Options", bound=OuterConfig)
 
@@ -101,12 +102,17 @@ def run(
     problem = replace(
         problem, flat=student_model(problem.flat, config.precision, is_compiled=is_student_compiled)
     )
+    weights = initial.log_weights if pairs.log_weights is None else pairs.log_weights
+    learnable = {
+        **learnable_with(problem.earlier, objective),
+        **weight_rows(config, objective, weights, size * config.parts**2),
+    }
     state = OuterState(
         config,
         num_pairs,
         pairs.images,
         pairs.text_embeds,
-        learnable_with(problem.earlier, objective),
+        learnable,
         num_earlier=problem.earlier.num_pairs if problem.earlier else 0,
         encoder=problem.encoder,
         device=problem.flat.device,
@@ -193,4 +199,5 @@ def _pair_set(
         storage=config.storage,
         parts=config.parts,
         text_image_idx=text_image_idx,
+        log_weights=rows.get(LOG_WEIGHTS),
     )

@@ -56,6 +56,11 @@ def check_soft(
     without two pairs. Also when a set cannot go on with the similarity of a smaller one.
     """
     check_matching(config, num_epochs, budgets, trainable=trainable, where=where)
+    if config.weights != "none":
+        raise ValueError(
+            f"{where}.weights: received {config.weights!r}; a similarity weighs pairs already; "
+            "allowed is none; change it there (it may come from distill.matching)"
+        )
     own_sizes = [entry for entry in config.begin_with if isinstance(entry, int)]
     for name in ("sim_rank", "sim_alpha"):
         value = getattr(config, name)

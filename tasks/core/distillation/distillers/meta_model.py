@@ -36,8 +36,10 @@ from tasks.core.distillation.segments import draw_snapshot
 from tasks.core.foundations import plugins
 from tasks.core.foundations.section import BatchSize, Count, Section
 from tasks.core.foundations.seeding import make_generator
+from tasks.core.hypergradient.trajectory import Rows
 from tasks.core.networks.functional import Theta
 from tasks.core.training.losses import both_directions, info_nce
+from tasks.core.training.pair_set import LOG_WEIGHTS
 
 _NUM_STARTS = 1 << 31
 
@@ -249,7 +251,7 @@ def _warm_start(
     matching = config.matching()
     if matching is None:
         return None
-    objective = Objective(_student_loss(problem))
+    objective = Objective(_student_loss(problem), takes_weights=True)
     return run(problem, matching, num_pairs, objective, checkpoint=beside, log=log)
 
 
@@ -266,7 +268,10 @@ def _from(config: Config, warm: Distilled | None) -> Config:
 
 
 def _student_loss(problem: Problem) -> StudentLoss:
-    return lambda img, txt, rows: info_nce(img, txt, tau=problem.tau)
+    def student_loss(img: Tensor, txt: Tensor, rows: Rows) -> Tensor:
+        return info_nce(img, txt, tau=problem.tau, log_weights=rows.get(LOG_WEIGHTS))
+
+    return student_loss
 
 
 def _objective(problem: Problem, config: Config) -> Objective:
@@ -295,4 +300,4 @@ def _objective(problem: Problem, config: Config) -> Objective:
 
         return Goal(theta0, loss, terms)
 
-    return Objective(_student_loss(problem), goal=goal)
+    return Objective(_student_loss(problem), goal=goal, takes_weights=True)
