@@ -23,10 +23,11 @@ from tasks.store import disk
 
 LOGGER = logging.getLogger("vl_distillery")
 PRESET, STUDY = "preset", "study"
+# Commands that are no flows: each has a `main` of its own
 WITHOUT_FLOW = ("plan", "sweep", "fetch", "export", "import", "score", "demo", "ui")
 LIGHT = ("distill_sweep",)  # flows that check their parameters without PyTorch
-FAILED = "Finished in state Failed("
-GRACE_SECONDS = 5.0
+FAILED = "Finished in state Failed("  # how Prefect's line about a failed run begins
+GRACE_SECONDS = 5.0  # for Prefect to record an interruption
 
 
 def main(name: str, argv: Sequence[str] | None = None) -> None:
@@ -60,7 +61,8 @@ def guarded(run: Callable[[], None]) -> None:
 
 
 def _run(name: str, words: dict[str, Any]) -> None:
-    session.begin()  # before anything is imported that takes seconds
+    # Before anything is imported that takes seconds: it ends this process with its `dvc`
+    session.begin()
     if name in LIGHT:
         run(name, words)
         return
@@ -76,6 +78,7 @@ def _run(name: str, words: dict[str, Any]) -> None:
         for study, title in studies.titles().items():
             print(f"{study}  {title}")
         return
+    # Loaded for the check alone, before a server is asked or a flow begins
     if name == PRESET:
         params.load_cells(words["preset"], words["settings"])
     else:
@@ -90,6 +93,7 @@ def run(name: str, words: dict[str, Any]) -> None:
     LOGGER.setLevel(logging.INFO)
     flow = getattr(importlib.import_module(f"flows.{name}"), name)
     recorded: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    # Prefect sets up logging itself where it records a run
     if session.API_URL in os.environ:
         quieten_tracebacks()
         recorded = session.connected(is_outlived=is_outlived(words))
@@ -109,9 +113,9 @@ def is_outlived(words: dict[str, Any]) -> bool:
 
 
 def quieten_tracebacks() -> None:
-    """Let Prefect log no error that a user can mend: its message ends the run, said once.
+    """Keep Prefect from logging an error that a user can mend: `guarded` prints its message once.
 
-    A run that fails says so in its last line, without the message that its state holds.
+    Prefect's last line of a failed run keeps its beginning, without the message in parentheses.
     """
 
     def shorten(record: logging.LogRecord) -> bool:
@@ -123,7 +127,7 @@ def quieten_tracebacks() -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
-    """Let Prefect record the interruption; its server may be gone, so do not wait long."""
+    """Let Prefect record the interruption, for `GRACE_SECONDS`: its server may be gone."""
     timer = threading.Timer(GRACE_SECONDS, _give_up)
     timer.daemon = True
     timer.start()
@@ -131,6 +135,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _give_up() -> None:
+    # Not `sys.exit`, which waits for threads that wait for the server
     os._exit(_say(KeyboardInterrupt(), 130))
 
 

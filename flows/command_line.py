@@ -49,6 +49,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Words]:
 
     Asked for help or completion it prints and exits with 0. Wrong usage is one message and 2.
     """
+    # Not standalone: it returns the words, and errors are told below in our own form
     line: Any = typer.main.get_command(APP)
     try:
         found = line.main(list(arguments) or ["--help"], PROGRAM, standalone_mode=False)
@@ -56,6 +57,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Words]:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else PROGRAM
         message = error.format_message().rstrip(".")
+        # An address may hold a password, and the message repeats what was typed
         shown = [_SECRET.sub("://...", word) for word in arguments]
         for word, bare in zip(arguments, shown, strict=True):
             message = message.replace(word, bare)
@@ -66,6 +68,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Words]:
         )
         sys.exit(2)
     if isinstance(found, int):  # it has printed what was asked for
+        # Without any word help was printed too, but nothing was asked for
         sys.exit(found if arguments else 2)
     return found
 
@@ -92,6 +95,7 @@ def _plain(name: str, panel: str, text: str, *examples: str) -> None:
         force: Force = False,
         accept_code: AcceptCode = False,
     ) -> Words:
+        # All that was given, by the names of the flow's parameters; so in every command below
         return locals()
 
 

@@ -48,6 +48,7 @@ def _server() -> Iterator[None]:
     if session.API_URL in os.environ:
         yield
         return
+    # Port 0 makes the system choose one that is free
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = int(probe.getsockname()[1])
@@ -63,6 +64,7 @@ def computed_since(started: float) -> float:
     manifests.
     """
     paths = [*DATA.glob(f"**/{MANIFEST}"), *REPORTS.glob(f"*/{MANIFEST}")]
+    # A work folder that a kill left holds links to manifests that are counted at their own place
     fresh = [
         path
         for path in paths

@@ -41,6 +41,7 @@ def distill(
     grid = sets("distillers", chosen.distillers, chosen.general.budgets, method, num_pairs)
     preflight.check(chosen, "distill")
     works = [steps.distillation(chosen, name) for name in grid]
+    # Methods without experts train none, not even the first one, which is for coresets
     indices = None if any(work.method.needs_experts for work in works) else ()
     refs = refs or train_experts.fn(settings, accept_code=accept_code, indices=indices)
     how = {"force": force, "accept_code": accept_code}

@@ -30,6 +30,8 @@ def embed_captions(
     """
     chosen = params.load(settings)
     preflight.check(chosen, "embed_captions")
+    # `fn`: its steps are recorded as steps of this flow. Earlier stages are never forced: `force`
+    # is for what this flow makes.
     refs = refs or prepare_data.fn(settings, accept_code=accept_code)
     work = steps.embedding(chosen)
     how = {"force": force, "accept_code": accept_code}

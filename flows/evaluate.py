@@ -38,12 +38,14 @@ def evaluate(
     """
     chosen = params.load(settings)
     preflight.check(chosen, "evaluate")
-    imported(chosen)  # one that is missing is told before anything is made
+    # One that is missing is told before anything is made
+    imported(chosen)
     refs = refs or distill.fn(
         settings,
         accept_code=accept_code,
         refs=select_coresets.fn(settings, accept_code=accept_code),
     )
+    # Again, since what an imported set has to fit is known only here
     refs = replace(refs, imported=imported(chosen, refs.inputs.digests()))
 
     def log(student: params.Params, found: Found, galleries: dict[str, Ref]) -> None:
@@ -59,10 +61,14 @@ def scored(
     how: dict[str, bool],
     log: Callable[[params.Params, Found, dict[str, Ref]], None],
 ) -> Refs:
-    """Return the references with those of the scores and galleries of all their sets.
+    """Score all sets of `refs`, and return `refs` with the scores and galleries.
 
     Args:
-        log: hears the scores by set of each kind of student, whose parameters come first.
+        chosen: the parameters of the profile.
+        refs: what earlier stages made.
+        how: `force` and `accept_code` of every step.
+        log: called once for each kind of student, with its parameters, its scores by set, and the
+            galleries by set (none for a further student).
     """
     galleries = {}
     for name, pairs in refs.distilled.items():

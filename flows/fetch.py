@@ -41,6 +41,7 @@ def _fetch(
             "the name, with --as NAME"
         )
     source = source_of(what, name, has_folder=from_dir is not None)
+    # The terms come first, also for who has accepted them already
     print(source.terms, flush=True)
     if from_dir is not None:
         done = fetch.take(source, Path(from_dir), is_linked=not is_copied)

@@ -15,9 +15,11 @@ def sets(
     method: str | None,
     num_pairs: int | None = None,
 ) -> list[SetName]:
-    """Return the names of all sets, or of those of one method or size.
+    """Return the names of the sets: methods x budgets, or only those of one method or one size.
 
     Args:
+        methods, budgets: all that the parameters name.
+        method, num_pairs: only this one; None takes all.
         kind: `coresets` or `distillers`, for messages.
 
     Raises:

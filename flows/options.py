@@ -33,7 +33,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """All commands; `prepare-data` is the same as `prepare_data`."""
+    """All commands. A name may be written with hyphens: `prepare-data` is `prepare_data`."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command by its name, with hyphens or underscores."""
@@ -43,6 +43,7 @@ class Group(TyperGroup):
         """Return the command's name and its words; nothing runs in here."""
         words: Words = super().invoke(ctx)
         if "profile" in words:
+            # Before all others: their keys are looked up in the profile that is chosen by then
             profile, settings = words.pop("profile"), words["settings"] or []
             words["settings"] = settings if profile is None else [f"profile={profile}", *settings]
         return str(ctx.invoked_subcommand).replace("-", "_"), words

@@ -26,17 +26,17 @@ def pipeline(settings: Sequence[str] = (), force: bool = False, accept_code: boo
     Args:
         settings: overrides of params.yaml, `section.key=value`.
         force: compute all of it again.
-        accept_code: keep artifacts whose code alone has changed.
+        accept_code: keep artifacts where the code alone has changed.
     """
     chosen = params.load(settings)
     preflight.check(chosen, stages.LAST)
-    imported(chosen)  # one that is missing is told before anything is made
+    # An imported set that is missing is told before anything is made
+    imported(chosen)
     refs = prepare_data(settings, force, accept_code)
     refs = embed_captions(settings, force, accept_code, refs)
     refs = train_experts(settings, force, accept_code, refs)
-    imported(
-        chosen, refs.inputs.digests()
-    )  # and one that does not fit before anything is distilled
+    # One that does not fit is told before anything is distilled
+    imported(chosen, refs.inputs.digests())
     refs = select_coresets(settings, force, accept_code, refs)
     refs = distill(settings, force, accept_code, refs)
     refs = evaluate(settings, force, accept_code, refs)

@@ -68,8 +68,10 @@ def _reasons(plan: Plan) -> list[str]:
 def _print(settings: Sequence[str], is_json: bool) -> None:
     session.switch_offline()
     chosen = params.load(settings)
+    # Networks are measured with random weights
     preflight.check(chosen, LAST, with_weights=False)
     started = time.monotonic()
+    # Measurements run the stages for real, in a folder that goes with them
     with tempfile.TemporaryDirectory(prefix="vl-distillery-plan-") as folder:
         plan = make_plan(chosen, Path(folder))
     logging.getLogger("vl_distillery").info("measured in %.0f s", time.monotonic() - started)

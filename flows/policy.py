@@ -1,5 +1,5 @@
-"""What is tried again: a connection or a file system under load. A wrong value, a full disk and
-too little memory are not.
+"""What is tried again: what a connection or a file system under load refuses. A wrong value, a full
+disk and too little memory would fail again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 
 LOGGER = logging.getLogger("vl_distillery")
 RETRY_SECONDS = (5.0, 30.0)
+# Errors of networks, and of file systems that lie behind one
 HEALING = frozenset(
     {
         errno.EIO,
@@ -48,6 +49,7 @@ def retried(make: Callable[P, R], delays: Sequence[float] = RETRY_SECONDS) -> Ca
                     raise
                 LOGGER.warning("another try in %.0f s: %s", delay, error)
             time.sleep(delay)
+        # The last try: what it raises ends the run
         return make(*args, **how)
 
     return persistent

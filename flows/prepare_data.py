@@ -23,7 +23,7 @@ def prepare_data(
     Args:
         settings: overrides of params.yaml, `section.key=value`.
         force: compute again even when it is there.
-        accept_code: keep an artifact whose code alone has changed.
+        accept_code: keep an artifact where the code alone has changed.
     """
     chosen = params.load(settings)
     if "DVC_STAGE" in os.environ:

@@ -57,9 +57,11 @@ def preset(
     for chosen in cells.values():
         preflight.check(chosen, "evaluate")
         imported(chosen)
+    # Cells that change nothing of experts share them: they are looked up and verified once
     trained: dict[tuple[str, range], Refs] = {}
     made: dict[str, Refs] = {}
-    with caching.forcing_once():  # cells share what they do not change
+    # Cells share what they do not change: `force` must not make it again for each of them
+    with caching.forcing_once():
         for cell, chosen in cells.items():
             own, name = [*settings, f"{params.VARIANT}={preset}/{cell}"], f"{preset}/{cell}"
             needed = chosen.space("train_experts"), chosen.experts
@@ -69,6 +71,7 @@ def preset(
             refs = select_coresets.fn(own, force, accept_code, trained[needed])
             refs = distill.with_options(flow_run_name=name)(own, force, accept_code, refs)
             made[cell] = evaluate.with_options(flow_run_name=name)(own, force, accept_code, refs)
+    # Without the user's settings: where they change a cell, published numbers do not compare
     reference = params.load_cells(preset, [f"profile={next(iter(cells.values())).profile}"])
     scores = {cell: refs.scores for cell, refs in made.items()}
     distilled = {cell: refs.distilled for cell, refs in made.items()}

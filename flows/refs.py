@@ -18,7 +18,8 @@ class Refs:
         start: the image encoder that all experts share, with its features when it is frozen.
         student_starts: the same of each further student, by name.
         coresets, imported, distilled: by set name, `<method>-<num_pairs>`.
-        scores: one per student.  galleries: in the order of `distilled`.
+        scores: one per student.
+        galleries: in the order of `distilled`.
     """
 
     prepared: Ref | None = None
@@ -40,7 +41,10 @@ class Refs:
         return Inputs(self.prepared, self.embeddings, self.start)
 
     def all(self) -> list[Ref]:
-        """Every reference, in the order of the stages."""
+        """Return the references of what flows make, in the order of the stages.
+
+        Imported sets are not among them: `vl-distillery import` made them.
+        """
         single = (self.prepared, self.embeddings, self.start)
         return [
             *(ref for ref in single if ref),

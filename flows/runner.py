@@ -62,6 +62,7 @@ class Flow(Generic[P, R]):
         """Return the flow of Prefect that records this one."""
         from prefect import flow
 
+        # Results are artifacts; Prefect keeps none of them
         define = flow(name=self.name, flow_run_name=self.run_name, persist_result=False)
         return define(self.fn)
 
@@ -75,6 +76,7 @@ def flow(name: str) -> Callable[[Callable[P, R]], Any]:
     def define(fn: Callable[P, R]) -> Any:
         @functools.wraps(fn)
         def named(*args: P.args, **how: P.kwargs) -> R:
+            # Inside another flow, which has opened the store already
             if _COMMAND.get(None):
                 return fn(*args, **how)
             told = signature.bind(*args, **how).arguments
@@ -89,6 +91,7 @@ def flow(name: str) -> Callable[[Callable[P, R]], Any]:
         # Prefect reads types where a function is defined, and this one is defined here
         signature = inspect.signature(fn, eval_str=True)
         named.__signature__ = signature  # type: ignore[attr-defined]
+        # A plain process, in which Prefect is imported only when a server stands
         made = Flow(named, name)
         if "prefect" not in sys.modules:
             return made
@@ -102,7 +105,7 @@ def _remote(settings: Sequence[str]) -> Remote | None:
     """Return the store that the environment names, else the one of the settings.
 
     Raises:
-        ValueError: it is none; the message has nothing secret.
+        ValueError: it is no address of a store; the message has nothing secret.
     """
     if STORE in os.environ:
         url = os.environ[STORE] or None
@@ -114,7 +117,7 @@ def _remote(settings: Sequence[str]) -> Remote | None:
 
 @functools.cache
 def _say_unrecorded() -> None:
-    """Say it once, and at the first step: what is wrong with a command is told alone."""
+    """Say once, at the first step, that no server stands; a wrong command has failed before."""
     if not {SERVER, "DVC_STAGE"}.intersection(os.environ):
         LOGGER.info("not recorded in Prefect, since no server stands; `make ui` starts one")
 
@@ -129,6 +132,7 @@ def run(step: Step[..., R], *args: Any, **how: Any) -> R:
     from prefect import task
     from prefect.cache_policies import NO_CACHE
 
+    # Our own keys decide what is made: Prefect's cache sees neither changed modules nor lost files
     define = task(
         name=step.fn.__name__,
         task_run_name=step.run_name,

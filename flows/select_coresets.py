@@ -36,7 +36,8 @@ def select_coresets(
     refs = refs or train_experts.fn(settings, accept_code=accept_code)
     how = {"force": force, "accept_code": accept_code}
     made = {}
-    with caching.forcing_once():  # a method's sizes share what it computes for all of them
+    # All sizes of a method share one artifact: `force` must not make it again for each
+    with caching.forcing_once():
         for name in grid:
             work = steps.selection(chosen, name)
             made[str(name)] = run(step.select_coreset, work, refs.inputs, refs.experts[0], **how)

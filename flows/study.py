@@ -49,9 +49,10 @@ def study(
     wanted = studies.load(study, chosen)
     preflight.check(chosen, "distill")
     how = {"force": force, "accept_code": accept_code}
-    # The first expert, in whose space coresets are selected, also where no method reads any
+    # At least the first expert: coresets are selected in its space, also where no method reads any
     refs = train_experts.fn(settings, accept_code=accept_code)
     refs = distill.fn(settings, accept_code=accept_code, refs=refs)
+    # Heads train on features, also where the profile trains its encoder and has none
     inputs = replace(refs.inputs, start=_features(chosen, wanted, refs, accept_code))
     planned = step.plan(chosen, wanted, inputs, refs.distilled)
     coresets = {}

@@ -27,7 +27,13 @@ END_SECONDS = 30.0
 
 
 def main(action: str, name: str | None, settings: Sequence[str]) -> None:
-    """Do it, and exit: 0 done, 2 a wrong input, 130 interrupted."""
+    """Say, end or resume, and exit: 0 done, 2 a wrong input, 130 interrupted.
+
+    Args:
+        action: one of `ACTIONS`.
+        name: the sweep; None lists all, for `status` alone.
+        settings: overrides of params.yaml, for the profile.
+    """
     cli.guarded(lambda: _do(action, name, settings or ()))
 
 
@@ -46,6 +52,7 @@ def _do(action: str, name: str | None, settings: Sequence[str]) -> None:
             print(_line(record.read(profile, one)))
         return
     found = record.read(profile, name)
+    # A process that was killed could not tell Prefect that its run has ended
     if found.state == RUNNING and not found.is_alive:
         crash_former(replace(found, former=found.run))
     {"status": _show, "cancel": _cancel, "resume": _resume}[action](found)
@@ -75,6 +82,7 @@ def _cancel(found: Record) -> None:
     if found.state != RUNNING or not found.is_alive:
         print(f"{found.name}: {_state(found)}; nothing to cancel")
         return
+    # Checked above by its time of creation too: the id may have gone to another process
     os.kill(found.owner["pid"], signal.SIGINT)
     limit = time.monotonic() + END_SECONDS
     while found.is_alive and time.monotonic() < limit:

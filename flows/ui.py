@@ -23,6 +23,7 @@ def main(prefect_port: int, mlflow_port: int) -> None:
         client.check_folder()
     except ValueError as error:
         sys.exit(f"error: {error}")
+    # As an exception, so that the servers are stopped on the way out
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         _serve(prefect_port, mlflow_port)

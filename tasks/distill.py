@@ -75,6 +75,7 @@ def _distill(
             [ref.folder for ref in work.read(experts)], flat.flatten(), device=flat.device
         ),
         is_encoder_frozen=network.model.is_encoder_frozen,
+        # Of the size, not of the method: methods of one size begin with the same draws
         seed=derive_seed(network.seed, "distill", num_pairs),
         tau=network.model.tau,
         fresh_theta=lambda number: FlatModel(

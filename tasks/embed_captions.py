@@ -50,7 +50,7 @@ def embed_captions(
         )
         save_tensors(place / EMBEDDINGS, {"embeddings": embeds})
         facts = {"num_captions": len(embeds), "dim": embeds.shape[1]}
-        # A name does not say which weights it stands for, and a key has no more of them
+        # Weights that came by a name: the key has the name alone, so their digests are facts
         if files := plugin.module.fetched(plugin.config):
             weights = {path.name: holding.known_digest(path) for path in files}
             facts |= {"revision": files[0].parent.name, "weights": weights}

@@ -127,6 +127,7 @@ def _decode(
     stored = load_pairs(pairs.folder)
     # A synthetic text is a vector without words: the nearest real caption stands for it
     shown = stored.first_texts
+    # The first text of each picture is shown
     similarity, index = nearest(stored.text_embeds[shown], train.text_embeds)
     image_idx, caption_idx = (stored.provenance[name] for name in ("image_idx", "caption_idx"))
     rows = []
@@ -134,6 +135,7 @@ def _decode(
         rows.append(
             {
                 "initial_caption": train.captions[caption_idx[text]],
+                # A picture of parts starts from `parts**2` images; the first one is named
                 "initial_image_idx": image_idx[row * stored.parts**2],
                 "nearest_sentence": train.captions[int(index[row, 0])],
                 "similarity": float(similarity[row, 0]),

@@ -1,7 +1,8 @@
 """Makes the key of each artifact: what it depends on, and nothing else.
 
 Two artifacts with equal keys have the same bytes. A key holds parameters, digests of the inputs,
-and a digest of the code that makes the artifact.
+and a digest of the code that makes the artifact. Every value that a stage computes with has to be
+in it, or a stale artifact is used; any other value makes artifacts again for nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Missing = FileNotFoundError | None
 
 @dataclass(frozen=True)
 class Inputs:
-    """What every network is trained on and begins with; flows hand it to the tasks."""
+    """References to what every network is trained on and begins with; flows hand it to tasks."""
 
     prepared: Ref
     embeddings: Ref
@@ -88,7 +89,7 @@ def of_start(network: Network, prepared: Ref, code: Sequence[str]) -> tuple[Key,
     if is_frozen:
         inputs["prepared"] = prepared.digest
     what = {**encoder, "seed": network.seed, "is_frozen": is_frozen}
-    # Of the distilled encoder images are as prepared, which its inputs say
+    # The distilled encoder takes images as prepared, and the prepared dataset is an input
     if network.is_further:
         what["input_size"] = network.input_size
     digest = caching.code_digest([*code, network.image_encoder.module_name])
@@ -165,7 +166,7 @@ def of_score(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx: int)
         "protocol": section.protocol,
         "seed_idx": seed_idx,
     }
-    # Added where they apply: the keys of all others are older than these
+    # Added only where they apply: a new entry in all keys would make every score again
     if network.is_further:
         what |= {"student": network.name, "input_size": network.input_size}
     if work.set_name.ending:
@@ -212,7 +213,7 @@ def _trained(
 ) -> Key:
     """Return the key of what a network, and a method, are trained for."""
     what = {**what, "seed": network.seed, "model": asdict(network.model)}
-    # Of one hidden layer no key says it: those of all artifacts are older than the others
+    # Only other numbers are said: a new entry in all keys would make every artifact again
     if network.hidden_layers != 1:
         what["hidden_layers"] = network.hidden_layers
     modules = [plugin.module_name for plugin in (*methods, network.image_encoder)]

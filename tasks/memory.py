@@ -18,9 +18,10 @@ from pathlib import Path
 import psutil
 import torch
 
+# The system counts the peak in bytes on macOS, in units of 1,024 bytes elsewhere
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
-
+# The innermost block of `watch` that runs
 _AROUND: contextvars.ContextVar[Peak | None] = contextvars.ContextVar("around", default=None)
 
 
@@ -29,7 +30,8 @@ class Peak:
     """The highest values while a block of `watch` ran; they are whole when it has ended.
 
     Attributes:
-        left_bytes: resident at its begin beyond an idle process, so none of the block's.
+        left_bytes: what earlier work had left resident when the block began, beyond an idle
+            process; it is no memory of the block.
         host_bytes: resident memory of an idle process and of the block.
         card_bytes: allocated on the first card, 0 without one.
     """
@@ -39,7 +41,7 @@ class Peak:
     card_bytes: int = 0
 
     def note(self) -> None:
-        """Take in what the system counted since it was told to begin anew."""
+        """Raise the values to the peaks that the system has counted since it last began anew."""
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
         self.host_bytes = max(self.host_bytes, resident - self.left_bytes)
         if torch.cuda.is_available():
@@ -51,8 +53,9 @@ def idle_bytes() -> int:
     """Return what was resident at the first call, which comes once the libraries of the stages are
     imported and before any work.
     """
-    gc.freeze()  # a collection need not look at them
-    atexit.register(gc.unfreeze)  # what is frozen at the end, triton would call leaked
+    gc.freeze()  # a collection need not look at the objects of libraries
+    # Triton would report objects that are still frozen at exit as leaked
+    atexit.register(gc.unfreeze)
     return _resident_bytes()
 
 
@@ -60,11 +63,12 @@ def idle_bytes() -> int:
 def watch() -> Iterator[Peak]:
     """Measure the peaks of a block.
 
-    What earlier work left behind in this process is no memory of the block: the peak is that of an
-    idle process and what the work adds. What a process allocates once (buffers of thread pools and
-    kernels) is in the first work alone. Only Linux begins the peak anew; elsewhere it is the one of
-    the process so far.
+    The peak is the memory of an idle process and what the block adds: what earlier work left behind
+    is taken off. Memory that a process allocates once (buffers of thread pools and kernels) counts
+    for the first block. Only Linux can begin a peak anew; elsewhere it is that of the process so
+    far.
     """
+    # Garbage of earlier work would count for this block
     gc.collect()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)  # freed memory goes back to the system

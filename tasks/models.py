@@ -37,7 +37,7 @@ class Place:
 
 
 def load_encoder(network: Network, start: Ref, device: torch.device) -> ImageEncoder:
-    """Return the shared image encoder on `device`; the pretrained file is not needed any more.
+    """Return the shared image encoder on `device`, from the start artifact alone.
 
     It is the same module at every call: `new_model` copies it where it is trained, and nobody else
     may change it.
@@ -45,6 +45,7 @@ def load_encoder(network: Network, start: Ref, device: torch.device) -> ImageEnc
     return load_encoder_of(Place(start.digest, start.folder, network.image_encoder), device)
 
 
+# The distilled encoder and that of one further student
 @functools.lru_cache(maxsize=2)
 def load_encoder_of(start: Place, device: torch.device) -> ImageEncoder:
     """Return the encoder of a start artifact; see `load_encoder`."""
@@ -87,6 +88,7 @@ def open_split(network: Network, inputs: Inputs, split: str) -> Split:
     return _open_split(prepared, embeddings, split, features)
 
 
+# Training, validation and test split under two encoders
 @functools.lru_cache(maxsize=6)
 def _open_split(prepared: Place, embeddings: Place, split: str, features: Place | None) -> Split:
     start = features.folder if features else None

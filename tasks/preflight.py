@@ -32,14 +32,14 @@ from tasks.store.manifests import DamagedArtifact, Manifest, canonical_digest
 LOGGER = logging.getLogger("vl_distillery")
 CHECKED = stages.DATA / ".checked"
 RANDOM = "random"
-NO_REF = Ref("", "")  # of inputs that nothing is compared by
+NO_REF = Ref("", "")  # stands for inputs that are not compared
 TEXT_DIM = 8  # of the vectors that stand in for captions: any width will do
 OPTION = re.compile(r"\bmodel\.(?=options|lora|trainable|image_encoder|input_size)")
 LIBRARIES = ("torch", "timm", "torchvision", "transformers", "peft", "faiss-cpu", "faiss-gpu")
 
 
 def check(params: Params, stage: str, *, with_weights: bool = True) -> None:
-    """Check the networks of a stage and of those that it builds on, see above.
+    """Check the networks of a stage and of those that it builds on.
 
     Weights are not asked for where an artifact has been made from them.
 
@@ -163,9 +163,11 @@ def _check_images(params: Params, is_distilled: bool, with_weights: bool) -> Non
     network, plugin = work.network, work.network.image_encoder
     code = [plugin.module_name, "tasks.core.networks.functional", "tasks.models"]
     as_random = {"weights": RANDOM} if hasattr(plugin.config, "weights") else {}
+    # Random weights: whether a network can be built and trained is told before a file is fetched
     bare = replace(plugin, config=replace(plugin.config, **as_random))
     methods = params.distillers.values() if is_distilled else ()
     configs = [method.config for method in methods if isinstance(method.config, MatchingConfig)]
+    # A temperature changes nothing of what can be built, so a sweep over it is checked once
     model = {name: value for name, value in asdict(network.model).items() if name != "tau"}
     form = {"image": bare.as_params(), "model": model, "sizes": [size, network.input_size]}
 
@@ -234,6 +236,7 @@ def _train(network: Network, size: int, methods: list[Any]) -> None:
             f"vector of {encoder.out_dim} for each; change model.options.name"
         )
     flat = FlatModel(new_model(network, encoder, TEXT_DIM, "preflight"))
+    # The heads of a frozen encoder are layers of ours, which need no trial
     if network.model.is_encoder_frozen:
         return
     images = normalise(pixels.to(device), encoder.mean, encoder.std)

@@ -24,6 +24,7 @@ def prepare_data(work: Preparation, *, force: bool = False, accept_code: bool = 
     key, missing = keys.of_prepared(work)
 
     def build(place: Path) -> dict[str, Any]:
+        # A dataset that is drawn, such as the toy one, has no folder
         root = getattr(work.dataset.config, "path", None)
         left_out = LeftOut(work.section.max_left_out, root)
         return prepare(

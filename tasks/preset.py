@@ -25,16 +25,18 @@ def write_table(
     distilled: Mapping[str, dict[str, Ref]],
     experts: Mapping[str, list[Ref]],
 ) -> list[Path]:
-    """Write the table and return its files; it takes a moment, so it is always written anew, with
-    the same bytes from the same scores.
+    """Write the table and return its files.
+
+    It is no artifact: to write it takes a moment, so it is always written anew. The same scores
+    give the same bytes.
 
     Args:
         cells: parameters by cell.
-        reference: the same without the user's own settings: published numbers stand beside cells
-            that agree with them.
+        reference: the same cells without the user's own settings. Published numbers stand beside a
+            cell only where both agree.
         scores: artifacts of evaluate by cell.
         distilled: sets by cell and name.
-        experts: those of each cell.
+        experts: the experts that each cell read.
     """
     from tasks.reporting.costs import costs
     from tasks.reporting.preset_table import CellScores, build_table
@@ -55,7 +57,9 @@ def write_table(
             _setting(chosen) == _setting(reference[cell]),
         )
     spent = costs(distilled, chain(*experts.values()))
+    # After they were read: another run may have replaced a score meanwhile
     artifacts.confirm(ref for refs in scores.values() for ref in refs)
+    # The cells of a preset are of one profile, so that the last one tells both
     dataset, profile = chosen.report.dataset, chosen.profile
     facts = _facts(cells, scores)
     table = build_table(preset, title, dataset, found, load_published(), facts, spent)
@@ -63,8 +67,8 @@ def write_table(
 
 
 def _setting(params: Params) -> tuple[object, ...]:
-    """What a published number depends on beside its size, protocol and seeds; the place of weights
-    does not count.
+    """Return what a published number depends on beside its size, protocol and seeds. Where weights
+    lie does not count.
     """
     return (
         params.image_encoder.label,

@@ -33,7 +33,10 @@ def reporter(name: str, *, every: float = LINE_SECONDS) -> Reporter:
 
 
 class Reporter:
-    """Work that ends within `ARTIFACT_SECONDS` pays for no call to the Prefect API."""
+    """Shows how far one piece of work is, see `reporter`.
+
+    Work that ends within `ARTIFACT_SECONDS` makes no call to the Prefect API.
+    """
 
     def __init__(self, name: str, every: float) -> None:
         self.name = name
@@ -96,7 +99,8 @@ class Reporter:
         """Create or update the artifact; a server that does not answer must not end the work, so
         the failure is logged once.
         """
-        context = sys.modules.get("prefect.context")  # a plain run does without Prefect
+        # Not imported here: a plain run does without Prefect
+        context = sys.modules.get("prefect.context")
         if context is None or context.TaskRunContext.get() is None:
             self.is_artifact_wanted = False
             return
@@ -118,6 +122,7 @@ def _write_lines(work: weakref.ref[Reporter], over: threading.Event, every: floa
         report = work()
         if report is not None:
             LOGGER.info("%s: %s", report.name, report.state)
+        # Held here, the reporter would live as long as this thread
         del report
 
 

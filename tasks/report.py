@@ -31,7 +31,7 @@ def write_report(
     Args:
         prepared: says what of the dataset was left out.
         galleries: in the order of `distilled`.
-        made: every artifact behind the report, which says how long each stage took.
+        made: every artifact behind the report; their manifests say how long each stage took.
     """
     shown = {
         "prepared": [prepared],
@@ -74,6 +74,7 @@ def _facts(work: Reporting, prepared: Ref, made: list[Ref]) -> Facts:
         seconds[stage] = seconds.get(stage, 0.0) + facts["seconds"]
         if "device" in facts:
             devices.add(facts["device"])
+    # The commit is that of this run; versions, below, are those of the last artifact alone
     git = caching.git_state()
     return Facts(
         profile=work.profile,

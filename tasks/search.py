@@ -115,6 +115,7 @@ def nearest(
     similarities, indices = _best(unit_queries, unit_keys, found, k)
     # A list is complete when its last entry is certainly worse than the k-th best; n equal keys may
     # need a longer one.
+    # Twice the margin: FAISS rounds the score of each of the two entries
     floor = scores[:, k - 1] - 2 * score_margin(unit_queries, unit_keys)
     if index.entries < len(keys):
         for row, candidates in _above(unit_queries, unit_keys, floor, scores[:, -1] >= floor):
@@ -172,7 +173,9 @@ def _search_ranks(question: Question, limit: int, chunk_rows: int, device: torch
     is_cut_Q = (scores_QL[:, -1] >= low_Q) & (index.entries < len(question.keys_KD))
     is_open_Q = (above_Q < limit) & is_cut_Q
     ranks = finish_ranks(question, above_Q, is_open_Q, FALLBACK_ROWS)
+    # More keys than the positive are near it: float32 cannot tell which is better, exact scores can
     is_tied_Q = (above_Q < limit) & (is_near_QL.sum(1) > 1) & ~is_open_Q
+    # The positive is counted as tied already, and `add_near` counts it once more with the others
     ranks.tied_Q[is_tied_Q] = 0
     ranks.tied_positives_Q[is_tied_Q] = 0
     query_P, entry_P = (is_near_QL & is_tied_Q[:, None]).nonzero(as_tuple=True)

@@ -26,8 +26,8 @@ def select_coreset(
     """Return `data/coresets/<profile>/<method>-<num_pairs>`, a PairSet of real pairs.
 
     Args:
-        warm: the expert in whose space pairs are selected, after `train_experts.coreset_epochs`
-            epochs (expert_000).
+        warm: expert_000. Pairs are selected in its space after `train_experts.coreset_epochs`
+            epochs.
     """
     how: Any = {"force": force, "accept_code": accept_code}
     shared = make_shared(work, inputs, **how) if hasattr(work.method.module, "prepare") else None
@@ -63,6 +63,7 @@ def _prepare(work: Selection, inputs: Inputs) -> dict[str, Any]:
     device, section, network, method = choose_device(), work.experts, work.network, work.method
     encoder = load_encoder(network, inputs.start, device)
     train = open_split(network, inputs, "train")
+    # One caption an image at every epoch: what is counted are the pairs that may be selected
     caption_idx = _caption_idx(network, train)
     pairs = SplitPairs(train, encoder, section.augment, device=device, caption_idx=caption_idx)
 
@@ -109,6 +110,7 @@ def _select(
     encoder = load_encoder(network, inputs.start, device)
     train = open_split(network, inputs, "train")
     check_budget(num_pairs, train.num_images)
+    # Any model of this form: the snapshot of the expert replaces all its parameters
     model = new_model(network, encoder, train.text_embeds.shape[1], "expert", 0)
     flat = FlatModel(model)
     buffer = Buffer([warm.folder], flat.flatten(), device=flat.device)

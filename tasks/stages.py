@@ -1,6 +1,7 @@
 """The stage table: what each stage reads, where it writes, and the code that its key covers.
 
-The code of a stage is its modules with everything of `tasks.core` that they import.
+The code of a stage is the modules that the table names, with all modules of `tasks.core` that they
+import. So a module of `tasks` that takes part in a result has to be named, here or in keys.py.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ _NETWORKS = (*_TABLES, "torch", "timm", "timm.data")
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: its params sections, the stages whose artifacts it reads, and its output folder
-    under `data/`.
+    """One stage.
 
-    `libraries` are imported before the clock of an artifact starts: the seconds in its manifest are
-    work, whoever imported first. What one plugin alone needs (transformers, peft, torchvision,
-    faiss) is in the seconds of the first artifact that needs it.
+    Attributes:
+        sections: of params.yaml that it computes with.
+        reads: the stages that make what it reads.
+        folder: its output folder below `data/`; "" for the report, which lies elsewhere.
+        code: modules that its key covers.
+        libraries: imported before the clock of an artifact starts, so that the seconds in its
+            manifest are work alone. A library of one plugin (transformers, peft, torchvision,
+            faiss) is not among them: its import counts for the first artifact that needs it.
     """
 
     name: str
@@ -61,6 +66,7 @@ STAGES = {
         ),
         Stage(
             "select_coresets",
+            # `train_experts`: pairs are chosen in the space of an expert, by its recipe
             ("seed", "budgets", "model", "train_experts", "select_coresets"),
             ("prepare_data", "embed_captions", "train_experts"),
             "coresets",
@@ -99,7 +105,7 @@ STAGES = {
         ),
     )
 }
-LAST = "report"  # which builds on all others
+LAST = "report"  # builds on all others
 
 
 def folder(stage: str, profile: str, *parts: str) -> Path:

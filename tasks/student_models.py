@@ -1,5 +1,5 @@
-"""A student of an artifact: trained from references, with what it opens beside `models.py`
-(encoders at another size, sets as a student sees them).
+"""Trains a student from references to artifacts, and opens what it needs beside `models.py`:
+encoders at another size, and sets as a student sees them.
 """
 
 from __future__ import annotations
@@ -69,11 +69,13 @@ class Student:
 def train_student(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx: int) -> Student:
     """Train a fresh student and score it (METHOD 8).
 
-    Args:
-        inputs: with the start of the same network.
-        pairs: a coreset or distilled artifact; None trains on the full data.
+    Where `work.set_name` has an ending, the set is first changed by `in_words` or `plain`.
 
-    By the ending of `work.set_name` the set is that of `in_words`, or `plain`.
+    Args:
+        work: what `evaluate` is told.
+        inputs: with the start of the same network.
+        pairs: a coreset, distilled or imported artifact; None trains on the full data.
+        seed_idx: number of the student; the profile's seed and it give all its randomness.
     """
     device, section, network = choose_device(), work.section, work.network
     tau = network.model.tau
@@ -120,6 +122,7 @@ def in_words(pairs: PairSet, train: Split) -> PairSet:
     the gallery.
     """
     _, sentences = nearest(pairs.text_embeds, train.text_embeds)
+    # Real embeddings are float32, whatever precision the set's own texts are stored in
     words = train.text_embeds[sentences[:, 0]]
     return replace(pairs, text_embeds=words, storage="float32")
 
@@ -139,11 +142,11 @@ def load_student_encoder(network: Network, start: Ref, device: torch.device) -> 
 def open_pairs(
     network: Network, start: Ref, pairs: Ref, device: torch.device
 ) -> tuple[PairSet, torch.Tensor | None, Size]:
-    """Return a stored set as the student with `network` sees it, its features, and its size as
-    stored.
+    """Return a set as the student with `network` sees it, its features, and its size as stored.
 
     Features (num_images, F) lie on `device`; they are None when the encoder is trained. Nobody may
-    change either. A further student sees the set as `transfer` brings it.
+    change set or features, which later students share. A further student sees the set as `transfer`
+    changes it.
     """
     stored = Place(pairs.digest, pairs.folder)
     encoder = Place(start.digest, start.folder, network.image_encoder)
@@ -151,6 +154,7 @@ def open_pairs(
     return _open_pairs(stored, encoder, device, is_frozen, network.is_further, network.input_size)
 
 
+# The students of a set come one after the other
 @functools.lru_cache(maxsize=1)
 def _open_pairs(
     pairs: Place,
@@ -162,6 +166,7 @@ def _open_pairs(
 ) -> tuple[PairSet, torch.Tensor | None, Size]:
     encoder = at_size(load_encoder_of(start, device), input_size)
     stored = load_pairs(pairs.folder)
+    # Before it is resized for another encoder: the set is as large as it is stored
     size = size_of(stored)
     if is_transferred:
         stored = transfer(stored, encoder, input_size)

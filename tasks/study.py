@@ -1,8 +1,8 @@
 """The students of a study, and its pages: `reports/<profile>/studies/<study>.csv`, `.md` and
 `.html`.
 
-`flows/study.py` trains them through the one evaluator. The arithmetic of what is trained on what
-is here, of what came out in `tasks/reporting/`.
+`flows/study.py` trains them through the one evaluator. What is trained on which set is computed
+here; what the scores say is computed in `tasks/reporting/`.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Plan:
 
     Attributes:
         cells: one set after the other, so that each is opened once.
-        num_bytes: as stored, by set; that of real pairs is counted as JPEG.
-        same_bytes: the random set with the bytes of each distilled set, by name.
-        left_out: cells of which no whole number of epochs comes near the level.
+        num_bytes: bytes of each set as stored; real pairs are counted as JPEG.
+        same_bytes: {distilled set: the random set that takes as many bytes}.
+        left_out: cells that have no whole number of epochs near the level.
     """
 
     cells: tuple[Cell, ...]
@@ -82,8 +82,10 @@ def _search(params: Params, study: Study, inputs: Inputs, distilled: Mapping[str
     for name, ref in distilled.items():
         size, stored = SetName.parse(name).num_pairs, _stored_bytes(ref)
         assert size
-        # All pairs are the full data, but with one caption each
+        # Random pairs with the bytes of the distilled set; all pairs are the full data, but with
+        # one caption each
         beside = min(int(stored / pair_bytes), num_train)
+        # They are many, so that they take the recipe of full data, with as many steps in all
         steps_of_full = replace(
             recipes.full, num_epochs=round(recipes.full.num_epochs * num_train / beside)
         )
@@ -118,6 +120,7 @@ def _compute(params: Params, study: Study, inputs: Inputs, distilled: Mapping[st
         head = Head(width, 1, recipe.lr_img, params.model.tau)
         per_epoch = size * operations(head, dims) / 1e9
         for level in sorted(section.gigaflops):
+            # 0 epochs, where one alone takes more than the level, misses it by all of it
             num_epochs = round(level / per_epoch)
             if abs(num_epochs * per_epoch / level - 1) > TOLERANCE:
                 left_out.append(f"{name} at width {width} with {level:g} GFLOP")
@@ -213,6 +216,7 @@ def write_study(
     parts = []
     for cell, refs in zip(planned.cells, scores, strict=True):
         frame, _ = load_scores(ref.folder for ref in refs)
+        # `small` and `full` are the same here, see `studies.evaluation`
         recipe = cell.work.section.full
         parts.append(
             frame.assign(

@@ -52,7 +52,8 @@ class Set:
 
     Attributes:
         pairs: what students train on, see `tasks/core/training/pair_set.py`.
-        captions: of real pairs; the nearest training sentences of what has vectors for texts.
+        captions: of real pairs their own; for texts that are vectors, the nearest training
+            sentences.
         sheet: the contact sheet of the first pairs, a PNG.
     """
 
@@ -71,6 +72,7 @@ class Profile:
 
     def __init__(self, chosen: Params, settings: Sequence[str] = ()) -> None:
         self._params, self._settings = chosen, settings
+        # Verifies every artifact and makes none: the tasks of the pipeline are asked themselves
         entries = look(cells_of(chosen))
         self._entries = {entry.cell.name: entry for entry in entries}
         self._imported = imported(chosen, digests(entries))
@@ -97,6 +99,7 @@ class Profile:
             captions = pairs.provenance.get(CAPTIONS) or _nearest(pairs, train)
             _draw(f"{name}: imported", pairs, captions, buffer)
         elif SetName.parse(name).method in self._params.distillers:
+            # The texts of a distilled set are vectors; its gallery has the nearest sentences
             decoded = self._made(f"{name} gallery").folder
             gallery = load_gallery(decoded, ref.folder, pairs.num_pairs)
             captions = [row.nearest_sentence for row in gallery.rows]
@@ -114,13 +117,15 @@ class Profile:
             seed: the k of the pipeline's `seed_<k>`: the same seed gives the same student.
 
         Raises:
-            ValueError: `pairs` is no set of this profile, as it is now; or `seed` is negative.
+            ValueError: `pairs` is no set of this profile or was made again since, or `seed` is no
+                number from 0.
         """
         if not (pairs is None or isinstance(pairs, Set)) or not isinstance(seed, int) or seed < 0:
             raise ValueError(
                 f"train: received {pairs!r} and the seed {seed!r}; allowed is a set that "
                 "`profile.set(name)` gives, or None, and a seed from 0"
             )
+        # A `Set` may come from a profile that was opened before artifacts were made again
         if pairs and pairs.ref.digest != self._made(pairs.name).digest:
             raise ValueError(
                 f"train: received {pairs.name} of another profile or of other settings; it was not "
@@ -144,6 +149,7 @@ class Profile:
                 "`methods` and `budgets` of params.yaml choose them"
             )
         entry: Entry = self._entries[name]
+        # A missing artifact has no reason of its own where its inputs are missing too
         if entry.ref is None:
             because = entry.because or self._upstream()
             words = ["vl-distillery", "pipeline", "--profile", self._params.profile]
@@ -198,6 +204,7 @@ def leaderboard(data: Path | str = stages.DATA) -> pd.DataFrame:
     rows = []
     for path in sorted(scores.rglob(SCORE)):
         profile = path.relative_to(scores).parts[0]
+        # Verified one by one: a score that was edited must not lead the table
         score, made_from = json.loads(path.read_text()), _made_from(path.parent)
         rows.append({"profile": profile, "made_from": made_from, **score})
     if not rows:
@@ -212,6 +219,7 @@ def leaderboard(data: Path | str = stages.DATA) -> pd.DataFrame:
         numbers = {name: describe(part[name]).mean for name in metrics.NAMES}
         row = dict(zip(groups, names, strict=True))
         table.append({**row, "students": found.n, **numbers, "deviation": found.deviation})
+    # A stable sort, so that equal scores stay in the order of their names
     best = pd.DataFrame(table).sort_values("mean_recall", ascending=False, kind="stable")
     return best.reset_index(drop=True)
 
@@ -231,7 +239,7 @@ def _draw(title: str, pairs: PairSet, captions: Sequence[str], target: BinaryIO)
 
 
 def _made_from(folder: Path) -> str:
-    """Return 8 digits that students share who differ in their seed alone."""
+    """Return 8 digits that are the same for students that differ in their seed alone."""
     manifest = artifacts.verify(folder)
     if manifest is None:
         raise DamagedArtifact(f"{folder}: it has no manifest")

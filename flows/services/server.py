@@ -43,6 +43,7 @@ def _end_with_starter() -> None:
 
 def _serve_prefect(port: int) -> None:
     origins = f"http://{HOST}:{port},http://localhost:{port}"
+    # The page may be opened by either name of this machine
     os.environ |= {
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins,
         "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api",

@@ -73,6 +73,7 @@ def begin() -> None:
     us.
     """
     switch_offline()
+    # An address that the user sets goes before the server of this folder
     if API_URL not in os.environ and (url := standing()):
         os.environ[API_URL] = url
     if "DVC_STAGE" in os.environ:
@@ -81,7 +82,7 @@ def begin() -> None:
 
 @functools.cache
 def end_with_worker() -> None:
-    """Let a process that a worker of Prefect has started end with it: the worker alone would see
+    """End this process when the worker of Prefect that started it is gone: nobody else would record
     how it ends.
     """
     if WORKER_RUN in os.environ:
@@ -91,8 +92,10 @@ def end_with_worker() -> None:
 
 
 def switch_offline() -> None:
-    """Set what keeps Prefect, MLflow and DVC from calling out, and Hugging Face from drawing bars,
-    unless it is set already; and keep any proxy from this machine's own addresses.
+    """Set the variables that keep Prefect, MLflow and DVC from calling out, and Hugging Face from
+    drawing bars.
+
+    A variable that is set already stays. This machine's own addresses never go through a proxy.
     """
     switches = {
         "PREFECT_HOME": str(Path(".prefect").resolve()),
@@ -118,10 +121,13 @@ def switch_offline() -> None:
 
 
 def find_owner() -> Owner | None:
-    """Return the process that runs us: the `dvc` above a stage, or the program that calls DVC; None
-    when it has ended. Where no DVC stage runs it is this process itself.
+    """Return the process that this one has to end with.
+
+    In a stage of DVC that is the `dvc` above it, or the program that calls DVC; None when that has
+    ended. Elsewhere it is this process itself.
     """
     if "DVC_STAGE" in os.environ:
+        # By its lock file first: DVC may run inside another program, which is not called dvc
         writers = _dvc_writers()
         for parent in psutil.Process().parents():
             with contextlib.suppress(psutil.Error):  # it ends while we look
@@ -134,9 +140,9 @@ def find_owner() -> Owner | None:
 
 
 def _dvc_writers() -> set[int]:
-    """Return the ids of the processes that write stages' outputs here, by DVC's own lock file.
+    """Return the ids of the processes that write outputs of stages here, from DVC's own lock file.
 
-    Who runs a stage is in it, and stays in it when it is killed.
+    A process that runs a stage is named there, and stays named when it is killed.
     """
     try:
         writers = json.loads(RWLOCK.read_text())["write"].values()
@@ -148,6 +154,7 @@ def _dvc_writers() -> set[int]:
 def invocation() -> str:
     """Return the id that all stages of one `dvc repro` share, for the parent run in MLflow."""
     owner = find_owner() or Owner.of(os.getpid())
+    # All stages below one `dvc` compute the same text, and so the same id
     name = f"{platform.node()} {owner.pid}-{owner.created}"
     return sha256(name.encode()).hexdigest()[:32]
 
@@ -172,12 +179,12 @@ def standing() -> str | None:
 
 @contextlib.contextmanager
 def connected(*, is_outlived: bool = True) -> Iterator[None]:
-    """Begin when the server of PREFECT_API_URL answers. At the end everything that Prefect has to
-    send is sent.
+    """Begin the block when the server of PREFECT_API_URL answers. At its end all logs and events of
+    Prefect are sent.
 
     Args:
-        is_outlived: whether a run in the block goes on without the server, see `_outlive`; one that
-            needs it waits for it.
+        is_outlived: whether the run goes on without the server once that is gone, see `_outlive`.
+            A run that needs the server waits for it.
 
     Raises:
         ConnectionError: nobody answers there; a standing server has `START_SECONDS` to start.
@@ -217,6 +224,7 @@ def _is_unanswered(error: Exception) -> bool:
 
 def answers(url: str) -> bool:
     """Whether a server answers at an address, with whatever code."""
+    # A proxy of the environment must not be asked for this machine's own servers
     is_near = urllib.parse.urlsplit(url).hostname in LOOPBACK
     proxies = urllib.request.ProxyHandler({} if is_near else None)
     try:
@@ -244,9 +252,11 @@ def _outlive(url: str, has_ended: threading.Event) -> None:
     it for ever. What is made is found, and what was begun goes on from its checkpoint.
     """
     place, since = urllib.parse.urlsplit(url), time.monotonic()
+    # A server that restarts refuses for a moment: it is gone when it has refused for a while
     while time.monotonic() - since < GONE_SECONDS:
         if has_ended.wait(POLL_SECONDS):
             return
+        # A server that is slow is there: the count begins anew
         if not is_refused(place):
             since = time.monotonic()
     print(f"the Prefect server at {url} is gone; going on without it", file=sys.stderr, flush=True)

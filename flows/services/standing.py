@@ -1,4 +1,4 @@
-"""The standing servers of a folder, which serve every command that is given there meanwhile.
+"""The standing servers of a folder: while they run, they serve every command given there.
 
 Commands find the Prefect server by `standing.json` under PREFECT_HOME. `make ui` starts both
 servers until Ctrl-C, `make demo` starts Prefect's for one run.
@@ -73,6 +73,7 @@ def prefect(port: int) -> Iterator[Server]:
     with _started("prefect", port, session.sessions() / "standing.log", "/api") as server:
         owner = asdict(session.Owner.of(server.process.pid))
         partial = state.with_suffix(".partial")
+        # Renamed into place: another command must not read half of it
         partial.write_text(json.dumps({"api_url": server.url, **owner}))
         partial.replace(state)
         try:

@@ -1,3 +1,3 @@
-"""In and out: a stored set for people who have never heard of this program, and their embeddings
-under this program's score.
+"""In and out: exports for people who have never heard of this program, imports of their sets, and
+scores of their embeddings.
 """

@@ -1,6 +1,7 @@
-"""Arrays of anybody: npy, safetensors and Parquet, and lists of numbers in json and csv.
+"""Reads arrays that anybody made: npy, safetensors and Parquet, and lists of numbers in json and
+csv.
 
-No pickle is read. What cannot be read is refused with its file and key.
+No pickle is read. A file that cannot be read is refused with its name and key.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Place:
     @classmethod
     def parse(cls, text: str) -> Place:
         """Return the place that a user wrote."""
+        # A path may hold colons: a key follows only after one of these endings
         found = re.fullmatch(r"(.+\.(?:safetensors|parquet|csv)):([^/:]+)", text)
         return cls(Path(found[1]), found[2]) if found else cls(Path(text))
 
@@ -53,7 +55,8 @@ def read_array(place: Place, name: str) -> Tensor:
     """Return an array of numbers, of any shape and type.
 
     Args:
-        name: what it is; the key that is taken where the user gives none and several are there.
+        name: what the array holds, for messages. It is also the key that is taken where the file
+            has several and the user names none.
 
     Raises:
         ValueError: the file is no such file, or has no such key.
@@ -82,8 +85,8 @@ def names_of(path: Path) -> list[str]:
 def read_integers(place: Place, name: str) -> Tensor:
     """Return a list of integers (T,) int64, also of json and csv.
 
-    A json holds a list, or an object with the list under `name`. A csv has a column `image`, and
-    optionally `caption`, which says of which row it is.
+    A json holds a list, or an object with the list under `name`. A csv has a column `image`. It may
+    have a column `caption`, the number of the caption that a row belongs to.
 
     Raises:
         ValueError: as `read_array`, or numbers that are not whole.
@@ -154,6 +157,7 @@ def _key(place: Place, name: str, names: list[str]) -> str:
 def _tensor(array: np.ndarray, place: Place) -> Tensor:
     if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
         raise _refused(place, f"the type {array.dtype}")
+    # PyTorch takes the byte order of this machine alone
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
 
 
@@ -175,6 +179,7 @@ def _json(place: Place, name: str) -> list[int]:
 def _csv(place: Place, name: str) -> list[int]:
     column = place.key or "image"
     try:
+        # Spreadsheets write a mark at the start of the file, which would be part of the first name
         with place.path.open(newline="", encoding="utf-8-sig") as handle:
             rows = list(csv.DictReader(handle))
         images = [int(row[column]) for row in rows]
@@ -197,6 +202,7 @@ def _csv(place: Place, name: str) -> list[int]:
 
 
 def _is_index(value: object) -> bool:
+    # No bool, which is an int to Python, and far from the end of int64
     return type(value) is int and abs(value) < 10**18
 
 

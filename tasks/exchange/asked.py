@@ -1,7 +1,8 @@
-"""What was made against what the present parameters ask for, in words; code does not count.
+"""Compares what was made with what the present parameters ask for, and names in words what differs.
 
-An export and an imported set tell what was stored. What they were made for may differ from what
-params.yaml and `--set` say today, and is refused by the parameter's name.
+An export and an imported set tell what was stored. They may have been made for other parameters
+than params.yaml and `--set` hold; such a set is refused, with the parameter's name. Code is not
+compared.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from tasks.store import manifests, reasons
 from tasks.store.artifacts import Key, Ref
 from tasks.store.manifests import MANIFEST, Manifest
 
-FITS = "fits"  # what an imported set fits, among the facts of its manifest
-WORDS = "has_words"  # among them too: whether its texts are those of sentences
+# Facts of the manifest of an imported set: what it fits, and whether its texts stand for sentences
+FITS = "fits"
+WORDS = "has_words"
 FITTED = ("prepared", "embeddings", "start")  # what every set of a profile has to fit
 
 
@@ -43,12 +45,12 @@ class Made:
 
 
 def differences(params: Params, made: Mapping[str, Made]) -> dict[str, str]:
-    """Return what the parameters ask for otherwise, by name; {} for nothing.
+    """Return what differs between `made` and what the parameters ask for: {name: words}.
 
     Raw data and weights that are not on this machine are not compared.
 
     Args:
-        made: by `FITTED`.
+        made: the artifacts named by `FITTED`.
     """
     prepared = Ref("", made["prepared"].digest)
     code = STAGES["train_experts"].code
@@ -62,18 +64,21 @@ def differences(params: Params, made: Mapping[str, Made]) -> dict[str, str]:
 
 
 def differences_of_set(params: Params, name: SetName, made: Mapping[str, Made]) -> dict[str, str]:
-    """Return the same of a set of the profile.
+    """Return what differs for a set of the profile: the set itself, and what it was made from.
 
-    Experts are compared where they are there; those that are not are taken as the set knows them.
+    An expert is compared where its artifact is on this machine. For a missing one the digest that
+    the set was made from is taken.
 
     Args:
-        made: as in `differences`, and `own`, the set.
+        made: as in `differences`, and the set under `own`.
     """
     own = made["own"]
     found = differences(params, made)
+    # Keys need digests alone, so that these references have no path
     given = keys.Inputs(*(Ref("", made[item].digest) for item in FITTED))
     training = steps.training(params)
     is_coreset = name.method in params.coresets
+    # A coreset reads the first expert alone
     numbers: Sequence[int] = (0,)
     if not is_coreset:
         numbers = steps.distillation(params, name).read(range(training.section.num_experts))
@@ -107,5 +112,6 @@ def _changed(made: Made, key: Key, missing: keys.Missing = None) -> str | None:
     """
     if missing is not None:
         key = replace(key, inputs={**made.inputs, **key.inputs})
+    # A manifest with the key's own code, so that a change of code is no difference
     manifest = Manifest("", key.stage, made.params, made.inputs, key.code, files={})
     return reasons.changed(manifest, key) if reasons.changed_parts(manifest, key) else None

@@ -1,7 +1,7 @@
 """The page of an export: README.md with the header that the Hugging Face hub reads.
 
-It says what the set is and was made from, what 8 bits cost and how it scores, and how to load it.
-Where the test split went along it holds a program that trains and scores without this one.
+It says what the set is, what it was made from, what 8 bits cost, how it scores, and how to load it.
+Where the test split went along, it holds a program that trains and scores without vl-distillery.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def render(source: Source, facts: dict[str, Any], choice: Any, facts_digest: str
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    # Values as JSON: no sign in a quoted text has a meaning of its own in YAML or Python
     environment.filters["plain"] = json.dumps
     prepared, made = source.prepared.manifest, source.own.manifest
     told = {

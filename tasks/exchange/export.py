@@ -36,9 +36,10 @@ class Choice:
     """How a set is exported.
 
     Attributes:
-        layout: one of `LAYOUTS`.  picture: one of `PICTURES`.
-        is_test_included: whether the test split and the image encoder's weights go along, on which
-            the card's snippet trains and scores.
+        layout: one of `LAYOUTS`.
+        picture: one of `PICTURES`.
+        is_test_included: whether the test split and the weights of the image encoder go along. The
+            card's program trains and scores with them.
         licence, allowed: of the source, and what it allows; `unknown` where nobody said.
     """
 
@@ -76,6 +77,13 @@ class Exported:
 def export(source: Source, target: Path, choice: Choice, *, is_replaced: bool = False) -> Exported:
     """Write a set to the folder `target`, whole or not at all.
 
+    Args:
+        source: the set, see `open_source`.
+        is_replaced: whether an older export in `target` may go.
+
+    Returns:
+        The size of what was written, and what rounding to 8 bits cost.
+
     Raises:
         ValueError: `target` exists, see `whole`; or a picture has several parts or texts.
     """
@@ -96,6 +104,7 @@ def export(source: Source, target: Path, choice: Choice, *, is_replaced: bool = 
             _write_ids(place / IDS, origins)
         if choice.is_test_included:
             _write_test(source, place)
+        # Last: the facts have the digest of every file, and the card has that of the facts
         facts = _facts(source, place, choice, rounding)
         (place / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
         text = card.render(source, facts, choice, file_digest(place / FACTS))
@@ -165,6 +174,7 @@ def _write_ids(path: Path, origins: list[Any]) -> None:
 def _write_test(source: Source, place: Path) -> None:
     test = source.split("test")
     tensors = {
+        # A copy: the stored images are a memory map that may not be written to
         "images": torch.from_numpy(np.array(test.images)),
         "text_embeds": test.text_embeds,
         "caption_image_idx": test.caption_image_idx,
@@ -175,6 +185,7 @@ def _write_test(source: Source, place: Path) -> None:
 
 def _facts(source: Source, place: Path, choice: Choice, rounding: Rounding) -> dict[str, Any]:
     """Return what `set.json` holds."""
+    # What the set was made from is in its manifest; nothing here is read from params.yaml of today
     pairs, made = source.pairs, source.own.manifest
     parts = ("own", "prepared", "embeddings", "start")
     files = sorted(path for path in place.rglob("*") if path.is_file())
@@ -217,6 +228,7 @@ def _facts(source: Source, place: Path, choice: Choice, rounding: Rounding) -> d
 def _student_seeds(source: Source) -> list[dict[str, int]]:
     """Return the seeds of both projections of each student, as `build_dual_encoder` names them."""
     found = []
+    # A set that was not scored tells one seed, so that the card's program can train a student
     for number in range(max(1, len(source.students))):
         seed = derive_seed(source.own.manifest.params["seed"], "student", number)
         found.append(

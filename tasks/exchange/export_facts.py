@@ -1,4 +1,4 @@
-"""The facts of an export that an import reads (`set.json`), checked before all other files."""
+"""Reads `set.json`, the facts of an export, for an import; checks them before all other files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FACTS_READ: dict[str, Any] = {
     "real_bytes": int | None,
     "sim_alpha": int | float | None,
 }
-# What exports from before a fact was there are
+# Values of facts that older exports do not have
 UNSAID: dict[str, Any] = {"storage": "float32", "real_bytes": None}
 
 

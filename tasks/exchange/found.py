@@ -17,7 +17,8 @@ def imported(params: Params, today: Mapping[str, str] | None = None) -> dict[str
     """Return the sets of `methods.imported`, by name.
 
     Args:
-        today: the digests of what students are trained on and begin with, where they are known.
+        today: digests of the artifacts that students are trained on and begin with, {name: digest};
+            None where they are not known yet.
 
     Raises:
         ValueError: one was imported for other parameters or inputs.
@@ -40,7 +41,7 @@ def imported(params: Params, today: Mapping[str, str] | None = None) -> dict[str
 
 
 def without_words(found: Mapping[str, Ref]) -> dict[str, Ref]:
-    """Return the imported sets whose texts are no sentences, so that decoding them says something.
+    """Return the imported sets with texts that are no sentences: decoding those says something.
 
     Raises:
         DamagedArtifact: a manifest does not say it.
@@ -56,6 +57,7 @@ def without_words(found: Mapping[str, Ref]) -> dict[str, Ref]:
 def _check_asked(params: Params, name: str, manifest: Manifest) -> None:
     """Refuse a set that was imported for other parameters, before anything is made."""
     facts: Any = manifest.facts
+    # Sets that older versions imported do not say what they fit
     if FITS in facts and WORDS in facts:
         found = differences(params, {item: Made(**told) for item, told in facts[FITS].items()})
     else:
@@ -70,7 +72,7 @@ def _check_asked(params: Params, name: str, manifest: Manifest) -> None:
 
 
 def _check_fit(name: str, inputs: Mapping[str, str], today: Mapping[str, str]) -> None:
-    """Refuse a set whose inputs have other digests today."""
+    """Refuse a set that was imported beside other inputs than those of today."""
     others = [item for item, digest in today.items() if inputs[item] != digest]
     if others:
         raise ValueError(

@@ -59,7 +59,7 @@ _DAMAGED = (
     Image.DecompressionBombError,
 )
 ID = ("split", "file_name", "caption_number")
-# Kinds: the last two are of real pairs
+# Kinds of what is imported; the last two are real pairs
 EXPORT, PUBLISHED_FILE, LIST, PAIRS = "export", "published", "ids", "pairs"
 
 
@@ -76,6 +76,12 @@ def import_set(
     params: Params, path: Path, name: str, stated: Stated, *, is_replaced: bool = False
 ) -> tuple[SetName, Ref]:
     """Store a set, and return its name with its reference.
+
+    Args:
+        path: the file or folder of the set.
+        name: how the set is called here, without its size.
+        stated: what the file does not say itself.
+        is_replaced: whether a set of that name may be replaced.
 
     Raises:
         ValueError: it is none of the four kinds, does not fit the profile, or is there already;
@@ -109,9 +115,11 @@ def import_set(
     if kind == PAIRS:
         read_from = {"source": pairs.provenance[SOURCE]}
     else:
+        # The facts of an export name the digest of each of its files, so that one file is enough
         file = path if path.is_file() else path / FACTS
         read_from = {f"source/{file.name}": file_digest(file)}
     inputs = {item: one.digest for item, one in made.items()}
+    # Without code: an import runs whenever it is asked for, and no lookup compares this key
     key = Key("import", {"kind": kind, **asdict(stated)}, {**inputs, **read_from}, "")
 
     def build(place: Path) -> dict[str, Any]:
@@ -132,13 +140,14 @@ def left_out_of(folder: Path) -> dict[str, Any]:
 
 
 def _has_words(kind: str, path: Path) -> bool:
-    """Whether the texts of a set are those of sentences: an export of a coreset has its ids."""
+    """Whether the texts of a set stand for sentences. An export has ids only of a coreset."""
     return kind in (LIST, PAIRS) or (kind == EXPORT and (path / IDS).is_file())
 
 
 def _kind(path: Path, stated: Stated) -> tuple[str, Callable[..., PairSet]]:
     if path.is_dir() and (path / FACTS).is_file():
         return EXPORT, _export
+    # A csv holds ids or real pairs; who states its columns says that it holds pairs
     has_columns = (stated.picture_column, stated.caption_column) != (None, None)
     if path.is_dir() or (path.suffix in TABLES and (path.suffix != ".csv" or has_columns)):
         return PAIRS, _pairs
@@ -157,6 +166,7 @@ def _export(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSe
     """Read what `export` wrote, in any layout."""
     stated.only("an export")
     facts = read_facts(path / FACTS)
+    # All digests before anything is parsed: what is read below is what the export's facts name
     for name, digest in facts["files"].items():
         file = path / name
         if not file.resolve().is_relative_to(path.resolve()):
@@ -177,6 +187,7 @@ def _export(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSe
             f"{path / FACTS}: text_encoder: received {theirs}; allowed is that of the profile, "
             f"{ours}; change embed_captions of the profile"
         )
+    # Learned step sizes are of one encoder; another one takes those of its own recipe
     is_same = facts["image_encoder_sha256"] == given.start.manifest.files[ENCODER]
     sizes = facts["step_sizes"] if is_same else None
     side = given.prepared.manifest.params["image_size"]
@@ -192,7 +203,7 @@ def _export(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSe
 
 @dataclass(frozen=True)
 class Listed:
-    """The files of an export that its facts name, and whose digests were compared."""
+    """The files that the facts of an export name; their digests have been compared."""
 
     folder: Path
     names: Collection[str]
@@ -213,6 +224,7 @@ def _checked(
     if len(texts) > most:
         raise ValueError(f"{len(texts)} pairs, more than the largest of `budgets`, {most}")
     soft = Similarity.of(tensors, facts["sim_alpha"]) if LEFT in tensors else None
+    # A damaged file must not give students a similarity of rank 0, or one that is not finite
     if soft and not (math.isfinite(soft.alpha) and soft.left.numel()):
         raise ValueError(f"a similarity with alpha {soft.alpha} and rows {tuple(soft.left.shape)}")
     mean, std = tuple(facts["mean"]), tuple(facts["std"])
@@ -236,6 +248,7 @@ def _folder(listed: Listed) -> Bodies:
 
 def _huggingface(listed: Listed) -> Bodies:
     table, row = open_table(listed.file(TABLE)), 0
+    # A row group at a time, since the pictures of all may not fit into memory
     for group in range(table.file.num_row_groups):
         for bodies in table.arrays(group, Leaf("image", "bytes")):
             for body in bodies.to_pylist():
@@ -247,6 +260,8 @@ def _webdataset(listed: Listed) -> Bodies:
     for shard in sorted(name for name in listed.names if name.endswith(".tar")):
         with tarfile.open(listed.file(shard)) as tar:
             for member in tar:
+                # `00001.png` is the picture; `00001.initial.png` and `00001.text_embed.npy` have
+                # two dots
                 if member.name.count(".") == 1 and not member.name.endswith(".json"):
                     body = tar.extractfile(member)
                     if body is None:
@@ -316,6 +331,7 @@ def _ids(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".csv":
+        # As text: pandas would read a picture called `007` as 7, and `NA` as missing
         found = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
         return [{str(name): value for name, value in row.items()} for row in found]
     rows: list[dict[str, Any]] = json.loads(path.read_text())
@@ -323,10 +339,12 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _fitting(pairs: PairSet, path: Path, given: Inputs) -> PairSet:
-    """Return the set with its images, in place, in the normalisation of the profile's encoder;
-    refuse another size or width.
+    """Return the set in the normalisation of the profile's encoder; its images change in place.
 
-    Step sizes stay, unlike in `transfer` to another encoder: images alone are written otherwise.
+    Step sizes stay, unlike in `transfer` to another encoder: only the scale of the images changes.
+
+    Raises:
+        ValueError: images of another size, texts of another width or of zeros, or a single pair.
     """
     side = given.prepared.manifest.params["image_size"]
     width = given.embeddings.manifest.facts["dim"]  # type: ignore[typeddict-item]
@@ -345,6 +363,8 @@ def _fitting(pairs: PairSet, path: Path, given: Inputs) -> PairSet:
         )
     encoder = _encoder(given)
     if (pairs.mean, pairs.std) != (encoder.mean, encoder.std):
+        # With the set's m, s and the encoder's M, S: (s x + m - M) / S, in place, since sets are
+        # large
         here, there = (
             torch.tensor([one.mean, one.std]).view(2, 3, 1, 1) for one in (pairs, encoder)
         )
@@ -355,5 +375,6 @@ def _fitting(pairs: PairSet, path: Path, given: Inputs) -> PairSet:
 
 def _encoder(given: Inputs) -> ImageEncoder:
     """Return the normalisation of the profile's encoder."""
+    # The normalisation alone is needed, so that no network is built
     facts = json.loads((given.start.folder / "encoder.json").read_text())
     return ImageEncoder(nn.Identity(), 0, tuple(facts["mean"]), tuple(facts["std"]))

@@ -29,8 +29,9 @@ class Content:
     """The pairs of an export, by row.
 
     Attributes:
-        pictures: encoded.  initial: those that the pairs began as; [] for a coreset.
-        suffix: of the names of pictures.
+        pictures: each as the bytes of a file.
+        initial: the pictures that the pairs began as; [] for a coreset.
+        suffix: ending of the file names of pictures.
         text_embeds: (M, D) float32.
     """
 
@@ -73,9 +74,11 @@ def _huggingface(place: Path, content: Content) -> None:
         features["initial_image"] = {"_type": "Image"}
     said = [_said(origin) for origin in content.origins]
     kinds = {str: "string", int: "int64", float: "float64"}
+    # Every row has the same columns and types, so that the first one tells them
     for name, example in said[0].items():
         columns[name] = pyarrow.array([row[name] for row in said])
         features[name] = {"dtype": kinds[type(example)], "_type": "Value"}
+    # `datasets` takes the types from here; without it a picture would be a struct of bytes
     told = json.dumps({"info": {"features": features}})
     table = pyarrow.table(columns).replace_schema_metadata({"huggingface": told})
     (place / TABLE).parent.mkdir()
@@ -83,12 +86,13 @@ def _huggingface(place: Path, content: Content) -> None:
 
 
 def _webdataset(place: Path, content: Content) -> None:
-    """Tars whose members share a name a pair: picture, embedding (`npy`) and row (`json`)."""
+    """Tars; the members of a pair share a name: picture, embedding (`npy`) and row (`json`)."""
     for first in range(0, len(content.pictures), SHARD_PAIRS):
         numbers = range(first, min(first + SHARD_PAIRS, len(content.pictures)))
         with tarfile.open(place / f"pairs-{first // SHARD_PAIRS:05d}.tar", "w") as tar:
             for number in numbers:
                 for suffix, body in _members(content, number):
+                    # Its time is 0, so that one set always gives the same bytes
                     member = tarfile.TarInfo(f"{number:05d}.{suffix}")
                     member.size = len(body)
                     tar.addfile(member, io.BytesIO(body))

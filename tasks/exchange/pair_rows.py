@@ -1,8 +1,8 @@
-"""Rows of real image-caption pairs: of a folder with pictures beside .txt files, of a csv or tsv,
-of a Parquet table.
+"""Reads rows of real image-caption pairs: from a folder with pictures beside .txt files, a csv or
+tsv, or a Parquet table.
 
-A reader yields a picture with its captions, unopened. What cannot be used it notes, and goes on.
-A caption of `nan`, `null` or `none` is what a program wrote for a missing value, in all of them.
+A reader yields each picture, unopened, with its captions. It notes what cannot be used and goes on.
+Every reader takes a caption of `nan`, `null` or `none` as a missing value that a program wrote.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TABLES = (*DELIMITERS, ".parquet")
 def read_folder(
     path: Path, left_out: LeftOut, refused: list[ValueError]
 ) -> Iterator[ImageCaptions]:
-    """Yield each picture that has a .txt of its name beside it; each line of that is a caption.
+    """Yield each picture that has a .txt of its name beside it; each line of the .txt is a caption.
 
     Linked folders are read too, each once.
 
@@ -42,6 +42,7 @@ def read_folder(
         left_out: counts the files that make no pair.
         refused: takes what cannot be used.
     """
+    # By path without ending: a .txt and its picture have the same one
     texts: dict[Path, Path] = {}
     others: dict[Path, list[Path]] = defaultdict(list)
     for file in sorted(unfolded(path)):
@@ -114,6 +115,7 @@ def read_parquet(
             f"allowed are a column of pictures ({PICTURE}) and one of texts or lists of texts, "
             f"among {', '.join(names)}; change them"
         ) from error
+    # Pictures are bytes in the column, or paths in it
     leaf = stored or named_by
     assert leaf is not None, "a column of pictures has one of both"
     reader, first = PictureReader(leaf), 0
@@ -134,6 +136,7 @@ def read_parquet(
                 else:
                     load = TablePicture(whole, where, reader, group, row)
                     yield ImageCaptions(where, "train", captions, load)
+        # Messages count rows through the whole table, not within a group
         first += table.num_rows(group)
 
 

@@ -1,4 +1,4 @@
-"""A set's images as 8-bit pictures, and what rounding to 8 bits costs."""
+"""Normalised images to 8-bit pictures and back, and what rounding to 8 bits costs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ PICTURES: dict[str, dict[str, Any]] = {
     "png": {"format": "PNG", "compress_level": 6},
     "webp": {"format": "WEBP", "lossless": True, "quality": 20, "method": 1},
 }
+# Images that are rounded at once: their float copies take memory
 _AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """What 8 bits leave out, in the normalised space that students see.
+    """The error of 8 bits, in the normalised space that students see.
 
     Attributes:
         largest, mean: absolute error of a value.
@@ -44,10 +45,12 @@ def to_8_bits(
     scale, shift = torch.tensor([std, mean]).view(2, 1, -1, 1, 1)
     pictures, largest, total, num_clipped = [], 0.0, 0.0, 0
     for part in images.split(_AT_ONCE):
+        # Normalised x stands for the pixel 255 * (x * std + mean)
         exact = part.mul(scale).add_(shift).mul_(255)
         rounded = exact.round()
         shown = rounded.clamp(0, 255)
         num_clipped += int((shown != rounded).sum())
+        # Back from pixels to the normalised space: over 255 * std
         error = exact.sub_(shown).abs_().div_(255 * scale)
         largest, total = max(largest, float(error.max())), total + float(error.sum())
         pictures.append(shown.to(torch.uint8).permute(0, 2, 3, 1).contiguous())

@@ -1,4 +1,4 @@
-"""A set as published code saves it: a dictionary of tensors in a .pt file (LoRS and others)."""
+"""Reads a set of published code (LoRS and others): a .pt file with a dictionary of tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PUBLISHED = ("image", "text", "similarity_params", "syn_lr_img", "syn_lr_txt")
 
 @dataclass(frozen=True)
 class Stated:
-    """What a user says of a file or folder, which says none of it.
+    """What a user says about a file or folder that does not say it itself.
 
     Attributes:
         text_encoder: name of the text encoder in folders.
@@ -37,7 +37,12 @@ class Stated:
     resize: bool = False
 
     def only(self, kind: str, *allowed: str) -> None:
-        """Refuse what a file of this kind says itself."""
+        """Refuse what is stated although a file of this kind says it itself, or has no use for it.
+
+        Args:
+            kind: name of the kind, for the message.
+            allowed: names of the fields that may be stated.
+        """
         given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         extra = [name for name in given if name not in allowed]
         if extra:
@@ -89,6 +94,7 @@ def read_published(path: Path, stated: Stated, label: str) -> PairSet:
         )
     soft, loss = _soft(path, found.get("similarity_params"), stated)
     rates = [name for name in ("syn_lr_img", "syn_lr_txt") if name in found]
+    # `img` and `txt`, as this program names them
     sizes = {name[-3:]: _number(path, name, found[name]) for name in rates}
     if len(rates) == 1:
         raise ValueError(
@@ -138,6 +144,7 @@ def _floats(path: Path, name: str, value: Any) -> Tensor:
         raise ValueError(
             f"{path}: {name}: received {told}; allowed is a dense tensor of floats; save it as such"
         )
+    # Published tensors may ask for gradients, and may be of half precision
     return value.detach().float().contiguous()
 
 

@@ -1,8 +1,8 @@
 """Real image-caption pairs of anybody: a folder of pictures beside .txt files, or a table.
 
-Each caption of a picture makes a pair with it. The text encoder that captions go through is stated,
-and so is a resize of pictures. What no pair can be made of is counted. What cannot be used is
-refused, all of it in one message.
+Each caption of a picture makes a pair with it. The user states the text encoder, and whether
+pictures are resized. Files that make no pair are left out and counted. A picture, caption or row
+that cannot be used is refused, all of them in one message.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def read_pairs(path: Path, stated: Stated, params: Params, encoder: ImageEncoder
     for row in rows:
         with noting(refused):
             picture = _decoded(row, stated, params)
+            # After the first refusal pictures are only checked: the set is not made any more
             if not refused:
                 pictures += [picture] * len(row.captions)
                 num_bytes += jpeg_bytes(picture)  # kept once, however many captions it has
@@ -84,6 +85,7 @@ def read_pairs(path: Path, stated: Stated, params: Params, encoder: ImageEncoder
     text = params.text_encoder
     report = reporter(f"import captions by {text.label}")
     embeds = text.module.embed(text.config, captions, device=choose_device(), progress=report)
+    # `SOURCE` stands for files that may change or go: it is part of the key of the import
     provenance = {
         CAPTIONS: captions,
         LEFT_OUT: left_out.facts(),
@@ -129,7 +131,7 @@ def _digest(picture: np.ndarray) -> str:
 
 
 def _told(left_out: LeftOut) -> str:
-    """Return what was left out in words that go on with a message; nothing for nothing."""
+    """Return what was left out, as the end of a sentence; "" where nothing was."""
     found = left_out.facts().items()
     told = [f"{tally['count']} x {reason}, first {tally['first'][0]}" for reason, tally in found]
     return f" (left out: {'; '.join(told)})" if told else ""

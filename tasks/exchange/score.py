@@ -15,7 +15,8 @@ from tasks.exchange.arrays import Place, names_of, read_array, read_integers
 IMAGES, TEXTS, OWNERS = "image_embeds", "text_embeds", "caption_image_idx"
 SIMILARITIES = ("cosine", "inner")
 TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# Products of two rows this far below the longest are still exact to the last digit of float32
+# Rows are scaled to about 1. Two rows of 2**-60 have a product of 2**-120, which is above 2**-126,
+# the least float32 with all its digits.
 _LEAST = 2.0**-60
 
 
@@ -24,7 +25,8 @@ class Embedded:
     """Embeddings to score, checked.
 
     Attributes:
-        images: (N, d) of a float type.  texts: (T, d).
+        images: (N, d) of a float type.
+        texts: (T, d) of a float type.
         owners: (T,) int64, the image of each caption.
     """
 
@@ -56,6 +58,7 @@ def read_embeddings(files: Sequence[str], mapping: str | None) -> Embedded:
     if len(places) == 1:
         _check_all(places[0], mapping)
         places = [Place(places[0].path, name) for name in (IMAGES, TEXTS)]
+    # One file with everything may have the mapping beside it in another one
     where = Place.parse(mapping) if mapping else Place(places[0].path, OWNERS)
     if mapping is None and len(files) == 2:
         raise ValueError(
@@ -88,6 +91,7 @@ def score(given: Embedded, similarity: str) -> TieReport:
     images, texts = given.images, given.texts
     kind = torch.promote_types(images.dtype, texts.dtype)
     scale = _units if similarity == "cosine" else _scaled
+    # Scaled as float64, then compared in the wider type of both files, at least float32
     images, texts = (
         scale(value.double()).to(torch.promote_types(kind, torch.float32))
         for value in (images, texts)
@@ -96,7 +100,8 @@ def score(given: Embedded, similarity: str) -> TieReport:
 
 
 def _units(rows: Tensor) -> Tensor:
-    """Return rows of length 1; a square of the largest or the least float would be none."""
+    """Return rows of length 1."""
+    # Over the largest number first: squares of very large or very small ones leave the floats
     rows = rows / rows.abs().amax(1, keepdim=True)
     return rows / rows.norm(dim=1, keepdim=True)
 

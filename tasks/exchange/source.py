@@ -66,8 +66,9 @@ class Source:
         is_coreset: whether its pairs are real ones.
         initial: `images` and `text_embeds` that a distilled set began as; None for a coreset.
         students: their scores, by seed; empty where the set was not scored.
-        in_words: the same with the nearest training sentences in place of its texts.
-        small: how a student is trained on a set, of params.yaml, for a set that was not scored.
+        in_words: the scores of students of the decoded set, which has the nearest training
+            sentences as its texts; empty where it was not scored.
+        small: `evaluate.small` of params.yaml. A set that was not scored names it as its recipe.
     """
 
     name: SetName
@@ -91,6 +92,7 @@ class Source:
         """Return where each pair comes from, and its nearest training sentence."""
         train, facts = self.split("train"), self.pairs.provenance
         names = pd.read_parquet(self.prepared.folder / NAMES)
+        # Numbered from 0 within the split, as `image_idx` counts
         names = names.loc[names["split"] == "train", "name"].reset_index(drop=True)
         cosines, index = nearest(self.pairs.text_embeds, train.text_embeds)
         owners = train.caption_image_idx
@@ -98,6 +100,7 @@ class Source:
         for row, (image, caption) in enumerate(
             zip(facts["image_idx"], facts["caption_idx"], strict=True)
         ):
+            # Captions of an image lie side by side, so that its first row counts them from 0
             first = int(torch.searchsorted(owners, image))
             sentence = train.captions[int(index[row, 0])]
             text, cosine = train.captions[caption], round(float(cosines[row, 0]), 6)
@@ -109,7 +112,7 @@ class Source:
         return _scores(self.students)
 
     def scores_in_words(self) -> list[dict[str, Any]]:
-        """Return those of the students of `in_words`."""
+        """Return the scores of the students of `in_words`, by seed."""
         return _scores(self.in_words)
 
     @property
@@ -122,7 +125,10 @@ class Source:
 
 
 def open_source(params: Params, name: str) -> Source:
-    """Return a set of the profile.
+    """Return a set of the profile with all that its export needs.
+
+    Args:
+        name: as folders name it, `<method>-<num_pairs>`.
 
     Raises:
         ValueError: no such set in the parameters; an artifact that is damaged, or not the one that
@@ -141,6 +147,7 @@ def open_source(params: Params, name: str) -> Source:
     work = steps.selection if is_coreset else steps.distillation
     own = part(work(params, set_name).folder)
     inputs = own.manifest.inputs
+    # By the digests that the set has as inputs: another run may have replaced these artifacts
     parts = {
         "prepared": part(steps.preparation(params).folder, inputs["prepared"]),
         "embeddings": part(steps.embedding(params).folder, inputs["embeddings"]),
@@ -148,6 +155,7 @@ def open_source(params: Params, name: str) -> Source:
     }
     _check_asked(params, set_name, {**parts, "own": own})
     students, in_words = _students(params, set_name, own), tuple[Part, ...]()
+    # A coreset has sentences already
     if params.evaluate.decoded and not is_coreset:
         in_words = _students(params, replace(set_name, ending=DECODED), own)
     _check_one_recipe((*students, *in_words))
@@ -202,6 +210,7 @@ def _students(params: Params, set_name: SetName, own: Part) -> tuple[Part, ...]:
     if not folder.exists():
         return ()
     found = tuple(part(folder / f"seed_{seed}") for seed in range(params.evaluate.num_eval))
+    # Scores of an older set of this name may lie there
     for score in found:
         _check(score, score.manifest.inputs["pairs"] == own.manifest.digest)
     return found
@@ -221,6 +230,7 @@ def _check(score: Part, is_fit: bool) -> None:
 
 
 def _how(score: Part) -> dict[str, Any]:
+    # Students of one recipe differ in these two alone
     others = ("seed_idx", "decoded")
     return {name: value for name, value in score.manifest.params.items() if name not in others}
 

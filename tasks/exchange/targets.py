@@ -19,15 +19,20 @@ CARD, FACTS = "README.md", "set.json"
 def whole(target: Path, *, is_replaced: bool) -> Iterator[Path]:
     """Give a hidden folder beside `target`, and rename it to `target` when the block is done.
 
-    When the block raises nothing is left, and what was there is there again. What a kill left goes
-    with the next call.
+    When the block raises, the hidden folder is removed and an older `target` stays. The next call
+    removes what a kill left.
+
+    Args:
+        is_replaced: whether an older export in `target` may go.
 
     Raises:
         ValueError: something is there, and is not to be replaced, or is not an export alone.
     """
     target = target.resolve()
     work, old = (target.with_name(f".{target.name}.{end}") for end in ("partial", "old"))
+    # Two exports to one folder would write into one hidden folder
     with artifacts.lock(target):
+        # A kill between the two renames left the older export under its hidden name
         _bring_back(old, target)
         _check(target, is_replaced=is_replaced)
         for left in (work, old):
@@ -38,6 +43,7 @@ def whole(target: Path, *, is_replaced: bool) -> Iterator[Path]:
             for path in work.rglob("*"):  # safetensors writes for its user alone
                 if path.is_file():
                     path.chmod(work.stat().st_mode & 0o666)
+            # Two renames, since no folder can replace one that holds files
             if target.exists():
                 os.replace(target, old)
             os.replace(work, target)

@@ -1,10 +1,10 @@
-"""One address to one whole file, by requests: what came is kept, and the next try or run goes on
-where it broke off.
+"""Downloads one address to one whole file: what came is kept, and the next try or run goes on where
+it broke off.
 
-A file is complete under its own name only; before, its bytes are in `<name>.part`. A download goes
-on from them when the server says that the file is still the same: `If-Range` with the ETag or date
-that it gave. So it does when a digest will tell. Otherwise it begins again. Neither pooch nor
-fsspec goes on from a partial file, so this is written on requests.
+A file has its own name only when it is whole; before, its bytes are in `<name>.part`. A download
+goes on from them when the server says that the file is still the same: `If-Range` with the ETag or
+date that it gave. It also goes on when a digest of the whole file will be compared. Otherwise it
+begins again. Neither pooch nor fsspec goes on from a partial file, so this is written on requests.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Broken(Exception):
 
 @dataclass
 class _Download:
-    """One address, its partial file, and a note which version of the file that is of."""
+    """One address, its partial file, and a note that says which version the partial file is of."""
 
     url: str
     part: Path
@@ -73,7 +73,9 @@ class _Download:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def version(self) -> str | None:
-        """What `If-Range` takes; nothing where only a digest will tell, None to begin again."""
+        """Return what `If-Range` takes; "" to go on without it, since a digest will be compared;
+        None to begin again.
+        """
         try:
             note = json.loads(self.note.read_text())
             version = note["version"] if note["url"] == shown(self.url) else None
@@ -82,7 +84,7 @@ class _Download:
         return version if version or self.is_checked else None
 
     def begin(self, version: str) -> None:
-        """Forget what came, for a version of the file."""
+        """Empty the partial file, and note the version that it is about to get."""
         self.part.write_bytes(b"")
         durable.write_text(self.note, json.dumps({"url": shown(self.url), "version": version}))
 
@@ -116,6 +118,7 @@ def download(
                 break
             except _Broken as error:
                 problem = str(error)
+            # A line that breaks off often still ends, as long as each try brings something
             failures = 0 if what.num_bytes > furthest else failures + 1
             furthest = max(furthest, what.num_bytes)
         else:
@@ -136,7 +139,7 @@ def _try(what: _Download, session: requests.Session, timeout: tuple[float, float
     Raises:
         _Broken: another try may help.
     """
-    # Bytes as stored: a length counts those of the file
+    # Bytes as stored: with a compressed body the length would not be that of the file
     headers = {"Accept-Encoding": "identity"}
     done, version = what.num_bytes, what.version()
     if done and version is not None:
@@ -149,6 +152,7 @@ def _try(what: _Download, session: requests.Session, timeout: tuple[float, float
             if total != what.num_bytes:
                 with what.part.open("ab") as handle:
                     _take(what, answer, handle, total)
+    # Before `ConnectionError`, which it is a kind of: a bad certificate is as bad at the next try
     except (requests.exceptions.SSLError, requests.exceptions.InvalidSchema) as error:
         raise ValueError(f"{shown(what.url)}: cannot be had ({_told(error)})") from error
     except (
@@ -198,6 +202,8 @@ def _begin(what: _Download, answer: Any, is_asked_for_rest: bool) -> int | None:
             f"{shown(what.url)}: the server sends it encoded, allowed is the file as it is stored; "
             "get it another way and use --from-dir"
         )
+    # The whole file, also where the rest was asked for: the server cannot go on, or the file
+    # changed
     if code == _OK:
         what.begin(_version(answer))
         length = answer.headers.get("Content-Length", "")
@@ -205,11 +211,14 @@ def _begin(what: _Download, answer: Any, is_asked_for_rest: bool) -> int | None:
     if is_asked_for_rest and code in (_PARTIAL, _BEYOND):
         stated = answer.headers.get("Content-Range", "")
         match = _RANGE.fullmatch(stated)
+        # Some servers ignore `If-Range` and send the rest of another version
         is_same = _version(answer) == what.version()
         if code == _PARTIAL and match and int(match[1]) == done and is_same:
             return None if match[3] == "*" else _with_room(what, int(match[3]))
+        # Nothing is left: an earlier run was killed before it gave the file its name
         if code == _BEYOND and stated == f"bytes */{done}":
             return done
+        # The partial file is of no use: emptied and without a note, the next try asks for all
         what.begin("")
         what.note.unlink()
         raise _Broken(f"asked for the rest from {done:,}, the server answers {code} {stated!r}")
@@ -223,6 +232,7 @@ def _version(answer: Any) -> str:
     """Return what the server calls this version of the file; nothing where it has no strong
     name.
     """
+    # A weak ETag (W/) stands for files that mean the same, not for equal bytes
     tag = str(answer.headers.get("ETag", ""))
     strong = "" if tag.startswith("W/") else tag
     return strong or str(answer.headers.get("Last-Modified", ""))
@@ -251,5 +261,6 @@ def _take(what: _Download, answer: Any, handle: BinaryIO, total: int | None) -> 
                 f"{shown(what.url)}: sends more than the {limit:,} bytes that are allowed; get it "
                 "another way and use --from-dir"
             )
+        # An unknown total stays 1 MB ahead, so that the bar does not end
         whole = done + (1 << 20) if total is None else total
         what.progress(done >> 20, max(whole >> 20, 1))

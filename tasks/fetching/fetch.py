@@ -1,7 +1,7 @@
 """Fetches a dataset into `raw/`: downloads, checks, unpacks, and registers it with DVC.
 
-Everything is made in `raw/.partial/<name>`, and renamed to `raw/<name>` when it is whole. A run
-that is killed goes on: whole files are checked and taken, and a partial one continues.
+Everything is made in `raw/.partial/<name>`, and renamed to `raw/<name>` when it is whole. After a
+kill the next run goes on: it checks and takes whole files, and continues a partial one.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ PARTIAL = RAW / ".partial"
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a folder of `raw/` came to.
+    """A dataset in `raw/`.
 
     Attributes:
-        is_new: it was made now.
+        folder: where it lies.
+        is_new: whether this call made it.
         left_out: members of archives that were not unpacked, or hidden files, by reason.
     """
 
@@ -70,6 +71,7 @@ def fetch(source: Source, patience: Patience | None = None) -> Fetched:
         new = {}
         for file in source.files:
             new[file.key] = _obtain(file, work, source.name, patience or Patience())
+        # All downloads first: one that fails ends the run before the work of unpacking
         for file in source.files:
             progress = reporter(f"unpack {file.name} (MB)")
             path = _kept(work, file)
@@ -78,16 +80,18 @@ def fetch(source: Source, patience: Patience | None = None) -> Fetched:
                     left_out[reason] = left_out.get(reason, 0) + count
         with _asked_again(source.files, work):
             _check_layout(source, whole, source.name)
+        # Last: a digest is recorded only when the whole dataset is as it has to be
         records.keep(new)
 
     return _made(source, build, left_out)
 
 
 def take(source: Source, folder: Path, *, is_linked: bool) -> Fetched:
-    """Return the folder of a dataset made of what a user has: copies, or links to each file.
+    """Return the folder of a dataset, made from a folder of the user: copies, or links to each
+    file.
 
-    Of a known dataset what its profile reads is taken, of any other one everything but what is
-    hidden: `.git` may hold a password.
+    Of a known dataset only what its profile reads is taken. Of any other one everything is taken
+    but hidden files and folders: `.git` may hold a password.
 
     Raises:
         ValueError, FileNotFoundError: the folder is not there, lacks something, or holds a link to
@@ -96,6 +100,7 @@ def take(source: Source, folder: Path, *, is_linked: bool) -> Fetched:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"--from-dir: there is no folder {str(folder)!r}; change it")
+    # A folder that holds raw/ would be copied into itself
     if folder.resolve().is_relative_to(RAW.resolve()) or RAW.resolve().is_relative_to(
         folder.resolve()
     ):
@@ -151,6 +156,7 @@ def _made(source: Source, build: Callable[[Path, Path], None], left_out: dict[st
     """Return the folder of a dataset, made by build(work, whole) unless it is there."""
     target, work = RAW / source.name, PARTIAL / source.name
     with artifacts.lock(target), disk.explained(work):
+        # Under the lock: another process may have made it meanwhile
         if target.is_dir():
             return Fetched(target, False)
         if os.path.lexists(target):
@@ -165,6 +171,7 @@ def _made(source: Source, build: Callable[[Path, Path], None], left_out: dict[st
             build(work, whole)
             os.replace(whole, target)
         finally:
+            # Downloaded files lie beside it and stay, so that a failed run is not paid for twice
             shutil.rmtree(whole, ignore_errors=True)
         durable.sync(RAW)
         shutil.rmtree(work)
@@ -236,6 +243,7 @@ def _files(folder: Path, layout: tuple[str, ...], left_out: dict[str, int]) -> I
             _leave_out([name for name in names if _is_hidden(name)], "hidden file", left_out)
             hidden = [name for name in folders if _is_hidden(name)]
             _leave_out(hidden, "hidden folder with all that is in it", left_out)
+            # In place: `os.walk` does not enter what is removed from this list
             folders[:] = [name for name in folders if not _is_hidden(name)]
             for name in (*folders, *names):
                 if _is_hidden(name):

@@ -1,7 +1,7 @@
-"""Digests of what was fetched: `raw/digests.json`, which git keeps, has those of the first time.
+"""Digests of what was fetched, in `raw/digests.json`: each address has that of its first download.
 
-A digest that a source states is checked beside it. One is recorded only when all of its dataset is
-whole: a server may answer with something else than the file.
+Git keeps the file. A digest that a source states is checked too. A digest is recorded only when the
+whole dataset is there and right: a server may answer with something else than the file.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ class AnotherFile(ValueError):
 
 
 def check(path: Path, key: str, stated: str) -> Record:
-    """Return the record of a file, which is the stated and the recorded one where one is known.
+    """Return the record of a file, compared with the stated and the recorded digest where there is
+    one.
 
     Args:
-        key: of its address, `File.key`.
+        path: the file.
+        key: stands for its address, see `File.key`.
         stated: `md5:...` or `sha256:...` of a source, or nothing.
 
     Raises:
@@ -68,7 +70,7 @@ def keep(new: dict[str, Record]) -> None:
 
 
 def is_recorded(key: str) -> bool:
-    """Whether the file of an address is known, so that parts of two versions would be seen."""
+    """Whether the digest of an address is known, so that a file made of two versions is seen."""
     return key in _read()
 
 

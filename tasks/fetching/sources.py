@@ -45,12 +45,13 @@ class File:
     @property
     def key(self) -> str:
         """Its address as it is written down: with a digest in place of the query."""
+        # A query may hold a key, and git keeps what is written down
         query = urllib.parse.urlsplit(self.url).query
         return f"{shown(self.url)}?sha256={_digest(query)}" if query else shown(self.url)
 
     @property
     def place(self) -> str:
-        """Where it is kept until all is whole: no other address has this path."""
+        """Where it is kept until the dataset is whole: no other address has this path."""
         return f"{_digest(self.url)[:24]}/{self.name}"
 
 
@@ -153,7 +154,7 @@ def source_of(what: str, name: str | None, *, has_folder: bool) -> Source:
             "--as: received an address, allowed is a name for the folder in raw/; give the address "
             "before it: ADDRESS --as NAME"
         )
-    # Who reads an address with a password may take a part of the password for a host or a query
+    # A library may take a part of a password for a host or a query, and print it
     if "@" in what:
         raise ValueError(
             "fetch: the address holds a user or a password, or another @; those would be written "
@@ -200,6 +201,7 @@ def _parts(url: str) -> urllib.parse.SplitResult | None:
     """Return the parts of an address, or None for what is none."""
     try:
         parts = urllib.parse.urlsplit(url)
+        # Reading the port of a malformed address raises `ValueError` too
         has_port = parts.port is None or parts.port > 0
     except ValueError:
         return None

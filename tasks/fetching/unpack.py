@@ -1,9 +1,9 @@
-"""Archives, unpacked by rules that no archive decides: plain files alone, each inside the folder
-and once, and no more bytes than an archive of pictures may have.
+"""Unpacks archives by rules that no archive decides: plain files alone, each inside the folder and
+once, and no more bytes than an archive of pictures may have.
 
 Members go to files, or into one uncompressed tar, which readers read in place: DVC stores one large
-file in the time of a few small ones. A compressed tar is first unpacked to a tar, which `read_tar`
-accounts for byte by byte.
+file in the time of a few small ones. A compressed tar is first unpacked to a tar; `read_tar` then
+accounts for every byte of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MAX_RATIO, _MIN_LIMIT = 50, 1 << 26
 _BLOCK = 1 << 20
 _COMPRESSED = {"gzip": gzip.open, "xz": lzma.open, "bzip2": bz2.open}
 _TARS = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
-_ENCRYPTED = 1
+_ENCRYPTED = 1  # bit of the flags of a zip member
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 Progress = Callable[[int, int], None]
 
@@ -62,6 +62,7 @@ def unpack(path: Path, file: File, folder: Path, progress: Progress) -> dict[str
             file of its own inside the folder.
         OSError: the disk is too small.
     """
+    # By its first bytes: servers answer with web pages under the name of an archive
     with path.open("rb") as handle:
         kind = kind_of(handle.read(HEAD_BYTES)) or ""
     if kind == "a web page":
@@ -108,6 +109,7 @@ def _zip_members(archive: zipfile.ZipFile, path: Path, file: File) -> list[_Memb
     for info in archive.infolist():
         if info.is_dir():
             continue
+        # The upper half is the mode of Unix; it is 0 where the archive was made on another system
         mode = info.external_attr >> 16
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
             raise _refused(file, info.filename, "is a link or a device, allowed are plain files")
@@ -193,6 +195,7 @@ def _kept(
     kept: dict[PurePosixPath, _Member] = {}
     left_out: dict[str, int] = {}
     for member in members:
+        # Tars of a folder name their members `./...`
         name = PurePosixPath(check_name(member.name.removeprefix("./"), file.name))
         reason = _left_out(name, file)
         if reason:
@@ -240,6 +243,7 @@ def _sink(folder: Path, file: File) -> Iterator[Callable[[PurePosixPath, _Member
 def _as_file(path: Path, member: _Member, file: File) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # "x" fails where the file is there: two members may name one on some disks
         with path.open("xb") as target, member.open() as source:
             left = member.num_bytes
             while left and (block := source.read(min(left, _BLOCK))):

@@ -1,5 +1,6 @@
-"""Every artifact of a profile as a cell, and which of them are there: the stage tasks are asked,
-and make nothing (`caching.looking`).
+"""Every artifact of a profile as a cell, and which of them are there.
+
+To know that, the stage tasks are called inside `caching.looking()`, where they make nothing.
 """
 
 from __future__ import annotations
@@ -39,12 +40,14 @@ class Cell:
 
     Attributes:
         stage, name: for example `distill` and `lors-100`.
-        kind: cells of one kind take the same.
+        kind: cells of one kind take the same time and memory.
+        make: the function of the task.
         work: what the task is told, a record of `settings/steps.py`.
         inputs: what it reads; a cell stands for its artifact.
-        split: `train`, or `all`: its images are passed over. None: work that no image adds to.
-        repeats: counts in `work` that repeat it, by dotted name.
-        scorings: of the validation and of the test split.
+        split: the images that the work passes over: `train`, or `all` splits. None for work that
+            does not grow with the images.
+        repeats: counts that repeat the work, {dotted name in `work`: count}.
+        scorings: how often the validation and the test split are scored.
     """
 
     stage: str
@@ -59,7 +62,7 @@ class Cell:
 
     @property
     def student(self) -> str | None:
-        """The further student that it is of."""
+        """The further student that it belongs to; None for the main one."""
         network = getattr(self.work, "network", None)
         return network.name if network and network.is_further else None
 
@@ -104,18 +107,21 @@ def look(cells: list[Cell]) -> list[Entry]:
         ref, because = None, None
         try:
             with caching.looking():
+                # What reads a missing artifact cannot be looked up itself: `there` raises
                 ref = cell.make(cell.work, *standing(cell.inputs, there))
         except caching.NotMade as missing:
             because = missing.reason
         except FileNotFoundError:
-            # So are raw data or weights that are missing; who makes the artifact says so
+            # An input is missing, or raw data or weights are; making the artifact says which
             because = None
         entries[cell] = Entry(cell, ref, because)
     return [*entries.values()]
 
 
 def digests(entries: list[Entry]) -> dict[str, str]:
-    """Return the digests of what imported sets have to fit, as far as it is there."""
+    """Return the digests of the artifacts that imported sets have to fit, of those that are
+    there.
+    """
     return {
         entry.cell.name: entry.ref.digest
         for entry in entries
@@ -147,6 +153,7 @@ def cells_of(params: Params) -> list[Cell]:
     cells: list[Cell] = []
 
     def add(name: str, task: Any, work: Any, *inputs: Any, kind: str = "", **how: Any) -> Cell:
+        # A plain function or a `Step`; it is defined in the file that has the name of its stage
         make = getattr(task, "fn", task)
         stage = make.__module__.rpartition(".")[2]
         cells.append(Cell(stage, name, kind or name, make, work, inputs, **how))
@@ -162,7 +169,7 @@ def cells_of(params: Params) -> list[Cell]:
 
     inputs = started("start", train_experts.build_start, params)
     found, others = imported(params), dict[SetName, Ref]()
-    # Those of others are there already, wherever a measurement runs
+    # Imported sets are there already. Their absolute path holds in the folder of a measurement too
     for told, ref in found.items():
         others[SetName.parse(told)] = replace(ref, path=str(ref.folder.resolve()))
     experts = _add_experts(add, params, inputs)
@@ -188,7 +195,7 @@ Add = Callable[..., Cell]
 
 
 def _add_experts(add: Add, params: Params, inputs: Inputs) -> list[Cell]:
-    """Add every expert; the first one takes longer when coresets need more epochs of it."""
+    """Add every expert. The first one takes longer where coresets need more epochs of it."""
     work, experts = steps.training(params), []
     for index in params.experts:
         repeats = {"section.num_epochs": work.section.stored_epochs(index)[-1]}
@@ -226,6 +233,7 @@ def _add_sets(
             found[name] = made(name)
             continue
         plugin, work = params.coresets[name.method], steps.selection(params, name)
+        # Once a method: with the first size, before its coreset
         if hasattr(plugin.module, "prepare") and name.num_pairs == params.general.budgets[0]:
             how = {"split": "train", "repeats": _repeats(plugin)}
             add(f"{name.method}-shared", select_coresets.make_shared, work, inputs, **how)
@@ -241,10 +249,10 @@ def _add_students(
     sets: dict[SetName, Cell | Ref],
     vectors: Collection[SetName],
 ) -> list[Cell]:
-    """Add every student; those of coresets with one number of pairs take the same.
+    """Add every student. Students of coresets of one size take the same, so they are one kind.
 
     Args:
-        vectors: the sets whose texts are no sentences.
+        vectors: the sets with texts that are no sentences.
     """
     section, student, scores = params.evaluate, params.student or "", []
     scored: dict[SetName, Cell | Ref | None] = {**sets}
@@ -255,7 +263,7 @@ def _add_students(
     for name, pairs in scored.items():
         work = steps.evaluation(params, name)
         recipe, place = (section.small, "small") if pairs else (section.full, "full")
-        # Others take as many pairs as their name says; this one as many as fit the bytes
+        # `random_equal_bytes` takes as many pairs as fit the bytes, not as many as its name says
         is_alike = name.method in params.coresets and name.method != EQUAL_BYTES
         how = {
             "kind": f"student {student} {name.num_pairs if is_alike else name}",

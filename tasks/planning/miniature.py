@@ -1,6 +1,4 @@
-"""A dataset of a few rows in a folder of its own, in which the stages run: what they take there is
-measured.
-"""
+"""Runs the stages on a few rows of the dataset in a folder of its own, and measures them."""
 
 from __future__ import annotations
 
@@ -40,8 +38,8 @@ def usage_of(folder: Path) -> Usage:
 
 
 def free_seconds() -> float:
-    """Return a clock that stands still while this thread waits for a core that other work has
-    (Linux; elsewhere it does not).
+    """Return the seconds of a clock that stands still while this thread waits for a core that other
+    work has. Elsewhere than on Linux it never stands still.
     """
     try:
         # Ns ready to run, without a core
@@ -53,7 +51,7 @@ def free_seconds() -> float:
 
 @dataclass(frozen=True)
 class _Picked(Plugin):
-    """A dataset plugin, its own module, that gives chosen rows in place of all."""
+    """A dataset plugin that gives chosen rows in place of all; it is its own module."""
 
     rows: Sequence[ImageCaptions] = ()
 
@@ -88,32 +86,35 @@ class World:
         return self.made[known]
 
     def make(self, cell: Cell, counts: dict[str, int]) -> Usage:
-        """Make a cell with other counts in a folder of its own and say what it took: seconds of its
-        manifest, less those without a core.
+        """Make a cell with other counts in a folder of its own, and return what it took.
+
+        Its seconds are those of the manifest, less the share in which it waited for a core.
         """
         inputs = standing(cell.inputs, self.artifact)
         work = rewritten(cell.work, lambda name, value: counts.get(name, value))
         if cell.stage == "prepare_data":
             work = replace(work, dataset=_Picked(**vars(work.dataset), rows=self.rows))
+        # Stages write below the working directory: here nothing of the profile is touched
         with contextlib.chdir(tempfile.mkdtemp(dir=self.folder)), memory.watch() as peak:
             started, free = time.perf_counter(), free_seconds()
             ref = cell.make(work, *inputs)
             share = (free_seconds() - free) / (time.perf_counter() - started)
             folder = ref.folder.resolve()
+        # An absolute path, since the working directory changes back
         self.made[cell, *counts.items()] = Ref(str(folder), ref.digest)
         usage = usage_of(folder)
         return Usage(usage.seconds * share, peak.host_bytes, peak.card_bytes, usage.disk_bytes)
 
 
 def shrink(params: Params, text_encoder: Plugin) -> Params:
-    """Return parameters with which every kind of artifact is made once.
+    """Return the parameters with all counts that repeat an artifact at one.
 
     Networks have random weights and small rates: they cost what trained ones do, need no download
     and stay finite.
     """
 
     def small(name: str, value: Any) -> Any:
-        # A coreset's miniature makes what its method shares as well, whose seconds are not its own
+        # Making a coreset also makes what its method shares, and its seconds would count here
         if name.endswith(ONES) or (name.startswith("coresets.") and name.endswith(COUNTED)):
             return 1
         if name.endswith(".weights"):

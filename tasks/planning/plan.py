@@ -49,8 +49,8 @@ class Plan:
     """Every artifact of a profile, and what an honest reader should know about the numbers.
 
     Attributes:
-        load: wall seconds for each second of work while this was measured; the entries' seconds
-            are those of a free machine.
+        load: wall seconds for each second of work while this was measured. The seconds of the
+            entries are for a machine that does nothing else.
     """
 
     profile: str
@@ -81,11 +81,14 @@ def make_plan(params: Params, folder: Path) -> Plan:
             not there or bad.
     """
     entries = look(cells_of(params))
+    # Called for its checks alone: a set that does not fit ends the plan before anything is measured
     imported(params, digests(entries))
     if all(entry.ref for entry in entries):
         return Plan(params.profile, entries, ["all artifacts are there"], 1.0)
     for stage in STAGES.values():
         stage.import_libraries()
+    # The first call notes what an idle process holds, so it comes after the imports and before any
+    # work
     memory.idle_bytes()
     started, free = time.perf_counter(), free_seconds()
     planner = _Planner(params, entries, folder)
@@ -101,10 +104,10 @@ def make_plan(params: Params, folder: Path) -> Plan:
 
 
 def grown(usage: Usage, once: Usage, last: Usage, steps: float, files: float) -> Usage:
-    """Add `steps` times what `last` took more than `once` to the seconds of `usage`, and `files`
-    times its further bytes to the disk.
+    """Return `usage` grown by what the measurement `last` took more than `once`.
 
-    More work never takes less time. Memory is the highest of both.
+    Its seconds grow by `steps` times the difference, its bytes on disk by `files` times. More work
+    never takes less time. Memory is the highest of `usage` and `last`.
     """
     return Usage(
         usage.seconds + steps * max(0.0, last.seconds - once.seconds),
@@ -132,9 +135,11 @@ class _Planner:
             config = hashed.Config(dim=width, bigram_weight=0.0, seed=0)
             text = Plugin("text_encoders", "hashed", config)
         cells = cells_of(miniature.shrink(params, text))
+        # Reversed, so that the first cell of each kind stays
         self.cells = {cell.kind: cell for cell in reversed(cells)}
         largest = params.general.budgets[-1]
         batch = max(params.evaluate.full.batch_size, params.train_experts.batch_size)
+        # The smaller miniature holds the largest set, and a whole batch where there is one
         few = max(largest, min(batch, self.num_images["train"] // 2))
         self.small = World(folder / "small", miniature.pick(rows, few, FEW_ROWS))
         more = miniature.pick(rows, few + max(batch, MORE_ROWS), 2 * FEW_ROWS)
@@ -144,7 +149,11 @@ class _Planner:
         self.scorings: dict[str, tuple[float, float]] = {}
 
     def usage(self, cell: Cell) -> Usage:
-        """Return what a cell takes; seconds and disk of one of its kind, where one is there."""
+        """Return what making a cell will take.
+
+        Where artifacts of its kind are there, seconds and disk are those of their manifests.
+        Otherwise two measurements are extrapolated by the counts of the cell.
+        """
         mini, ones = self.cells[cell.kind], dict.fromkeys(cell.repeats, 1)
         once = usage = self._measure(self.small, mini, ones)
         made = [
@@ -162,6 +171,8 @@ class _Planner:
             )
             count = 1 + _further(once.seconds * many / few)
             last = self._measure(self.large, mini, dict.fromkeys(ones, count))
+            # A line through two points: images passed over in the small miniature, once, and in
+            # the large one, `count` times
             first, second = few * (len(ones) or 1), many * (count * len(ones) or 1)
             steps = (images * (passes or 1) - first) / max(1, second - first)
             # Bytes come with repetitions (snapshots), or else with images
@@ -169,6 +180,8 @@ class _Planner:
             usage = grown(usage, once, last, steps, files)
         else:
             for name, count in cell.repeats.items():
+                # As many repetitions as take about a second, so that their difference is more than
+                # noise
                 if more := min(_further(once.seconds), count - 1):
                     last = self._measure(self.small, mini, {**ones, name: 1 + more})
                     usage = grown(usage, once, last, (count - 1) / more, 0.0)
@@ -179,8 +192,10 @@ class _Planner:
         return self._with_memory(cell, replace(usage, seconds=seconds), once)
 
     def _measure(self, world: World, mini: Cell, counts: dict[str, int]) -> Usage:
-        """Return what a cell takes with these counts, the shortest of several looks where it is
-        short. The first of a stage pays for what a process pays once, and is made again.
+        """Return what a cell takes with these counts; short work is measured several times, and the
+        shortest counts.
+
+        The first cell of a stage also pays for what a process pays once, so it is made again.
         """
         known = (world, mini, *counts.items())
         if known not in self.measured:
@@ -191,12 +206,15 @@ class _Planner:
                 self.warm.add(mini.stage)
                 looks.append(world.make(mini, counts))
             shortest = min(looks, key=lambda usage: usage.seconds)
+            # Memory of the first look: buffers that a process keeps are in that one alone
             usage = grown(shortest, shortest, looks[0], 0.0, 0.0)
             self.measured[known] = usage
         return self.measured[known]
 
     def _with_memory(self, cell: Cell, usage: Usage, once: Usage) -> Usage:
-        """Add what a miniature holds less of: what is written, features of all images, a buffer."""
+        """Return `usage` with the memory that a miniature does not show: features of the whole
+        training split, the buffer of all experts, and arrays that are written.
+        """
         device, host, gpu = choose_device(), usage.host_bytes, usage.gpu_bytes
         if cell.stage == "select_coresets":
             start = self.small.artifact(self.cells["start"])

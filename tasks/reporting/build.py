@@ -1,5 +1,5 @@
-"""Builds the whole report of one profile: page, metrics, tables and the data of the plots. Same
-input, same bytes.
+"""Builds the whole report of one profile: page, metrics, tables and the data of the plots. The same
+input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ def build_report(
         nested[name] |= values
     metrics = json.dumps(nested, indent=2, allow_nan=False)
 
+    # All that may be refused lies above, so that a refused report leaves no file
     for folder in ("tables", "plots"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     (out / PAGE).write_text(page, encoding="utf-8", newline="\n")
@@ -100,6 +101,7 @@ def build_report(
 
 
 def _of_shown(curves: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
+    # Curves of other students or protocols would be averaged with those that are shown
     for column in ("student", "protocol"):
         if column in curves.columns:
             curves = curves[curves[column] == shown[column].iloc[0]]
@@ -110,6 +112,7 @@ def _check_frame(
     frame: pd.DataFrame, columns: tuple[str, ...], name: str, scores: pd.DataFrame
 ) -> pd.DataFrame:
     if frame.empty:
+        # An empty frame has no types: `set` holds names, the others numbers
         return pd.DataFrame(columns=columns, dtype="float64").astype({"set": "object"})
     missing = [column for column in columns if column not in frame.columns]
     if missing:

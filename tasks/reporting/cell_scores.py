@@ -19,7 +19,7 @@ from tasks.settings.space import RANDOM
 from tasks.store import manifests
 from tasks.store.artifacts import Ref
 
-LAST = 0.1  # of the iterations
+LAST = 0.1  # share of the iterations that count as the end of a distillation
 VALIDATION, MEAN = "val_mean_recall", "mean_recall"
 
 
@@ -32,13 +32,20 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
             pairs of the set's bytes are there where the sweep has them.
 
     Returns:
-        n: students. first_val: validation recall of the first one. val, and each of
-        `metrics.NAMES`: means; with `_std` the deviation (divisor n - 1), None for one student.
-        recovery: share of the full data's mean recall. over_random: ratio to random selection of
-        the same size; over_equal_bytes: to random pairs of its bytes, see `equal_bytes.py`. Each is
-        None where that scored 0 or is not there. hlr, lrs: where plain students scored it too.
-        seconds: of the set and its students. set_bytes: as stored. loss: mean distillation loss of
-        the last tenth of the iterations.
+        A dictionary:
+        n: number of students.
+        first_val: validation recall of the first student.
+        val, and each of `metrics.NAMES`: mean over students.
+        the same with `_std`: deviation (divisor n - 1); None for one student.
+        recovery: share of the full data's mean recall.
+        over_random: ratio to random selection of the same size.
+        over_equal_bytes: ratio to random pairs of its bytes, see `equal_bytes.py`. These three are
+            None where the reference scored 0 or is not there.
+        hlr, lrs: see `_plain`.
+        seconds: of the set and its students.
+        set_bytes: as stored.
+        loss: mean distillation loss of the last tenth of the iterations.
+        device: that the set was distilled on.
     """
     scores = {key: [_read(ref) for ref in refs] for key, refs in found.items()}
     own = scores.pop(name)
@@ -52,6 +59,8 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
         mean = describe(score[MEAN] for score in scores[key]).mean if key in scores else 0.0
         return told[MEAN] / mean if mean else None
 
+    # Seconds are those of the set and of its own students; coresets and full data are shared by
+    # cells
     made, equal = [distilled, *found[name]], str(SetName(EQUAL_BYTES, size))
     real_bytes = scores[equal][0]["num_bytes"] if equal in scores else None
     is_equal = are_comparable(own[0]["num_bytes"], real_bytes)
@@ -89,6 +98,7 @@ def final_loss(folder: Path) -> float:
     import pandas as pd
 
     history = pd.read_parquet(folder / HISTORY)
+    # A warm start minimises another loss
     if PARTS in history:
         history = history[history[PARTS] != 1.0]
     last = history.sort_values("iteration")["loss"].tail(math.ceil(len(history) * LAST))

@@ -16,7 +16,7 @@ import numpy as np
 WIDTH, HEIGHT = 400.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 42.0, 14.0, 26.0, 38.0
 LETTER_WIDTH, LABEL_STEP = 7.8, 15.0
-# A span below this share of the values is their rounding. Above it, ticks of six digits differ.
+# A span below this share of the values is their rounding; above it, ticks of six digits differ.
 FLAT = 1e-4
 # Smaller spans count as none, larger values as not finite: their quotients leave the doubles.
 SMALLEST, LARGEST = 1e-150, 1e150
@@ -196,7 +196,7 @@ def line_chart(
     y_axis = _Axis(y_values[0], y_values[-1], HEIGHT - BOTTOM, TOP)
     ticks = []
     for value in list(x_values) or _x_ticks(xs):
-        # A size whose every value is left out has a tick beyond the axis.
+        # A size at which every value is left out has a tick beyond the axis.
         if _is_drawable(value, is_log_x) and LEFT <= x_axis.place(value) <= right:
             ticks.append(value)
     lines = [_draw(one, points, x_axis, y_axis) for one, points in zip(shown, kept, strict=True)]
@@ -220,6 +220,7 @@ def round_ticks(low: float, high: float, *, is_inside: bool = False) -> list[flo
     raw = span / 5
     power = 10.0 ** math.floor(math.log10(raw))
     factors = np.array([1.0, 2.0, 5.0, 10.0]) * power
+    # The small shares forgive the rounding of a quotient that ought to be whole
     step = float(factors[factors >= raw * (1 - 1e-9)][0])
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     if is_inside:
@@ -270,7 +271,8 @@ def _x_ticks(xs: np.ndarray) -> list[float]:
 def _x_range(low: float, high: float, is_log: bool) -> tuple[float, float]:
     if is_log:
         low, high = math.log(low), math.log(high)
-    # Of a single large value, half a unit would be lost in rounding.
+    # Marks at the ends of a log axis, and a single one, stand clear of the frame. Half a unit alone
+    # would be lost in rounding beside a single large value.
     room = (high - low) * 0.04 or 0.5 * max(1.0, abs(low))
     return (low - room, high + room) if is_log or low == high else (low, high)
 

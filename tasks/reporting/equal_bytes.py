@@ -6,7 +6,7 @@ times as many, so that the same real pairs would flatter it: it has no such rati
 
 from __future__ import annotations
 
-TOLERANCE = 0.1  # of the bytes of the real pairs, by which those of a set may differ
+TOLERANCE = 0.1  # a set may differ by this share of the bytes of the real pairs
 
 
 def are_comparable(set_bytes: float | None, real_bytes: float | None) -> bool:

@@ -58,6 +58,8 @@ def method_styles(summary: pd.DataFrame, distilled: frozenset[str]) -> dict[str,
     looks = (cycle(SELECTED), cycle(MARKERS), cycle(DASHES))
     for name, colour, marker, dash in zip(chosen, *looks, strict=False):
         styles[name] = Style(colour, marker, dash)
+    # A set that is scored a further time keeps the colour of its method, dotted, with another
+    # marker
     for name in further:
         own, marker = name.removesuffix(DECODED), "diamond"
         if name.endswith(PLAIN):
@@ -173,6 +175,7 @@ def _history_panels(
         values = rows[list(columns)].rename(columns=columns).astype(float)
         finite = values.where(np.isfinite(values))
         thin = finite.groupby(np.arange(len(rows)) // size).mean()
+        # A mean stands at the first iteration of its group
         thin["iteration"] = rows["iteration"].to_numpy()[::size]
         series, words = [], []
         for label in styles:

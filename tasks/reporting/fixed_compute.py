@@ -29,7 +29,8 @@ class Notes:
 
     Attributes:
         distilled: the methods that distil.
-        left_out: cells of which whole epochs miss the level by more than `tolerance`, a share.
+        left_out: cells that were not trained: whole epochs miss the level by more than `tolerance`.
+        tolerance: a share of the level.
     """
 
     distilled: Collection[str]
@@ -39,9 +40,11 @@ class Notes:
 
 @dataclass(frozen=True)
 class Best:
-    """The cell that is best on validation at one level.
+    """The cell (a set and a width) that is best on validation at one level of operations.
 
     Attributes:
+        level: in GFLOP.
+        test: mean test recall of its students.
         num_near: cells of the level, itself not counted, within one deviation of it on validation.
         num_cells: cells of the level.
     """
@@ -118,6 +121,7 @@ def _best(level: float, rows: pd.DataFrame) -> Best:
     seen = [describe(cell["val_mean_recall"]) for cell in cells]
     place = max(range(len(cells)), key=lambda index: seen[index].mean)
     chosen, top = cells[place], seen[place]
+    # One student alone has no deviation: then only cells with an equal mean are near
     near = [one for one in seen if one.mean >= top.mean - (top.deviation or 0.0)]
     first = chosen.iloc[0]
     return Best(
@@ -154,6 +158,7 @@ def _leads(found: dict[str, list[Best]]) -> str:
     for one in shared:
         other = real[one.level]
         difference = one.test.mean - other.test.mean
+        # The sum of both is stricter than the deviation of the difference
         noise = (one.test.deviation or 0.0) + (other.test.deviation or 0.0)
         num_led += difference > noise
         told.append(f"{difference:+.1f} (deviations together {noise:.1f}) at {one.level:g} GFLOP")

@@ -36,7 +36,7 @@ class GalleryRow:
     Attributes:
         initial_image, distilled_image: (H, W, 3) uint8.
         initial_caption: the caption it began as.
-        nearest_sentence: the training caption whose embedding has the largest cosine with the
+        nearest_sentence: the training caption with the embedding of the largest cosine with the
             distilled one.
         similarity: that cosine, -1..1.
     """
@@ -140,6 +140,7 @@ def data_uri(image: np.ndarray, *, max_side: int = MAX_SIDE) -> str:
         kind = "png"
     else:
         picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+        # Without chroma subsampling, which would blur colours that change from pixel to pixel
         picture.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
         kind = "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -185,6 +186,7 @@ def write_sheet(
 
 
 def _fit(image: np.ndarray) -> Image.Image:
+    # Small pictures keep their pixels as squares; large ones are smoothed
     is_small = max(image.shape[:2]) <= LOSSLESS_SIDE
     how = Image.Resampling.NEAREST if is_small else Image.Resampling.LANCZOS
     return Image.fromarray(image).resize((SHEET_SIDE, SHEET_SIDE), how)

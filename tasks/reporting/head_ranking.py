@@ -1,7 +1,8 @@
 """The study `architecture_search`: how far small sets rank heads as the full data does.
 
-A search sees validation; full data is judged on test. So a set's validation is compared with the
-test recall under full data of other seeds, and that of full data itself is the ceiling.
+A search sees validation recall alone. The truth is the test recall of students of the full data. So
+each set's validation recall is compared with that truth, always across seeds. The full data's own
+validation recall, compared in the same way, gives the ceiling.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Notes:
 
     Attributes:
         num_bytes: of each set as stored; real pairs as JPEG of `jpeg_quality`, one caption each.
-        same_bytes: the random set with the bytes of each distilled set.
+        same_bytes: {distilled set: the random set that takes as many bytes}.
     """
 
     num_bytes: Mapping[str, float]
@@ -42,9 +43,11 @@ class Ranking:
     """What one set says about the heads.
 
     Attributes:
-        val: (S, H) validation recall.
-        upper: the agreement on the better half of the heads, under full data, alone.
-        lost: points of test recall under full data that its choice loses, over students.
+        val: (S, H) validation recall of S students and H heads.
+        agreed: agreement with the truth over all heads.
+        upper: agreement over the better half of the heads alone; the truth says which those are.
+        lost: points of test recall under full data that the set's choice loses, over students.
+        chosen: the head with the best mean validation recall.
         seconds: training of all its students.
     """
 
@@ -101,6 +104,7 @@ def _by_head(rows: pd.DataFrame, column: str, heads: list[str]) -> np.ndarray:
 
 def _ranking(name: str, rows: pd.DataFrame, truth: np.ndarray, heads: list[str]) -> Ranking:
     val = _by_head(rows, "val_mean_recall", heads)
+    # A search looks among good heads; to tell hopeless ones apart is easy. An odd number rounds up.
     better = _order(truth)[: (len(heads) + 1) // 2]
     return Ranking(
         name,
@@ -141,6 +145,7 @@ def _reading(found: dict[str, Ranking], truth: np.ndarray, notes: Notes) -> tupl
         one, equal = found[name], found[beside]
         random = found[f"random-{one.num_pairs}"]
         size = f"the same {notes.num_bytes[name] / MEGABYTE:.2f} MB"
+        # All real pairs together may take fewer bytes than the distilled set
         if equal.num_pairs == full.num_pairs:
             all_bytes = notes.num_bytes[beside] / MEGABYTE
             size = f"{all_bytes:.2f} MB, all that there are for {size}"
@@ -188,6 +193,7 @@ def _points(ranking: Ranking) -> str:
 
 def _compared(one: Ranking, other: Ranking, *, is_upper: bool = False) -> str:
     """Say whether the interval of a difference leaves zero out."""
+    # The difference is resampled in pairs: two intervals that overlap would say less
     mine, theirs = (one.upper, other.upper) if is_upper else (one.agreed, other.agreed)
     difference, (low, high) = mine.minus(theirs)
     shown = f"{difference:+.2f} ({between((low, high))})"
@@ -283,6 +289,7 @@ def _cost_chart(found: dict[str, Ranking], styles: dict[str, Style]) -> Chart:
     series, words = [], []
     for name, one in found.items():
         low, high = one.agreed.interval
+        # Full data has no marker, since it is a line elsewhere; a point needs one
         marker = "triangle" if name == FULL else styles[name].marker
         style = Style(styles[name].colour, marker, "", styles[name].width)
         point = (one.seconds, one.agreed.tau)

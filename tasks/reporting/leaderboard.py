@@ -1,8 +1,8 @@
 """The leaderboard of a sweep: `reports/<profile>/sweeps/<name>.csv`, `.md` and `.html`.
 
-Cells are sorted by validation recall, with the test recall beside it: who picks the best cell picks
-it without the test split. Imports no PyTorch and no pandas, since the parent of a sweep is light.
-Same scores and the same server of MLflow, same bytes.
+Cells are sorted by validation recall, with the test recall beside it: so the best cell is picked
+without the test split. Imports no PyTorch and no pandas, since the parent of a sweep is light. The
+same scores and the same server of MLflow give the same bytes.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Leaderboard:
     """The cells of a sweep.
 
     Attributes:
-        command: what finds the best cell again; None while there is none.
+        command: makes or finds the best cell again; None while no cell is done.
         facts: shown below, {name: text}.
         page: where MLflow shows all its cells.
     """
@@ -87,6 +87,8 @@ class Leaderboard:
     def ranked(self) -> list[Row]:
         """All cells, the best first, and those without scores last."""
         order = (DONE, PRUNED, OPEN, FAILED)
+        # By state first: `val` of a pruned cell is that of one student, and no mean of all. By name
+        # last, so that equals keep one order.
         return sorted(
             self.rows,
             key=lambda row: (order.index(row.state), -row.scores.get("val", 0.0), row.name),
@@ -113,7 +115,10 @@ def over_sets(board: Leaderboard) -> list[OverSets]:
 
 
 def correlations(board: Leaderboard) -> dict[str, float]:
-    """Return DCS by method and size, where enough sets of them are done."""
+    """Return DCS, the rank correlation of loss and test recall, by method and size.
+
+    Left out are those with too few finished sets, see `measures.MIN_SETS`.
+    """
     groups: dict[str, list[tuple[float, float]]] = {}
     for row in board.rows:
         if row.state == DONE and "loss" in row.scores:
@@ -183,6 +188,7 @@ def _loss_table(board: Leaderboard) -> Table:
 
 
 def _csv(board: Leaderboard) -> str:
+    # Cells of a list may set different parameters: each gets a column, in the order of first use
     swept = list(dict.fromkeys(name for row in board.rows for name in row.swept))
     output = io.StringIO()
     table = csv.writer(output, lineterminator="\n")

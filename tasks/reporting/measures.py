@@ -1,8 +1,8 @@
 """Measures of sets beside random pairs and the full data, from the rows of a summary.
 
-Formulas are those of `core/evaluation/measures.py`. A measure is there where its rows are: HLR and
-LRS want plain students (`evaluate.plain`), the column of equal bytes a coreset `EQUAL_BYTES`, and
-robustness further students (`evaluate.cross_architecture`).
+The formulas are in `core/evaluation/measures.py`. Some measures need further rows. HLR and LRS need
+plain students (`evaluate.plain`). IOR at equal bytes needs the coreset `EQUAL_BYTES`. Encoder
+robustness needs further students (`evaluate.cross_architecture`).
 """
 
 from __future__ import annotations
@@ -40,18 +40,21 @@ CAPTION = (
 
 
 def measured(summary: pd.DataFrame, protocol: str, student: str) -> pd.DataFrame:
-    """Return one row for each set of a student: `set`, `ALWAYS`, and of `FURTHER` the measures that
-    a set of them has, as fractions of 1; NaN for what one lacks.
+    """Return the measures of each set as fractions of 1, one row a set.
+
+    Columns: `set`, `ALWAYS`, and those of `FURTHER` that at least one set has. NaN stands for a
+    measure that a set lacks.
 
     Args:
         summary: `tables.summarise`, of all students.
-        student: that of the encoder that distils.
+        student: the main student, of the encoder that distils.
     """
     rows = summary[summary["protocol"] == protocol]
     recalls, num_bytes = {}, {}
     for row in rows.to_dict("records"):
         size = 0 if row["method"] == FULL else row["num_pairs"]
         recalls[row["student"], row["method"], size] = row["mean_recall"] / 100
+        # Bytes are the set's, whichever student is trained on it
         num_bytes[row["method"], size] = row["num_bytes"]
     own = rows[(rows["student"] == student) & (rows["method"] != FULL) & ~is_again(rows)]
     students = [student, *sorted(set(rows["student"]) - {student})]
@@ -78,6 +81,7 @@ def _of_set(
         for one in students
         if (one, method, size) in recalls
     ]
+    # `random_equal_bytes-100` holds far more than 100 pairs: points over 100 of them say nothing
     if method != EQUAL_BYTES:
         told["ior_pairs"] = iors[0]
     told["encoder_robustness"] = measures.encoder_robustness(iors[0], iors[1:])
@@ -105,8 +109,10 @@ def further(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def listing(frame: pd.DataFrame, names: Iterable[str], where: str) -> Table | None:
-    """Return rows of `measured` as a table; None where it has nothing of `FURTHER`, for other
-    tables show the rest.
+    """Return rows of `measured` as a table.
+
+    None where no set has a measure of `FURTHER`: other tables show recovery and the gain over
+    random already.
 
     Args:
         names: the sets in their order; those without a row are left out.

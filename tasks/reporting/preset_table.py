@@ -1,10 +1,9 @@
 """The table of a preset: every cell x method x size with its spread, published numbers of the same
 setting beside it.
 
-As CSV, Markdown and a page. Random selection of the same size and cell is in every table; a set
-that several cells share stands there once. What further students scored
-(`evaluate.cross_architecture`) stands in a table of its own for each of them. Same input, same
-bytes.
+It is written as CSV, Markdown and a page. Random selection of the same size and cell is in every
+table; a set that several cells share stands there once. Each further student
+(`evaluate.cross_architecture`) has a table of its own. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ class CellScores:
     """What one cell of a preset scored.
 
     Attributes:
-        scores: one row a trained student, `tables.COLUMNS` and `folder`, its place: two cells with
-            one folder share what is there.
-        student: that of the encoder that distils; others are further students.
+        scores: one row a trained student, with `tables.COLUMNS` and `folder`. Two cells with one
+            folder share the students there.
+        student: the main student, of the encoder that distils; others are further students.
         protocol: the one that the table shows.
         distilled: names of the distilled sets.
         is_as_published: whether model, encoders and methods are those of params.yaml, so that
@@ -85,9 +84,10 @@ def build_table(
     facts: dict[str, str],
     costs: Table | None = None,
 ) -> PresetTable:
-    """Arrange the scores of all cells.
+    """Return the table of a preset from the scores of all its cells.
 
     Args:
+        cells: by name, in the order of the preset.
         published: `published.load_published()`.
 
     Raises:
@@ -103,6 +103,7 @@ def build_table(
     }
     own = same_budget(published, dataset, ours, has_mean=False)
     comparable = {cell for cell, scores in cells.items() if scores.is_as_published}
+    # Lists which published row has the setting of which cell
     setting = pd.read_csv(FOLDER / "presets.csv")
     setting = setting[(setting["preset"] == name) & setting["cell"].isin(comparable)]
     cited = own.merge(setting[["cell", "source", "method"]], on=["source", "method"], how="inner")
@@ -110,20 +111,25 @@ def build_table(
 
 
 def _joined(cells: Mapping[str, CellScores]) -> pd.DataFrame:
-    """One summary row a set and student; `cell` names the cells that share it, and is empty where
-    all that have the student do.
+    """Return one summary row for each set and student of all cells.
+
+    `cell` names the cells that share the set. It is empty where all cells with that student do.
+    `label` is what the page calls the row.
     """
+    # Two cells share a set exactly where both scored it in the same folder
     place, parts = ["folder", "student"], []
     for cell, found in cells.items():
         folders = found.scores.groupby(["set", "student"])["folder"].first()
         summary = summarise(check_scores(found.scores))
         rows = summary[summary["protocol"] == found.protocol].join(folders, on=["set", "student"])
+        # `summary` has a recovery too, so that the merge would name both otherwise
         own = measured(summary, found.protocol, found.student).drop(columns="recovery")
         rows = rows.merge(own.assign(student=found.student), on=["set", "student"], how="left")
         parts.append(rows.assign(cell=cell, is_further=rows["student"] != found.student))
     rows = pd.concat(parts, ignore_index=True)
     # Cells have the student of their own encoder each, whatever its name
     rows["kind"] = rows["student"].where(rows["is_further"], "")
+    # A further student may be missing in some cells; those do not count as cells that lack a set
     every = {kind: list(found["cell"].unique()) for kind, found in rows.groupby("kind")}
     sharing = rows.groupby(place)["cell"].agg(list)
     rows["cell"] = [
@@ -131,6 +137,7 @@ def _joined(cells: Mapping[str, CellScores]) -> pd.DataFrame:
         for folder, student, kind in zip(rows["folder"], rows["student"], rows["kind"], strict=True)
     ]
     base = [SetName.parse(name).method for name in rows["set"]]
+    # A cell that is called as its method would say the name twice
     is_named = (rows["cell"] != "") & (rows["cell"] != base)
     rows["label"] = rows["method"].mask(is_named, rows["method"] + " (" + rows["cell"] + ")")
     return rows.drop_duplicates(place).assign(source="")
@@ -138,6 +145,7 @@ def _joined(cells: Mapping[str, CellScores]) -> pd.DataFrame:
 
 def _named(sharing: Sequence[str], every: Sequence[str]) -> str:
     """Name the cells that share a set, or the others where these are fewer; nothing for all."""
+    # Twenty of twenty-one cells are named by the one that is missing
     others = [cell for cell in every if cell not in sharing]
     if others and len(others) < len(sharing):
         return f"all but {', '.join(others)}"

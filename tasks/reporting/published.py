@@ -107,6 +107,7 @@ def gap(
     budget, then the paper's as context.
     """
     ours = shown[shown["set"].isin(distilled)].assign(source="", dataset=dataset)
+    # A summary holds no random recall, but the points above it
     ours["budget"], ours["random"] = (
         ours["num_pairs"].astype(str),
         ours["mean_recall"] - ours["gain_over_random"],
@@ -119,6 +120,7 @@ def gap(
     rows = pd.concat(parts).dropna(subset="over_random")
     rows = rows.rename(columns={"mean_recall": "value", "over_random": "ratio"})
     rows["is_other_dataset"] = rows["dataset"] != dataset
+    # The paper's own row may be of our dataset and budget too, and would stand there twice
     rows = rows[[field.name for field in fields(GapRow)]].drop_duplicates()
     return [GapRow(*row) for row in rows.itertuples(index=False, name=None)]
 

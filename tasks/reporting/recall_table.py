@@ -64,8 +64,8 @@ class Crossing:
     """The same sets under several students or protocols.
 
     Attributes:
-        rows: the numbers of each set, for each of `columns`; NaN for what was not trained, or has
-            no reference.
+        rows: {set: one `Numbers` for each of `columns`}; NaN where no student was trained, or
+            where there is nothing to compare with.
     """
 
     columns: tuple[str, ...]
@@ -73,16 +73,17 @@ class Crossing:
 
 
 def groups_by_size(shown: pd.DataFrame, distilled: frozenset[str]) -> list[Group]:
-    """Return the paper's table from ordered summary rows of one student and protocol; full data is
-    the last group, never marked.
+    """Return the paper's table from ordered summary rows of one student and protocol.
 
-    A column `label`, where there is one, names the rows in place of `method`.
+    Full data is the last group, never marked. A column `label`, where there is one, names the rows
+    in place of `method`.
     """
     is_full = shown["method"] == FULL
+    # NaN where full data was not trained: shares are unknown then
     total = shown.loc[is_full, "num_pairs"].max()
     groups = []
     for num_pairs, rows in shown[~is_full].groupby("num_pairs", sort=True):
-        # Random pairs of equal bytes are many more than the others of their group
+        # `random_equal_bytes-100` holds far more pairs than the other sets of its group
         of_size = rows[rows["method"] != EQUAL_BYTES]
         best = {name: _displayed(name, of_size[name]).max() for name in COLUMNS}
         made = _rows(rows, distilled, best)
@@ -93,8 +94,11 @@ def groups_by_size(shown: pd.DataFrame, distilled: frozenset[str]) -> list[Group
 
 
 def beside(theirs: pd.DataFrame, shown: pd.DataFrame, distilled: frozenset[str]) -> list[Group]:
-    """Return, for each size of the published rows `theirs` (of `same_budget`), our rows followed by
-    those.
+    """Return a group for each of our sizes that somebody published: our rows, then theirs.
+
+    Args:
+        theirs: published rows, see `same_budget`.
+        shown: our ordered summary rows of one student and protocol.
     """
     budgets, groups = budget_of(shown), []
     for budget in budgets.drop_duplicates():
@@ -107,8 +111,12 @@ def beside(theirs: pd.DataFrame, shown: pd.DataFrame, distilled: frozenset[str])
 
 
 def crossing(summary: pd.DataFrame, axis: str, sets: Sequence[str], first: str) -> Crossing:
-    """Return the sets, in the order given, by `axis` ("student" or "protocol"), whose value `first`
-    is the first column.
+    """Return the numbers of each set under every value of one column.
+
+    Args:
+        axis: the column of `summary`: "student" or "protocol".
+        sets: names of the sets, in the order of the rows.
+        first: the value of `axis` that is shown first; the others are sorted.
     """
     columns = (first, *sorted(set(summary[axis]) - {first}))
     found = {(row["set"], row[axis]): row for row in summary.to_dict("records")}

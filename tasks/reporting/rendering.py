@@ -15,12 +15,13 @@ DASH = "\u2013"
 
 
 def environment() -> jinja2.Environment:
-    """Return what renders our templates: `number`, `duration` and the test `known`, autoescape
-    always on.
+    """Return what renders our templates, with the filters `number` and `duration` and the test
+    `known`; autoescape is always on.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
+        # A name that a template misspells ends the run; by default it would show an empty text
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -43,6 +43,7 @@ def load_scores(folders: Iterable[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
         seconds = manifests.read(folder, "seconds").facts["seconds"]
         score = json.loads((folder / SCORE).read_text())
         rows.append({**score, "seconds": seconds})
+        # A curve is drawn only beside the scores of its own student and protocol
         shown = {name: score[name] for name in ("student", "protocol")}
         curves.append(pd.read_parquet(folder / CURVE).assign(**shown))
     return pd.DataFrame(rows), pd.concat(curves, ignore_index=True)

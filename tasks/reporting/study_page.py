@@ -1,5 +1,5 @@
-"""The page of a study: what the numbers say, charts and tables, as CSV, Markdown and HTML. Same
-input, same bytes.
+"""The page of a study: what the numbers say, charts and tables, as CSV, Markdown and HTML. The same
+input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -59,5 +59,7 @@ def write_pages(page: StudyPage, folder: Path) -> list[Path]:
 
 
 def told(**values: float | None) -> dict[str, float]:
-    """Return numbers of a row by metric, without those that one student does not have."""
+    """Return the numbers that MLflow is told of a row, {metric: value}, without those that are
+    None, such as the deviation of one student.
+    """
     return {f"study/{name}": value for name, value in values.items() if value is not None}

@@ -135,7 +135,7 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
     recall = summary["mean_recall"]
     # A ratio to zero is unknown
     beside = summary.join(full.where(full > 0), on=same).join(random, on=sized)
-    # Random pairs of equal bytes are many more than their size says
+    # `random_equal_bytes-100` holds far more than 100 pairs: a ratio to 100 of them says nothing
     known = beside["random"].mask(is_full | (summary["method"] == EQUAL_BYTES))
     return summary.assign(
         recovery=recall / beside["full"],
@@ -186,10 +186,16 @@ def primary(summary: pd.DataFrame, protocol: str, student: str) -> pd.DataFrame:
 
 
 def order(summary: pd.DataFrame, distilled: Iterable[str]) -> pd.DataFrame:
-    """Return `summary` by size: random first, other selections, distilled sets (`distilled` names
-    them), full data last. Further rows of a set stand among those of its own.
+    """Return `summary` in the order of the tables.
+
+    Sizes ascend, and full data is last. Within a size random selection is first, then other
+    coresets, then distilled sets. A set that is scored again stands in the group of the set itself.
+
+    Args:
+        distilled: names of the distilled sets.
     """
     is_full, is_random = summary["method"] == FULL, summary["method"] == RANDOM
+    # The name of a set that is scored again, without its ending, is that of the set itself
     own = summary["set"].str.replace(rf"({DECODED}|{PLAIN})-(\d+)$", r"-\2", regex=True)
     is_made = own.isin(frozenset(distilled))
     kind = is_made.astype(int) - is_random.astype(int)

@@ -37,6 +37,7 @@ def read(path: Path) -> dict[str, Any]:
             "its permissions"
         ) from error
     try:
+        # A copy: callers change the tree in place, and `_parsed` gives the same one again
         tree = copy.deepcopy(_parsed(text))
     except yaml.YAMLError as error:
         raise ValueError(
@@ -52,12 +53,16 @@ def read(path: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4)
 def _parsed(text: str) -> Any:
-    """Return what a text says. A process that loads many cells reads the same text each time."""
+    """Return what a text says; a process that loads many cells parses the same text once."""
     return _Loader(text).get_single_data()
 
 
 def keys_of(value: Any, allowed: Sequence[str], where: str) -> dict[str, Any]:
-    """Return a mapping that has exactly the allowed keys."""
+    """Return `value`, a mapping that has exactly the allowed keys.
+
+    Raises:
+        ValueError: it is no mapping, or has other keys; `where` opens the message.
+    """
     if not isinstance(value, dict) or set(value) != set(allowed):
         received = ", ".join(sorted(map(str, value))) if isinstance(value, dict) else repr(value)
         raise ValueError(
@@ -78,6 +83,7 @@ def _text(path: Path) -> str:
             f"{path} is not in {Path.cwd()}; run from the top folder of the repository"
         )
     with path.open("rb") as handle:
+        # One byte more than allowed tells that it is too large, and the rest is never read
         data = handle.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ValueError(f"{path} has more than {MAX_BYTES} bytes, which are allowed; shorten it")
@@ -104,15 +110,16 @@ def _reason(error: Exception, text: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what YAML lets pass: deep nesting, a key given twice, and aliases that make a value
-    without end.
+    """Reads YAML, but refuses deep nesting, a key given twice, and aliases that make an endless
+    value.
     """
 
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Return a node. How deeply Python may call itself depends on what else is imported, so
-        that the depth is counted here.
+        """Return a node; refuse one that lies too deep.
+
+        The depth is counted here, since Python's own limit depends on what else is imported.
         """
         if self.depth > MAX_DEPTH:
             mark = self.peek_event().start_mark
@@ -144,6 +151,7 @@ def _count(node: Any, known: dict[int, int]) -> int:
     Raises:
         yaml.YAMLError: too many, a node that holds itself, or a key given twice.
     """
+    # An alias is the same node again; its values count again, but are walked once
     if id(node) in known:
         if not known[id(node)]:
             raise _wrong(node, "the value holds itself through an alias; allowed are other values")

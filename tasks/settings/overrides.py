@@ -16,9 +16,11 @@ import yaml
 from tasks.core.foundations.names import hint
 
 TOP = ("profile", "store", "methods", "sweep", "presets", "profiles")
+# Not yes, no, on and off, which YAML takes for truth values too: they stay texts
 WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 # Python reads at most 4,300 digits
 INTEGER = re.compile(r"[-+]?[0-9]{1,1000}")
+# Wider than the float of PyYAML, which takes 1e-3 for a text
 FLOAT = re.compile(
     r"[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf)|\.nan"
 )
@@ -38,6 +40,7 @@ def override(tree: dict[str, Any], setting: str) -> None:
     if not found or not path:
         raise ValueError(f"--set takes section.key=value, received {setting!r}")
     where = f"--set {setting!r}"
+    # A profile may be called 007 or null, so that its name is never read as a value
     assign(tree, path, text if path == "profile" else value_of(text, where), where)
 
 
@@ -54,6 +57,7 @@ def value_of(text: str, where: str) -> Any:
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
+        # YAML stops at the end of the first value and would drop what follows
         if node.end_mark.index < len(text):
             raise yaml.YAMLError(f"nothing may follow, received {text[node.end_mark.index :]!r}")
         return loader.construct_document(node)
@@ -71,6 +75,7 @@ def text_of(value: Any) -> str:
     order of their keys.
     """
     if isinstance(value, dict):
+        # By their text: numbers and words cannot be sorted together
         named = {str(key): (key, item) for key, item in value.items()}
         parts = [f"{_key(key)}: {text_of(item)}" for _, (key, item) in sorted(named.items())]
         return "{" + ", ".join(parts) + "}"
@@ -80,7 +85,7 @@ def text_of(value: Any) -> str:
 
 
 def word_of(value: Any) -> str:
-    """Return the text that a person reads: that of `text_of`, but of a text itself no quotes."""
+    """Return the text that a person reads: `text_of`, but no quotes around a plain text."""
     return value if isinstance(value, str) else text_of(value)
 
 
@@ -103,6 +108,7 @@ def _plain(text: str) -> Any:
 class _Loader(yaml.SafeLoader):
     """YAML that gives plain values only: no dates, no other forms of numbers, nothing by name."""
 
+    # Without resolvers every value is a text, which `_plain` reads as it reads one outside of lists
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012, as in the class above
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -120,8 +126,10 @@ _Loader.add_constructor(
 
 
 def assign(tree: dict[str, Any], path: str, value: Any, where: str) -> None:
-    """Put `value` at `section.key`, see `override`; `where` opens the message about a key that is
-    not there.
+    """Put `value` at `section.key`, in place, see `override`.
+
+    Raises:
+        ValueError: there is no such key; `where` opens the message.
     """
     parts = path.split(".")
     if parts[0] not in TOP:
@@ -142,10 +150,13 @@ def assign(tree: dict[str, Any], path: str, value: Any, where: str) -> None:
 
 
 def _keys(tree: dict[str, Any], parts: list[str], depth: int, node: Any) -> dict[str, Any]:
-    """What may follow in `node`: text of the key -> key."""
+    """Return the keys that may follow in `node`: {text of the key: key}."""
+    # Nothing can be set below a value, and the message says so
     if not isinstance(node, dict):
         return {}
     keys = {str(key): key for key in node}
+    # A method's options need not name a shared key before an override sets it:
+    # profiles.<profile>.distill.options.<method>.<key>
     if (
         depth == 5
         and len(parts) == 6

@@ -47,11 +47,12 @@ from tasks.settings.variants import Preset, Variant
 
 @dataclass(frozen=True)
 class Params:
-    """Everything a run is told, valid.
+    """All parameters of a run, validated.
 
     Attributes:
-        variant: the cell of a preset that these are of, None for the profile itself.
-        student: the further student whose encoder and model these are, see `as_student`.
+        variant: the cell of a preset that these parameters belong to; None for the profile itself.
+        student: the further student that `image_encoder` and `model` describe, see `as_student`;
+            None for the main student.
     """
 
     profile: str
@@ -77,8 +78,8 @@ class Params:
 
     @property
     def experts(self) -> range:
-        """Numbers of the experts that a run reads: all where a distiller does, else the first one,
-        in whose space coresets are selected.
+        """Numbers of the experts that a run reads: all where a distiller reads experts. Otherwise
+        only the first one, since coresets are selected in its space.
         """
         is_read = any(method.needs_experts for method in self.distillers.values())
         return range(self.train_experts.num_experts if is_read else 1)
@@ -105,10 +106,8 @@ class Params:
         return replace(self, image_encoder=chosen.image_encoder, model=chosen.model, student=name)
 
     def space(self, stage: str, set_name: SetName | None = None) -> str:
-        """Return the name of the folder that holds the artifacts of a stage: the profile's, or
-        `<profile>+<variant>`.
-
-        A variant shares with its profile whatever no changed section had a part in.
+        """Return the name of the folder that holds the artifacts of a stage: `<profile>`, or
+        `<profile>+<variant>` where a section that the variant changes had a part in them.
 
         Args:
             set_name: for evaluate, the set that is scored: a change of distillation leaves coresets
@@ -116,12 +115,14 @@ class Params:
         """
         without: tuple[str, ...] = ()
         if set_name is not None:
+            # A set builds on the one stage that makes it, and the full data on neither
             sources = {"select_coresets": self.coresets, "distill": self.distillers}
             without = tuple(
                 name for name, methods in sources.items() if set_name.method not in methods
             )
         if self.variant is None:
             return self.profile
+        # The main student's scores do not depend on further students
         sections = stages.sections_of(stage, without=without) | (
             {variants.STUDENTS} if self.student else frozenset()
         )
@@ -133,9 +134,10 @@ class Params:
 
     @property
     def digest(self) -> str:
-        """Digest of everything, for the report and tracking; of a variant only what it is called
-        and sets.
+        """Digest of all parameters, for the report and tracking. Of a variant only its name and its
+        settings count.
         """
+        # A `Variant` also holds the cells of all presets; a new preset must not change this digest
         named = (
             [self.variant.preset, self.variant.cell, self.variant.settings]
             if self.variant
@@ -202,13 +204,24 @@ def load_cells(
         )
     _profile_of(tree, str(path))
     found = variants.find(variants.presets_of(tree), preset)
+    # `parse` changes the tree in place, so that each cell gets its own copy
     return {cell: parse(copy.deepcopy(tree), str(path), f"{preset}/{cell}") for cell in found.cells}
 
 
 def parse(tree: dict[str, Any], where: str = "params.yaml", variant: str | None = None) -> Params:
-    """Validate a raw tree, changed in place to a variant of it; see `load`."""
+    """Return the valid parameters of a raw tree; see `load`.
+
+    Args:
+        tree: is changed in place to the variant.
+        where: name of the file, which opens messages.
+        variant: a cell or settings, see `load`; None takes the profile as it is.
+
+    Raises:
+        ValueError: see `load`.
+    """
     top = _profile_of(tree, where)
     name, body = top["profile"], top["profiles"][top["profile"]]
+    # Before anything below reads the tree: a variant may change every section
     chosen = variants.apply(tree, variant) if variant else None
     root = f"{where}: profiles.{name}"
     methods = keys_of(top["methods"], ("coresets", "distillers", "imported"), f"{where}: methods")
@@ -218,12 +231,15 @@ def parse(tree: dict[str, Any], where: str = "params.yaml", variant: str | None 
     text, rest = plugin_of(
         "text_encoders", body["embed_captions"], "text_encoder", f"{root}.embed_captions"
     )
+    # This section has no values beside its encoder
     keys_of(rest, (), f"{root}.embed_captions")
     image, rest = plugin_of("image_encoders", body["model"], "image_encoder", f"{root}.model")
+    # Labels of encoders become names of folders
     for plugin, section in ((text, "embed_captions"), (image, "model")):
         check_name(plugin.module.label(plugin.config), "encoder", f"{root}.{section}.options.name")
     model = section_of(ModelSection, rest, f"{root}.model")
     evaluate, students = students_of(body["evaluate"], model, f"{root}.evaluate")
+    # In this order: `imported` reads the raw `budgets`, which `general` has checked by then
     params = Params(
         profile=name,
         general=section_of(General, {"seed": body["seed"], "budgets": body["budgets"]}, root),
@@ -263,7 +279,7 @@ _SECTIONS = (
 
 
 def _profile_of(tree: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return the tree when it has its sections, and the chosen profile its own."""
+    """Return the tree once all its sections are there, and all those of the chosen profile."""
     top = keys_of(tree, TOP, where)
     check_store(top["store"], where)
     if not isinstance(top["profiles"], dict):
@@ -308,6 +324,7 @@ def _cross_check(params: Params, root: str) -> None:
         _check_experts(params, plugin, where, root)
         _check_parts(params, plugin, where, root)
         check_beginnings(plugin.config, params.imported, budgets, where)
+        # What a method demands of its own options is in its own file
         check = getattr(plugin.module, "check", None)
         if check is not None:
             check(
@@ -333,7 +350,9 @@ def _check_experts(params: Params, plugin: Plugin, where: str, root: str) -> Non
 
 
 def _check_parts(params: Params, plugin: Plugin, where: str, root: str) -> None:
-    """Refuse parts that do not divide a picture; those of a named method are the same."""
+    """Refuse parts that do not divide a picture. A method and those that it names have the same
+    parts.
+    """
     size = params.prepare_data.image_size
     if size % plugin.parts:
         raise ValueError(

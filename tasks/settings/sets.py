@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 FULL = "full"
-EQUAL_BYTES = "random_equal_bytes"  # its size is that of the synthetic set whose bytes it takes
+# A coreset: `random_equal_bytes-100` has the bytes of 100 synthetic pairs, so more than 100 pairs
+EQUAL_BYTES = "random_equal_bytes"
 # Endings of a method's label, of a set that is scored a further time; no name of a plugin holds a
 # hyphen
 DECODED, PLAIN = "-decoded", "-plain"

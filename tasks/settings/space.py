@@ -3,7 +3,7 @@ in params.yaml.
 
 A space has one form: a grid, a list of cells, the cells of a preset, seeded draws, or a search.
 Each gives cells of one method and one size. Imports no PyTorch: values are checked where a cell is
-loaded (flows/sweeps/plan.py).
+loaded (flows/sweeps/work.py).
 """
 
 from __future__ import annotations
@@ -76,11 +76,13 @@ class Range(_Model):
         ends = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         if self.is_whole and not self.log:
             return generator.randint(int(self.low), int(self.high))
+        # A whole number on a log scale is drawn as a real one and rounded below
         value = generator.uniform(*ends)
         return self.rounded(math.exp(value) if self.log else value)
 
     def rounded(self, value: float) -> int | float:
         """Return a value inside the range, with as many digits as a person writes."""
+        # Six digits may round to a value outside of the range; the last line brings it back
         value = round(value) if self.is_whole else float(f"{value:.6g}")
         return min(max(value, self.low), self.high)
 
@@ -110,7 +112,7 @@ class Search(Draws):
 
 
 class Space(_Model):
-    """Which cells a sweep has; one of its fields is given. Of none: methods x sizes."""
+    """Which cells a sweep has: by at most one of its fields. By none they are methods x sizes."""
 
     grid: dict[str, list[Any]] = Field(
         {}, description="{section.key: [values]}: every combination is a cell."
@@ -140,8 +142,8 @@ class Cell:
     """One setting of a sweep: a method at a size, and what else it changes.
 
     Attributes:
-        settings: all of it, as a variant of the profile (tasks/settings/variants.py).
-        swept: what tells it from other cells of the sweep.
+        settings: all that it sets, as a variant of the profile (tasks/settings/variants.py).
+        swept: the part that tells it from other cells of the sweep.
     """
 
     name: str
@@ -168,7 +170,7 @@ def space_of(raw: Any, where: str) -> Space:
     try:
         return raw if isinstance(raw, Space) else Space.model_validate(raw)
     except ValidationError as error:
-        # Of the two forms of an axis the one that was meant says what is wrong
+        # An axis has two forms, and each tells its own fault: the form that was meant is taken
         first = max(
             error.errors(), key=lambda found: (found["type"] == "value_error", len(found["loc"]))
         )
@@ -201,6 +203,7 @@ def cells_of(
     for named, settings in _combinations(space, tree):
         for cell in cells_with(settings, tree, methods, sizes, named):
             found.setdefault(cell.id, cell)
+        # Within the loop, so that a huge space is refused before it fills the memory
         if len(found) > MAX_CELLS:
             _check_count(len(found))
     if not found:
@@ -218,7 +221,16 @@ def cells_with(
     sizes: Sequence[int] = (),
     prefix: str = "",
 ) -> list[Cell]:
-    """Return the cells of one setting: each of its methods at each of its sizes."""
+    """Return the cells of one setting: each of its methods at each of its sizes.
+
+    Args:
+        settings: {section.key: value}; `methods` and `budgets` may name one or a list.
+        tree, methods, sizes: see `cells_of`.
+        prefix: opens the names of the cells: the name of a preset's cell.
+
+    Raises:
+        ValueError: a key that params.yaml does not have, or methods or sizes that are no list.
+    """
     settings = {_path(name): _listed(name, value) for name, value in settings.items()}
     changed = _assigned(settings, tree)
     names = [name for name in changed[METHODS]["distillers"] if name in (methods or [name])]
@@ -226,11 +238,14 @@ def cells_with(
     budgets = [size for size in own if size in (sizes or [size])]
     swept = {path: value for path, value in settings.items() if not _is_list(path)}
     labels = _labels(swept)
+    # Random pairs of the same size are in every table
     beside = [RANDOM, *(name for name in changed[METHODS]["coresets"] if name == EQUAL_BYTES)]
     made = []
     for method, size in itertools.product(names, budgets):
+        # One method and one size: everything else of the profile belongs to other cells
         lists = {CORESETS: beside, DISTILLERS: [method], BUDGETS: [size]}
         words = [f"{labels[path]}={word_of(value)[:MAX_TEXT]}" for path, value in swept.items()]
+        # A cell of a preset has a name; others are named by the values that they set
         name = " ".join([prefix or "", f"{method}-{size}", *([] if prefix else words)]).strip()
         made.append(Cell(name, {**settings, **lists}, {**swept, METHODS: method, BUDGETS: size}))
     return made
@@ -238,6 +253,7 @@ def cells_with(
 
 def extremes(axes: Axes) -> list[Settings]:
     """Return settings that have every choice and both ends of every range, each at least once."""
+    # In step, not combined: all combinations of the ends could be thousands
     values = {name: _ends(axis) for name, axis in axes.items()}
     longest = max(map(len, values.values()))
     return [
@@ -276,6 +292,7 @@ def _combinations(space: Space, tree: dict[str, Any]) -> Iterable[tuple[str, Set
             check_axes(settings)
             yield "", settings
     else:
+        # An empty grid has one combination, without settings: the sweep is methods x sizes
         check_axes(space.grid)
         _check_count(math.prod(map(len, space.grid.values())))
         for values in itertools.product(*space.grid.values()):

@@ -30,9 +30,9 @@ class Network:
     """What a dual encoder is built from: the distilled one, or that of a further student.
 
     Attributes:
-        profile: the profile of params.yaml that it is of.
+        profile: name of the profile of params.yaml.
         name: its name in folders and tables.
-        is_further: whether it is a further student's, to which sets are transferred.
+        is_further: whether it belongs to a further student; sets are transferred to such a network.
         input_size: pixels of a side that images are resized to; None takes them as prepared.
         hidden_layers: of each projection; studies vary them.
     """
@@ -52,7 +52,8 @@ class Preparation:
     """What `prepare_data` is told; `budgets` are checked against the training split.
 
     Attributes:
-        starts: images that the largest set starts from, by the method that makes pictures of parts.
+        starts: number of images that the largest set of a method starts from, by method. Only
+            methods that make pictures of parts are in it.
     """
 
     folder: Path
@@ -178,7 +179,9 @@ def preparation(params: Params) -> Preparation:
     budgets, starts = params.general.budgets, dict[str, int]()
     for name, method in params.distillers.items():
         if method.parts > 1:
+            # A method may give one pair back to pay for its learned similarity
             num_returned = int(getattr(method.config, "is_budget_compensated", False))
+            # A picture of `parts` a side shows `parts**2` real images
             starts[name] = (budgets[-1] - num_returned) * method.parts**2
     return Preparation(folder, params.dataset, params.prepare_data, budgets, starts)
 
@@ -191,10 +194,11 @@ def embedding(params: Params) -> Embedding:
 
 
 def start(params: Params) -> Start:
-    """Return what is told about the start; no set decides that of a further student."""
-    # The experts' start is theirs alone, so that evaluation changes nothing of it
+    """Return what is told about the start of a network."""
+    # Experts start there: it lies in their folder, which no change of evaluation renames
     if params.student is None:
         return Start(training(params).folder / START, network(params))
+    # No method has this name, so that no change of coresets or distillation renames the folder
     space = params.space("evaluate", SetName(START))
     folder = stages.folder("evaluate", space, START, params.student)
     return Start(folder, network(params))

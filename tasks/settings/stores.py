@@ -1,4 +1,6 @@
-"""`store`: where artifacts travel. It is a place, no part of a profile and of no key."""
+"""`store`: the place that artifacts travel through. It belongs to no profile, and no key of an
+artifact depends on it.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ STORE = "store"
 
 
 def store_of(settings: Sequence[str], path: Path = PARAMS) -> str | None:
-    """Return the store that params.yaml or an override names. Reads no more than that, so that a
-    process which computes nothing needs no PyTorch.
+    """Return the store that params.yaml or an override names.
+
+    It validates nothing else, so that a process that computes nothing needs no PyTorch.
 
     Raises:
         ValueError: it is no address, or holds a user.
@@ -45,6 +48,7 @@ def check_store(value: Any, where: str, *, may_have_user: bool = False) -> None:
             f"{where}: {STORE}: received {value!r}; allowed is an address as file:///data/store or "
             "s3://bucket/folder, or null for none"
         )
+    # Imported here: a run without a store does not wait for fsspec
     from fsspec import available_protocols
     from fsspec.core import split_protocol
 
@@ -55,6 +59,7 @@ def check_store(value: Any, where: str, *, may_have_user: bool = False) -> None:
             f"{where}: {STORE}: received an address of {scheme!r}{hint(scheme, known)}; allowed "
             f"are {', '.join(sorted(known))}"
         )
+    # A local path may hold an @; in any other address it ends a user
     if "@" in value.partition("://")[2] and not may_have_user and scheme not in (None, "file"):
         raise ValueError(
             f"{where}: {STORE}: received an address with a user; allowed is one without; set the "

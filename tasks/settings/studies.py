@@ -146,6 +146,7 @@ def network(params: Params, head: Head) -> steps.Network:
 
     Sets are transferred to it, so that learned step sizes of another head are not taken.
     """
+    # A study trains heads on features, also where the profile trains the encoder
     model = replace(
         params.model, trainable="heads", lora=None, embed_dim=head.embed_dim, tau=head.tau
     )

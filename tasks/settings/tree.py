@@ -27,6 +27,7 @@ def overridden(overrides: Sequence[str], path: Path = PARAMS) -> tuple[dict[str,
     tree, variant = read_tree(path), None
     for setting in overrides:
         key, _, value = setting.partition("=")
+        # The caller applies the variant after all overrides, wherever it stands among them
         if key == VARIANT:
             if not value:
                 raise ValueError(

@@ -42,7 +42,7 @@ class Plugin:
 
     @property
     def needs_experts(self) -> bool:
-        """Whether a distillation method reads experts; one that does not say does."""
+        """Whether a distillation method reads experts: it does, unless its options say no."""
         return bool(getattr(self.config, "needs_experts", True))
 
     @property
@@ -52,7 +52,7 @@ class Plugin:
 
     @property
     def named(self) -> list[Plugin]:
-        """The methods that the options of a method name, with those that these name."""
+        """The methods that the options of this method name, and those that they name in turn."""
         found = []
         for part in _named_in(self.config).values():
             one = Plugin(self.kind, part.method, part.options)
@@ -83,8 +83,8 @@ class PrepareSection(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class General(Section):
-    """Of a whole profile: the seed of everything, and the sizes of coresets and distilled sets in
-    pairs.
+    """Values of a whole profile: the seed of everything, and the sizes of coresets and distilled
+    sets in pairs.
     """
 
     seed: Annotated[int, Range(ge=0)]
@@ -103,9 +103,17 @@ class Student:
 
 
 def section_of(kind: Any, value: Any, where: str) -> Any:
-    """Validate plain values against a section class; JSON mode, so that lists may fill tuples, and
-    nothing else is cast.
+    """Return plain values as a section or options class.
+
+    Args:
+        kind: the class.
+        value: what YAML gave.
+        where: its place, which opens messages.
+
+    Raises:
+        ValueError: a value that JSON does not have, an unknown key, a wrong type, or out of range.
     """
+    # As JSON: in strict mode only that form lets a list fill a tuple, and casts nothing else
     try:
         plain = json.dumps(value)
     except (TypeError, ValueError, RecursionError) as error:
@@ -117,8 +125,8 @@ def section_of(kind: Any, value: Any, where: str) -> Any:
         return TypeAdapter(kind).validate_json(plain, strict=True)
     except ValidationError as error:
         errors = error.errors()
-        # Of the forms that a field may have (a name, or a mapping), the one that fits deepest tells
-        # what is wrong.
+        # A field may have several forms (a name, or a mapping), and each tells its own fault: the
+        # form that fits deepest was meant.
         first = max(
             (found for found in errors if found["loc"][:1] == errors[0]["loc"][:1]),
             key=lambda found: len(found["loc"]),
@@ -198,6 +206,7 @@ def students_of(
             )
         image, rest = plugin_of("image_encoders", value, "image_encoder", place)
         own = section_of(StudentSection, rest, place)
+        # What a further student does not say, such as the temperature, is that of the main one
         model = replace(main, trainable=own.trainable, lora=own.lora, embed_dim=own.embed_dim)
         check_model(model, place)
         students[name] = Student(image, model, own.input_size)
@@ -220,6 +229,7 @@ def distillers_of(chosen: Any, section: Any, where: str) -> dict[str, Plugin]:
 
 def _overlay(name: str, shared: dict[str, Any], own: Any, where: str) -> Any:
     config = plugins.load("distillers", name, where=where).Config
+    # Other methods share no options; what is no mapping is refused where it is typed
     if not issubclass(config, OuterConfig) or not isinstance(own, dict):
         return own
     read = {field.name for field in fields(config)}
@@ -239,7 +249,9 @@ def methods_of(kind: str, chosen: Any, section: Any, where: str) -> dict[str, Pl
         )
     for name in chosen:
         plugins.load(kind, name, where=f"methods.{kind} of params.yaml")
-    given = {**dict.fromkeys(chosen), **options}  # a method without options needs no entry
+    # A method without options needs no entry. Options of other methods are checked too: a mistake
+    # there would wait for the day when the method is chosen.
+    given = {**dict.fromkeys(chosen), **options}
     typed = {
         name: _typed(kind, name, value, f"{where}.options.{name}") for name, value in given.items()
     }

@@ -1,10 +1,10 @@
 """Presets of presets.yaml: tables of the paper as named cells, each a variant of the profile by a
 few settings.
 
-A cell is {section.key: value}. What it does not change it shares with the profile itself:
-`Variant.changed` names the sections that are not the profile's, and `Params.space` puts only what
-builds on those into folders of their own. Cells that agree in what an artifact builds on share its
-folder, whatever else they change (`Variant.label`).
+A cell is {section.key: value}. It shares with the profile every artifact that builds on no changed
+section. `Variant.changed` names the changed sections, and `Params.space` gives the other artifacts
+folders of their own. Two cells share a folder where they agree in all that its artifacts build on,
+whatever else they change (`Variant.label`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Variant:
     Attributes:
         preset, cell: its names; `UNNAMED` and a digest of the settings for those without.
         settings: what it sets, {section.key: value}.
-        changed: sections of the profile that are not the profile's own any more; `STUDENTS` is one.
+        changed: names of the sections that the settings change; `STUDENTS` may be one.
         cells: the settings of all cells of all presets, by `<preset>-<cell>`.
         sections: the sections of the profile with the settings.
     """
@@ -58,9 +58,12 @@ class Variant:
         return f"in the cell {self.preset}/{self.cell} of presets.yaml"
 
     def label(self, sections: Collection[str]) -> str:
-        """Return the name, in folders, of what builds on `sections`: that of the first cell with
-        the same settings of all of them, or a digest of what they hold.
+        """Return the folder name of artifacts that build on `sections`.
+
+        It is the name of the first cell that sets the same values in these sections. Without such a
+        cell it is a digest of all that the sections hold.
         """
+        # Cells that differ elsewhere alone share a folder, so that one of them gives it its name
         wanted = _of_sections(self.settings, sections)
         for name, settings in self.cells.items():
             if _of_sections(settings, sections) == wanted:
@@ -133,8 +136,10 @@ def presets_of(tree: dict[str, Any]) -> dict[str, Preset]:
 
 
 def apply(tree: dict[str, Any], name: str) -> Variant:
-    """Change a raw tree, in place, to the cell `<preset>/<cell>` of its profile, or by settings
-    without a name, `{section.key: value}`.
+    """Change a raw tree, in place, to a variant of its profile, and return the variant.
+
+    Args:
+        name: `<preset>/<cell>`, or settings without a name, `{section.key: value}`.
 
     Raises:
         ValueError: no such preset or cell, or a setting of a key that params.yaml does not have.
@@ -149,11 +154,15 @@ def apply(tree: dict[str, Any], name: str) -> Variant:
     profile = tree["profiles"][tree["profile"]]
     before = copy.deepcopy(profile)
     for path, value in settings.items():
+        # A copy: two cells may hold the same list through a YAML alias
         assign(tree, path, copy.deepcopy(value), f"{where}: {path}")
+    # Both states are read with the cell's methods. Otherwise the choice of another method alone
+    # would look like a change of its options.
     methods = tree["methods"]
     distillers = methods.get("distillers") if isinstance(methods, dict) else None
     before, after = _sections(before, distillers), _sections(profile, distillers)
     changed = tuple(key for key in after if key not in LISTS and after[key] != before.get(key))
+    # Cells of all presets: tables that train the same experts share them
     named = {
         f"{name}-{one}": settings
         for name, body in presets.items()
@@ -208,6 +217,7 @@ def _preset(name: str, body: Any, own: Any) -> Preset:
             f"{CELLS}, {EVERY}, {TITLE}"
         )
     every = _mapping(body[EVERY], f"{where}.{EVERY}")
+    # A profile replaces the cells of a table as a whole; `every` holds for its cells too
     cells = _mapping(body[CELLS] if own is None else own, where)
     for part in (name, *cells):
         if not NAME.fullmatch(str(part)):

@@ -65,12 +65,13 @@ class Key:
 
 
 def verify(folder: Path) -> Manifest | None:
-    """Return the manifest of `folder`, or None when there is no such folder, or one that holds no
-    file of its own.
+    """Return the manifest of `folder`, or None when there is no such folder, or it holds folders
+    alone.
 
     Raises:
         DamagedArtifact: the manifest is missing or unreadable, or a file is missing or differs.
     """
+    # Folders alone are other artifacts, such as the `presets` of a report that is not made
     if not folder.exists() or all(item.is_dir() for item in folder.iterdir()):
         return None
     manifest = manifests.read(folder)
@@ -102,13 +103,13 @@ def work_folder(key: Key, folder: Path, data: Path = DATA) -> Path:
     """Return the work folder of an artifact; it outlives an interrupted build and holds its
     checkpoint.
 
-    By its place too: two profiles that make the same must not write into one work folder.
+    The folder is part of its name: two profiles with one key must not share a work folder.
     """
     return data / ".work" / canonical_digest([key.digest, str(folder)])[:24]
 
 
 def forget_work(folder: Path, key: Key) -> None:
-    """Remove what a build left that was killed just after its artifact was whole."""
+    """Remove the work folder of a build that was killed just after its artifact was whole."""
     shutil.rmtree(work_folder(key, folder), ignore_errors=True)
 
 
@@ -132,9 +133,9 @@ def write(
     """Build an artifact in its work folder and move it to `folder`, replacing an older one.
 
     `build(work)` writes the files and returns more facts for the manifest. What it reads through
-    `Ref.folder` is held, see `holding`. Items whose name starts with a dot (checkpoints) are no
-    part of the artifact. They outlive a kill, also one while the files are moved. When `build`
-    raises, `folder` is left as it was; an empty work folder is removed.
+    `Ref.folder` is held, see `holding`. Hidden items (checkpoints) are no part of the artifact.
+    They outlive a kill, also one while the files are moved. When `build` raises, `folder` is left
+    as it was; an empty work folder is removed.
 
     Raises:
         Replaced: an input is no longer what `key` says. Nothing is written then. Where the build
@@ -142,8 +143,10 @@ def write(
     """
     work = work_folder(key, folder)
     held = work / _INPUTS
+    # Links are there only after a kill, which came before they could be checked
     if holding.were_changed(held):
-        shutil.rmtree(work)  # the checkpoint beside them may come from what was changed
+        # The checkpoint beside them may come from what was changed
+        shutil.rmtree(work)
     with disk.explained(work):
         work.mkdir(parents=True, exist_ok=True)
         _clear(work)
@@ -154,9 +157,11 @@ def write(
             manifest = seal(work, key, {**facts, **more}, modules=modules, because=because)
         with disk.explained(folder):
             _move(work, folder)
+    # Its checkpoints may come from wrong inputs, so that nothing is kept
     except holding.Written:
         shutil.rmtree(work)
         raise
+    # Also an interrupt by the user: the checkpoint stays for the next run
     except BaseException:
         _clear(work)
         if not any(work.iterdir()):
@@ -193,6 +198,7 @@ def seal(
         for path in sorted((item, *item.rglob("*")))
         if path.is_file() and path.name != MANIFEST
     }
+    # The manifest claims that the files are there, so that the disk has to have them first
     for path in {*files.values(), *(path.parent for path in files.values())}:
         sync(path)
     manifest = Manifest(
@@ -234,11 +240,13 @@ def _move(work: Path, folder: Path) -> None:
     report, and are not touched. Until the end the old manifest stands, which verifies only while
     its own files are all there.
     """
+    # A new folder outlives a power cut only when the folder above it is synced too
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for place in made:
         sync(place.parent)
     source = work
+    # `os.replace` works within one disk only: copy to the target's disk first, under a hidden name
     if work.stat().st_dev != folder.stat().st_dev:
         source = folder / _NEW
         shutil.rmtree(source, ignore_errors=True)
@@ -249,10 +257,13 @@ def _move(work: Path, folder: Path) -> None:
             raise
         for path in source.rglob("*"):
             sync(path)
+    # From here until the last replace the old manifest names files that are gone: a kill in between
+    # is seen as damage
     for item in _own(folder):
         if item.name != MANIFEST:
             _remove(item)
     for item in sorted(_visible(source), key=lambda item: item.name == MANIFEST):
+        # No file can replace a folder
         if (folder / item.name).is_dir():
             shutil.rmtree(folder / item.name)
         if item.name == MANIFEST:
@@ -281,6 +292,7 @@ def _remove(item: Path) -> None:
 def _own(folder: Path) -> list[Path]:
     """Return the files in a folder, and the folders in it that its manifest names."""
     try:
+        # Only these folders may go: any other one is an artifact of its own
         named = {Path(name).parts[0] for name in manifests.read(folder).files}
     except DamagedArtifact:
         named = set()

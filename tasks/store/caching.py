@@ -1,5 +1,7 @@
-"""Cache key = stage + its parameters + input digests + the code it uses; a hit counts only if the
-artifact verifies.
+"""The cache: `obtain` returns an artifact, found by its key or built.
+
+The key holds the stage, its parameters, the digests of its inputs and the code that it uses. A hit
+counts only if the artifact verifies.
 """
 
 from __future__ import annotations
@@ -58,12 +60,13 @@ def looking() -> Iterator[None]:
 
 @contextlib.contextmanager
 def forcing_once(since: float | None = None) -> Iterator[None]:
-    """Let `force` build each artifact once in this block, however many cells ask for it; blocks
-    inside belong to the outermost.
+    """Let `force` build each artifact once in this block, however many cells ask for it.
+
+    A block inside of another one changes nothing.
 
     Args:
-        since: what was made later, by any process, is not built again; seconds since 1970. None is
-            now.
+        since: seconds since 1970. An artifact that any process made later is not built again. None
+            stands for the start of the block.
     """
     if _FORCED.get() is not None:
         yield
@@ -90,7 +93,7 @@ def obtain(
 
     Args:
         force: build even when a valid artifact is there; see `forcing_once`.
-        accept_code: keep an artifact whose key differs only in its code digest; the manifest
+        accept_code: keep an artifact that differs from `key` only in its code digest; the manifest
             records it.
         missing: why `key` lacks inputs: raw data or weights that are not on this machine. Nothing
             can be built then; an artifact that agrees in all else (one that `dvc pull` brought) is
@@ -105,6 +108,7 @@ def obtain(
     """
     is_looking = _IS_LOOKING.get()
     with _locked(folder, is_looking):
+        # Under the lock: who waited for another run finds what that run made
         force = force and not _was_forced(folder)
         if missing is not None:
             stands_in = StandIn(folder, key, missing, accept_code=accept_code)
@@ -112,9 +116,11 @@ def obtain(
         kept, reason, is_damaged = _there(folder, key, force=force, accept_code=accept_code)
         if is_looking and kept is None:
             raise NotMade(folder, reason)
+        # A forced artifact has to be computed here, so that the store is not asked
         if kept is None and not force:
             kept = travel.pull(folder, key)
         if kept is not None:
+            # Also after a hit: an earlier push may have failed
             if not is_looking:
                 travel.push(folder, kept, key)
             return Ref(str(folder), kept.digest, is_cached=True)
@@ -128,14 +134,19 @@ def obtain(
 
 
 def _was_forced(folder: Path) -> bool:
-    """Whether the artifact was made since the block of `forcing_once` began."""
+    """Whether the artifact was made since the block of `forcing_once` began.
+
+    The time of the manifest's file tells, so that all processes of a sweep agree.
+    """
     since, manifest = _FORCED.get(), folder / MANIFEST
     return since is not None and manifest.exists() and manifest.stat().st_mtime >= since
 
 
 def _locked(folder: Path, is_looking: bool) -> AcquireReturnProxy:
-    """Return the held lock of an artifact; who only looks does not wait for a build that goes
-    on.
+    """Return the held lock of an artifact.
+
+    Raises:
+        NotMade: inside `looking()`, when another run holds it for more than `LOOK_SECONDS`.
     """
     try:
         return artifacts.lock(folder).acquire(timeout=LOOK_SECONDS if is_looking else -1)
@@ -146,8 +157,10 @@ def _locked(folder: Path, is_looking: bool) -> AcquireReturnProxy:
 def _there(
     folder: Path, key: Key, *, force: bool, accept_code: bool
 ) -> tuple[Manifest | None, str, bool]:
-    """Return the manifest of the artifact when it is that of `key`, or differs in code that is
-    accepted; else why it is made again, and whether that is damage.
+    """Return (manifest, "", False) when the artifact can be used: it has this key, or differs only
+    in code and that is accepted.
+
+    Else return (None, why it is made again, whether it is damaged).
     """
     try:
         manifest = artifacts.verify(folder)
@@ -158,6 +171,7 @@ def _there(
     if force:
         return None, reasons.FORCED, False
     if manifest.key == key.digest:
+        # A build that was killed after its last replace leaves its work folder
         artifacts.forget_work(folder, key)
         return manifest, "", False
     if accept_code and not set(reasons.changed_parts(manifest, key)) - {"code"}:
@@ -173,11 +187,13 @@ def _made(
     is_unchanged: Callable[[], bool] | None,
 ) -> Manifest:
     facts = _facts()
+    # Before the clock starts: see `Stage.libraries`
     STAGES[key.stage].import_libraries()
     started = time.monotonic()
 
     def checked(work: Path) -> dict[str, Any]:
         more = build(work)
+        # Raw files are not held by links, so that they are compared once more after they were read
         if is_unchanged is not None and not is_unchanged():
             raise holding.Written("what " + key.stage + " read", "a file of it changed")
         return {**more, "seconds": time.monotonic() - started}
@@ -198,8 +214,13 @@ class Absent(FileNotFoundError):
 def digest_files(
     find: Callable[[], Iterable[Path]],
 ) -> tuple[dict[str, str], FileNotFoundError | None]:
-    """Return the sha256 of files by name; or nothing and the error, when `find` raises it or a file
-    is not there.
+    """Return ({name: sha256}, None) of files, or ({}, error) when one is not on this machine.
+
+    Args:
+        find: gives the paths; it may raise `FileNotFoundError` for what it cannot find.
+
+    Raises:
+        ValueError: a path is there, but is no regular file.
     """
     paths: list[Path] = []
     try:
@@ -212,6 +233,7 @@ def digest_files(
                 )
         return {path.name: holding.known_digest(path) for path in paths}, None
     except FileNotFoundError as error:
+        # Errors of the system name a file; those of `find` have a message of their own
         place = str(error) if error.filename is None else f"{error.filename} is not there"
         return {}, Absent(place, tuple(path.name for path in paths))
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from tasks.store import artifacts
 
-# By their common digest: a key holds that alone, a manifest and a message name the modules.
+# {code digest: {module: digest}}. A key holds the code digest alone; manifests and messages name
+# the modules behind it.
 _MODULES: dict[str, dict[str, str]] = {}
 
 
 def code_digest(modules: Iterable[str]) -> str:
-    """Return the digest of `module_digests`, which `modules_of` gives back."""
+    """Return one digest of all `module_digests`; `modules_of` finds those again by it."""
     found = module_digests(modules)
     digest = artifacts.canonical_digest(found)
     _MODULES[digest] = found
@@ -39,6 +40,7 @@ def module_digests(modules: Iterable[str]) -> dict[str, str]:
         name = pending.pop()
         if name not in closure:
             closure.add(name)
+            # Only imports of `tasks.core` are followed: what a stage computes lies there
             pending.extend(_imports(name))
     return {name: _tree_digest(name) for name in sorted(closure)}
 
@@ -68,24 +70,29 @@ def _tree_digest(module: str) -> str:
             and isinstance(body[0], ast.Expr)
             and isinstance(body[0].value, ast.Constant)
         ):
+            # A docstring; its text must not change the digest
             body[0] = ast.Pass()
+    # `ast.dump` leaves out line numbers, so that layout and comments do not count
     return artifacts.canonical_digest(ast.dump(tree))
 
 
 @functools.cache
 def _imports(module: str) -> tuple[str, ...]:
     found = []
+    # The whole tree: imports inside functions count too
     for node in ast.walk(_source(module)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
+            # `from tasks.core.a import b`: b may be a module or a name in a, and both are tried
             found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return tuple(name for name in found if name.startswith("tasks.core.") and _is_module(name))
 
 
 @functools.cache
 def _is_module(name: str) -> bool:
-    """Whether it is a module, and no name in one; none is imported to find out."""
+    """Whether it is a module, and no name in one; only packages are imported to find out."""
+    # `find_spec` imports what stands before the last dot, which may be a module with PyTorch
     package = importlib.util.find_spec(name.rpartition(".")[0])
     if package is None or package.submodule_search_locations is None:
         return False

@@ -1,4 +1,4 @@
-"""What a disk refuses to write, in one message: the path, the space, and where to change it."""
+"""Turns what a disk refuses to write into one message: path, space, and where to change it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# A full disk, the quota of a user, and the limit of a user on the size of a file
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -24,7 +25,7 @@ class Refused(OSError):
 def explained(folder: Path) -> Iterator[None]:
     """Raise `Refused` in place of an error of the disk in this block, which writes into `folder`.
 
-    Its message has the bytes that were there when it failed, so it is made before they are removed.
+    Its message tells the bytes of `folder` when it failed, so use it inside of what removes them.
     """
     try:
         yield
@@ -44,6 +45,7 @@ def refusal(error: OSError, folder: Path | None = None) -> Refused | None:
     if isinstance(error, Refused) or error.errno not in (*_FULL, *_FORBIDDEN):
         return None
     path = Path(error.filename or folder or ".")
+    # The nearest folder that exists: free space can be asked of that alone
     place = next(one for one in (path, *path.absolute().parents) if one.exists())
     if error.errno in _FORBIDDEN:
         problem = (

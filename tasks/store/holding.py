@@ -1,8 +1,9 @@
-"""What a build reads stays what its key says, whatever other runs, workers or DVC put in its place.
+"""Holds the inputs of a build: it reads what its key says, whatever other runs, workers or DVC put
+in their place.
 
-Inside `inputs`, artifacts are read through hard links into the work folder of the build. A link
-keeps the file that was checked: a run that replaces the artifact meanwhile takes nothing away. Our
-programs never write into a finished file. Who does it by hand is seen when the build ends.
+Inside `inputs`, artifacts are read through hard links in the work folder of the build. A link keeps
+the file that was checked, also when another run replaces the artifact. Our programs never write
+into a finished file. A write by anybody else is found when the build ends.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from tasks.store.manifests import MANIFEST, DamagedArtifact
 _Stamp = tuple[int, int, int, int]
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
 _PATIENCE_SECONDS = 1.0
-# By what tells a file from every other one: what this process read once is not read again
+# {stamp of a file: sha256}: what this process read once is not read again. Links of one file have
+# one stamp.
 _DIGESTS: dict[_Stamp, str] = {}
 
 
@@ -39,7 +41,7 @@ class Replaced(ValueError):
 
 
 class Written(Replaced):
-    """The same, and the build may have read what came instead."""
+    """An input was replaced, and the build may have read what came instead."""
 
 
 class Held:
@@ -60,7 +62,8 @@ class Held:
             try:
                 self._folders[folder, digest] = self._link(folder, digest)
             except (DamagedArtifact, FileNotFoundError):
-                time.sleep(_PATIENCE_SECONDS)  # it may be in the middle of being replaced
+                # It may be in the middle of being replaced; then a moment later it is whole
+                time.sleep(_PATIENCE_SECONDS)
                 try:
                     self._folders[folder, digest] = self._link(folder, digest)
                 except (DamagedArtifact, FileNotFoundError) as error:
@@ -86,6 +89,7 @@ class Held:
             link.parent.mkdir(parents=True, exist_ok=True)
             _link(folder / name, link)
             stamps[link] = _stamp(link.stat())
+            # The link is read, not the name: the name may get another file in between
             if name != MANIFEST and known_digest(link) != manifest.files[name]:
                 raise DamagedArtifact(f"{folder}: file {name} has other content")
         self._stamps.update(stamps)
@@ -110,6 +114,7 @@ def inputs(place: Path) -> Iterator[None]:
     finally:
         _HELD.reset(token)
         try:
+            # Also after a build that failed: its checkpoint may come from what was written
             held.check()
         finally:
             shutil.rmtree(place, ignore_errors=True)
@@ -137,6 +142,7 @@ def file_digest(path: Path) -> str:
     """Return the sha256 of a file, read in blocks, and remember it."""
     with path.open("rb") as handle:
         before = _stamp(os.fstat(handle.fileno()))
+        # The stamp before and after: a file that was written to meanwhile is not remembered
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
         if _stamp(os.fstat(handle.fileno())) == before:
             _DIGESTS[before] = digest
@@ -155,6 +161,7 @@ def _stamp(status: os.stat_result) -> _Stamp:
 def _link(source: Path, link: Path) -> None:
     """Link a file; copy it where the file system has no links, or it lies on another one."""
     try:
+        # Resolved, since DVC may put a symbolic link there: the link must hold its target
         os.link(source.resolve(), link)
     except OSError as error:
         if error.errno not in _NO_LINKS:

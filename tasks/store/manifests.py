@@ -71,9 +71,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Digest of the content: the files and what they were made from is enough; times are left
-        out.
-        """
+        """Digest of the names and digests of the files; times and other facts do not count."""
         return canonical_digest(self.files)
 
 
@@ -113,7 +111,7 @@ def read(folder: Path, *needed: str) -> Manifest:
 
 
 def parse(data: bytes, where: str) -> Manifest:
-    """Return the manifest that `data` is the file of; `where` opens the message.
+    """Return the manifest with the file content `data`; `where` opens the message.
 
     Raises:
         DamagedArtifact: it is none, or was changed after it was written.
@@ -139,6 +137,7 @@ def _parsed(text: str) -> Manifest:
     version = fields.get("format_version") if isinstance(fields, dict) else None
     if version not in _READ:
         raise ValueError(f"format version {version!r}, this program reads {_READ}")
+    # `parse` checks it with all other bytes, when it compares the whole text
     if version == FORMAT_VERSION:
         fields.pop(_OWN, None)
     try:
@@ -148,6 +147,7 @@ def _parsed(text: str) -> Manifest:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise ValueError(f"{place}: {first['msg']}, received {first['input']!r:.60}") from error
+    # Names come from a file: none may lead to a file outside of the folder
     for name in manifest.files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ValueError(f"files: received {name!r}, allowed are names inside the folder")

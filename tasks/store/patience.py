@@ -1,7 +1,7 @@
 """Work on a store that may be slow, refuse or hang: a few tries, and an end.
 
-Nothing else bounds how long a library waits. The work runs in a thread, which is left behind when
-it neither moves a byte nor ends.
+A library may wait for ever. So the work runs in a thread of its own, which is left behind when it
+neither moves a byte nor ends.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def patiently(
     Raises:
         Unreachable: the last try failed, or nothing moved for too long.
     """
+    # A hang is not tried again: the thread that hangs still uses the connection
     final: tuple[type[Exception], ...] = (*answers, Unreachable)
     pulse = Pulse()
     try:
@@ -80,9 +81,11 @@ def patiently(
                 if pause is None:
                     raise Unreachable from error
                 time.sleep(pause)
+                # The next try counts its bytes from the start
                 pulse.done = pulse.total = 0
         raise AssertionError("the last try returns or raises")
     finally:
+        # A thread that was left behind ends at its next beat, and moves nothing more
         pulse.is_over = True
 
 
@@ -96,6 +99,7 @@ def _attended(work: Callable[[Pulse], T], pulse: Pulse, report: Report | None, s
         except BaseException as error:
             outcome.set_exception(error)
 
+    # A daemon, so that a thread that hangs does not keep the process alive
     threading.Thread(target=body, daemon=True).start()
     is_told = False
     while True:

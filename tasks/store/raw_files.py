@@ -1,9 +1,9 @@
 """Digests of raw files by content, each read once: `data/.digests.json` remembers them by place,
 size and time of change.
 
-By content, so that a copy of the raw data on another machine, with other times, means the artifacts
-that `dvc pull` brought. The file is a note of this machine; without it the raw files are read
-again.
+The digest is of the content alone. So a copy of the raw data on another machine, with other times,
+fits the artifacts that `dvc pull` brought. The note is of this machine; without it raw files are
+read again.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class RawFiles:
         Raises:
             FileNotFoundError: there is no such file.
         """
+        # Size and time stand for the content here: raw data are large, and nobody edits them
         status, place = path.stat(), str(path.resolve())
         stamp = [status.st_size, status.st_mtime_ns]
         entry = self.known.get(place)

@@ -1,4 +1,4 @@
-"""A store: one address, asked with patience. What lies there: remote_files.py."""
+"""A store: one address, asked with patience. What lies there is in remote_files.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Unusable(ValueError):
 
 
 class Remote:
-    """One store. All that is asked of it ends, see `patience`; `Unreachable` says that it failed.
+    """One store. Every request ends, see `patience`: with an answer, or with `Unreachable`.
 
     Args:
         seconds: for how long nothing may come or go.
@@ -38,8 +38,8 @@ class Remote:
     def fetch(self, address: Address, place: Path, report: Report | None) -> Manifest | None:
         """Copy an artifact into `place`, its manifest last, or return None when there is none.
 
-        Files that an earlier try brought are not copied again. Nothing here reaches the disk for
-        certain; the caller does that.
+        Files that an earlier try brought are not copied again. Nothing is synced to the disk here;
+        the caller does that.
 
         Raises:
             DamagedArtifact: what lies there is not an artifact of this key, or not whole.
@@ -56,11 +56,12 @@ class Remote:
         is_replaced: bool,
         report: Report | None,
     ) -> bool:
-        """Copy an artifact to the store, and return whether it lacked it; files that lie there are
-        not sent again.
+        """Copy an artifact to the store, and return whether the store lacked it.
+
+        Files that lie there already are not sent again.
 
         Args:
-            is_replaced: send all of it, whatever lies there.
+            is_replaced: send all files, whatever lies there.
 
         Raises:
             DamagedArtifact: `folder` is not what its manifest says.
@@ -71,6 +72,7 @@ class Remote:
 
     def _asked(self, ask: Callable[[Files, Pulse], T], report: Report | None = None) -> T:
         return patiently(
+            # The store is opened inside the work: that may hang or fail like any other request
             lambda pulse: ask(self._open(), pulse),
             answers=(DamagedArtifact, disk.Refused, Unusable),
             report=report,
@@ -83,6 +85,7 @@ class Remote:
         Raises:
             Unusable: the library of its protocol is not installed.
         """
+        # Imported here: a run without a store does not wait for fsspec
         from fsspec.core import url_to_fs
         from fsspec.implementations.local import LocalFileSystem
 
@@ -94,6 +97,7 @@ class Remote:
                     f"store: {self.shown} needs a library that is not installed "
                     f"({urls.reason(error, self.url)}); install it (the extra 's3' for s3://), or "
                     "change `store`"
+                    # The cause may hold the address with its password
                 ) from None
             is_local = isinstance(system, LocalFileSystem)
             self._opened = Files(system, root, is_local, self.shown)

@@ -2,8 +2,8 @@
 
 A file is named by its sha256, and `manifest.json` comes last. Writers of one key therefore write
 the same files, or files beside each other, and the last manifest names a whole artifact. A recipe
-is the part of a key that needs no inputs: who lacks raw data asks for what others made from them.
-See infra/adr/0009.
+is the part of a key without inputs: a machine without the raw data can ask for all artifacts of a
+recipe. See infra/adr/0009.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from tasks.store.manifests import MANIFEST, DamagedArtifact, Manifest, canonical
 from tasks.store.patience import Pulse
 
 Entries = dict[str, dict[str, Any]]
-MAX_MANIFEST_BYTES = 2**24
-MAX_NAME_BYTES = 255
-CHUNK_BYTES = 2**20
-SYNCED_CHUNKS = 64
+MAX_MANIFEST_BYTES = 2**24  # a store is not ours alone: larger ones are not read
+MAX_NAME_BYTES = 255  # of a name on most disks
+CHUNK_BYTES = 2**20  # moved at once; progress is told after each
+SYNCED_CHUNKS = 64  # between two syncs to a mounted share
 BLOCK_BYTES = 2**23  # of a request
 MAX_PARTS = 5000  # requests of one file; S3 takes twice as many
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -44,7 +44,11 @@ class Address:
 
     @classmethod
     def of(cls, key: Key, digest: str | None = None) -> Address:
-        """Return the address of a key; `digest` is that of the whole key where inputs lack."""
+        """Return the address of a key.
+
+        Args:
+            digest: of the whole key, where `key` lacks inputs.
+        """
         recipe = json.loads(json.dumps([key.params, key.code]))  # no tuples, as a manifest has it
         return cls(key.stage, canonical_digest(recipe), digest or key.digest)
 
@@ -71,6 +75,7 @@ class Files:
         found = []
         recipe = f"{address.stage}/{address.recipe}"
         for name, entry in self._entries(recipe, pulse).items():
+            # Other names are none of ours, such as what a mounted share adds
             if entry["type"] != "directory" or not _DIGEST.fullmatch(name):
                 continue
             one = Address(address.stage, address.recipe, name)
@@ -92,6 +97,7 @@ class Files:
         _check_names(manifest, where)
         sizes = {name: _size(entries, manifest, name, where) for name in manifest.files}
         pulse.total = sum(sizes.values())
+        # What an earlier try of this artifact brought
         there = {str(path.relative_to(place)): path for path in place.rglob("*") if path.is_file()}
         if not set(there) <= {*manifest.files, MANIFEST}:
             shutil.rmtree(place)  # an earlier try found another content
@@ -140,6 +146,7 @@ class Files:
                 pulse.beat(size)
             elif self._upload(path, f"{address}/{digest}", size, pulse) != digest:
                 raise DamagedArtifact(f"{path}: changed while it was sent")
+        # The manifest last: until then the folder counts as empty for every reader
         data = (folder / MANIFEST).read_bytes()
         if self.is_local:
             durable.write_text(Path(self._path(str(address)), MANIFEST), data.decode("ascii"))
@@ -200,15 +207,18 @@ class Files:
             self.system.open(self._path(place), "rb", block_size=BLOCK_BYTES) as source,
             target.open("wb") as out,
         ):
+            # One byte more than is left, so that a file that is too long shows itself
             while chunk := source.read(min(CHUNK_BYTES, left + 1)):
                 left -= len(chunk)
                 if left < 0:
                     raise DamagedArtifact(f"{self.shown}/{place}: longer than the store says")
                 digest.update(chunk)
+                # Around the write alone: an `OSError` of the store is no error of this disk
                 with disk.explained(target.parent):
                     out.write(chunk)
                     out.flush()
                 pulse.beat(len(chunk))
+        # No `DamagedArtifact`: a connection that broke off is worth another try
         if left:
             raise OSError(f"{self.shown}/{place} ended {left} bytes early")
         return digest.hexdigest()
@@ -229,6 +239,7 @@ class Files:
                         _sync(out)
                     pulse.beat(len(chunk))
             if self.is_local:
+                # A longer file may have been there before
                 out.truncate()
                 _sync(out)
         except BaseException:
@@ -242,6 +253,7 @@ class Files:
 
     def _writable(self, path: str, size: int) -> Any:
         if not self.is_local:
+            # Larger requests for a huge file: their number is limited
             block = max(BLOCK_BYTES, size // MAX_PARTS)
             return self.system.open(path, "wb", block_size=block)
         # Not emptied first: another writer of the same content must not see its file shrink
@@ -264,6 +276,7 @@ def _is_there(target: Path, size: int, digest: str, pulse: Pulse) -> bool:
             found.update(chunk)
             pulse.beat(len(chunk))
     if found.hexdigest() != digest:
+        # Its bytes come again, and would count twice
         pulse.done -= size
         return False
     return True

@@ -1,7 +1,7 @@
-"""Artifacts that are used although raw data or weights they were made from are not on this machine:
-what `dvc pull` brought, or what another machine put into the store.
+"""Artifacts that are used although this machine lacks raw data or weights that they were made from.
 
-All that can be compared has to agree; a warning names what cannot.
+`dvc pull` brought such an artifact, or another machine put it into the store. All that can be
+compared has to agree; a warning names what cannot.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class StandIn:
 
     def differs(self, manifest: Manifest) -> str | None:
         """Return why an artifact cannot stand in, None when it can."""
+        # Inputs that this machine lacks cannot be compared, so that both sides leave them out
         inputs = {name: manifest.inputs.get(name) for name in self.key.inputs}
         known = Manifest(**{**asdict(manifest), "inputs": inputs})
         changed = [
@@ -75,6 +76,7 @@ class StandIn:
         ]
         if changed:
             return f"other {' and '.join(changed)}"
+        # The content of a missing file is unknown, but its name has to be among the inputs
         names = getattr(self.missing, "names", ())
         others = [name for name in names if name not in manifest.inputs]
         return f"it was not made from {', '.join(others)}" if others else None
@@ -100,6 +102,7 @@ class StandIn:
             FileNotFoundError: several artifacts agree with all that is known.
         """
         found = [one for one in travel.offered(self.key) if self.differs(one) is None]
+        # They differ in inputs that nobody here can look at, so that none may be chosen
         if len(found) > 1:
             made_from = "; ".join(map(self._unseen, found))
             raise FileNotFoundError(

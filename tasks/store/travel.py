@@ -39,13 +39,15 @@ class _Store:
         self.rests_until = 0.0
 
     def ask(self, what: str, ask: Callable[[], T]) -> T | None:
-        """Return what the store answers, or None when it does not; `what` counts that."""
+        """Return what the store answers, or None when it fails; `failed` counts that by `what`."""
+        # A run looks up hundreds of artifacts, and each of them would wait for a dead store
         if time.monotonic() < self.rests_until:
             self.failed[what] += 1
             return None
         try:
             return ask()
         except Unreachable as failure:
+            # Told once, when it happens; `say_failures` counts the rest
             if not self.failed:
                 LOGGER.warning(
                     "going on without the store %s: %s; artifacts stay in this folder, and a later "
@@ -58,7 +60,7 @@ class _Store:
             return None
 
     def report(self, name: str) -> Report:
-        """Return what shows a transfer, made when it is told something first."""
+        """Return what shows a transfer; its bar is made at the first call, if there is one."""
         made: list[Report] = []
 
         def tell(done: int, total: int) -> None:
@@ -141,6 +143,7 @@ def push(folder: Path, manifest: Manifest, key: Key, *, is_forced: bool = False)
         is_forced: it was made again on purpose, and replaces what is there.
     """
     store = _STORE.get()
+    # The manifest's key: a stand-in's own key lacks inputs
     address = Address.of(key, manifest.key)
     # What other code made is accepted by those who said so, on this machine alone
     if store is None or manifest.accepted_code:
@@ -167,8 +170,8 @@ def push(folder: Path, manifest: Manifest, key: Key, *, is_forced: bool = False)
 
 
 def offered(key: Key) -> list[Manifest]:
-    """Return the manifests of what the store has from other inputs, or from all of them where `key`
-    lacks some.
+    """Return the manifests in the store that have the parameters and the code of `key`, whatever
+    their inputs; none without a store.
     """
     store = _STORE.get()
     if store is None:

@@ -10,6 +10,7 @@ _LOCAL = ("sqlite:", "file:")
 # Variables of the environment that are credentials by their names, or hold some among other words
 _SECRET = re.compile(".*(PASSWORD|PASSWD|SECRET|TOKEN)")
 _SOME = re.compile("KEY|CREDENTIAL|CONNECTION_STRING|^FSSPEC_")
+# Shorter words would be replaced in the middle of other words of a message
 _WORD = re.compile(r"[^\s\"'{},;=]{8,}")
 LONGEST = 300  # characters of a message
 
@@ -22,15 +23,16 @@ def shown(url: str) -> str:
 
 
 def reason(error: BaseException, url: str) -> str:
-    """Return what is at the bottom of an error about `url`, in one line without secrets: those of
-    the address, and those of the environment.
+    """Return the innermost cause of an error about `url`, in one line without the secrets of the
+    address and of the environment.
     """
+    # Libraries wrap the error that tells something, such as a refused connection
     while cause := error.__cause__ or error.__context__:
         error = cause
     text = (str(error).strip() or type(error).__name__).splitlines()[0].replace(url, shown(url))
     user = "" if url.startswith(_LOCAL) else re.findall("//(.*)@|$", url)[0]
     password = user.partition(":")[2] or user
-    # Who reads such an address otherwise may take a part of a password for a port or a host
+    # A library may take a part of a password for a port or a host, and name that part alone
     parts = sorted(re.split("[:/?#@]", password), key=len, reverse=True)
     for word in filter(None, (user, password, *_of_environment(), *parts)):
         for secret in (word, urllib.parse.unquote(word)):

@@ -1,7 +1,7 @@
 """What MLflow is told of a sweep: a parent run named by dataset and sweep, and a nested run a cell.
 
 A cell has means and deviations of its students, how it compares, and a tag for every parameter that
-the sweep changes. It is logged once a sweep, by whoever finds it whole (spool.py).
+the sweep changes. It is logged once a sweep, by the process that finds it whole (spool.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tasks.tracking.records import Part, Record, Row, Run
 
 CELL, LAST = "cell_digest", "last_cell_digest"  # of a cell's run, and of its parent
 LEVEL = {"level": "cell"}
+# Keys of `cell_scores.of_cell` -> names of metrics
 COMPARED = {
     "val": views.BEST,
     "val_std": f"{views.BEST}_std",
@@ -142,6 +143,7 @@ def _record(params: Params, cell: Cell, parts: list[Part]) -> Record:
     told = {"profile": params.profile, "sweep": name}
     inputs = [runs.input_of(dataset, cell.prepared)]
     parent = Run(f"{dataset} sweep {name}", tags, told, inputs)
+    # One for the sweep, so that cells of all its workers get one parent run
     invocation = canonical_digest(["sweep", params.profile, name])[:32]
     shown = views.view_of(params.profile, name, _query(cell), cell.swept)
     return Record(dataset, invocation, parent, parts, dict(shown))

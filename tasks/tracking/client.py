@@ -25,9 +25,9 @@ STORE = Path(".mlflow")
 URI = "MLFLOW_TRACKING_URI"
 MAX_METRICS, MAX_PARAMS = 1000, 100  # of one request
 MAX_RUNS = 50_000  # of one search
-# For pages that go by the kind of an experiment; that of MLflow 3.17 goes by its own switch
+# Some versions of MLflow choose their page by this tag of an experiment, 3.17 by `TRAINING`
 KIND, OURS = "mlflow.experimentKind", "custom_model_development"
-TRAINING = "workflowType=machine_learning"  # that switch, in an address
+TRAINING = "workflowType=machine_learning"  # in an address: MLflow 3.17's own switch between pages
 CONTEXT = "mlflow.data.context"  # of a dataset of a run
 PARENT, SET_KIND, MEAN = "mlflow.parentRunId", "set_kind", "test/mean_recall"
 MADE, CHOSEN = "distilled", "coreset"  # kinds of sets that a parent run is summed up by
@@ -143,10 +143,12 @@ class Tracker:
             self.client.set_experiment_tag(self.experiment_id, KIND, OURS)
 
     def tell(self, record: Record, folder: Path) -> str:
-        """Write a record with the files in `folder`, unless MLflow has it, and return its run as
-        `<experiment>/<run>`: the last of its nested runs, or the parent where it has none.
+        """Write a record with the files in `folder`, unless MLflow has it.
 
-        What is there already stays, so that an earlier try that ended anywhere is made whole.
+        What is there already stays: an earlier try, wherever it ended, is made whole.
+
+        Returns:
+            `<experiment>/<run>` of its last nested run, or of the parent where it has none.
         """
         last = record.parts[-1]
         child = next((part.child for part in reversed(record.parts) if part.child), None)
@@ -174,6 +176,7 @@ class Tracker:
                 self._summarise(parent, record.time)
             if run.data.tags.get(part.tag) != part.digest:
                 self._log(run.info.run_id, part, record.time, folder)
+        # A parent with a part of its own is ended with that part
         if run is not parent:
             self._end(parent.info.run_id, record.time)
         return run
@@ -182,11 +185,14 @@ class Tracker:
         """Return the run that the query finds, or a new one, with all its parameters and inputs."""
         from mlflow.entities import Param
 
+        # A record is told when the work is over: its start lies before
         begun = time - round(1000 * run.seconds)
+        # A run that an earlier try created is found by its name, and gets only what it lacks
         found = next(iter(self._find(query)), None) or self.client.create_run(
             self.experiment_id, begun, {**run.tags, **tags}, run.name
         )
         known, run_id = found.data.params, found.info.run_id
+        # MLflow refuses another value for a parameter that it has
         fresh = [Param(key, value) for key, value in run.params.items() if key not in known]
         for batch in _batches(fresh, MAX_PARAMS):
             self.client.log_batch(run_id, params=batch)
@@ -196,7 +202,7 @@ class Tracker:
         return found
 
     def _log(self, run_id: str, part: Part, time: int, folder: Path) -> None:
-        """Log metrics and files, and set the tag of the part when the run is whole."""
+        """Log metrics and files of a part, then set its tag, which says that the run has them."""
         self._log_metrics(run_id, part.metrics, time)
         for name in part.files:
             self.client.log_artifact(run_id, str(folder / name))
@@ -253,6 +259,7 @@ def _input(one: Input) -> Any:
 
     tags = [InputTag(CONTEXT, one.context)] if one.context else []
     profile = json.dumps(one.profile) if one.profile else None
+    # MLflow's field of a digest takes 36 characters
     data = Dataset(one.name, one.digest[:36], "local", one.source, profile=profile)
     return DatasetInput(data, tags)
 

@@ -1,8 +1,8 @@
-"""The sqlite database of MLflow is whole: made under a temporary name, mended on a copy, and set
-aside where it is broken.
+"""Keeps the sqlite database of MLflow whole: it is made under a temporary name, mended on a copy,
+and set aside where it is broken.
 
-MLflow makes its tables in some fifty steps that are no transaction. What is killed among them, or
-finds the disk full, leaves a file on which each later start fails.
+MLflow makes its tables in some fifty steps that are no transaction. A kill or a full disk among
+them leaves a file on which each later start fails.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import filelock
 
 LOGGER = logging.getLogger("vl_distillery")
 LOGGED = "logged"  # folder of notes on what MLflow has, see spool.py
+# Waits: for sqlite's own lock, since the last write of a file that nobody changes, for our lock
 BUSY_SECONDS, QUIET_SECONDS, LOCK_SECONDS = 3.0, 5.0, 60.0
 SETTLING_SECONDS = 4 * QUIET_SECONDS
-COMPANIONS = ("", "-journal", "-wal", "-shm")
+COMPANIONS = ("", "-journal", "-wal", "-shm")  # endings of a database and of its journals
 
 
 def file_of(uri: str) -> Path | None:
@@ -32,10 +33,11 @@ def file_of(uri: str) -> Path | None:
 
 def ensure(path: Path, store: Path) -> None:
     """Make the database at `path` where there is none, and mend or replace one that MLflow cannot
-    use. What it replaces stays beside it under a name that is said.
+    use. The old file stays beside it, and a warning names it.
 
     Args:
-        store: with the notes on what MLflow has, which a new database ends, and its artifacts.
+        store: the folder with MLflow's files and the notes on what MLflow has. A new database has
+            nothing, so that the notes are removed.
 
     Raises:
         sqlite3.OperationalError: it is locked or read-only.
@@ -66,18 +68,21 @@ def _replace(path: Path, new: Path, store: Path) -> None:
         if not _is_damage(error):
             raise
         found, broken = "", str(error)
+    # There is nothing to mend, or it cannot be mended
     if found is None or broken:
         _remove(new)
         _make(new, store)
+    # A file is there: it is kept beside the new one, whatever is wrong with it
     if found is not None:
         _set_aside(path, broken)
+    # sqlite would apply the journals of the old database to the new one
     for end in COMPANIONS[1:]:
         Path(f"{path}{end}").unlink(missing_ok=True)
     new.replace(path)
 
 
 def _settled(path: Path, head: str) -> str | None:
-    """Return `_revision` when no program is in the middle of changing it, such as a server.
+    """Return `_revision` once no other program, such as a server, is changing the tables.
 
     Raises:
         TimeoutError: one changes it all the time, as a server of another version does.
@@ -92,7 +97,7 @@ def _settled(path: Path, head: str) -> str | None:
 
 
 def _revision(path: Path) -> str | None:
-    """Return the revision of the tables, "" where it is not said, None where there are none.
+    """Return the revision of the tables, "" for tables without one, None where there is no table.
 
     Raises:
         sqlite3.DatabaseError: the file is damaged, locked or read-only.
@@ -101,7 +106,7 @@ def _revision(path: Path) -> str | None:
         return None
     with _connected(path) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        # A lock, a file that is read-only, and a full disk show now; it is never committed
+        # A write that is never committed: a lock, a read-only file or a full disk shows here
         connection.execute("PRAGMA user_version = 1")
         (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if answer != "ok":

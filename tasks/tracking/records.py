@@ -1,7 +1,7 @@
 """What MLflow is to hear, as data: a record is one logged unit, and lies in a file until MLflow has
 it (spool.py).
 
-A record has all its values, so it stays true when the artifacts change that it was made from.
+A record holds all its values, so it stays true when the artifacts behind it change.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Run:
     """A run of MLflow as it is created. Nested runs are found again by their names.
 
     Attributes:
-        seconds: that passed when it is logged; MLflow shows them as its duration.
+        seconds: how long the work took; MLflow shows it as the duration of the run.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Part:
 
     Attributes:
         child: the nested run; None is the parent itself.
-        tag, digest: set on the run when it has all the rest, which is not told again then.
+        tag, digest: set on the run once it has all of this part, which is then not told again.
         files: paths of files to attach, from the folder of the record.
     """
 

@@ -1,9 +1,9 @@
 """What MLflow is told: a distilled set when it is made, and every set of a pipeline once its
 students are scored.
 
-Each is logged once, whoever made it: the run carries the digest of what it shows as a tag, set
-last. Where all is logged, MLflow is not imported. At most 40 metric keys a run. What is logged is
-a record of values (records.py), which reaches MLflow by way of spool.py.
+Each is logged once, whichever process made it: the digest of what a run shows is a tag of the run,
+set last. Where all is logged, MLflow is not imported. A run has at most 40 metric keys. What is
+logged is a record of values (records.py), which reaches MLflow by way of spool.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def log_distilled(
     """Log losses and step sizes over the iterations of a set, unless MLflow has them.
 
     Args:
-        samples: of the machine meanwhile, see system.py.
+        samples: of the machine while the set was made, see system.py.
     """
 
     def build() -> tuple[Record, dict[str, Path]]:
@@ -47,6 +47,7 @@ def log_distilled(
         child = child_of(params, prepared, distilled, name, distilled)
         history = history_of(child, distilled)
         parts = [replace(history, metrics=[*history.metrics, *samples])]
+        # After it was read: another run may have replaced it meanwhile
         artifacts.confirm([distilled])
         return _record(params, invocation, prepared, parts), {}
 
@@ -68,9 +69,9 @@ def log_scores(
     these scores.
 
     Args:
-        students: scores by set name (`<method>-<num_pairs>`, `full`), all of the student that
-            `params` is of.
-        galleries: by set name; empty for a further student, whose runs hold its scores alone.
+        students: scores by set name (`<method>-<num_pairs>`, `full`), all of the kind of student
+            that `params` describes.
+        galleries: by set name; empty for a further student: its runs hold scores alone.
     """
     cell = params.variant.cell if params.variant else None
     tag = ".".join(filter(None, (SCORES, cell, params.student)))
@@ -105,8 +106,10 @@ def _digests(refs: Iterable[Ref]) -> list[str]:
 
 
 def _record(params: Params, invocation: Invocation, prepared: Ref, parts: Sequence[Part]) -> Record:
-    """Return parts below the run of this invocation, which has all parameters, or the name of the
-    preset.
+    """Return a record: parts below the run of this invocation.
+
+    That run has all parameters of the profile. For a cell of a preset it has the preset's name
+    alone, since its cells share the run.
     """
     git, dataset = caching.git_state(), params.report.dataset
     tags = {
@@ -131,7 +134,8 @@ def child_of(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref
     two compare well.
 
     Args:
-        made: the artifact whose commit the run names: it may be older than this process.
+        made: an artifact of the set; the run names its commit, which may be older than this
+            process.
         pairs: the distilled set.
     """
     plugin = params.distillers.get(name.method) or params.coresets.get(name.method)
@@ -159,6 +163,7 @@ def child_of(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref
     recipe = params.evaluate.small if name.num_pairs else params.evaluate.full
     if plugin:
         told |= records.flatten(plugin.as_params()["options"], "options.")
+        # The parent run sums up sets as they are, under the main student
         if params.student is None and not name.ending:
             kind = client.MADE if pairs else client.CHOSEN
             # Random pairs of equal bytes are no coreset of this size, so they sum up nothing
@@ -184,7 +189,7 @@ def input_of(name: str, ref: Ref, context: str = "prepared") -> Input:
 def _set_of(pairs: Ref, name: SetName) -> Input:
     """Return a distilled set as a dataset with its bytes as stored and its whole digest.
 
-    MLflow's own field has the first 36 digits of that.
+    MLflow's own field holds the first 36 digits of the digest.
     """
     from tasks.core.training.pair_files import stored_bytes
 
@@ -219,7 +224,7 @@ def beside_of(name: str, students: Mapping[str, list[Ref]]) -> dict[str, float]:
         return {}
     r_set, r_full = _recall(students[name]), _recall(students[FULL])
     ior = measures.improvement_over_random(r_set, _recall(students[random]))
-    # Random pairs of equal bytes are many more than their size says
+    # `random_equal_bytes-100` holds far more than 100 pairs: points over 100 of them say nothing
     found = {} if own.method == EQUAL_BYTES else {"test/improvement_over_random": ior}
     recovery = measures.recovery(r_set, r_full)
     if recovery is not None:
@@ -264,7 +269,7 @@ def curve_of(refs: list[Ref]) -> list[Row]:
 
 
 def _by_step(frame: Any) -> list[Row]:
-    """Return the rows of a frame whose index is the step, without values that are not finite."""
+    """Return the rows of a frame indexed by step, without values that are not finite."""
     return [
         (int(step), {key: value for key, value in values.items() if math.isfinite(value)})
         for step, values in frame.astype(float).to_dict("index").items()

@@ -1,9 +1,9 @@
-"""What MLflow is to hear is kept first, a folder a record in `.mlflow/spool/`, and told from there:
-by the run that made it, or by whoever comes next when MLflow answers.
+"""Keeps what MLflow is to hear, a folder a record in `.mlflow/spool/`, and tells it from there.
 
-MLflow never ends a run. A process that meets a fault of it keeps the rest, and says so once. A
-folder gets its name when it is whole, and goes when MLflow has the record. Who is killed between
-leaves a record that is told again, which adds nothing twice (client.py).
+The run that made a record tells it, or the next run to which MLflow answers. MLflow never ends a
+run: a process that meets a fault of it keeps the rest, and says so once. A folder gets its name
+when it is whole, and goes when MLflow has the record. A kill in between leaves a record that is
+told again, which adds nothing twice (client.py).
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ Build = Callable[[], tuple[Record, Files]]
 
 
 def log(dataset: str, tag: str, digest: str, build: Build) -> str:
-    """Tell MLflow a record once, with all that waits for it, and return its run as
-    `Tracker.tell` does; "" while MLflow has it not.
+    """Tell MLflow a record once, and all others that wait.
 
     Args:
         tag, digest: those of the record's last part.
-        build: returns the record, and the files that its parts name. Not called where MLflow is
-            known to have the record: then nothing is imported.
+        build: returns the record, and the files that its parts name. It is not called where MLflow
+            is known to have the record: then nothing is imported.
+
+    Returns:
+        The run of the record as `Tracker.tell` gives it; "" while MLflow does not have it.
     """
     spool = _spool(client.STORE.resolve(), client.server())
     key = key_of(dataset, tag, digest)
@@ -51,7 +53,9 @@ def log(dataset: str, tag: str, digest: str, build: Build) -> str:
 
 
 def key_of(dataset: str, tag: str, digest: str) -> str:
-    """Return the name of a record: that of its folder while it waits, and of its note then."""
+    """Return the name of a record: of its folder while it waits, then of the note that MLflow has
+    it.
+    """
     return canonical_digest([dataset, tag, digest])[:32]
 
 
@@ -70,8 +74,9 @@ class Spool:
         self.fault: str | None = None
 
     def has(self, key: str) -> bool:
-        """Whether a record waits, or MLflow is known to have it. A database that is gone has
-        none.
+        """Whether a record waits, or MLflow is known to have it.
+
+        A sqlite file that was removed has no record, whatever the notes say.
         """
         file = database.file_of(client.tracking_uri())
         is_told = (self.notes / key).is_file() and (file is None or file.is_file())
@@ -89,10 +94,12 @@ class Spool:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(f"{self.folder}.lock", timeout=LOCK_SECONDS):
+                # Under the lock: two processes may find one artifact and ask for the same record
                 if self.has(key):
                     return
                 shutil.rmtree(new, ignore_errors=True)
                 new.mkdir()
+                # Copies: a gallery may be made again before MLflow answers
                 for name, file in files.items():
                     (new / name).parent.mkdir(exist_ok=True)
                     shutil.copyfile(file, new / name)
@@ -108,9 +115,7 @@ class Spool:
             )
 
     def waiting(self) -> list[Path]:
-        """Return the folders of records that MLflow has not, the oldest first; what other programs
-        leave here is none.
-        """
+        """Return the folders of records that MLflow does not have yet, the oldest first."""
         return sorted(place for place in self.folder.glob("*") if NAME.fullmatch(place.name))
 
     def tell(self) -> None:
@@ -126,6 +131,7 @@ class Spool:
         teller = threading.Thread(target=self._tell, daemon=True)
         teller.start()
         seen = None
+        # Every record that goes earns the thread another wait
         while teller.is_alive() and seen != (left := self.waiting()):
             seen = left
             teller.join(seconds)
@@ -163,6 +169,7 @@ class Spool:
             return
         self.num_late += record.time < self.began_ms
         self.notes.mkdir(parents=True, exist_ok=True)
+        # The note first: without it a kill here would let the next run build and tell it anew
         write_text(self.notes / place.name.partition("-")[2], run)
         (place / RECORD).unlink()
         shutil.rmtree(place)

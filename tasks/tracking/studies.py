@@ -1,8 +1,8 @@
 """What MLflow is told of a study: a run with its pages as files, and a nested run for each row of
 its first table with the numbers of that row.
 
-It is logged once for each set of scores (spool.py): a study whose students did not change tells
-nothing again.
+It is logged once for each set of scores (spool.py): as long as no student changes, nothing is told
+again.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What the machine does while a set is made, as MLflow's own monitor sees it: an option.
 
 MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=true switches it on, MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL
-says how many seconds lie between two samples (10). Both are MLflow's names. MLflow itself tells
-them to a run that is open. Our runs are told when they are over (spool.py), so samples are kept
-until then, and go with the rest.
+says how many seconds lie between two samples (10). Both are MLflow's names. MLflow itself writes
+samples into a run that is open. Our runs are told when they are over (spool.py), so samples are
+kept until then.
 
 Values are those of processor and memory, by psutil. What MLflow counts of disk and network is left
 out, since a run has at most 40 metric keys.

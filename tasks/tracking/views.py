@@ -64,7 +64,7 @@ def view_of(profile: str, sweep: str, query: str, swept: Iterable[str]) -> Mappi
         "orderByAsc": False,
         "selectedColumns": columns,
         "columnOrder": columns,
-        # Of names that begin alike MLflow's own width shows the beginning
+        # As wide as the name: names of parameters begin alike, and MLflow would cut their ends
         "columnWidths": {column: PIXELS * len(column) for column in columns},
         "runsHiddenMode": "SHOW_ALL",
         "isAccordionReordered": True,
