@@ -8,6 +8,7 @@ Lists, mappings and text in quotes are read as YAML without anchors, aliases, ta
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -81,7 +82,10 @@ def text_of(value: Any) -> str:
         return "{" + ", ".join(parts) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(text_of, value)) + "]"
-    return json.dumps(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value}".replace("inf", ".inf").replace("nan", ".nan")
+    # YAML reads no pairs of surrogates, by which JSON writes what lies beyond 16 bits
+    return json.dumps(value, ensure_ascii=False)
 
 
 def word_of(value: Any) -> str:

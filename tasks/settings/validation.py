@@ -222,7 +222,10 @@ def distillers_of(chosen: Any, section: Any, where: str) -> dict[str, Plugin]:
         section["matching"], [field.name for field in fields(MatchingConfig)], f"{where}.matching"
     )
     options = section["options"]
-    if isinstance(options, dict):
+    if isinstance(options, dict) and isinstance(chosen, list):
+        # A method without an entry of its own has what is shared
+        without = set(plugins.available("distillers")).intersection(map(str, chosen)) - set(options)
+        options = {**{name: {} for name in sorted(without)}, **options}
         options = {name: _overlay(name, shared, own, where) for name, own in options.items()}
     return methods_of("distillers", chosen, {"options": options}, where)
 

@@ -156,7 +156,7 @@ class Tracker:
         if found is None:
             found = self._write(record, folder)
         if child and not last.child:
-            found = self._find(_named(child, found))[0]
+            found = self._named(child, found)[0]
         return f"{self.experiment_id}/{found.info.run_id}"
 
     def _write(self, record: Record, folder: Path) -> Any:
@@ -166,12 +166,13 @@ class Tracker:
                 self.client.set_experiment_tag(self.experiment_id, key, value)
         tags = {"invocation": record.invocation, "level": "pipeline"}
         query = " and ".join(f"tags.{key} = '{value}'" for key, value in tags.items())
-        parent = self._open(query, record.parent, tags, record.time)
+        parent = self._open(self._find(query), record.parent, tags, record.time)
         for part in record.parts:
             run = parent
             if part.child:
                 above = {PARENT: parent.info.run_id}
-                run = self._open(_named(part.child, parent), part.child, above, record.time)
+                known = self._named(part.child, parent)
+                run = self._open(known, part.child, above, record.time)
             else:
                 self._summarise(parent, record.time)
             if run.data.tags.get(part.tag) != part.digest:
@@ -181,14 +182,16 @@ class Tracker:
             self._end(parent.info.run_id, record.time)
         return run
 
-    def _open(self, query: str, run: Run, tags: dict[str, str], time: int) -> Any:
-        """Return the run that the query finds, or a new one, with all its parameters and inputs."""
+    def _open(self, earlier: Sequence[Any], run: Run, tags: dict[str, str], time: int) -> Any:
+        """Return the first of the runs that are there, or a new one, with all its parameters and
+        inputs.
+        """
         from mlflow.entities import Param
 
         # A record is told when the work is over: its start lies before
         begun = time - round(1000 * run.seconds)
         # A run that an earlier try created is found by its name, and gets only what it lacks
-        found = next(iter(self._find(query)), None) or self.client.create_run(
+        found = next(iter(earlier), None) or self.client.create_run(
             self.experiment_id, begun, {**run.tags, **tags}, run.name
         )
         known, run_id = found.data.params, found.info.run_id
@@ -245,13 +248,16 @@ class Tracker:
     def _find(self, query: str) -> list[Any]:
         return list(self.client.search_runs([self.experiment_id], query, max_results=MAX_RUNS))
 
+    def _named(self, child: Run, parent: Any) -> list[Any]:
+        """Return the runs below `parent` that have the name of a child."""
+        # A text in MLflow's queries can hold no quote; in a pattern `_` stands for any sign
+        pattern = child.name.replace("'", "_")
+        found = self._find(f"{_below(parent)} and attributes.run_name LIKE '{pattern}'")
+        return [run for run in found if run.info.run_name == child.name]
+
 
 def _below(parent: Any) -> str:
     return f"tags.`{PARENT}` = '{parent.info.run_id}'"
-
-
-def _named(child: Run, parent: Any) -> str:
-    return f"{_below(parent)} and attributes.run_name = '{child.name}'"
 
 
 def _input(one: Input) -> Any:

@@ -195,6 +195,14 @@ def test_options_of_a_method_overlay_what_all_methods_share() -> None:
     assert (config.iterations, config.syn_steps) == (5, 3)
 
 
+def test_a_method_without_options_of_its_own_has_what_all_methods_share() -> None:
+    tree = params.read_tree()
+    override(tree, "methods.distillers=[bi_trajectory]")
+    del tree["profiles"]["toy"]["distill"]["options"]["bi_trajectory"]
+    with pytest.raises(ValueError, match=r"bi_trajectory\.include_positive"):
+        params.parse(tree)
+
+
 def test_one_budget_of_a_mapping_can_be_overridden() -> None:
     tree = params.read_tree()
     override(tree, "distill.matching.lr_img={20: 1.0, 50: 2.0}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 
@@ -122,7 +123,10 @@ def test_a_setting_that_the_user_gave_has_folders_of_its_own_below_a_variant():
 
 @pytest.mark.parametrize(
     "value",
-    [1, 1.0e-9, -2.5, True, None, "text", "a: b", "1e3", [1, [2.0, "x"]], {100: 1.0, 20: [None]}],
+    [
+        *(1, 1.0e-9, -2.5, True, None, "text", "a: b", "1e3", [1, [2.0, "x"]]),
+        *({100: 1.0, 20: [None]}, math.inf, -math.inf, "\u00e9 \U0001f600 \\ \t", ".inf"),
+    ],
 )
 def test_a_value_in_a_setting_is_read_as_it_was(value):
     text = text_of({"key.of": value})

@@ -30,6 +30,7 @@ SAMPLES = [(step, {"system/cpu_utilization_percentage": float(step)}) for step i
 VIEW = f"{views.TAG}sweep-toy-lr"
 HALF = (0.5, 0.5, 0.5)
 PAIRS = PairSet(torch.zeros(20, 3, 4, 4), torch.ones(20, 5), HALF, HALF)
+NAME = 'lors-20 it\'s="50 %" lr_img=0.5'  # quotes, as values of settings may hold
 SWEPT = {"distill.matching.lr_img": 0.5, "methods": "lors", "budgets": 20}
 
 
@@ -79,7 +80,7 @@ def made(tmp_path_factory):
             for seed in range(2)
         ]
         gallery = artifact(Path("gallery"), {SHEET: "a sheet", GALLERY: "rows"})
-        sweep = {"profile": "toy", "sweep": "lr", "cell": "lors-20 lr_img=0.5"}
+        sweep = {"profile": "toy", "sweep": "lr", "cell": NAME}
         prepared = Ref("data/prepared/toy", "d" * 64)
         cell = cells.Cell(sweep, SWEPT, SetName("lors", 20), prepared, distilled, SAMPLES)
         chosen = params.load(["profile=toy", SETTING], path=ROOT / "params.yaml")
@@ -98,7 +99,7 @@ def run(made):
 
 
 def test_a_cell_is_named_by_what_is_swept_and_tagged_by_its_full_names(made, run):
-    assert run.info.run_name == "lors-20 lr_img=0.5"
+    assert run.info.run_name == NAME
     assert {key: run.data.tags[key] for key in SWEPT} == {
         "distill.matching.lr_img": "0.5",
         "methods": "lors",

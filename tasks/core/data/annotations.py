@@ -1,8 +1,8 @@
-"""Annotation files of caption datasets: reading them, and the checks that all readers and the
+"""Reads annotation files of caption datasets, and holds the checks that all readers and the
 preparation share.
 
-`where` in these functions is the place a value came from, "<file>: <field>", and starts every
-message. Images are found by `image_files.py`.
+`where` in these functions is the place that a value came from, "<file>: <field>", and starts every
+message. `image_files.py` finds the images.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from tasks.core.data.file_kinds import HEAD_BYTES, kind_of, kind_of_annotations
 from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.foundations.records import SPLITS
 
-# Largest annotation file, bytes; parsed it takes a few times as much memory.
+# Largest annotation file, bytes. Parsed, it takes a few times as much memory.
 _MAX_BYTES = 1 << 29
-# A gzip file that unpacks to more than both is no annotation file: text shrinks to a fifth.
+# A gzip file may unpack to the larger of this multiple of its size and this many bytes. Text
+# shrinks to a fifth, so what unpacks to more is no annotation file.
 _MAX_RATIO, _MIN_LIMIT = 50, 1 << 26
+# Reasons under which `LeftOut` counts
 REPEATED = "member of a JSON object that is there twice; the last counts"
 _MALFORMED = "malformed entry"
-# A list or an object that somebody wrote into a text column, by json or by Python.
+# A list or an object in a text column, as json or Python writes it.
 _NESTED = re.compile(r"""\s*(\[\s*["'].*["']\s*\]|\{\s*["'].*\})\s*""", re.DOTALL)
 
 T = TypeVar("T")
@@ -39,8 +41,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Annotation:
-    """What an annotation file says about one image: its name, its split, its captions and the place
-    it stands at.
+    """The entry of an annotation file about one image: its name, its split, its captions, and the
+    place of the entry.
     """
 
     name: str
@@ -105,7 +107,7 @@ def read_text(path: Path) -> str:
 
 
 def decode_text(data: bytes, where: str) -> str:
-    """Return UTF-8 text without its byte order mark; raise Unusable when it is none."""
+    """Return bytes as UTF-8 text without the byte order mark; raise Unusable for other bytes."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -117,11 +119,13 @@ def decode_text(data: bytes, where: str) -> str:
 
 
 def _content(path: Path) -> bytes:
-    """Return the bytes of a file, unpacked in blocks: a bomb is seen before it is whole."""
-    # Read as a whole, ten megabytes of zeros packed well would be ten gigabytes.
+    """Return the bytes of a file, unpacked if its name ends in `.gz`."""
+    # Unpacked in blocks, so that the limit stops it in time: ten megabytes of packed zeros would
+    # become ten gigabytes
     limit = max(_MIN_LIMIT, _MAX_RATIO * path.stat().st_size)
     data = bytearray()
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as handle:
+        # A picture or an archive is named as such, before anything tries to decode it
         data += handle.read(HEAD_BYTES)
         kind = kind_of(bytes(data)) if data else None
         if kind is not None:
@@ -137,13 +141,12 @@ def _content(path: Path) -> bytes:
 
 
 def read_json(path: Path, left_out: LeftOut, *, ignored_keys: frozenset[str] = frozenset()) -> Any:
-    """Return the content of a `.json` or `.json.gz` file, without the object members named in
-    `ignored_keys`.
-
-    Leaving out long unused members (the tokens of COCO's captions) while parsing halves the memory.
+    """Return the content of a `.json` or `.json.gz` file.
 
     Args:
-        left_out: counts members that are there twice, of which the last counts.
+        left_out: counts members that are there twice; the last one is taken.
+        ignored_keys: members of objects that are left out while parsing. Without long unused
+            members (the tokens of COCO's captions) it takes half the memory.
 
     Raises:
         ValueError: malformed JSON; the message has the file, the line and the column.
@@ -154,11 +157,12 @@ def read_json(path: Path, left_out: LeftOut, *, ignored_keys: frozenset[str] = f
 def parse_json(
     text: str, where: str, left_out: LeftOut, ignored_keys: frozenset[str] = frozenset()
 ) -> Any:
-    """Return the value of JSON text, see `read_json`; raise Unusable when it is none."""
+    """Return the value of JSON text, see `read_json`; raise Unusable when it is no JSON."""
     problem = "JSON nested too deeply to hold captions"
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         kept = [pair for pair in pairs if pair[0] not in ignored_keys]
+        # JSON allows a key twice and Python keeps the last silently, so it is counted here
         found = dict(kept)
         if len(found) < len(kept):
             [(key, _)] = Counter(key for key, _ in kept).most_common(1)
@@ -171,7 +175,7 @@ def parse_json(
         problem = f"line {error.lineno} column {error.colno}: malformed JSON ({error.msg})"
     except RecursionError:
         pass
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # Python refuses a number of thousands of digits
         problem = f"malformed JSON ({error})"
     raise Unusable(
         where, "malformed JSON", f"{problem}{kind_of_annotations(text)}; repair or replace it"
@@ -179,14 +183,15 @@ def parse_json(
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line) of the lines of a text file that are not blank."""
+    """Yield (number from 1, line) for the lines of a text file that are not blank."""
     return lines_of(read_text(path))
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line) of the lines that are not blank; they end with LF or CRLF,
-    or all with CR.
+    """Yield (number from 1, line) for the lines that are not blank. Lines end with LF or CRLF, or
+    all of them with CR.
     """
+    # Not `splitlines`, which also splits at characters that captions may hold, such as U+2028
     end = "\n" if "\n" in text else "\r"
     for number, line in enumerate(text.split(end), start=1):
         if line.strip():
@@ -219,10 +224,11 @@ def of_type(value: Any, kind: type[T], where: str) -> T:
 
 
 def check_name(name: Any, where: str) -> str:
-    """Return the image name when it is a relative path that stays inside its folder; raise
-    ValueError otherwise.
+    """Return the image name when it is a relative path that stays inside its folder; raise Unusable
+    otherwise.
     """
     of_type(name, str, where)
+    # Names may come from Windows: `\` separates too, and `C:` begins an absolute path
     parts = set(name.replace("\\", "/").split("/"))
     is_absolute = name.startswith(("/", "\\")) or name[1:2] == ":"
     is_empty = parts <= {"", "."}
@@ -237,15 +243,17 @@ def check_name(name: Any, where: str) -> str:
 
 
 def compared(name: str) -> str:
-    """Return a name as names are compared: in Unicode's form NFC, which macOS does not write, and
-    with `/` where Windows writes `\\`.
+    """Return the form in which names are compared: Unicode's NFC, and `/` as separator. macOS
+    writes another Unicode form, and Windows writes `\\`.
     """
     return PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/"))).as_posix()
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """Return the file name most like `name`, in words that go on with a message; `names` are
-    sorted by `str.casefold`, so that those with the same beginning are neighbours.
+    """Return words that continue a message with the file name most like `name`, or "" without one.
+
+    Args:
+        names: sorted by `str.casefold`, so that names with the same beginning are neighbours.
     """
     last = PurePosixPath(name).name.casefold()
     place = bisect.bisect(names, last, key=str.casefold)
@@ -255,10 +263,13 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 
 def check_caption(text: Any, where: str) -> str:
-    """Return the caption, unchanged, when it is text with a letter, a digit or a symbol; raise
-    Unusable otherwise, and for zero bytes, and for a list or object written as text.
+    """Return the caption, unchanged, when it is text with a letter, a digit or a symbol.
+
+    Raises:
+        Unusable: it is no such text, holds zero bytes, or is a list or object written as text.
     """
     of_type(text, str, where)
+    # L, N and S are Unicode's letters, numbers and symbols; an emoji is a symbol
     if not any(unicodedata.category(letter)[0] in "LNS" for letter in text) or not _is_unicode(
         text
     ):
@@ -285,8 +296,8 @@ def check_caption(text: Any, where: str) -> str:
 
 
 def check_captions(captions: Any, where: str) -> tuple[str, ...]:
-    """Return the captions as a tuple when there is at least one and none is empty; raise Unusable
-    otherwise.
+    """Return the captions as a tuple when there is at least one and `check_caption` takes all;
+    raise Unusable otherwise.
     """
     if not isinstance(captions, list | tuple):
         raise _wrong_type(captions, where, "a list of captions")
@@ -352,7 +363,7 @@ def _short(value: Any) -> str:
 
 
 def _is_unicode(text: str) -> bool:
-    """Lone surrogates pass JSON but not Parquet."""
+    """Return whether text can be encoded. JSON may hold lone surrogates, which Parquet refuses."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,8 +1,8 @@
-"""What img2dataset says about each URL: a table `00000.parquet` beside the shard `00000.tar` or the
-folder `00000`, with a column `status`.
+"""Reads what img2dataset logs about each URL: a table `00000.parquet` beside the shard `00000.tar`
+or the folder `00000`, with a column `status`.
 
-Source: img2dataset, `writer.py` (R. Beaumont, 2021). A URL that came to no picture has a row there
-and nothing in the shard. So the shard alone does not say how much of a dataset is missing.
+Source: img2dataset, `writer.py` (R. Beaumont, 2021). A URL that gave no picture has a row in the
+table and nothing in the shard. So the shard alone does not tell how much of a dataset is missing.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ _SUCCESS = "success"
 
 def log_of(path: Path) -> Path | None:
     """Return the table beside a shard or a folder, or None where there is none."""
+    # A Parquet file is no log of itself
     log = path.with_suffix(".parquet")
     return log if log != path and log.is_file() else None
 
 
 def has_status(table: Table) -> bool:
-    """Whether a table has the column of img2dataset, of text."""
+    """Return whether a table has the column `status` of img2dataset, once and with text."""
     schema = table.file.schema_arrow
     found = schema.get_all_field_indices(STATUS)
     return len(found) == 1 and str(schema.field(found[0]).type) in ("string", "large_string")
 
 
 def is_failed(status: object) -> bool:
-    """Whether a status says that there is no picture."""
+    """Return whether a status says that there is no picture."""
     return status != _SUCCESS
 
 
 def failed(where: str, status: object) -> Unusable:
-    """Return what is said of a row that came to no picture."""
+    """Return the fault of a row without a picture."""
     return Unusable(
         where,
         "failed download",
@@ -45,7 +46,7 @@ def failed(where: str, status: object) -> Unusable:
 
 
 def refuse_failed(log: Path, left_out: LeftOut) -> None:
-    """Count each row of a table without success; a table without `status` says nothing.
+    """Refuse each row of a log without success. A table without `status` is no log and is skipped.
 
     Raises:
         ValueError: the table is damaged.

@@ -1,4 +1,4 @@
-"""The format of a file by its first bytes, to name what somebody gave in place of what is read."""
+"""Finds the format of a file by its first bytes, so that a message can name what a user gave."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 # Bytes of a file that `kind_of` looks at.
 HEAD_BYTES = 512
+# Format -> (place, bytes at this place), any of which is a sign of it. These pictures have
+# formats that are not read.
 PICTURES = {
     "AVIF": [(4, b"ftypavif"), (4, b"ftypavis")],
     "HEIC": [(4, b"ftyphei"), (4, b"ftyphev"), (4, b"ftypmif1"), (4, b"ftypmsf1")],
@@ -41,7 +43,7 @@ _TABLES = {
     "image_name": "results.csv of Flickr30K, which the reader `flickr_table` reads",
     "filepath": "a csv of open_clip, which the readers `flickr_table` and `csv` read",
 }
-# What operating systems write beside files.
+# Files and folders that operating systems add.
 NOISE = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 
 
@@ -49,6 +51,7 @@ def kind_of(head: bytes) -> str | None:
     """Return the format of a file that begins with `head`, or None when it is not known here."""
     if not head.strip(b"\0"):
         return "zero bytes alone" if head else "an empty file"
+    # Text formats may begin with a byte order mark and blanks, and with tags in capitals
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(b"<?xml") and b"<svg" in head:
         return "SVG"
@@ -60,8 +63,8 @@ def kind_of(head: bytes) -> str | None:
 
 
 def kind_of_file(path: Path) -> str:
-    """Return the format of a file in words that end a message: `; it is a zip archive`, or nothing
-    for an unknown one.
+    """Return words that end a message with the format of a file, `; it is a zip archive`. For an
+    unknown format return "".
     """
     with path.open("rb") as handle:
         kind = kind_of(handle.read(HEAD_BYTES))
@@ -69,8 +72,10 @@ def kind_of_file(path: Path) -> str:
 
 
 def kind_of_annotations(content: Any) -> str:
-    """Return the annotation format that parsed JSON, or a text that is no JSON, has, in words that
-    end a message.
+    """Return words that end a message with the format of an annotation file, or "".
+
+    Args:
+        content: parsed JSON, or the text of a file that is no JSON.
     """
     kind = ""
     if isinstance(content, str):

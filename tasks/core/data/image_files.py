@@ -1,7 +1,6 @@
-"""The raw pictures of a dataset where they lie: in folders or in uncompressed tars, which are read
-in place.
+"""Finds the raw pictures of a dataset and reads them in place, from folders or uncompressed tars.
 
-A tar is indexed once (member name, offset, length); a picture is then one seek and one read.
+A tar is indexed once (member name, offset, length). A picture then costs one seek and one read.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from tasks.core.data.split_files import matches, no_match
 from tasks.core.data.tars import read_tar, tar_digest
 from tasks.core.foundations.records import ImageCaptions
 
-# Largest picture that is read, bytes; a sparse file may say any size.
+# Largest picture that is read, bytes: a sparse file of a few bytes may state any size.
 _MAX_BYTES = 1 << 29
 _TARS = (".tar", ".tar.gz", ".tgz")
 
@@ -56,7 +55,7 @@ class StoredImage:
     where: str
 
     def __call__(self) -> Image.Image:
-        """Return the picture, header read, pixels not decoded, in the mode of its file.
+        """Return the picture in the mode of its file. Its header is read, its pixels not yet.
 
         Raises:
             Unusable: the file cannot be read, is too large, or not an image.
@@ -93,9 +92,9 @@ def attach_images(
 ) -> Iterator[ImageCaptions]:
     """Find the picture of every annotation, then yield the examples in the order of `annotations`.
 
-    A name belongs to a file when they are equal, or when one ends with the other at a `/`. So
+    A name means a file when they are equal, or when one ends with the other at a `/`. So
     `train2014/a.jpg` is found as `images/train2014/a.jpg` in a folder and as `a.jpg` in a tar.
-    Names are compared in Unicode's form NFC, which macOS does not write, and with `/` for `\\`.
+    Names are compared as `compared` writes them.
 
     Args:
         root: the dataset folder.
@@ -118,6 +117,7 @@ def attach_images(
             _claim(claims, file, annotation)
             check_one_split(seen, file, annotation.split, annotation.where)
             found.append((annotation, file))
+    # Only after the last annotation it is known which files none of them names
     for files in index.values():
         for file in files:
             if file not in claims:
@@ -134,11 +134,12 @@ def attach_images(
 def check_one_split(
     seen: dict[str, tuple[str, str]], file: StoredFile, split: str, where: str
 ) -> None:
-    """Raise Unusable when a picture is in another split too, by a link to its file or folder.
+    """Raise Unusable when a link to a file or folder puts a picture into a second split.
 
     Args:
-        seen: split and place of the files so far, by the path that no link is part of.
+        seen: split and place of the files so far, by their path without links; added to in place.
     """
+    # A member of a tar has no path of its own, so no link can lead to it
     if file.container.name.endswith(".tar"):
         return
     path = os.path.realpath(file.container)
@@ -155,7 +156,7 @@ def check_one_split(
 def content_digests(
     root: str, patterns: Sequence[str], digest_of: Callable[[Path], str]
 ) -> list[tuple[str, str]]:
-    """Return (name relative to `root`, digest of the content) of every picture file and tar,
+    """Return (name relative to `root`, digest of the content) for each picture file and tar,
     sorted.
     """
     digests = []
@@ -166,7 +167,7 @@ def content_digests(
 
 
 def content_digest(path: Path, digest_of: Callable[[Path], str]) -> str:
-    """Return the digest of a file that can be used; one that says too large a size is not read."""
+    """Return the digest of the content of a file, or the size of one too large to be used."""
     if path.name.endswith(_TARS):
         return tar_digest(path, digest_of)
     num_bytes = path.stat().st_size
@@ -174,8 +175,8 @@ def content_digest(path: Path, digest_of: Callable[[Path], str]) -> str:
 
 
 def _containers(root: Path, patterns: Sequence[str]) -> list[Path]:
-    """Return the tars and single files that the patterns name, each once; of folders all entries,
-    also those that are no files: named pipes, devices, broken links.
+    """Return the files that the patterns name, and everything inside the folders that they name,
+    each once. Named pipes, devices and broken links are among them.
     """
     if not patterns:
         raise ValueError(
@@ -197,8 +198,9 @@ def _containers(root: Path, patterns: Sequence[str]) -> list[Path]:
 
 
 def _check_container(path: Path) -> None:
-    """Refuse what `images` names and what is neither picture nor tar; a compressed tar is refused
-    when it is read.
+    """Refuse what `images` names if it is a packed archive or no regular file.
+
+    A compressed tar passes: it is refused when it is read, by a message of its own.
     """
     kind = "; it is no regular file" if not path.is_file() else kind_of_file(path)
     if not path.is_file() or ("unpack" in kind and not path.name.endswith(_TARS)):
@@ -209,10 +211,11 @@ def _check_container(path: Path) -> None:
 
 
 def unfolded(folder: Path) -> Iterator[Path]:
-    """Yield what is below a folder and no folder itself, in the same order on any file system.
+    """Yield everything below a folder that is no folder itself, in the same order on any file
+    system.
 
-    Each folder is visited once, so that a link upwards ends. Linked folders come last: a file has
-    its own path where there is one.
+    Each folder is visited once, so that a link upwards does not loop. Linked folders come last: a
+    file then keeps its own path, if it has one below the folder.
     """
     seen: set[str] = set()
     waiting = deque([folder])
@@ -231,7 +234,8 @@ def unfolded(folder: Path) -> Iterator[Path]:
 
 
 def _index(root: Path, patterns: Sequence[str], left_out: LeftOut) -> dict[str, list[StoredFile]]:
-    """Return the files by the last component of their names, as `compared` writes them."""
+    """Return the files by the last component of their names, as `compared` writes it."""
+    # The last component is equal in all spellings of a path, and makes a search one look-up
     index: dict[str, list[StoredFile]] = defaultdict(list)
     for path in _containers(root, patterns):
         if not path.is_file():
@@ -265,6 +269,7 @@ def _find(
 ) -> StoredFile:
     name = compared(check_name(annotation.name, annotation.where))
     same_name = index.get(PurePosixPath(name).name, [])
+    # From the strictest rule to the loosest: a file of exactly this name wins over similar ones
     found = [file for file in same_name if file.name == annotation.name]
     found = found or [file for file in same_name if compared(file.name) == name]
     found = found or [file for file in same_name if _is_end(file.name, annotation.name)]
@@ -293,6 +298,7 @@ def _is_end(one: str, other: str) -> bool:
 
 
 def _claim(claims: dict[StoredFile, Annotation], file: StoredFile, annotation: Annotation) -> None:
+    # A name twice is refused in `preparation.py`; here two names found the same file
     claim = claims.setdefault(file, annotation)
     if claim.name != annotation.name:
         raise Unusable(

@@ -1,7 +1,7 @@
-"""One picture from bytes to a square RGB array, with every way a file can be bad turned into a
-message.
+"""Turns the bytes of one picture into a square RGB array, and each fault of a file into a message.
 
-The geometry is that of ALBEF and BLIP: bicubic straight to the square, whatever the aspect ratio.
+As in ALBEF and BLIP, a picture is resized straight to the square by bicubic interpolation, whatever
+its aspect ratio.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from tasks.core.data.left_out import Unusable
 
 LOGGER = logging.getLogger("vl_distillery")
 
-# Only decoders of pixel formats: PIL would start Ghostscript for an EPS file. JPEG includes the MPO
+# Only formats of pixels: for an EPS file PIL would start Ghostscript. JPEG includes the MPO format
 # of some cameras.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _JPEG, _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
-# More zeros than entropy coding ends with.
+# A whole picture does not end in so many zeros, because entropy coding leaves no long runs of them.
 _ZEROS = 64
-# Of a WebP, before its first chunk.
+# Bytes of a WebP before its first chunk.
 _RIFF_BYTES = 12
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -51,7 +51,7 @@ def open_image(data: bytes, source: str) -> Image.Image:
             "picture of too many pixels",
             f"the image is too large to decode safely ({error}); scale the file down",
         ) from error
-    # The header parsers of PIL raise nearly anything on hostile bytes.
+    # The header parsers of PIL raise errors of nearly any type for hostile bytes.
     except Exception as error:
         kind = kind_of(data[:HEAD_BYTES])
         allowed = ", ".join(FORMATS)
@@ -82,18 +82,21 @@ def open_image(data: bytes, source: str) -> Image.Image:
 def _without_metadata(data: bytes) -> bytes:
     """Return a PNG without the chunks that decide no pixel: texts, profiles, times.
 
-    PIL refuses a picture for a large or damaged one. A whole EXIF chunk, which holds the
-    orientation, stays; so does what is behind a length that does not fit.
+    PIL refuses the whole picture when such a chunk is large or damaged. An undamaged EXIF chunk
+    stays, because it holds the orientation. If the length of a chunk does not fit, everything from
+    there on stays, and PIL judges it.
     """
     if not data.startswith(_PNG):
         return data
     kept, place = [_PNG], len(_PNG)
+    # A chunk is its length (4 bytes), type (4), content and checksum (4)
     while place + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, place)
         end = place + 12 + length
         if end > len(data):
             break
         chunk = data[place:end]
+        # The format marks chunks that a decoder needs by a capital first letter of the type
         is_critical = chunk[4:5].isupper()
         if is_critical or (chunk[4:8] == b"eXIf" and _is_whole(chunk)):
             kept.append(chunk)
@@ -106,9 +109,12 @@ def _is_whole(chunk: bytes) -> bool:
 
 
 def _has_lost_its_end(data: bytes, num_pixels: int) -> bool:
-    """Return whether a JPEG or WebP has zeros for its last pixels: decoders take them for grey."""
+    """Return whether a JPEG or WebP ends in zeros, as a broken download does. Decoders do not
+    complain and paint the lost pixels grey.
+    """
     if data.startswith(_JPEG) and data.endswith(bytes(_ZEROS)):
-        # Inside a scan neither mark can be: a zero byte follows each 0xff there.
+        # Inside a scan a zero byte follows each 0xff, so neither mark can be there. Zeros behind
+        # the end mark are padding, and zeros in a scan without it are lost pixels.
         return data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN)
     if data.startswith(b"RIFF"):
         # One colour on 36 million pixels ends in 3,464 zeros: 1 byte for 10,000 pixels.
@@ -131,9 +137,9 @@ def _num_webp_zeros(data: bytes) -> int:
 def decode(image: Image.Image, source: str, *, image_size: int, max_pixels: int) -> np.ndarray:
     """Return the picture as RGB at the wanted size.
 
-    EXIF orientation is applied. Other modes are converted; an alpha channel is dropped, not
-    blended, as in ALBEF and BLIP. Animations give their first frame. A picture that has the size
-    already is not resampled.
+    The EXIF orientation is applied. Other modes are converted to RGB. An alpha channel is dropped
+    and not blended, as in ALBEF and BLIP. Animations give their first frame. A picture that has the
+    size already is not resampled.
 
     Args:
         image: from `open_image`, or drawn.
@@ -169,7 +175,7 @@ def decode(image: Image.Image, source: str, *, image_size: int, max_pixels: int)
         picture = _to_rgb(upright)
         if picture.size != (image_size, image_size):
             picture = picture.resize((image_size, image_size), Image.Resampling.BICUBIC)
-    # PIL's decoders raise OSError, SyntaxError, struct.error, EOFError and others on damaged data.
+    # For damaged data PIL's decoders raise OSError, SyntaxError, struct.error, EOFError and others.
     except Exception as error:
         raise Unusable(
             source,
@@ -180,10 +186,10 @@ def decode(image: Image.Image, source: str, *, image_size: int, max_pixels: int)
 
 
 def _upright(image: Image.Image, source: str) -> Image.Image:
-    """Return the picture turned as its EXIF data say, or as it is when they cannot be read."""
+    """Return the picture turned as its EXIF data say, or unturned when they cannot be read."""
     try:
         return ImageOps.exif_transpose(image)
-    # The EXIF parser of PIL raises nearly anything, and no pixel depends on what it reads.
+    # The EXIF parser of PIL raises errors of nearly any type. The pixels are whole without it.
     except Exception as error:
         LOGGER.warning(
             "%s: its EXIF data cannot be read (%s); the picture is taken as it is stored",
@@ -198,11 +204,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image.load()
         return image
     if image.mode.startswith("I;16"):
-        # Scientific and scanned PNG or TIFF: PIL's own conversion would clip 16 bits instead of
-        # scaling them.
+        # Scientific and scanned PNG or TIFF have 16 bits. PIL's own conversion would clip them to
+        # 255, so the upper 8 bits are taken.
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert(
             "RGB"
         )
+    # PIL warns when a palette with transparency is converted without going through RGBA
     if image.mode == "P":
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")

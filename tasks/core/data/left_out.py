@@ -1,7 +1,11 @@
-"""What of a dataset cannot be used: found in one run, counted by reason, refused when too much.
+"""Counts what a dataset has that cannot be used, by reason, and stops the run when it is too much.
 
-A bad row, member or picture raises `Unusable`. `LeftOut.catching` records it and goes on; whatever
-else is raised stops the run at once. `preparation.py` calls `check` when all pictures are decoded.
+A bad row, member or picture raises `Unusable`. `LeftOut.catching` records it and goes on, so that
+one run finds all of them. Any other error stops the run at once. `preparation.py` calls `check`
+when all pictures are decoded.
+
+Two kinds are counted. *Refused* things should have been used, and a limit holds for their share.
+*Mentioned* things are left out by a rule or an option, without a limit.
 """
 
 from __future__ import annotations
@@ -15,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 LOGGER = logging.getLogger(__name__)
-# Of a reason: names kept at all, and those of them that the manifest holds.
+# Places kept for each reason, and how many of them the manifest holds.
 _NAMED, _STORED = 20, 3
-# Characters of a message or a place.
+# Most characters of a message or a place.
 _LONGEST = 1500
 
 
@@ -26,7 +30,7 @@ class Unusable(ValueError):
 
     Args:
         where: its place, which starts the message.
-        reason: a few words, the same for all faults of a kind.
+        reason: a few words, equal for all faults of one kind; the tally is by reason.
         problem: what is wrong, what was received, what is allowed, where to change it.
     """
 
@@ -37,7 +41,7 @@ class Unusable(ValueError):
 
 @dataclass
 class _Tally:
-    """Things left out for one reason: their number, the first places, the first whole message."""
+    """What is kept for one reason: the count, the first places, and the first whole message."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -53,9 +57,9 @@ class LeftOut:
     """Counts what readers and preparation leave out.
 
     Args:
-        max_share: largest share that may be refused, of everything that was there (0..1).
-        root: the dataset folder, from which the facts name places: a manifest holds no path of a
-            machine. Null where the dataset has none.
+        max_share: largest share of all things that may be refused (0..1).
+        root: the dataset folder. Facts name places relative to it, since a manifest holds no path
+            of a machine. None for a dataset without a folder.
     """
 
     def __init__(self, max_share: float, root: str | None = None) -> None:
@@ -79,8 +83,8 @@ class LeftOut:
         tally.message = tally.message or str(error)
 
     def mention(self, reason: str, where: str) -> None:
-        """Count something that no rule wants, such as a split that an option leaves out: it is
-        reported, and no limit holds for it.
+        """Count something that a rule or an option leaves out, such as a split. It is reported, and
+        no limit holds for it.
         """
         self._mentioned.setdefault(reason, _Tally()).add(printable(where))
 
@@ -122,7 +126,7 @@ class LeftOut:
         for reason, tally in self._refused.items():
             lines.append(f"\n  {tally.count} x {reason}: {tally.message}")
             if tally.count > 1:
-                # The path of a file is in the message: here its rows are enough.
+                # The message names the file already, so its other rows are listed without it
                 file = f"{tally.first[0].partition(': ')[0]}: "
                 others = ", ".join(where.removeprefix(file) for where in tally.first[1:])
                 lines.append(f"\n    also {others}")
@@ -134,8 +138,10 @@ class LeftOut:
 
 
 def printable(text: str) -> str:
-    """Return the text with control characters and lone surrogates written as escapes, and the
-    middle of a long one left out: names of files reach terminals.
+    """Return the text with control characters and lone surrogates written as escapes. The middle of
+    a long text is left out.
+
+    Texts hold names of files, which may hold anything, and end up in terminals.
     """
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"

@@ -1,5 +1,5 @@
-"""From examples to a prepared dataset: all pictures of one size in one file, splits and captions
-beside it.
+"""Writes a prepared dataset from examples: all pictures at one size in one file, and beside it the
+splits and captions.
 
 Files: `images.safetensors` (`images`, (N, S, S, 3) uint8), `images.parquet` (name, split) and
 `captions.parquet` (image_idx, text). Images stand in the order train, val, test;
@@ -29,8 +29,8 @@ from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.foundations.file_names import CAPTIONS, IMAGES, NAMES
 from tasks.core.foundations.records import SPLITS, ImageCaptions
 
-# Two threads: JPEG decoding and resampling leave the interpreter lock. The window bounds the
-# pictures held at once.
+# Threads help, because JPEG decoding and resampling release the interpreter lock. The window bounds
+# the number of pictures in memory.
 _NUM_THREADS, _WINDOW = 2, 16
 
 
@@ -45,9 +45,9 @@ def prepare(
 ) -> dict[str, Any]:
     """Write the prepared dataset into the folder `work`; equal examples give equal bytes.
 
-    The check of the disk comes before the first picture is opened. What cannot be used is found in
-    all examples and pictures before `left_out` judges it. Pictures go to the file one by one, so
-    memory holds the names and captions and at most `_WINDOW` pictures.
+    The disk is checked before the first picture is opened. All examples and pictures are read
+    before `left_out` judges how many cannot be used, so that one run names every fault. Pictures go
+    to the file one by one: memory holds the names, the captions and at most `_WINDOW` pictures.
 
     Args:
         examples: in any order; each split keeps its order.
@@ -70,13 +70,14 @@ def prepare(
     rows = check_examples(examples, left_out)
     check_free_space(required_bytes(rows, image_size), shutil.disk_usage(work).free, work)
     try:
-        # Tables come last: a picture that cannot be used takes its row with it.
+        # Tables come last, because a picture that cannot be used has no row in them
         rows = _write_images(
             rows, work / IMAGES, image_size, max_pixels, left_out, progress or _ignore
         )
         left_out.check(len(rows))
         _check_splits(rows)
         _write_tables(rows, work)
+    # Also when the user stops the run: nothing half-written stays
     except BaseException:
         for name in (IMAGES, NAMES, CAPTIONS):
             (work / name).unlink(missing_ok=True)
@@ -99,7 +100,7 @@ def check_examples(examples: Iterable[ImageCaptions], left_out: LeftOut) -> list
     """Return the examples sorted by split (train, val, test) after checking all but the pictures.
 
     Args:
-        left_out: has counted what the reader refused, and takes an example with a bad or repeated
+        left_out: has counted what the reader refused. It takes examples with a bad or repeated
             name, an unknown split, no caption or an empty one.
 
     Raises:
@@ -123,6 +124,7 @@ def check_examples(examples: Iterable[ImageCaptions], left_out: LeftOut) -> list
                 )
             by_split[example.split].append(example)
     rows = list(itertools.chain.from_iterable(by_split.values()))
+    # A split may be empty because its examples were refused: then `check` says so first
     if not all(by_split.values()):
         left_out.check(len(rows))
     _check_splits(rows)
@@ -143,6 +145,7 @@ def _check_splits(rows: Sequence[ImageCaptions]) -> None:
 
 def required_bytes(rows: Sequence[ImageCaptions], image_size: int) -> int:
     """Return an upper estimate of the bytes that preparing `rows` writes."""
+    # Per text 16 bytes for its place in a table, and 64 KiB in all for headers of files
     needed = len(rows) * image_size * image_size * 3 + 65_536
     for row in rows:
         for text in (row.name, *row.captions):
@@ -184,11 +187,10 @@ def _write_images(
     left_out: LeftOut,
     progress: Callable[[int, int], None],
 ) -> list[ImageCaptions]:
-    """Write the safetensors file by hand, its header, then the pictures as they come; return the
-    rows with a picture that can be used.
+    """Write the safetensors file of the pictures, and return the rows with a usable picture.
 
-    Plain writes rather than a writable memory map: mapped pages would count as this process's
-    memory, N x S x S x 3 bytes.
+    The header is written by hand, and the pictures follow one by one. A writable memory map would
+    do too, but its pages count as memory of this process, N x S x S x 3 bytes.
     """
     total = len(rows)
     used: list[ImageCaptions] = []
@@ -197,12 +199,14 @@ def _write_images(
     with path.open("wb") as handle:
         handle.write(header)
         for done, (row, decoded) in enumerate(_decoded(rows, image_size, max_pixels), start=1):
+            # `result` raises what was wrong with the picture, before anything of it is written
             with left_out.catching():
                 handle.write(decoded.result().data)
                 used.append(row)
             if done * 100 // total != (done - 1) * 100 // total:
                 progress(done, total)
-        # A smaller number may be shorter: spaces keep the pictures where they are.
+        # The true number of pictures is known only here. Spaces keep the header as long as before,
+        # so that the pictures stay in place.
         handle.seek(0)
         shape = (len(used), image_size, image_size, 3)
         handle.write(tensor_header("images", shape, len(header)))
@@ -210,11 +214,11 @@ def _write_images(
 
 
 def tensor_header(name: str, shape: tuple[int, ...], min_bytes: int = 0) -> bytes:
-    """Return the beginning of a safetensors file with one uint8 tensor: length (8 bytes, little
-    endian) and JSON.
+    """Return the beginning of a safetensors file with one uint8 tensor: the length of the JSON (8
+    bytes, little endian) and the JSON.
 
     Spaces pad the JSON to a multiple of 8 bytes, as the format asks, so that the data are aligned.
-    They also pad the whole to `min_bytes`.
+    They also pad the result to at least `min_bytes`.
     """
     num_bytes = int(np.prod(shape, dtype=np.int64))
     text = json.dumps(
@@ -229,8 +233,9 @@ def tensor_header(name: str, shape: tuple[int, ...], min_bytes: int = 0) -> byte
 def _decoded(
     rows: Sequence[ImageCaptions], image_size: int, max_pixels: int
 ) -> Iterator[tuple[ImageCaptions, Future[np.ndarray]]]:
-    """Yield each row with its (S, S, 3) uint8 picture or what was wrong with it; opened here,
-    decoded in the threads.
+    """Yield each row, in order, with a future of its (S, S, 3) uint8 picture or of the fault in it.
+
+    Pictures are opened in this thread, as `open_image` has to be, and decoded in the others.
     """
     window: deque[tuple[ImageCaptions, Future[np.ndarray]]] = deque()
     with ThreadPoolExecutor(_NUM_THREADS, "decode") as pool:
@@ -253,6 +258,7 @@ def _submitted(
     try:
         image = row.load()
     except Unusable as error:
+        # A future too, so that the fault is raised when it is the turn of this row
         failed: Future[np.ndarray] = Future()
         failed.set_exception(error)
         return failed

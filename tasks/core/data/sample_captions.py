@@ -1,4 +1,4 @@
-"""The captions of an example that is stored as files of one key: `a.jpg` beside `a.txt` or
+"""Reads the captions of an example that is stored as files of one key: `a.jpg` beside `a.txt` or
 `a.json`.
 """
 
@@ -16,25 +16,25 @@ from tasks.core.data.annotations import (
 )
 from tasks.core.data.left_out import LeftOut, Unusable
 
-# Endings of the files that have captions.
+# Endings of files with captions.
 ENDINGS = ("txt", "json")
-# Largest of them that is read, bytes.
+# Largest file of captions that is read, bytes.
 MAX_BYTES = 1 << 24
 
 
 def captions_of(
     texts: Mapping[str, bytes], others: Sequence[str], where: str, left_out: LeftOut
 ) -> tuple[str, ...]:
-    """Return the captions: the lines of `.txt` that are not blank; where there is no `.txt`,
+    """Return the captions: the lines of `.txt` that are not blank. Without a `.txt`, they are
     `captions` (a list) or else `caption` of `.json`.
 
     Args:
-        texts: the bytes by ending, one of `ENDINGS`.
+        texts: {ending: bytes}, endings out of `ENDINGS`.
         others: endings of other files of the key, for messages.
         left_out: counts members of `.json` that are there twice.
 
     Raises:
-        Unusable: there are none, or one cannot be used.
+        Unusable: there are no captions, or one cannot be used.
     """
     if "txt" in texts:
         text = decode_text(texts["txt"], f"{where}.txt")
@@ -43,7 +43,7 @@ def captions_of(
             place = f"{where}.json"
             entry = parse_json(decode_text(texts["json"], place), place, left_out)
             whole = entry.get("caption") if isinstance(entry, dict) else None
-            # img2dataset writes a caption into both: its line breaks do not part captions.
+            # img2dataset writes one caption into both files. Line breaks in it separate nothing.
             if isinstance(whole, str) and whole.split() == text.split():
                 lines = [whole]
         return check_captions(lines, f"{where}.txt")

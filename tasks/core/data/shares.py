@@ -1,5 +1,5 @@
-"""Splits of datasets that come without one: a file that several splits name is divided by a seeded
-share, which the options state.
+"""Divides datasets that come without splits: the images of a file that several splits name are
+divided by stated shares and a seed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tasks.core.foundations.section import Range, Section
 from tasks.core.foundations.seeding import derive_seed
 
 Part = Annotated[float, Range(ge=0.0, le=1.0)]
-# How far the sum of three shares may be from 1, for the sake of 0.1 + 0.2.
+# How far the sum of three shares may be from 1: 0.1 + 0.2 is not 0.3 in floats.
 _ROUNDING = 1e-9
 
 
@@ -25,9 +25,9 @@ class Shares(Section):
     """How images are divided.
 
     Attributes:
-        seed: says which image comes where.
-        train, val, test: shares of the images (0..1), together 1. Of files that two splits name
-            the shares of these two count, scaled to 1.
+        seed: decides the split of each image.
+        train, val, test: shares of the images (0..1), together 1. For a file that only two splits
+            name, the shares of these two are scaled to 1.
     """
 
     seed: Annotated[int, Range(ge=0)]
@@ -38,11 +38,11 @@ class Shares(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class SharedFiles(SplitFiles):
-    """The options that readers of files without splits have.
+    """The options that all readers of files without splits have.
 
     Attributes:
-        shares: divides the images of files that several splits name; null where each file has one
-            split.
+        shares: how the images of files that several splits name are divided; null where each file
+            has one split.
     """
 
     shares: Shares | None
@@ -96,8 +96,8 @@ def divided(images: Sequence[tuple[str, tuple[str, ...]]], shares: Shares | None
 
     Images of the same splits are ranked by a digest of seed and name, and the ranks are cut at the
     shares. So counts are exact to one image, the order of files changes nothing, and a new image
-    moves few others. Names count as they are compared, so that copies on other systems are divided
-    alike.
+    moves few others. The digest takes names in the form in which they are compared, so that copies
+    on other systems are divided equally.
     """
     found = [splits[0] for _, splits in images]
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -110,11 +110,13 @@ def divided(images: Sequence[tuple[str, tuple[str, ...]]], shares: Shares | None
         ranks = {}
         for position in positions:
             name = images[position][0]
+            # The name breaks a tie of two digests
             ranks[position] = derive_seed(shares.seed, "split", compared(name)), name
         ranked = sorted(positions, key=ranks.__getitem__)
         whole = sum(getattr(shares, split) for split in splits)
         begin, done = 0, 0.0
         for split in splits:
+            # The sum of shares is rounded, not each share: rounding errors do not add up
             done += getattr(shares, split)
             end = round(done / whole * len(ranked))
             for position in ranked[begin:end]:

@@ -1,4 +1,6 @@
-"""Datasets stored as many like files: shards or tables, named by globs for each split."""
+"""Finds the files of datasets stored as many similar files (shards or tables), named by globs for
+each split.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,9 @@ class SplitFiles(Section):
 
 
 def files_of_splits(config: SplitFiles) -> dict[Path, tuple[str, ...]]:
-    """Return every file that the options name, with the splits whose options name it.
+    """Return every file that the options name, with the splits that name it.
 
-    The order is that of the splits, then of their patterns, then of the names that match one.
+    Files are in the order of splits, then of patterns, then of names that match a pattern.
 
     Raises:
         FileNotFoundError: there is no such folder, or a pattern matches no file.
@@ -47,16 +49,19 @@ def files_of_splits(config: SplitFiles) -> dict[Path, tuple[str, ...]]:
             )
         for pattern in patterns:
             for path in _files(root, pattern, split):
+                # Two patterns of a split may match one file, which counts once
                 found = splits.get(path, ())
                 splits[path] = found if split in found else (*found, split)
     return splits
 
 
 def check_columns(option: str, picture: str, captions: Sequence[str]) -> None:
-    """Raise ValueError when `captions` has a column twice, or that of pictures.
+    """Raise ValueError when `captions` has a column twice, or has the column of pictures.
 
     Args:
         option: the parameter that holds `picture`, for messages.
+        picture: the column of pictures, or of their names.
+        captions: the columns of captions.
     """
     columns = [picture, *captions]
     [(name, count)] = Counter(columns).most_common(1)
@@ -69,7 +74,7 @@ def check_columns(option: str, picture: str, captions: Sequence[str]) -> None:
 
 
 def only_split(path: Path, splits: Sequence[str]) -> str:
-    """Return the split of a file that belongs to one; raise ValueError when several name it."""
+    """Return the one split of a file; raise ValueError when several splits name the file."""
     if len(splits) > 1:
         raise ValueError(
             f"{path} is named by `{'` and by `'.join(splits)}` of the dataset, allowed is one "
@@ -81,8 +86,8 @@ def only_split(path: Path, splits: Sequence[str]) -> str:
 def split_digests(
     root: str, splits: Mapping[Path, Sequence[str]], digest_of: Callable[[Path], str]
 ) -> list[tuple[str, list[str], str]]:
-    """Return (name relative to `root`, splits, digest of the content) of every file, in their
-    order.
+    """Return (name relative to `root`, splits, digest of the content) for each file, in the order
+    of `splits`.
     """
     return [
         (path.relative_to(root).as_posix(), list(named), digest_of(path))
@@ -91,13 +96,14 @@ def split_digests(
 
 
 def matches(root: Path, pattern: str, field: str, allowed: str) -> list[Path]:
-    """Return what a name or glob matches inside the dataset folder, sorted.
+    """Return what a name or glob matches inside the dataset folder, sorted. `.` is the folder.
 
     Args:
-        field: the parameter that holds `pattern`, and `allowed` what it may name, for messages.
+        field: the parameter that holds `pattern`, for messages.
+        allowed: what `pattern` may name, for messages.
 
     Raises:
-        ValueError: it leaves the folder.
+        ValueError: the pattern leads out of the folder.
     """
     parts = PurePosixPath(pattern).parts
     if PurePosixPath(pattern).is_absolute() or ".." in parts:
@@ -109,7 +115,7 @@ def matches(root: Path, pattern: str, field: str, allowed: str) -> list[Path]:
 
 
 def no_match(root: Path, pattern: str, field: str, problem: str) -> FileNotFoundError:
-    """Return the error that a pattern matches `problem`, such as "nothing"."""
+    """Return the error for a pattern that matches `problem`, such as "nothing"."""
     return FileNotFoundError(
         f"`{field}` of the dataset has {pattern!r}, which matches {problem} in {root}; the "
         f"folder holds {first_names(root)}; change it in params.yaml"

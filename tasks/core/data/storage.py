@@ -1,6 +1,6 @@
-"""The files of a prepared dataset: images, captions, embeddings and features.
+"""Loads the files of a prepared dataset: images, captions, embeddings and features.
 
-Reading goes through memory maps: a dataset larger than memory costs only the rows that are touched.
+They are memory maps: of a dataset larger than memory, only the rows that are used are read.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ def load_split(prepared: Path, embeddings: Path, split: str, features: Path | No
             f"{prepared}: split {split!r} has no images; the dataset needs train, val and test "
             "images"
         )
-    # A split is contiguous, and captions ascend with their images: slices of the memory maps, no
-    # copy of the rest.
+    # A split is contiguous, and captions ascend with their images (`preparation.py`). So a split is
+    # slices of the memory maps, without a copy.
     first, last = int(rows[0]), int(rows[-1]) + 1
     owners = captions["image_idx"].to_numpy()
     begin, end = int(owners.searchsorted(first)), int(owners.searchsorted(last))
+    # Mode "c" makes the array writable, as torch wants it, and never changes the file
     embeds = torch.from_numpy(
         map_tensor(embeddings / EMBEDDINGS, "embeddings", mode="c")[begin:end]
     )

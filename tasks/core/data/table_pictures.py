@@ -1,5 +1,5 @@
-"""Pictures in the rows of Parquet tables, read forward a few rows at a time; `datasets/parquet.py`
-is the reader that needs them.
+"""Reads pictures in the rows of Parquet tables, forward and a few rows at a time, for
+`datasets/parquet.py`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from tasks.core.data.tables import Leaf, open_table
 
 
 class PictureReader:
-    """Reads the pictures of a column: in ascending order one pass over a table; a step back begins
-    the row group again.
+    """Reads the pictures of a column. In ascending order they take one pass over a table. A step
+    back begins the row group again.
 
-    Memory holds a page and a few pictures of one table (`Table.arrays`). Not for several threads at
-    once.
+    Memory holds a page and a few pictures of one table (`Table.arrays`). Two threads must not use a
+    reader at once.
     """
 
     def __init__(self, leaf: Leaf) -> None:
         self.leaf = leaf
+        # Row group that is open, its remaining arrays, and the rows of the current array: number of
+        # the first one, and values
         self._place: tuple[Path, int] | None = None
         self._arrays: Iterator[Any] = iter(())
         self._first = 0
@@ -50,6 +52,7 @@ class PictureReader:
                     "complete"
                 )
         value = self._values[row - self._first].as_py()
+        # A row that became null since it was indexed: opening no bytes gives the message
         return value if value is not None else b""
 
 
@@ -58,7 +61,7 @@ class TablePicture(StoredImage):
     """Opens a picture that a row of a table holds: the `load` of an `ImageCaptions`.
 
     Attributes:
-        reader: shared by the pictures of a dataset, so that few rows are held.
+        reader: shared by all pictures of a dataset, so that memory holds few rows.
         group, row: the row group of `file.container`, and the row inside it.
     """
 
@@ -67,7 +70,7 @@ class TablePicture(StoredImage):
     row: int
 
     def __call__(self) -> Image.Image:
-        """Return the picture, header read, pixels not decoded, in the mode of its file.
+        """Return the picture in the mode of its file. Its header is read, its pixels not yet.
 
         Raises:
             FileNotFoundError: the table has gone since it was indexed.

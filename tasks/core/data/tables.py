@@ -1,5 +1,5 @@
-"""Parquet tables of image-caption datasets: opening them, the types of their columns, and their
-values a few rows at a time.
+"""Opens Parquet tables of image-caption datasets, checks the types of their columns, and reads
+their values a few rows at a time.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from tasks.core.data.file_kinds import kind_of_file
 
 _LISTS = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
 PICTURE = "binary, a struct with the binary field `bytes`, or text (a path)"
-# Rows decoded at once, and bytes read at once: a row group, which may be the whole file, is
-# streamed page by page.
+# Rows decoded at once, and bytes read at once. A row group may be the whole file, so it is streamed
+# page by page.
 _ROWS, _BUFFER_BYTES = 8, 1 << 20
-# The same for texts, and what those of a row group may take, bytes.
+# Rows of texts decoded at once, and the most bytes that the texts of a row group may take.
 _TEXT_ROWS, _MAX_TEXT = 64, 1 << 29
-# Rows of one table: their captions and names are held, in about a gigabyte.
+# Most rows of one table. Their captions and names are held in memory, in about a gigabyte.
 MAX_ROWS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A column of values: `column` itself, or the field `inner` of the structs in it."""
+    """A column of values: `column` itself, or the field `inner` of the structs in `column`."""
 
     column: str
     inner: str | None = None
@@ -40,7 +40,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Table:
-    """An open table; what it raises about damaged data is a ValueError that names its path."""
+    """An open table. For damaged data its methods raise a ValueError that names its path."""
 
     path: Path
     file: pq.ParquetFile
@@ -50,11 +50,11 @@ class Table:
         return int(self.file.metadata.row_group(group).num_rows)
 
     def entries(self, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
-        """Yield the rows of a row group, as far as `columns` go.
+        """Yield the rows of a row group, {column: value} for the given columns.
 
         Raises:
-            ValueError: their values take more than `_MAX_TEXT` bytes: a few repeated ones may
-                unpack to any size.
+            ValueError: the values take more than `_MAX_TEXT` bytes. A few bytes of repeated values
+                may unpack to any size.
         """
         if not columns:
             yield from [{}] * self.num_rows(group)
@@ -74,19 +74,18 @@ class Table:
                 yield from batch.to_pylist()
 
     def arrays(self, group: int, leaf: Leaf) -> Iterator[Any]:
-        """Yield the values of a row group in order, arrow arrays of at most `_ROWS`."""
+        """Yield the values of a row group in order, as arrow arrays of at most `_ROWS` values."""
         with _named(self.path):
             for batch in self.file.iter_batches(
                 batch_size=_ROWS, row_groups=[group], columns=[str(leaf)], use_threads=False
             ):
                 values = batch.column(leaf.column)
-                # Unlike `field` of an array, struct_field is null where the struct is.
+                # struct_field is null where the struct is null; `field` of an array is not
                 yield values if leaf.inner is None else pc.struct_field(values, leaf.inner)
 
     def null_rows(self, group: int, leaf: Leaf) -> list[int]:
-        """Return the rows of a row group that hold no value; its statistics say when there are
-        none, else the values are read.
-        """
+        """Return the rows of a row group that hold no value."""
+        # The statistics of the file often say that there are none, which saves reading pictures
         chunks = self.file.metadata.row_group(group)
         for number in range(chunks.num_columns):
             chunk = chunks.column(number)
@@ -105,22 +104,27 @@ class Table:
         return rows
 
     def check_text(self, column: str, field: str) -> None:
-        """Raise ValueError when `column`, which the parameter `field` names, is neither of text nor
-        of whole numbers.
+        """Raise ValueError unless `column` holds text or whole numbers.
+
+        Args:
+            field: the parameter that names the column, for the message.
         """
         kind = self._type(column, field)
         if not _is_text(kind) and not pa.types.is_integer(kind):
             raise self._wrong_type(column, kind, "text or whole numbers", field)
 
     def caption_leaf(self, column: str) -> Leaf:
-        """Return where a column of `captions` has its texts: in itself, or for `sentences.raw` in
-        the field `raw` of the structs that the lists of the column `sentences` hold.
+        """Return the place of the texts of a caption column.
+
+        It is the column itself. For `sentences.raw` it is the field `raw` of the structs in the
+        lists of the column `sentences`.
 
         Raises:
             ValueError: there is no such column, or it holds no text and no lists of texts.
         """
         base, _, inner = column.rpartition(".")
         names = self.file.schema_arrow.names
+        # A column may have a point in its own name, and that one is meant first
         leaf = Leaf(base, inner) if column not in names and base in names else Leaf(column)
         kind = stored = self._type(leaf.column, "captions")
         if _is_list(kind):
@@ -132,8 +136,8 @@ class Table:
         return leaf
 
     def picture_leaves(self, column: str) -> tuple[Leaf | None, Leaf | None]:
-        """Return where the picture column has the bytes of pictures, and where it has paths; None
-        where it has none.
+        """Return the place of the bytes of pictures in the picture column, and the place of their
+        paths. Each is None where the column has none.
 
         Raises:
             ValueError: there is no such column, or it has neither.
@@ -215,6 +219,7 @@ def _fields(kind: Any) -> dict[str, Any]:
 
 
 def _is_text(kind: Any) -> bool:
+    # A dictionary type stores each different text once, and is a column of text too
     value = kind.value_type if isinstance(kind, pa.DictionaryType) else kind
     return str(value) in ("string", "large_string", "string_view")
 

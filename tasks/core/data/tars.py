@@ -1,7 +1,8 @@
-"""The members of an uncompressed tar, and whether it is whole.
+"""Lists the members of an uncompressed tar, and checks whether it is whole.
 
-Python's tarfile takes a damaged header for the end of the archive. Here every byte is accounted
-for: members, then zero blocks, then nothing. A header is parsed by `tarfile.TarInfo.frombuf`.
+A tar is a sequence of members, each a header block of 512 bytes and its content, padded to whole
+blocks. Zero blocks end it. Python's tarfile takes a damaged header for the end. Here every byte is
+accounted for: members, then zeros, then nothing. `tarfile.TarInfo.frombuf` parses a header.
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ from tasks.core.data.file_kinds import kind_of_file
 from tasks.core.data.left_out import printable
 
 _BLOCK = tarfile.BLOCKSIZE
-# Largest header of a long name or of comments that is read, bytes: a name has 4096 at most.
+# Largest header of a long name or of comments that is read, bytes. A name has at most 4096.
 _MAX_HEADER = 1 << 20
-# Members of one tar, folders too: about ten seconds and 200 MB in a reader.
+# Most members of one tar, folders included. They take about ten seconds and 200 MB in a reader.
 MAX_MEMBERS = 300_000
-# Bytes of a tar from which on reading all of it takes more than a moment.
+# A tar of more bytes is checked before all of it is read for its digest.
 _LARGE = 1 << 30
-# Largest record that is believed, bytes; as many zeros may end a tar.
+# Programs fill the last record of a tar with zeros. This is the largest record allowed for, bytes.
 _MAX_RECORD = 1 << 22
-# Headers in a row that precede a member: those of its names, comments and of the whole archive.
+# Most headers in a row before a member: for its names, its comments and the whole archive.
 _MAX_EXTENSIONS = 16
-# Bytes that the last member's content is looked at, when the end of the tar tells too little.
+# Bytes at the end of the last member that are looked at when the end of the tar tells too little.
 _LAST = 64
 _RECORD = re.compile(rb"(\d{1,10}) ([^=\n]+)=")
-# Headers about the member that follows, and members without content whatever size they state.
+# Types of headers about the next member, and types of members that have no content even if they
+# state a size
 _EXTENSIONS = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -55,8 +57,8 @@ class Member:
 
     Attributes:
         offset, num_bytes: where its content lies in the tar.
-        is_file: it has bytes of its own, or is a hard link to such a member before it; links,
-            devices and sparse files have none.
+        is_file: whether the range holds the bytes of a file. That is so for plain files and for
+            hard links to an earlier one. Other links, devices and sparse files have no such range.
     """
 
     name: str
@@ -70,7 +72,7 @@ class Tar:
     """The members in their order.
 
     Attributes:
-        doubt: why its end does not prove that these are all, or nothing.
+        doubt: why the end of the tar does not prove that these are all, or "".
     """
 
     members: list[Member]
@@ -78,11 +80,11 @@ class Tar:
 
 
 def read_tar(path: Path) -> Tar:
-    """Return the members of a tar; of its content only the headers are read.
+    """Return the members of a tar. Only headers are read, and in doubt the end of the last member.
 
     Raises:
-        ValueError: it is cut short, zeroed, changed or compressed, the message has the byte; or it
-            has more than `MAX_MEMBERS`.
+        ValueError: it is cut short, zeroed, changed or compressed, and the message has the byte. Or
+            it has more than `MAX_MEMBERS` members.
     """
     num_bytes, place, count = path.stat().st_size, 0, 0
     found: list[Member] = []
@@ -99,12 +101,14 @@ def read_tar(path: Path) -> Tar:
                 continue
             is_file = info.isreg() and "GNU.sparse.major" not in info.pax_headers
             member = Member(info.name, info.offset_data, info.size, is_file)
-            # tar packs a file with several names once; the other names are links to the first.
+            # tar packs a file with several names once. Its other names are hard links to the first.
             if info.islnk() and info.linkname in by_name:
                 target = by_name[info.linkname]
                 member = Member(info.name, target.offset, target.num_bytes, target.is_file)
             by_name[info.name] = member
             found.append(member)
+        # A copy that broke off where its space was reserved ends in zeros too. They then begin
+        # inside the last member.
         doubt = _doubt(handle, path, place, num_bytes)
         if doubt and found and found[-1].num_bytes >= _LAST:
             last = found[-1]
@@ -115,8 +119,8 @@ def read_tar(path: Path) -> Tar:
 
 
 def tar_digest(path: Path, digest_of: Callable[[Path], str]) -> str:
-    """Return the digest of a tar; a large one is looked at before all of it is read, since a file
-    with holes may say any size.
+    """Return the digest of a tar. A large one is checked first, since a file with holes may state
+    any size and take hours to read.
 
     Raises:
         ValueError: see `read_tar`.
@@ -127,11 +131,12 @@ def tar_digest(path: Path, digest_of: Callable[[Path], str]) -> str:
 
 
 def _next(handle: FileIO, path: Path, place: int, num_bytes: int) -> tarfile.TarInfo | None:
-    """Return the header at `place`, or None where zeros or nothing is; headers of a long name or of
-    pax records are applied to the one they precede.
+    """Return the header of the next member from `place` on, or None at zeros or at the end. Headers
+    with a long name or with pax records are applied to the member behind them.
     """
     extended: dict[str, str] = {}
     for _ in range(_MAX_EXTENSIONS):
+        # pread, because a member is found by its place and nothing between is read
         block = os.pread(handle.fileno(), _BLOCK, place)
         if not block.strip(b"\0"):
             return None
@@ -151,7 +156,7 @@ def _next(handle: FileIO, path: Path, place: int, num_bytes: int) -> tarfile.Tar
             )
         if info.type not in _EXTENSIONS:
             return info
-        # Headers for the whole archive hold a comment at most: they are stepped over unread.
+        # Headers for the whole archive hold at most a comment, so they are skipped unread
         if info.size > _MAX_HEADER and info.type != tarfile.XGLTYPE:
             raise _damaged(path, place, f"a header has {info.size} bytes, allowed {_MAX_HEADER}")
         if info.type != tarfile.XGLTYPE:
@@ -163,7 +168,7 @@ def _next(handle: FileIO, path: Path, place: int, num_bytes: int) -> tarfile.Tar
 
 
 def _apply(info: tarfile.TarInfo, extended: dict[str, str]) -> None:
-    """Give a header the name, the target and the size that the headers before it hold."""
+    """Give a header the name, the link target and the size from the headers before it."""
     info.pax_headers = extended
     info.name = extended.get("path", info.name)
     info.linkname = extended.get("linkpath", info.linkname)
@@ -173,29 +178,32 @@ def _apply(info: tarfile.TarInfo, extended: dict[str, str]) -> None:
 
 
 def _records(kind: bytes, data: bytes) -> dict[str, str]:
-    """Return the pax records of a header, or its long name under the key that pax has for it."""
+    """Return the pax records of a header, or its GNU long name under the key that pax uses."""
     if kind in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
         key = "path" if kind == tarfile.GNUTYPE_LONGNAME else "linkpath"
         return {key: _text(data.split(b"\0", 1)[0])}
     records: dict[str, str] = {}
     place = 0
+    # A record is "<length> <key>=<value>\n", and the length counts all of it
     while (match := _RECORD.match(data, place)) is not None:
         end = place + int(match[1])
         records[_text(match[2])] = _text(data[match.end() : end - 1])
+        # A false length must not lead backwards, into an endless loop
         place = max(end, match.end())
     return records
 
 
 def _doubt(handle: FileIO, path: Path, place: int, num_bytes: int) -> str:
-    """Return why the end of a tar at `place` does not prove that it is whole, or nothing.
+    """Return why the end of a tar at `place` does not prove that it is whole, or "".
 
     Raises:
-        ValueError: something else than zeros follows, or more than a record explains.
+        ValueError: something else than zeros follows, or more zeros than a record explains.
     """
     if num_bytes % _BLOCK:
         raise _damaged(path, num_bytes, f"the file ends there, inside a block of {_BLOCK} bytes")
     num_zeros = num_bytes - place
-    # `tar -b` writes other records, powers of two as a rule, and a file is a whole number of them.
+    # `tar -b` sets the size of records, as a rule a power of two, and a file is a whole number of
+    # them. So the largest power of two that divides its size bounds the size of a record.
     record = min(num_bytes & -num_bytes, _MAX_RECORD)
     most = 2 * _BLOCK + max(record, tarfile.RECORDSIZE)
     handle.seek(place)

@@ -1,7 +1,7 @@
-"""Rows of delimited text, csv and tsv, and the faults that programs leave in them.
+"""Reads the rows of delimited text, csv and tsv, and finds the faults that programs leave in them.
 
-Quotes are those of RFC 4180: a cell in quotes may hold the delimiter, line breaks, and quotes that
-are doubled. Blanks around a cell go, also those before its quotes.
+Quotes follow RFC 4180: a cell in quotes may hold the delimiter, line breaks, and doubled quotes.
+Blanks around a cell are removed, also those before its quotes.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from tasks.core.data.annotations import check_caption, read_text
 from tasks.core.data.left_out import Unusable
 
 _MISSING = ("nan", "null", "none")
-# Lines that a row may have: a quote that nobody closed takes all that follow.
+# Most lines of a row: a quote that is never closed would take all lines that follow.
 _MAX_LINES = 20
 
 
 def text_rows(
     path: Path, delimiter: str, refuse: Callable[[Unusable], None]
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yield the place and the cells of each row that is not blank: first those of the header, then
-    of rows with as many cells.
+    """Yield (place, cells) for the header and for each row with as many cells. Blank rows are
+    skipped.
 
     Args:
+        path: a text file, which may end in `.gz`.
+        delimiter: one character.
         refuse: takes the rows that cannot be used.
 
     Raises:
@@ -35,7 +37,7 @@ def text_rows(
     reader = csv.reader(
         io.StringIO(read_text(path), newline=""),
         delimiter=delimiter,
-        # Otherwise quotes after a blank are part of the text, and their commas part cells
+        # Otherwise quotes behind a blank would be text, and commas inside them would end a cell
         skipinitialspace=delimiter != " ",
         strict=True,
     )
@@ -46,7 +48,7 @@ def text_rows(
         try:
             row = next(reader, None)
         except csv.Error as error:
-            # Lines that a quote took are rows that nobody would count
+            # After an error inside a quote, the lines that it took would be lost uncounted
             if reader.line_num > first:
                 raise _open_quote(where, reader.line_num - first) from error
             refuse(_malformed(where, f"cannot be read ({error})"))
@@ -77,7 +79,7 @@ def text_rows(
 
 
 def check_cell(text: Any, where: str) -> str:
-    """Return the caption in a cell; raise Unusable for one that `check_caption` refuses, and for a
+    """Return the caption in a cell. Raise Unusable if `check_caption` refuses it, or if it is a
     missing value that a program wrote as text.
     """
     caption = check_caption(text, where)
@@ -92,15 +94,17 @@ def check_cell(text: Any, where: str) -> str:
 
 
 def _has_rows(cells: list[str], delimiter: str) -> bool:
-    """Whether a cell took the rows that follow, because its quote was closed by that of another.
+    """Return whether a cell swallowed the rows behind it, because the quote of a later row closed
+    its own.
 
-    Then it begins with the rest of its own row, goes on with whole rows, and ends with the
-    beginning of the last.
+    Such a cell has the rest of its own row, then whole rows, then the beginning of the last row.
     """
     for position, cell in enumerate(cells):
         lines = cell.replace("\r", "\n").split("\n")
         if len(lines) < 2:
             continue
+        # The number of cells in each line of this cell. A line with as many as a row is a swallowed
+        # row. Else the first line may complete its own row, and the last one begin another.
         counts = [line.count(delimiter) + 1 for line in lines]
         rest, beginning = len(cells) - position, position + 1
         if len(cells) in counts or (counts[0], counts[-1]) == (rest, beginning):

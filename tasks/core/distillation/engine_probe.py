@@ -67,7 +67,8 @@ def engine_of_network(
         engine, reason = explain_engine(is_encoder_frozen=is_encoder_frozen, facts=facts)
         LOGGER.info("engine: auto is %s for %s: %s", engine, _name(flat), reason)
         return engine
-    if facts is not None and facts.error is not None and facts.error > MAX_ERROR:
+    # An error that is not a number is none that is allowed
+    if facts is not None and facts.error is not None and not facts.error <= MAX_ERROR:
         warnings.warn(
             f"engine: received {config.engine!r}, but differences are off by {facts.error:.0%} "
             "of the gradient on a few pairs under "

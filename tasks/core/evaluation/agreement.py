@@ -1,6 +1,7 @@
-"""How far two rankings agree, and what is lost by choosing by one of them.
+"""Measures how far two rankings agree, and what is lost by choosing by one of them.
 
-Arrays are (S, H): S students, each with its own seed, of H things that are ranked.
+Arrays are (S, H): S students, each with its own seed, score H things. The scores of one student
+rank these things.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ class Agreement:
 
     Attributes:
         interval: percentiles over resampled things (`CONFIDENCE`).
-        resampled: (RESAMPLES,) tau of each resample; two agreements of the same things share their
-            resamples, so that the differences are paired.
+        resampled: (RESAMPLES,) tau of each resample. Agreements of the same number of things share
+            their resamples, so that the difference of two is taken resample by resample.
     """
 
     tau: float
@@ -39,11 +40,12 @@ class Agreement:
 def agreement(seen: Scores, truth: Scores) -> Agreement:
     """Return the mean tau of `seen` (S, H) against `truth` (S, H) of the same things.
 
-    A student is compared with students of other seeds alone: equal seeds begin with equal weights,
-    and full data against itself has to be comparable (the ceiling).
+    Only students of different seeds are compared, because equal seeds begin with equal weights. So
+    `truth` against itself is not perfect, and its value is the ceiling that `seen` can reach.
     """
     pairs = list(permutations(range(len(truth)), 2))
     seen_signs, truth_signs = _signs(seen), _signs(truth)
+    # A bootstrap over things. The fixed seed gives every agreement the same resamples.
     draw = np.random.default_rng(0)
     num = seen.shape[1]
     resamples = draw.integers(0, num, (RESAMPLES, num))
@@ -58,22 +60,24 @@ def kendall_tau(a: Scores, b: Scores) -> float:
 
 
 def lost(seen: Scores, truth: Scores) -> list[float]:
-    """Return, for each student of `seen` (S, H), how much of `truth` its choice loses.
+    """Return, for each student of `seen` (S, H), what is lost by trusting its ranking.
 
-    It chooses the highest of its row; the loss is to the highest mean of `truth`.
+    The student chooses the thing with its highest score. The loss is how far the mean of `truth` at
+    this thing is below the highest mean.
     """
     means = truth.mean(axis=0)
     return [float(means.max() - means[row.argmax()]) for row in seen]
 
 
 def _signs(values: Scores) -> Scores:
-    """Return the order of each two things, (S, H, H) of -1, 0 and 1."""
+    """Return which of each two things has the higher score, (S, H, H) of -1, 0 and 1."""
     return np.sign(values[:, :, None] - values[:, None, :])
 
 
 def _mean_tau(
     seen: Scores, truth: Scores, pairs: list[tuple[int, int]], rows: NDArray[np.int64]
 ) -> float:
+    # Signs of a resample are rows and columns of the signs of all, so they are computed once
     place = np.ix_(rows, rows)
     return float(np.mean([_tau(seen[a][place], truth[b][place]) for a, b in pairs]))
 
@@ -86,5 +90,6 @@ def _tau(a: Scores, b: Scores) -> float:
 
 def _interval(values: Scores) -> tuple[float, float]:
     rest = 50 * (1 - CONFIDENCE)
+    # A resample may hold one thing only, and its tau is NaN
     low, high = np.nanpercentile(values, [rest, 100 - rest])
     return float(low), float(high)

@@ -1,7 +1,8 @@
-"""What a distilled set is worth beside random pairs and the full data (docs/measures.md).
+"""Measures what a distilled set is worth beside random pairs and the full data (docs/measures.md).
 
-A recall r is the mean of the six recalls (`metrics.py`) as a fraction of 1, of students that are
-trained by one protocol. Imports neither PyTorch nor numpy: the parent of a sweep is light.
+A recall r is the mean of the six recalls (`metrics.py`) as a fraction of 1. Recalls that are
+compared come from students trained by one protocol. This file imports neither PyTorch nor numpy,
+because the parent of a sweep imports it and is kept light.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import groupby
 
 from tasks.core.evaluation.statistics import Statistics, describe, mean
 
-# Below it a rank correlation says little: of 8 sets, 0.74 is what chance exceeds in 5 of 100.
+# With fewer sets a rank correlation says little. With 8 sets, chance exceeds 0.74 in 5 of 100.
 MIN_SETS = 8
 
 
@@ -23,15 +24,15 @@ def recovery(r_set: float, r_full: float) -> float | None:
 
 
 def improvement_over_random(r_set: float, r_random: float) -> float:
-    """Return IOR = r_set - r_random, of random pairs of the same number, or the same bytes."""
+    """Return IOR = r_set - r_random. The random pairs are equally many, or take equal bytes."""
     return r_set - r_random
 
 
 def hard_label_recovery(r_set: float, r_full: float) -> float:
     """Return HLR = r_full - r_set, both under the plain recipe; below 0 the set is better.
 
-    DD-Ranking (Li et al., 2025) with one-hot labels in place of learned ones. The plain recipe of
-    image-text pairs: identity similarity, InfoNCE, the recipe's step sizes.
+    DD-Ranking (Li et al., 2025) takes one-hot labels in place of learned ones. For image-text pairs
+    the plain recipe takes the identity as similarity, InfoNCE, and the step sizes of the recipe.
     """
     return r_full - r_set
 
@@ -39,15 +40,16 @@ def hard_label_recovery(r_set: float, r_full: float) -> float:
 def label_robust_score(ior: float, hlr: float) -> float:
     """Return LRS = (e^a - e^-1) / (e - e^-1) with a = IOR / 2 - HLR / 2 (DD-Ranking).
 
-    1 is the most, of a set that beats random by 1 and the full data by 1; 0 the least.
+    It is 1 for a set that beats random and full data by 1 each, and 0 for one that loses by 1 each.
     """
     return _mapped(0.5 * ior - 0.5 * hlr)
 
 
 def encoder_robustness(ior_home: float, ior_unseen: Sequence[float]) -> float | None:
-    """Return the mean IOR under encoders that distillation never saw, divided by that at home.
+    """Return the mean IOR under unseen encoders, divided by the IOR under the home encoder.
 
-    None where there is no unseen encoder, or the set does not beat random at home.
+    The home encoder is the one that the set was distilled with. None where there is no unseen
+    encoder, or where the set does not beat random at home.
     """
     if not ior_unseen or ior_home <= 0:
         return None
@@ -55,8 +57,8 @@ def encoder_robustness(ior_home: float, ior_unseen: Sequence[float]) -> float | 
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Return Spearman's rank correlation of two samples: Pearson's of their ranks, where equal
-    values share the mean of theirs. None where one sample is constant.
+    """Return Spearman's rank correlation of two samples: Pearson's correlation of their ranks. None
+    where one sample is constant.
     """
     ranks_a, ranks_b = _ranks(a), _ranks(b)
     middle = (len(a) + 1) / 2
@@ -68,8 +70,8 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 
 def loss_correlation(losses: Sequence[float], recalls: Sequence[float]) -> float | None:
-    """Return DCS, Spearman's correlation of the distillation loss with recall over sets of one
-    method (CVPR 2026, arXiv 2604.18811): -1 where a smaller loss always is a better set.
+    """Return DCS, Spearman's correlation of the distillation loss with recall, over sets of one
+    method (CVPR 2026, arXiv 2604.18811). It is -1 where a smaller loss always means a better set.
 
     None for fewer than `MIN_SETS` sets, or where all losses or all recalls are equal.
     """
@@ -80,12 +82,12 @@ def loss_correlation(losses: Sequence[float], recalls: Sequence[float]) -> float
 
 @dataclass(frozen=True)
 class Spread:
-    """Scores of several sets of one method: a distilled set is one draw.
+    """The scores of several sets of one method. Each distilled set is one draw of the method.
 
     Attributes:
-        sets: statistics of the means of each set; its interval is over sets.
-        over_students: standard deviation within a set, pooled over sets with their degrees of
-            freedom; None where each has one student.
+        sets: statistics over sets, where each set counts with the mean of its students.
+        over_students: standard deviation within a set, pooled over sets and weighted by their
+            degrees of freedom; None where each set has one student.
     """
 
     sets: Statistics
@@ -93,7 +95,7 @@ class Spread:
 
 
 def spread(found: Sequence[Statistics]) -> Spread:
-    """Return the spread of sets from what the students of each scored."""
+    """Return the spread of sets, given the statistics over the students of each set."""
     freedom = sum(one.n - 1 for one in found)
     total = math.fsum((one.n - 1) * one.deviation**2 for one in found if one.deviation is not None)
     within = math.sqrt(total / freedom) if freedom else None
@@ -107,6 +109,7 @@ def _mapped(a: float) -> float:
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
+    # Ranks count from 1. A group of equal values shares the mean of its ranks.
     order = sorted(range(len(values)), key=values.__getitem__)
     ranks, num_smaller = [0.0] * len(values), 0
     for _, tied in groupby(order, key=values.__getitem__):

@@ -1,7 +1,7 @@
 """Lists what a student is scored by.
 
-`retrieval.py` computes these numbers, and everything that shows or logs scores loops over the list.
-A further metric of 0 to 100 is one more entry.
+`retrieval.py` computes these numbers. All code that shows or logs scores loops over this list, so a
+further metric in percent is one more entry.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Metric:
 
     Attributes:
         name: its key in scores, tables and MLflow.
-        label: names it where it stands alone.
-        heading: names it in a table, below the name of its direction.
-        direction: key of `DIRECTIONS`, "" for a number of both.
+        label: its name where it stands alone.
+        heading: its name in a table, below the name of its direction.
+        direction: key of `DIRECTIONS`, or "" for a number of both directions.
         decimals: printed digits after the point.
     """
 

@@ -1,14 +1,14 @@
 """Computes Recall@K in both directions with ragged captions and exact ties (METHOD 8).
 
-A rank is the number of strictly greater scores. It is found by counting: no ranking is ever sorted.
-Matrix products round differently in every block and on every machine. So a float32 product only
-decides pairs that are further apart than its proven error. A float64 product decides the few
-others, and `pair_scores` what is then left: ties. Equal embeddings therefore tie exactly, and the
-result does not depend on chunk size, threads or device. `tasks/search.py` finds the same ranks with
-FAISS.
+A rank is the number of strictly greater scores. It is found by counting, and nothing is sorted. A
+matrix product rounds differently for every block size and machine. So comparisons have three
+stages. A float32 product decides all pairs that are further apart than its proven error. A float64
+product decides the few others. `pair_scores` decides what is left, which are ties as a rule. So
+equal embeddings tie exactly, and the result does not depend on chunk size, threads or device.
+`tasks/search.py` finds the same ranks with FAISS.
 
 Shape suffixes: N images, T captions, D dimensions of the shared space. Q queries and K keys are N
-and T, or T and N. P pairs of a query and a key that are looked at one by one.
+and T, or T and N. P pairs of a query and a key are compared one by one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 DIRECTIONS = ("i2t", "t2i")
 EXACT_ELEMENTS = 2**19  # float64 elements of one step of pair_scores: 4 MB, stays in the cache
-MANY_PAIRS = 2**16  # ties of a block from which on it pays to look for equal embeddings
+MANY_PAIRS = 2**16  # with more pairs in a block it pays to look for equal embeddings first
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,21 @@ class Question:
     def band(
         self, rows: Tensor | slice, dtype: torch.dtype = torch.float32
     ) -> tuple[Tensor, Tensor]:
-        """Return (low, high) of the queries in `rows`. A product in `dtype` above `high` beats the
-        best positive, and one below `low` loses.
+        """Return (low, high) for the queries in `rows`. A key with a product in `dtype` above
+        `high` beats the best positive for certain, and one below `low` loses for certain.
         """
         margin, best = self.margins[dtype], self.best_Q[rows]
         return (best - margin).to(dtype), (best + margin).to(dtype)
 
     @cached_property
     def margins(self) -> dict[torch.dtype, float]:
-        """The `score_margin` of both products."""
+        """The `score_margin` of the float32 and of the float64 product."""
         kinds = (torch.float32, torch.float64)
         return {dtype: score_margin(self.queries_QD, self.keys_KD, dtype) for dtype in kinds}
 
     @cached_property
     def distinct(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The different queries (Q', D) and where each query is among them (Q,), and the same of
+        """The different queries (Q', D), the place of each query among them (Q,), and the same for
         the keys.
         """
         queries = self.queries_QD.unique(dim=0, return_inverse=True)
@@ -67,7 +67,8 @@ class Question:
         """Return `pair_scores` (P,) of pairs of a query and a key."""
         if len(query_P) <= MANY_PAIRS:
             return pair_scores(self.queries_QD, self.keys_KD, query_P, key_P)
-        # Where embeddings have collapsed, many pairs are copies: each is computed once
+        # Collapsed embeddings make many equal pairs. Each different pair has a number, and is
+        # computed once.
         queries, query_copy, keys, key_copy = self.distinct
         number_P = query_copy[query_P] * len(keys) + key_copy[key_P]
         pairs, copy_P = number_P.unique(return_inverse=True)
@@ -76,8 +77,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Ranks:
-    """What stands beside the best positive of each query. It is exact where `greater_Q` is below
-    the largest K asked for.
+    """Counts of keys around the best positive of each query. They are exact where `greater_Q` is
+    below the largest K that was asked for.
 
     Attributes:
         greater_Q: int64, keys with a strictly greater score.
@@ -92,8 +93,12 @@ class Ranks:
 
 @dataclass(frozen=True)
 class TieReport:
-    """Recall in percent, three times: tied keys in random order on average, positives first,
-    positives last.
+    """Recall in percent under three orders of tied keys.
+
+    Attributes:
+        expected: mean over random orders.
+        optimistic: positives first.
+        pessimistic: positives last.
     """
 
     expected: dict[str, float]
@@ -112,9 +117,9 @@ def recall(
     """Return `i2t_r<k>`, `t2i_r<k>` and `mean_recall` in percent; ties do not push a positive down
     (optimistic).
 
-    i2t is a hit when any of the image's captions is among the top k of all captions. In t2i each
-    caption is a query. Arguments, memory and errors are those of `ties`, which says how much ties
-    matter.
+    In i2t an image is a query. It is a hit when any of its captions is among the top k of all
+    captions. In t2i each caption is a query. Arguments, memory and errors are those of `ties`,
+    which also tells how much ties matter.
     """
     return ties(img_ND, txt_TD, caption_image_idx, ks=ks, chunk_rows=chunk_rows).optimistic
 
@@ -127,12 +132,12 @@ def ties(
     ks: tuple[int, ...] = (1, 5, 10),
     chunk_rows: int = 1024,
 ) -> TieReport:
-    """Return the recall of `recall` with tied keys in random (expected), best (optimistic) and
+    """Return Recall@K as in `recall`, with tied keys in random (expected), best (optimistic) and
     worst order (pessimistic).
 
-    It costs one float32 product of all pairs. Where a pair is closer to the positive of its query
-    than the rounding of that product, the query is scored again in float64. Collapsed embeddings
-    have such a pair for every query.
+    It costs one float32 product of all pairs. A query is scored again in float64 if a key is closer
+    to its best positive than the rounding of that product. With collapsed embeddings these are all
+    queries.
 
     Args:
         img_ND: images, of any float type, normally L2-normalised.
@@ -172,15 +177,15 @@ def ask(
 def count_ranks(
     questions: tuple[Question, Question], *, limit: int, chunk_rows: int
 ) -> tuple[Ranks, Ranks]:
-    """Return the ranks of both questions of `ask`, exact below `limit`, from one product of all
-    pairs.
+    """Return the ranks of both questions of `ask`, exact below `limit`. One product of all pairs
+    serves both: rows of a block are images, columns are captions.
     """
     i2t, t2i = questions
     above = [torch.zeros_like(i2t.image_Q), torch.zeros_like(t2i.image_Q)]
     not_below = [torch.zeros_like(i2t.image_Q), torch.zeros_like(t2i.image_Q)]
     for rows, columns, scores in score_blocks(i2t.queries_QD, i2t.keys_KD, chunk_rows):
-        # Comparing into a float buffer and adding it up is vectorised; counting booleans is ten
-        # times slower.
+        # Comparisons are written into a float buffer, because adding up floats is vectorised. To
+        # count booleans is ten times slower.
         mask = torch.empty_like(scores)
         for side, (question, part, dim) in enumerate(((i2t, rows, 1), (t2i, columns, 0))):
             low, high = question.band(part)
@@ -188,8 +193,8 @@ def count_ranks(
             not_below[side][part] += torch.ge(scores, low.unsqueeze(dim), out=mask).sum(dim).long()
     ranks = []
     for question, sure, near in zip(questions, above, not_below, strict=True):
-        # The best positive itself always lies within the margin: if nothing else does, the rank is
-        # certain.
+        # The best positive itself lies within the margin. If nothing else does, the rank is known.
+        # A query with `limit` greater keys is a miss for every K, so its rank need not be exact.
         is_open = (sure < limit) & (near - sure > 1)
         ranks.append(finish_ranks(question, sure, is_open, chunk_rows))
     return ranks[0], ranks[1]
@@ -197,9 +202,10 @@ def count_ranks(
 
 @torch.no_grad()
 def finish_ranks(question: Question, above_Q: Tensor, is_open_Q: Tensor, chunk_rows: int) -> Ranks:
-    """Return `Ranks` of which `above_Q` keys are known to be strictly greater. Queries with
-    `is_open_Q`, bool, are counted exactly.
+    """Return the `Ranks` of a question. Queries with `is_open_Q` (bool) are counted anew, exactly.
+    The others keep `above_Q` as the number of strictly greater keys.
     """
+    # A closed query has one tied key, its best positive. An open one starts to count at 0.
     counts = [above_Q.clone(), torch.ones_like(above_Q), torch.ones_like(above_Q)]
     open_idx = is_open_Q.nonzero()[:, 0]
     for count in counts:
@@ -211,7 +217,7 @@ def finish_ranks(question: Question, above_Q: Tensor, is_open_Q: Tensor, chunk_r
         low, high = question.band(query, torch.float64)
         is_above = scores > high[:, None]
         ranks.greater_Q[query] += is_above.sum(1)
-        # What float64 cannot tell from the best positive either, `pair_scores` decides
+        # float64 cannot tell these keys from the best positive either: `pair_scores` decides
         row, column = ((scores >= low[:, None]) & ~is_above).nonzero(as_tuple=True)
         add_near(question, ranks, query[row], column + columns.start)
     return ranks
@@ -221,6 +227,7 @@ def add_near(question: Question, ranks: Ranks, query_P: Tensor, key_P: Tensor) -
     """Compare pairs of a query and a key with the best positive by `pair_scores`, and add them to
     `ranks` in place.
     """
+    # `best_Q` comes from `pair_scores` too, so equal embeddings compare as equal
     score_P, best_P = question.exact_scores(query_P, key_P), question.best_Q[query_P]
     is_tied_P = score_P == best_P
     is_positive_P = question.image_Q[query_P] == question.image_K[key_P]
@@ -247,20 +254,23 @@ def _optimistic(rank: Ranks, k: int) -> Tensor:
 
 
 def _pessimistic(rank: Ranks, k: int) -> Tensor:
+    # Every tied key that is no positive stands before the first positive
     return (rank.greater_Q + rank.tied_Q - rank.tied_positives_Q < k).double()
 
 
 def _expected(rank: Ranks, k: int) -> Tensor:
     """Return the probability of a hit when tied keys stand in random order.
 
-    With g greater keys and p positives among m tied ones, s = K - g places are left. A random order
-    misses with probability C(m-p, s) / C(m, s) = prod_{i<s} (m-p-i) / (m-i).
+    Let g keys be greater, and m keys be tied, of which p are positives. Then s = K - g places are
+    left for tied keys. None of them has a positive with probability C(m-p, s) / C(m, s) =
+    prod_{i<s} (m-p-i) / (m-i).
     """
     places_Q = k - rank.greater_Q
     miss_Q = torch.ones_like(rank.tied_Q, dtype=torch.float64)
     for drawn in range(k):
         others_Q = (rank.tied_Q - rank.tied_positives_Q - drawn).clamp_min(0)
-        # A hit is certain once every tied key was drawn; the floor of 1 keeps 0 / 0 out
+        # Once every tied key is drawn, a hit is certain and the product is 0 already. The floor of
+        # 1 avoids 0 / 0.
         left_Q = (rank.tied_Q - drawn).clamp_min(1)
         miss_Q = torch.where(drawn < places_Q, miss_Q * others_Q / left_Q, miss_Q)
     return 1 - miss_Q
@@ -270,8 +280,9 @@ def _expected(rank: Ranks, k: int) -> Tensor:
 def pair_scores(queries_QD: Tensor, keys_KD: Tensor, query_P: Tensor, key_P: Tensor) -> Tensor:
     """Return the inner products (P,) float64 of the queries `query_P` and the keys `key_P`.
 
-    The D products are added by halving, elementwise. So the same pair of vectors gives the same
-    bits wherever it stands and on any device, which no matrix product promises.
+    The D products of a pair are added elementwise, half of them to the other half, until one is
+    left. So the order of additions is fixed: a pair of vectors gives the same bits in any block and
+    on any device. No matrix product promises this.
     """
     scores = [torch.empty(0, dtype=torch.float64, device=queries_QD.device)]
     step = max(1, EXACT_ELEMENTS // queries_QD.shape[1])
@@ -279,6 +290,7 @@ def pair_scores(queries_QD: Tensor, keys_KD: Tensor, query_P: Tensor, key_P: Ten
         terms = queries_QD[query].double() * keys_KD[key].double()
         while (width := terms.shape[1]) > 1:
             half = width // 2
+            # An odd last term goes to the first one
             if width % 2:
                 terms[:, 0] += terms[:, -1]
             terms = terms[:, :half].add_(terms[:, half : 2 * half])
@@ -290,10 +302,11 @@ def score_margin(queries_QD: Tensor, keys_KD: Tensor, dtype: torch.dtype = torch
     """Return a bound on |inner product in `dtype`, in any order of summation, - pair_scores| over
     all pairs.
 
-    The bound is gamma_D |x| |y|, gamma_D = D u / (1 - D u), u = 2^-24 in float32. Source: Higham,
-    Accuracy and Stability of Numerical Algorithms, 3.1. Added are 32 u more for pair_scores and for
-    rounding inputs and bounds, and D times the smallest normal number for underflow. Where PyTorch
-    may round float32 factors to TF32 or bfloat16, the bound grows by 2^-7 |x| |y|.
+    The bound is gamma_D |x| |y| with gamma_D = D u / (1 - D u), where u = 2^-24 in float32. Source:
+    Higham, Accuracy and Stability of Numerical Algorithms, 3.1. To D u are added 32 u for the
+    rounding of pair_scores, of inputs and of bounds. D times the smallest normal number is added
+    for underflow. Where PyTorch may round float32 factors to TF32 or bfloat16, the bound grows by
+    2^-7 |x| |y|.
 
     Raises:
         ValueError: norms so large that a float32 score could overflow.
@@ -308,6 +321,7 @@ def score_margin(queries_QD: Tensor, keys_KD: Tensor, dtype: torch.dtype = torch
         )
     backend = torch.backends.cuda if queries_QD.device.type == "cuda" else torch.backends.mkldnn
     is_rounded = dtype == torch.float32 and backend.matmul.fp32_precision not in ("none", "ieee")
+    # 1.01 stands for 1 / (1 - D u), and covers it up to D = 160,000 in float32
     relative = 1.01 * (width + 32) * precision.eps / 2 + is_rounded * 2.0**-7
     return relative * size + width * precision.tiny
 
@@ -323,6 +337,7 @@ def score_blocks(
     """Yield (rows, columns, scores in `dtype`) of blocks of chunk_rows queries and chunk_rows
     keys.
     """
+    # The margin holds for products in `dtype`, which a caller's autocast would round
     with torch.autocast(queries_QD.device.type, enabled=False):
         for first in range(0, len(queries_QD), chunk_rows):
             rows = slice(first, min(first + chunk_rows, len(queries_QD)))

@@ -1,7 +1,7 @@
-"""Computes mean, standard deviation and confidence interval of what several students scored.
+"""Computes mean, standard deviation and confidence interval of the scores of several students.
 
-Report, preset tables and MLflow take their numbers from here, so that they agree. It lies in core
-so that the cache keys of all of them cover it.
+Report, preset tables and MLflow take their numbers from here, so that they agree. The file lies in
+core so that the cache keys of all of them cover it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Statistics:
-    """A sample in numbers. One value has no spread: what it leaves unknown is None, never 0.
+    """A sample in numbers. A sample of one value has no known spread: it is None, never 0.
 
     Attributes:
         n: number of values.
@@ -43,7 +43,8 @@ def describe(values: Iterable[float]) -> Statistics:
             "statistics need a value; received none; allowed is at least one; check which students "
             "were scored"
         )
-    # Equal values have that value as their mean: the quotient alone may round beyond them.
+    # The rounded quotient may lie outside of the sample. Clamped, equal values have that very value
+    # as their mean, and deviation 0.
     mean = min(max(sum(sample) / n, min(sample)), max(sample))
     if n == 1:
         return Statistics(n, mean, None, None)
@@ -59,11 +60,12 @@ def mean(values: Iterable[float]) -> float:
 
 @functools.cache
 def t_quantile(freedom: int) -> float:
-    """Return the quantile of Student's t that encloses `CONFIDENCE` on both sides of zero.
+    """Return t such that Student's t-distribution has `CONFIDENCE` of its mass in -t .. t.
 
     Args:
         freedom: degrees of freedom, at least 1.
     """
+    # Bisection over the angle, which is bounded where t is not; 100 halvings exhaust float64
     low, high = 0.0, math.pi / 2
     for _ in range(100):
         middle = (low + high) / 2
@@ -80,7 +82,8 @@ def _enclosed(angle: float, freedom: int) -> float:
     For whole degrees of freedom it is a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4).
     """
     sine, cosine = math.sin(angle), math.cos(angle)
-    # Odd and even degrees of freedom have one recurrence with two beginnings
+    # Terms are cos, 2/3 cos^3, (2 4)/(3 5) cos^5, ... for odd degrees of freedom, and 1, 1/2 cos^2,
+    # (1 3)/(2 4) cos^4, ... for even ones: one recurrence with two beginnings
     is_odd = freedom % 2
     term, total = (cosine, 0.0) if is_odd else (1.0, 0.0)
     for power in range(is_odd, freedom - 1, 2):

@@ -28,16 +28,16 @@ Protocol = Literal["strict", "last", "upstream_best"]
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeSection(Section):
-    """How a student is trained on a set (METHOD 8): SGD with momentum, step sizes x0.1 at
-    half-time.
+    """How a student is trained on a set (METHOD 8): by SGD with momentum, with a tenth of the step
+    sizes from half-time on.
 
     Attributes:
         num_epochs: passes over the set.
         batch_size: pairs per step, at most the set.
-        lr_img, lr_txt: step sizes; a distilled set that carries learned ones uses those.
+        lr_img, lr_txt: step sizes; learned step sizes of a distilled set replace them.
         momentum, weight_decay: of SGD.
-        num_validations: how often the validation split is scored; the epochs are spread evenly,
-            and the last one is among them.
+        num_validations: how often the validation split is scored, in epochs that are spread evenly
+            up to the last one.
     """
 
     num_epochs: Count
@@ -58,9 +58,9 @@ class EvaluateSection(Section):
 
     Attributes:
         num_eval: students per set, each with its own projections and data order.
-        protocol: which epoch's test scores count (METHOD 8).
-        decoded: whether each set whose texts are no sentences is scored a second time, with the
-            nearest training sentences in their place.
+        protocol: the rule for the epoch with the test score that counts (METHOD 8).
+        decoded: whether each set with texts that are no sentences is scored a second time,
+            with the nearest training sentences in their place.
         plain: whether each of these sets is scored once more with plain students: identity
             similarity, InfoNCE, the step sizes of the recipe, none learned.
         small: recipe for coresets and distilled sets.
@@ -80,11 +80,11 @@ Score = Callable[[Tensor, Tensor, Tensor], dict[str, float]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trained student's result.
+    """The result of a trained student.
 
     Attributes:
-        test: Recall@K of the test split in percent, of the epoch that the protocol chose.
-        val: the same of the validation split.
+        test: Recall@K of the test split in percent, in the epoch that the protocol chose.
+        val: the same for the validation split.
         chosen_epoch: 1-based; 0 is before training.
         curve: one row per scored epoch: epoch, loss, val_mean_recall (and test_mean_recall for
             `upstream_best`).
@@ -124,7 +124,7 @@ def train_student(
         progress: called after each epoch with (epochs done, epochs in all, loss=). Once an epoch
             was scored, val_mean_recall= in percent comes with it.
     """
-    # Step sizes that a set has learned belong to it
+    # Learned step sizes are a part of the set: its pairs were made for them
     rates = step_sizes or {"img": recipe.lr_img, "txt": recipe.lr_txt}
     decay = recipe.weight_decay
     optimiser = sgd(model, rates["img"], rates["txt"], momentum=recipe.momentum, weight_decay=decay)
@@ -143,8 +143,10 @@ def train_student(
         criterion = found["mean_recall"]
         row = {"epoch": float(epoch), "loss": loss, "val_mean_recall": criterion}
         if protocol == "upstream_best":
+            # This protocol chooses on the test split, as published code does (METHOD 9)
             row["test_mean_recall"] = criterion = scores(test, score)["mean_recall"]
         curve.append(row)
+        # Of equal epochs the first one is kept. `flatten` copies, so training goes on without harm.
         if best is None or criterion > best[0] or protocol == "last":
             best = (criterion, epoch, found, flat.flatten())
 
@@ -171,7 +173,7 @@ def train_student(
             progress(epoch + 1, recipe.num_epochs, loss=loss, **latest)
     assert best is not None, "the last epoch is scored in every protocol"
     _, chosen, on_val, theta = best
-    # The parameters of the chosen epoch, which need not be the last
+    # The chosen epoch need not be the last. `strict` and `last` score the test split only here.
     flat.load(theta)
     return Outcome(scores(test, score), on_val, chosen, curve)
 
@@ -184,8 +186,9 @@ def num_scorings(recipe: RecipeSection, protocol: Protocol) -> tuple[int, int]:
 
 
 def _scored_epochs(recipe: RecipeSection, protocol: Protocol) -> set[int]:
-    """Return epochs spread evenly over the training, the last among them; `upstream_best` has 10
-    of them, and epoch 0 before training.
+    """Return the epochs after which the student is scored, spread evenly up to the last one.
+
+    `upstream_best` takes 10 of them, and epoch 0 before training: the 11 scores of published code.
     """
     found, wanted = set[int](), recipe.num_validations
     if protocol == "upstream_best":

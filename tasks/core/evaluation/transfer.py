@@ -1,8 +1,8 @@
-"""Shows a set of pairs to an image encoder that it was not distilled with: cross-architecture
-evaluation (METHOD 8).
+"""Converts a set of pairs for an image encoder that it was not distilled with, for
+cross-architecture evaluation (METHOD 8).
 
-A set's images live in the normalised space, and have the size, of the encoder that they were made
-for. Another encoder has another normalisation, and may take another size.
+The images of a set have the normalisation and the size of the encoder that they were made for.
+Another encoder has another normalisation, and may take another size.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from tasks.core.training.pair_set import PairSet
 
 @dataclass(frozen=True, kw_only=True)
 class StudentSection(Section):
-    """A further student of `evaluate.cross_architecture` (METHOD 8), beside its image encoder's
-    name and options.
+    """A further student of `evaluate.cross_architecture` (METHOD 8). The name and the options of
+    its image encoder stand beside this section.
 
     Attributes:
         trainable, lora, embed_dim: as in `ModelSection`; dropout and tau are those of `model`.
-        input_size: pixels of a side that the encoder takes; images of another size are resized.
-            null takes them as prepared.
+        input_size: side of the images that the encoder takes, pixels; images of another size are
+            resized. null takes them as prepared.
     """
 
     trainable: Trainable
@@ -40,18 +40,18 @@ class StudentSection(Section):
 
 def transfer(pairs: PairSet, encoder: ImageEncoder, input_size: int | None) -> PairSet:
     """Return `pairs` for students with another encoder: images in its normalisation and size, and
-    no step sizes.
+    no learned step sizes.
 
-    x -> ((x * std + mean) - mean_new) / std_new, then resized. Pixels outside 0..1 are not clamped:
-    no step of distillation kept them inside, the distilled encoder's students see them as they are,
-    and clamping would change what was learned. Learned step sizes belong to the parameters of the
-    distilled encoder, so the recipe's count instead. Texts and similarity are kept. Images that
-    need no change are the same tensor.
+    Images become ((x * std + mean) - mean_new) / std_new, and are then resized. Pixels outside 0..1
+    are not clamped. Distillation in float32 does not keep them inside, and students of its own
+    encoder see them as they are. Learned step sizes belong to the parameters of that encoder, so
+    students take those of the recipe. Texts and similarity are kept. Images that need no change are
+    the same tensor.
 
     Args:
-        input_size: pixels of a side that the encoder takes, None for any.
+        input_size: side of the images that the encoder takes, pixels; None for any size.
     """
-    # Between equal normalisations the map would do nothing but round
+    # Equal normalisations are skipped: there the map would only round
     images = pairs.student_images()
     if (pairs.mean, pairs.std) != (encoder.mean, encoder.std):
         channels = list(zip(pairs.mean, pairs.std, encoder.mean, encoder.std, strict=True))
@@ -68,14 +68,16 @@ def transfer(pairs: PairSet, encoder: ImageEncoder, input_size: int | None) -> P
         mean=encoder.mean,
         std=encoder.std,
         step_sizes=None,
-        # Parts are images by now, of any values
+        # `student_images` has cut pictures into parts, and the new values are not those of 8 bits
         parts=1,
         storage="float32",
     )
 
 
 def at_size(encoder: ImageEncoder, input_size: int | None) -> ImageEncoder:
-    """Return the encoder behind a resize of its images to `input_size`, None: without a resize."""
+    """Return the encoder with a resize of its images to `input_size` pixels before it. For None it
+    is the encoder itself.
+    """
     if input_size is None:
         return encoder
     return replace(encoder, module=Resized(encoder.module, input_size))
@@ -84,8 +86,8 @@ def at_size(encoder: ImageEncoder, input_size: int | None) -> ImageEncoder:
 class Resized(nn.Module):
     """A network that takes images of any size: (B, C, H, W) -> `network` of (B, C, size, size).
 
-    Resizing is linear and its weights sum to one, so in normalised space it is what it is in
-    pixels.
+    Resizing is linear and its weights sum to one. So it gives the same images before and after
+    normalisation.
     """
 
     def __init__(self, network: nn.Module, size: int) -> None:

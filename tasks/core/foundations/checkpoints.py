@@ -22,19 +22,23 @@ from tasks.core.foundations.tensor_files import load_tensors, save_tensors
 
 NAME = ".checkpoint.safetensors"
 _DIGEST = "sha256"
-_MARK = f'"{_DIGEST}":"'.encode()  # state is a string inside JSON: its own quotes are escaped
+# The mark cannot occur in the state: that is a string inside JSON, where quotes are escaped
+_MARK = f'"{_DIGEST}":"'.encode()
 _LENGTH = 64  # characters of a digest
 _BLOCK = 2**20
 Parts = dict[str, dict[str, Tensor]]
 
 
 def save_checkpoint(path: Path, parts: Parts, state: dict[str, Any]) -> None:
-    """Write a checkpoint, and keep the one before it beside it. A kill at any moment leaves a whole
-    one.
+    """Write a checkpoint, and keep the previous one beside it. A kill at any moment leaves at least
+    one that is whole.
 
     Args:
-        parts: tensors by name, in named parts; an empty part is not stored.
+        parts: {part: {name: tensor}}; an empty part is not stored.
         state: JSON-serialisable facts.
+
+    Raises:
+        OSError: the file cannot be written; the previous checkpoint stays.
     """
     temporary = path.with_name(path.name + ".new")
     tensors = {}
@@ -42,6 +46,7 @@ def save_checkpoint(path: Path, parts: Parts, state: dict[str, Any]) -> None:
         for name, value in named.items():
             tensors[f"{part}/{name}"] = value.detach().cpu()
     try:
+        # Zeros hold the place of the digest, which is known only when the file is written
         save_tensors(temporary, tensors, {"state": json.dumps(state), _DIGEST: "0" * _LENGTH})
         with temporary.open("r+b") as handle:
             place, _, digest = _read_digests(temporary)
@@ -51,7 +56,7 @@ def save_checkpoint(path: Path, parts: Parts, state: dict[str, Any]) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    # Two renames: a kill between them leaves the one before, which `load_checkpoint` takes
+    # A kill between these two renames leaves the previous checkpoint, which `load_checkpoint` takes
     if path.exists():
         os.replace(path, _before(path))
     os.replace(temporary, path)
@@ -59,8 +64,7 @@ def save_checkpoint(path: Path, parts: Parts, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> tuple[Parts, dict[str, Any]] | None:
-    """Return (parts on the CPU, state) of the last whole `save_checkpoint`, or None when there is
-    none.
+    """Return (parts on the CPU, state) of the newest checkpoint that is whole, or None.
 
     A damaged file is named in a warning and renamed to `<name>.damaged`.
     """
@@ -91,12 +95,15 @@ def _before(path: Path) -> Path:
 
 
 def _read_digests(path: Path) -> tuple[int, bytes, bytes]:
-    """Return where in the file its digest stands, the digest there, and that of all other bytes."""
+    """Return the place of the digest in the file, the digest there, and the digest of all other
+    bytes.
+    """
     with path.open("rb") as handle:
+        # A safetensors file begins with the length of its JSON header, 8 bytes. Tensors follow it.
         size = 8 + int.from_bytes(handle.read(8), "little")
         handle.seek(0)
         header = handle.read(min(size, path.stat().st_size))
-        # A header without the mark is damaged: what stands at this place is no digest then
+        # Without the mark the header is damaged. The bytes found here then differ from the digest.
         place = header.find(_MARK) + len(_MARK)
         found = hashlib.sha256(header[:place] + header[place + _LENGTH :])
         while block := handle.read(_BLOCK):

@@ -1,4 +1,4 @@
-"""Names that a user gives: which may become a folder, and which was meant by a typo."""
+"""Checks names that a user gives and that become folders, and finds the name meant by a typo."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
 
 def check_name(name: object, what: str, where: str) -> None:
-    """Refuse a name that is unfit for a folder, as one that leads out of `data/`.
+    """Refuse a name that cannot name a folder, such as one that leads out of `data/`.
 
     Args:
-        what: the kind of thing it names, for the message.
+        what: the kind of thing that has the name, for the message.
         where: where a user changes it.
 
     Raises:
@@ -28,6 +28,6 @@ def check_name(name: object, what: str, where: str) -> None:
 
 
 def hint(name: object, known: Iterable[str]) -> str:
-    """Return ` (did you mean 'toy'?)` for a name that is near a known one, else nothing."""
+    """Return ` (did you mean 'toy'?)` for a name that is near a known one, else ""."""
     near = get_close_matches(str(name), list(known), 1)
     return f" (did you mean {near[0]!r}?)" if near else ""

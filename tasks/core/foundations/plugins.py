@@ -11,7 +11,7 @@ from types import ModuleType
 
 from tasks.core.foundations.names import hint
 
-# The room in which the plugins of a kind live, beside the code that calls them.
+# The room of each kind of plugin. Plugins live beside the code that calls them.
 ROOMS = {
     "datasets": "data",
     "image_encoders": "networks",
@@ -43,7 +43,8 @@ def load(kind: str, name: str, *, where: str = "params.yaml") -> ModuleType:
         ValueError: no such file; the message lists the names that exist and `where` to change the
             name.
     """
-    # Looked up before the import, so that an error inside a plugin is not taken for a missing one
+    # Looked up before the import, so that an ImportError inside a plugin does not look like a
+    # missing plugin
     names = available(kind)
     if name not in names:
         label = kind.removesuffix("s").replace("_", " ")

@@ -1,8 +1,8 @@
 """Defines the base of every parameter section: a frozen dataclass whose fields carry their range
 and unit.
 
-A GPU machine builds a section directly. `tasks/settings/params.py` builds the same class from
-params.yaml through pydantic. That checks types and ranges (`Range`), and refuses unknown keys.
+Code without pydantic builds a section directly. `tasks/settings/params.py` builds the same class
+from params.yaml through pydantic, which checks types and ranges (`Range`) and refuses unknown keys.
 """
 
 from __future__ import annotations
@@ -61,12 +61,13 @@ class Range:
 class Choice:
     """The names that a text may be, for use as `Annotated[str, Choice(*TABLE)]`.
 
-    A `Literal` says the same of names that are written out. This one takes them from a table.
+    It is a `Literal` for names that come from a table in place of the source text.
     """
 
     names: tuple[str, ...]
 
     def __init__(self, *names: str) -> None:
+        # A frozen dataclass has no other way to set a field in its own __init__
         object.__setattr__(self, "names", names)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
@@ -82,6 +83,7 @@ class Section:
     kw_only=True)`.
     """
 
+    # strict: no conversion of types, so that "3" is no number and 1 is no bool
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
 
 

@@ -1,5 +1,5 @@
-"""Makes a generator out of one seed and a name, so that adding a consumer does not shift the
-others.
+"""Makes a generator out of one seed and a name. A new consumer of random numbers then changes the
+draws of no other.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ def derive_seed(seed: int, *names: str | int) -> int:
     """Return a 63-bit seed that depends on `seed` and every name (sha256, stable across
     platforms).
     """
-    # Python's own hash differs from process to process
+    # Python's own hash differs between processes. 63 bits fit into a signed integer.
     text = "/".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

@@ -32,11 +32,12 @@ def save_tensors(
     Raises:
         OSError: the file cannot be written, as on a full disk.
     """
+    # Sorted by name, so that the order of the dictionary does not change the file
     rows = {name: tensors[name].contiguous() for name in sorted(tensors)}
     try:
         save_file(rows, str(path), metadata=metadata)
     except SafetensorError as error:
-        # The library hides the system's error in its text
+        # The library gives the error number of the system only inside its message
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
             raise
@@ -53,13 +54,14 @@ def map_tensor(path: Path, name: str, *, mode: Literal["r", "c"] = "r") -> np.nd
     """Return the tensor `name` as a memory map of its own shape and dtype.
 
     Args:
-        mode: `r` read-only, or `c` copy-on-write (the file never changes), which torch can take
-            without a copy.
+        mode: `r` is read-only. `c` is copy-on-write: the file never changes, and torch takes the
+            array without a copy.
 
     Raises:
         ValueError: the file has no such tensor, or its dtype has no numpy counterpart.
     """
-    # For a memory map of numpy: the header of a safetensors file tells where the bytes are
+    # A safetensors file is the length of its header (8 bytes, little endian), the JSON header, and
+    # the tensors. The header has their places after its own end.
     with path.open("rb") as handle:
         (length,) = struct.unpack("<Q", handle.read(8))
         header = json.loads(handle.read(length))

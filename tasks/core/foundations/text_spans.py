@@ -7,9 +7,10 @@ from torch import Tensor
 
 
 class TextSpans:
-    """The texts of images, which follow each other.
+    """The texts of each image, where the texts of one image follow each other.
 
-    No batch holds two texts of one image, so none is a false negative of another (METHOD 3).
+    A batch draws one text per image. So no text is a false negative of another text of the same
+    image (METHOD 3).
 
     Args:
         text_image_idx: (T,) int64, the image of each text, ascending.
@@ -27,4 +28,5 @@ class TextSpans:
     def draw(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return the number of a text of each of the given images (B,), uniform over its texts."""
         draws = torch.rand(len(images), generator=generator, dtype=torch.float64)
+        # float64 below 1: the product rounds down to 0 .. counts - 1
         return self.firsts[images] + (draws * self.counts[images]).long()

@@ -2,14 +2,14 @@
 gradient (METHOD 5). No operation needs a second derivative.
 
 Every step keeps theta_t. One-sided differences also keep g_t and the gradient of the rows. Central
-ones keep g_0 alone. The first step needs no change of g, since no step comes before it. So its two
-passes need not differentiate by theta. Both kinds keep the kinks of the network while these are
-smaller than theta. Otherwise one evaluation without a graph finds them again.
+differences keep only g_0: at step 0 no h_theta is needed, so its two passes give no gradient in
+theta that g_0 could be averaged from. Both kinds keep the kinks of the network while these take
+less memory than theta. Otherwise one evaluation without a graph finds them again.
 
-The length |eps w| decides the error. Truncation grows with it, O(eps^2) or O(eps), and rounding
-falls, O(1 / eps). The best length follows the curvature of the network at hand (`StepLength`).
-Where the network has kinks (ReLU, max pooling), theta + eps w is evaluated in the pieces of theta:
-see `kinks.py`.
+The length |eps w| decides the error. The truncation error grows with it, as O(eps^2) or O(eps). The
+rounding error falls, as O(1 / eps). `StepLength` finds the best length from the curvature of the
+network. Where the network has kinks (ReLU, max pooling), theta + eps w is evaluated in the pieces
+of theta: see `kinks.py`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ from tasks.core.networks.functional import GROUPS, Theta
 
 @dataclass(frozen=True)
 class _Length:
-    """Where to go at the first product, |eps w| / |theta|, and how much the gradient shall change
-    afterwards, |dg| / |g|.
+    """How far a difference goes.
+
+    Attributes:
+        first: |eps w| / |theta| at the first product.
+        change: |change of g| / |g| that later products aim at.
     """
 
     first: float
@@ -39,13 +42,13 @@ class _Length:
 
 @dataclass(frozen=True)
 class Rules:
-    """One kind of quotient.
+    """One kind of difference quotient.
 
     Attributes:
-        is_one_sided: [grad(theta + eps w) - grad(theta)] / eps: one further gradient, error O(eps).
-            Otherwise [grad(theta + eps w) - grad(theta - eps w)] / (2 eps): two of them, error
-            O(eps^2).
-        lengths: by the dtype of theta; others take those of float32.
+        is_one_sided: true for [grad(theta + eps w) - grad(theta)] / eps, which takes one further
+            gradient and has error O(eps). False for [grad(theta + eps w) - grad(theta - eps w)] /
+            (2 eps), which takes two and has error O(eps^2).
+        lengths: by the dtype of theta; other dtypes take the lengths of float32.
     """
 
     is_one_sided: bool
@@ -59,17 +62,18 @@ class Rules:
 # off by up to 1e-2 and 3e-3. float64 follows from the orders of the errors.
 CENTRAL = Rules(False, {torch.float32: _Length(5e-5, 4e-3), torch.float64: _Length(5e-8, 5e-6)})
 ONE_SIDED = Rules(True, {torch.float32: _Length(1e-5, 7e-4), torch.float64: _Length(5e-10, 3e-8)})
-_FARTHEST = 20.0  # a later length may be that many times shorter or longer than the first rule's
+# A later length lies within this factor of the first one, in case one measured curvature is odd
+_FARTHEST = 20.0
 
 
 class StepLength:
     """The length |eps w| of the products of one reverse sweep.
 
-    How far a gradient stays linear, in units of |theta|, differs between networks by two orders of
-    magnitude. So the change of the gradient is held instead. The product at step t + 1 tells the
-    curvature |H w| / |w|. The length at step t is the one at which the gradient would change by a
-    fixed part of itself. The first product has no predecessor; its length is a fixed part of
-    |theta|. No synchronisation with the device.
+    A gradient stays linear over some length. In units of |theta|, that length differs between
+    networks by two orders of magnitude. So the rule does not fix the length but the change of the
+    gradient, |change of g| / |g|. The product at step t + 1 tells the curvature |H w| / |w|. The
+    length at step t follows from it. The first product has no predecessor: its length is a fixed
+    part of |theta|. Lengths stay on the device, which is never waited for.
 
     Args:
         rules: `CENTRAL` or `ONE_SIDED`.
@@ -88,9 +92,8 @@ class StepLength:
         return length / _or_one(_norm(w))
 
     def learn(self, product: Product, w: Theta) -> None:
-        """Take the length of the next product from this one, which has the change of the gradient
-        in theta.
-        """
+        """Set the length of the next product from this one, which must have its `h_theta`."""
+        # h_theta is H w. Solve |eps H w| = change * |g| for the length |eps w|.
         change = self._rule(product.grad).change * _norm(product.grad)
         self._length = change * _or_one(_norm(w)) / _or_one(_norm(product.h_theta))
 
@@ -101,7 +104,13 @@ class StepLength:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What one step leaves behind; `grad` and `rows` (gradients at theta) where they are needed."""
+    """What one step leaves for the sweep.
+
+    Attributes:
+        grad: dl/d(theta) at theta; None where the sweep finds it without.
+        rows: dl/d(rows) at theta; empty for central differences.
+        kinks: the pieces at theta; None where they were too large to keep.
+    """
 
     theta: Theta
     grad: Theta | None
@@ -123,7 +132,7 @@ class DifferenceSteps:
         self._is_one_sided, self._length = rules.is_one_sided, StepLength(rules)
         self._stack: list[_Kept] = []
         self._are_kinks_kept = True
-        # The empty record of a network that turned out to have no kink
+        # The empty record of a network without kinks. Later steps share it and record nothing.
         self._smooth: Kinks | None = None
 
     def forward(self, theta: Theta, batch: Batch) -> Theta:
@@ -135,8 +144,10 @@ class DifferenceSteps:
                 grad, rows = self._student.gradient(theta, batch, with_rows=self._is_one_sided)
             if kinks.num_bytes == 0:
                 self._smooth = kinks
+            # A record larger than theta would more than double the memory of a step
             elif kinks.num_bytes > sum(value.nbytes for value in theta.values()):
                 kinks, self._are_kinks_kept = None, False
+        # An empty stack means step 0: see the first paragraph of this file
         is_grad_kept = self._is_one_sided or not self._stack
         kept_grad = self._put_away(grad) if is_grad_kept else None
         self._stack.append(_Kept(self._put_away(theta), kept_grad, self._put_away(rows), kinks))
@@ -146,6 +157,7 @@ class DifferenceSteps:
         kept = self._stack.pop()
         with_theta = bool(self._stack)
         theta = take_back(kept.theta, w)
+        # The sweep goes back: the product of step t + 1 has set the length for step t
         eps = self._length.eps(theta, w)
         kinks = kept.kinks or self._kinks_at(theta, batch)
         grad = None if kept.grad is None else take_back(kept.grad, w)
@@ -157,7 +169,7 @@ class DifferenceSteps:
             distance = 2 * eps
             here, rows_here = self._moved(theta, -eps, w, batch, kinks, with_theta=with_theta)
         if grad is None:
-            # The mean of both sides is grad(theta) to O(eps^2), so that no third pass is needed.
+            # The mean of both sides is grad(theta) up to O(eps^2), which saves a third pass
             grad = each(lambda a, b: (a + b) / 2, there, here)
         h_theta, h_rows = _slope(there, here, distance), _slope(rows_there, rows_here, distance)
         product = Product(grad, h_theta, h_rows)
@@ -184,7 +196,7 @@ class DifferenceSteps:
 
 
 def _slope(there: Tensors, here: Tensors, distance: Tensor) -> Tensors:
-    # In place where the tensor is ours: one vector of the length of theta less.
+    # a - b is a new tensor: dividing it in place saves one more vector of the length of theta
     return each(lambda a, b: (a - b).div_(distance), there, here)
 
 
@@ -195,4 +207,5 @@ def _norm(theta: Theta) -> Tensor:
 
 
 def _or_one(norm: Tensor) -> Tensor:
+    # w or H w may be zero, and eps has to stay finite
     return torch.where(norm > 0, norm, 1.0)

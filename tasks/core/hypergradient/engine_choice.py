@@ -1,27 +1,29 @@
 """Chooses the gradient engine that `auto` stands for, by rules that were measured
-(tests/benchmarks/engine_table.py). `engine_probe.py` asks the network.
+(tests/benchmarks/engine_table.py). `engine_probe.py` finds out the facts about the network.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Largest error of differences in the probe that is taken for theirs. Of 39 timm networks with
-# random weights at 64 px, 38 are off by 9e-5 to 0.17 there (few pairs, no length learnt yet) and
-# efficientvit_b0 by 0.46; networks with kinks that are not held by 0.8 to 20000.
+# Largest error in the probe at which differences are used. The probe has few pairs and has learnt
+# no length yet, so that errors are large. Of 39 timm networks with random weights at 64 px, 38 are
+# off by 9e-5 to 0.17, efficientvit_b0 by 0.46. Networks with kinks that are not held are off by 0.8
+# to 20000.
 MAX_ERROR = 0.3
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a probe found out about a trained network. It is the same in every run on a machine.
+    """What a probe found out about a trained network; the same in every run on one machine.
 
     Attributes:
         error: |differences - second derivatives| / |second derivatives|, the larger one of images
             and texts; None where the network has no second derivatives to compare with.
-        missing: torch's words for what has no second derivative.
+        missing: the message of torch that names the operation without a second derivative.
         exact_bytes: memory that the graph of `double_backward` holds for one student step.
-        memory_bytes: of the device; None on the CPU, where nothing is refused for its memory.
+        memory_bytes: memory of the device; None on the CPU, where nothing is refused for its
+            memory.
     """
 
     error: float | None
@@ -43,12 +45,12 @@ def explain_engine(*, is_encoder_frozen: bool, facts: Facts | None = None) -> tu
       that `kinks.py` does not hold, or a curvature out of the ordinary. Among the exact engines it
       takes the least memory.
 
-    The order of the engines follows from the number of gradients. So a GPU has the same rules.
+    The number of gradients an engine takes decides its speed. So a GPU has the same rules.
 
     Args:
         is_encoder_frozen: whether the student trains projections on features only.
-        facts: about the network; None where they are not known, or the encoder is compiled and has
-            first derivatives alone.
+        facts: about the network; None where they are not known, or where the encoder is compiled
+            and has first derivatives only.
     """
     if is_encoder_frozen:
         return (
@@ -61,8 +63,10 @@ def explain_engine(*, is_encoder_frozen: bool, facts: Facts | None = None) -> tu
     if facts.error is None:
         return "central_difference", f"there is nothing else: {facts.missing}"
     found = f"its gradient is off by {facts.error:.0e} on a few pairs"
-    if not facts.error > MAX_ERROR:
+    # An error that is not a number is none that is allowed
+    if facts.error <= MAX_ERROR:
         return "central_difference", found
+    # If this graph does not fit, no exact engine does, for they take more memory
     needed, there = facts.exact_bytes, facts.memory_bytes
     if there is not None and needed > there:
         return (

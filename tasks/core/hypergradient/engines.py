@@ -1,7 +1,7 @@
 """Lists the gradient engines: what each needs, what it can do, and what computes it.
 
-The choices of `engine` in params.yaml, the checks of the options and the dispatch come from here. A
-further engine is a file of its own and an entry.
+The choices of `engine` in params.yaml, the checks of the options and the dispatch come from this
+list. A further engine is a file of its own and an entry here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tasks.core.hypergradient.sweep import Gradient, Terminal, Trajectory, rever
 from tasks.core.hypergradient.unroll import unroll
 from tasks.core.networks.precision import Precision
 
+# In messages, the texts below follow the name of the engine
 _NOISE = "whose differences of rounded numbers are noise; allowed is float32, or an exact engine"
 _ROUNDED: Mapping[Precision, str] = {"tf32": _NOISE, "bfloat16": _NOISE}
 _WHOLE = "does not cut a step into micro-batches"
@@ -33,13 +34,13 @@ class Engine:
 
     Attributes:
         name: as params.yaml has it.
-        gradient: computes it from the student's step, the trajectory, the terminal loss, and
-            whether parameter vectors lie on the host.
-        needs_second_derivatives: of every operation of the network. Attention then runs the math
-            kernel, and a trained encoder cannot be compiled.
-        cannot: the options that save memory and that it cannot follow, each with the reason.
-        refused_precisions: precisions of matrix products that it cannot work with, each with the
-            reason and what is allowed.
+        gradient: computes the gradient from the student's step, the trajectory, the terminal loss,
+            and whether parameter vectors lie on the host.
+        needs_second_derivatives: whether each operation of the network needs a second derivative.
+            Attention then runs the math kernel, and a trained encoder cannot be compiled.
+        cannot: options for saving memory that do not work with this engine, each with the reason.
+        refused_precisions: precisions of matrix products that do not work with this engine, each
+            with the reason and what is allowed.
     """
 
     name: str
@@ -65,6 +66,7 @@ _LISTED = (
     Engine(
         "forward_over_reverse",
         partial(reverse_sweep, make_steps=partial(ExactSteps, how=ForwardOverReverse())),
+        # Under autocast, parameters stay float32 while activations are bfloat16
         refused_precisions={"bfloat16": _MIXED},
     ),
     Engine(

@@ -49,13 +49,15 @@ class MicroBatches(StudentStep):
     """
 
     def __init__(self, loss_fn: LossFn, encode: Encode, size: int) -> None:
-        # What the base class differentiates is the head: rows called `images` are features there
+        # The base class gets no encoder, so it differentiates the head alone. Its rows called
+        # `images` are features.
         super().__init__(loss_fn)
         self._encode_part, self._size = encode, size
 
     def gradient(
         self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool
     ) -> tuple[Theta, Rows]:
+        # c = d head/d f: the head sees the features of the whole batch
         parts = self._parts(batch)
         head = _head_batch(batch, self._features(theta, batch), with_rows=with_rows)
         grad, row_grads = super().gradient(theta, head, with_theta=with_theta, with_rows=True)
@@ -67,7 +69,7 @@ class MicroBatches(StudentStep):
             at = leaves(theta) if with_theta else {}
             if is_image_wanted:
                 at |= leaves({IMAGES: part})
-            if not at:
+            if not at:  # neither theta nor the images are asked for
                 break
             features = self._encode_part({**theta, **split(at)[0]}, at.get(IMAGES, part))
             found = gradient(features, at, cotangent)
@@ -92,8 +94,10 @@ class MicroBatches(StudentStep):
         def against(at: Tensors) -> Tensor:
             return (encode(at) * at[_COTANGENT]).sum()
 
+        # f and f' = (d encode/d theta) w, one part at a time
         pushed = [how.push(encode, {**theta, IMAGES: part}, w) for part in parts]
         features, along = (torch.cat(pieces) for pieces in zip(*pushed, strict=True))
+        # The head's share of h, the cotangent c and its change c', for the whole batch
         head = _head_batch(batch, features, with_rows=True)
         groups = GROUPS if with_theta else ()
         grads, changes = how.change(
@@ -107,6 +111,8 @@ class MicroBatches(StudentStep):
         (grad, _), (h_theta, h_rows) = split(grads), split(changes)
         is_image_wanted = IMAGES in batch.rows
         wanted = [*groups, IMAGES] if is_image_wanted else groups
+        # The encoder's share of h: <encode(theta, x_m), c_m> changes with theta along w and with
+        # c_m along c'_m
         pulled = []
         for part, cotangent, turn in zip(parts, cotangents, turns, strict=True):
             found, change = how.change(
@@ -131,7 +137,7 @@ class MicroBatches(StudentStep):
 
 
 def _head_batch(batch: Batch, features: Tensor, *, with_rows: bool) -> Batch:
-    """The batch that the head sees: features in place of images, differentiated in any case."""
+    """Return the batch that the head sees: features in place of images, always differentiated."""
     if with_rows:
         return Batch(batch.step, {**batch.rows, IMAGES: features}, batch.constants)
     return Batch(batch.step, {IMAGES: features}, {**batch.constants, **batch.rows})

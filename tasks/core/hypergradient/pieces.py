@@ -1,9 +1,10 @@
 """Describes functions of torch with kinks by their pieces: which piece an element is in, and what
 that piece computes. See `kinks.py`.
 
-On a break itself an element belongs to the piece whose derivative torch takes there. Among the
-millions of units of a network one lies on it now and then. There the gradient must equal that of
-the forward sweep, because any difference is divided by eps.
+An element may lie exactly on a break. It then belongs to the piece whose derivative torch takes
+there: `>` and `>=` below follow torch. Among the millions of units of a network this happens now
+and then. The gradient must then equal that of the forward sweep, because any difference is divided
+by eps.
 """
 
 from __future__ import annotations
@@ -22,23 +23,24 @@ Pieces = tuple[Sequence[Break], Sequence[Piece]]
 
 
 def piece_numbers(x: Tensor, breaks: Sequence[Break]) -> Tensor:
-    """Return the number of each element's piece, uint8 in the shape and the memory layout of x: how
-    many breaks it is past.
+    """Return the number of the piece of each element, uint8 in the shape and memory layout of x. It
+    is the number of breaks that the element is past.
     """
+    # A view of bool as bytes costs nothing, and a byte an element keeps the record small
     return functools.reduce(torch.add, [is_past(x).view(torch.uint8) for is_past in breaks])
 
 
 def in_pieces(x: Tensor, numbers: Tensor, functions: Sequence[Piece]) -> Tensor:
     """Return f_n(x) where `numbers` is n.
 
-    A sum of products with 0 or 1: torch.where takes ten times as long on the CPU, and a product
-    with bytes keeps these alone for its derivative.
+    The result is a sum of products with 0 or 1. torch.where takes ten times as long on the CPU. For
+    its derivative, a product with bytes keeps only the bytes.
     """
     terms: list[Tensor] = []
     for number, function in enumerate(functions):
         is_here = (numbers == number).view(torch.uint8)
         if number == 1 and len(functions) == 2:
-            is_here = numbers  # of 0 and 1 it says so itself
+            is_here = numbers  # with two pieces, the numbers 0 and 1 are this mask already
         if callable(function):
             terms.append(function(x) * is_here)
         elif function != 0.0:
@@ -47,15 +49,15 @@ def in_pieces(x: Tensor, numbers: Tensor, functions: Sequence[Piece]) -> Tensor:
 
 
 def where_largest(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
-    """Return which elements are the largest along `dim`, uint8 in the shape of x. Several may be,
-    since torch divides the gradient among equal ones.
+    """Return which elements are the largest along `dim`, uint8 in the shape of x. Equal ones are
+    all marked, since torch divides the gradient among them.
     """
     return (x == x.amax(dim, keepdim=True)).view(torch.uint8)
 
 
 def mean_of(x: Tensor, chosen: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
-    """Return the mean along `dim` of the chosen elements, which is the largest where they are those
-    of `where_largest`.
+    """Return the mean along `dim` of the chosen elements. At the x that `where_largest` chose them
+    from, it is the maximum, with the same derivative as torch's.
     """
     return (x * chosen).sum(dim, keepdim=keepdim) / chosen.sum(dim, keepdim=keepdim).to(x.dtype)
 
@@ -107,6 +109,7 @@ def _prelu(weight: Tensor) -> Pieces:
 
 
 def _abs(*_: Any, **__: Any) -> Pieces:
+    # 0 is a piece of its own: there torch takes the derivative 0, which neither side has
     return (lambda x: x >= 0.0, lambda x: x > 0.0), (lambda x: -x, 0.0, _same)
 
 
@@ -118,9 +121,9 @@ def _hardswish(*_: Any, **__: Any) -> Pieces:
     return (lambda x: x > -3.0, lambda x: x >= 3.0), (0.0, lambda x: x * (x + 3) / 6, _same)
 
 
-# Name -> (breaks, function of each piece), given the arguments that follow the tensor; `inplace` is
-# among them by name or, under torch.compile, by position. None: a call that is not covered, a clamp
-# with bounds that are tensors.
+# Name -> (breaks, function of each piece), given the arguments that follow the tensor. `inplace` is
+# among these arguments by name or, under torch.compile, by position. None stands for a call that is
+# not covered: a clamp with bounds that are tensors.
 _BY_NAME: dict[str, Callable[..., Pieces | None]] = {
     "relu": _relu,
     "relu6": _relu6,
@@ -150,9 +153,9 @@ def _named(ending: str) -> dict[Any, Callable[..., Pieces | None]]:
 
 
 ACTIVATIONS = _named("")
-IN_PLACE = _named("_")  # the same written into their argument
+IN_PLACE = _named("_")  # the same functions, which write into their argument
 LARGEST = (torch.amax, torch.Tensor.amax)
-# Pool -> the one that also returns where each maximum was found, as index into height x width.
+# Pool -> the function that also returns where each maximum was found, as index into height x width.
 POOLS: dict[Any, Callable[..., tuple[Tensor, Tensor]]] = {
     torch.max_pool2d: functional.max_pool2d_with_indices,
     functional.max_pool2d: functional.max_pool2d_with_indices,

@@ -1,11 +1,12 @@
 """Computes how the gradient of a scalar function changes along a direction, exactly, in two ways.
 
-Given are phi(a, b, ...) and a direction w in some of its arguments. `change` returns the gradients
-and their change along w. Second derivatives commute, so that change is d/d(each) <gradient, w> too.
-`push` returns a function's value and its change along w.
+Let phi(a, b, ...) be a scalar and w a direction in some of its arguments. `change` returns the
+gradients of phi and d/d(eps) of them at (a, b, ...) + eps w, for eps = 0. Second derivatives
+commute. So this change equals d/d(each) <gradient, w>, the product h of METHOD 5. `push` returns
+the value of any function and its change along w.
 
-`ForwardOverReverse` needs a forward derivative of every operation. `DoubleBackward` needs a second
-reverse one. The fused kernels of attention have neither.
+`ForwardOverReverse` needs a forward derivative of each operation and of its reverse derivative.
+`DoubleBackward` needs a second reverse derivative. The fused kernels of attention have neither.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class ForwardOverReverse:
         arguments.
         """
         with torch.no_grad():
+            # A forward derivative needs no reverse graph, so none is recorded
             # Without aux it returns two, which its annotation does not say.
             value, change = torch.func.jvp(  # type: ignore[misc]
                 lambda moved: function({**at, **moved}), (_part(at, along),), (along,)
@@ -46,6 +48,7 @@ class ForwardOverReverse:
             found: Tensors = differentiate(_part(here, _named(at, along, wanted)))
             return found
 
+        # One forward derivative of `gradients` gives both their values and their changes
         grads, changes = torch.func.jvp(  # type: ignore[misc]
             gradients, (_part(at, along),), (along,)
         )
@@ -56,7 +59,8 @@ class DoubleBackward:
     """The gradient of <gradient, direction> (reverse over reverse); methods as above."""
 
     def push(self, function: Scalar, at: Tensors, along: Tensors) -> tuple[Tensor, Tensor]:
-        # J w is the derivative of <J^T v, w> with respect to v, which does not depend on v.
+        # J w by reverse derivatives alone: J^T v is linear in v, so d/dv <J^T v, w> = J w at any v.
+        # v = 0 serves as well as another.
         at = {**at, **leaves(_part(at, along))}
         value = function(at)
         v = torch.zeros_like(value, requires_grad=True)
@@ -69,6 +73,7 @@ class DoubleBackward:
     ) -> tuple[Tensors, Tensors]:
         at = {**at, **leaves(_part(at, _named(at, along, wanted)))}
         grads = gradient(phi(at), _part(at, along), create_graph=True)
+        # h = d/d(wanted) <gradient, w>: the second reverse derivative
         changes = gradient(inner(grads, along), _part(at, wanted))
         return each(torch.detach, grads), changes
 
@@ -99,6 +104,7 @@ def gradient(
         v: shaped like the value; None for a scalar.
         create_graph: record what a further derivative needs.
     """
+    # autograd.grad refuses a value without a graph, such as a loss of constants alone
     if not wanted or not value.requires_grad:
         return each(torch.zeros_like, wanted)
     found = torch.autograd.grad(

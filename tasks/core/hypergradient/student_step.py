@@ -1,7 +1,7 @@
 """Differentiates one student step, l(theta; rows of a mini-batch), once and twice (METHOD 5).
 
-`StudentStep` takes the batch at once. `MicroBatches` (micro_batches.py) takes it in parts, with the
-same result. The engines of `trajectory.py` work with either.
+`StudentStep` takes the whole batch at once. `MicroBatches` (micro_batches.py) takes it in parts,
+with the same result. The engines of `trajectory.py` work with either.
 
 Shapes: P parameters of a group, B pairs of the mini-batch, M pairs of the set. `Theta` is
 {"img": (P_img,), "txt": (P_txt,)}. `Rows` holds tensors (B, ...) by name, one row a pair.
@@ -77,7 +77,8 @@ class StudentStep:
         self, theta: Theta, batch: Batch, *, with_theta: bool = True, with_rows: bool
     ) -> tuple[Theta, Rows]:
         """Return dl/d(theta) and dl/d(rows), detached; each is empty if not asked for."""
-        # Only what is asked for records a graph: layers before it take no memory
+        # Only the wanted tensors are leaves. Layers in front of them record no graph and keep no
+        # activations.
         wanted = leaves(theta) if with_theta else {}
         if with_rows:
             wanted |= leaves(batch.rows)
@@ -93,7 +94,9 @@ class StudentStep:
     def product(
         self, theta: Theta, batch: Batch, w: Theta, how: SecondOrder, *, with_theta: bool
     ) -> Product:
-        """Return the exact product along w; its `h_theta` is empty without `with_theta`."""
+        """Return h along w by the second derivatives of `how`, and g with it; `h_theta` is empty
+        without `with_theta`.
+        """
         groups = GROUPS if with_theta else ()
         wanted = [*groups, *batch.rows]
         grad, changes = how.change(
@@ -103,7 +106,7 @@ class StudentStep:
 
 
 def split(tensors: Tensors) -> tuple[Theta, Rows]:
-    """Return the parameters and the rows of one dictionary."""
+    """Return the parameters and the rows of one dictionary, told apart by the names of groups."""
     theta: Theta = {}
     rows: Rows = {}
     for name, value in tensors.items():
@@ -116,7 +119,8 @@ def draw_batches(
 ) -> list[Tensor]:
     """Return `num_steps` index tensors (B,) into the M pairs, B = `batch_size`.
 
-    Every pair comes once before any comes twice, and no pair comes twice in one batch.
+    Every pair comes once before any comes twice, and no pair comes twice in one batch. Random from
+    `generator`; the batches are on its device.
     """
     assert 1 <= batch_size <= num_pairs, "OuterState takes no larger batch than the set"
     device = generator.device
@@ -125,8 +129,8 @@ def draw_batches(
     for _ in range(num_steps):
         if len(pool) < batch_size:
             fresh = torch.randperm(num_pairs, generator=generator, device=device)
-            # A batch that crosses into the next pass takes first those that it does not hold
-            # already.
+            # The rest of a pass begins the next batch. Pairs of this rest go to the end of the new
+            # pass, so that the batch does not hold them twice.
             is_held = torch.isin(fresh, pool)
             pool = torch.cat([pool, fresh[~is_held], fresh[is_held]])
         batches.append(pool[:batch_size])

@@ -1,7 +1,8 @@
 """Sweeps back over a student's steps (METHOD 5), for any way to differentiate one step twice.
 
-Read the equations in `trajectory.py` first. What keeps the steps and gives their products h is a
-`Steps`: `exact_steps.py` and `differences.py` have one each. `engines.py` names them.
+Read the equations in `trajectory.py` first. A `Steps` object keeps the steps of the forward pass
+and gives their products h. `exact_steps.py` and `differences.py` have one such class each.
+`engines.py` lists the engines that they make.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ def reverse_sweep(
         is_theta_on_host: see `put_away`.
         make_steps: makes the empty stack out of `student` and `is_theta_on_host`.
     """
+    # The forward pass keeps parameter vectors and records no graph across steps
     step_sizes = each(lambda log: log.detach().exp(), trajectory.logs)
     steps = make_steps(student, is_theta_on_host)
     num_steps = len(trajectory.batches)
@@ -96,21 +98,24 @@ def reverse_sweep(
         theta = each(lambda at, beta, v: at - beta * v, theta, step_sizes, velocity)
     last = leaves(theta)
     value = terminal(last)
-    # lambda of METHOD 5 is dL/d(theta_t); `scaled` holds beta * lambda
+    # lambda of METHOD 5 is dL/d(theta_t). `scaled` holds beta * lambda, the form that w needs.
     scaled = each(torch.mul, step_sizes, gradient(value, last))
 
     input_grads = each(torch.zeros_like, trajectory.inputs)
     log_grads = each(torch.zeros_like, step_sizes)
     w = each(torch.zeros_like, theta)
     for step in reversed(range(num_steps)):
+        # g_t enters every later velocity, so w adds up beta * lambda of all later steps
         w = add_past(scaled, w, trajectory.momentum)
         product = steps.backward(trajectory.batch(step), w)
         for group in GROUPS:
-            # d(beta)/d(log beta) = beta is in w already. Without momentum w is the same tensor as
-            # `scaled`, and has been read when that changes.
+            # dL/d(log beta) = beta * dL/d(beta), and w holds the factor beta already
             log_grads[group] = log_grads[group] - torch.dot(w[group], product.grad[group])
             if group in product.h_theta:  # not with `tesla`, and not at the first step
+                # lambda -= h_theta, times beta. It is safe in place: without momentum w is the
+                # same tensor, and the line above was its last reader.
                 scaled[group].addcmul_(product.h_theta[group], step_sizes[group], value=-1)
+        # A pair that several steps use gets a share from each of them
         for name, h_row in product.h_rows.items():
             input_grads[name].index_add_(0, trajectory.batches[step], h_row, alpha=-1)
     return Gradient(float(value.detach()), input_grads, log_grads, each(torch.detach, last))
@@ -124,11 +129,11 @@ def add_past(now: Theta, past: Theta, momentum: float) -> Theta:
 def put_away(tensors: Tensors, *, is_on_host: bool) -> Tensors:
     """Return copies in pinned host memory, queued without waiting for the device.
 
-    On the CPU, or without `is_on_host`, these are the same tensors.
+    On the CPU, or without `is_on_host`, these are the same tensors: no step writes into them.
     """
     if not is_on_host or all(value.device.type == "cpu" for value in tensors.values()):
         return tensors
-    # Only into pinned memory does a device copy while it computes
+    # A device can copy while it computes only into pinned memory
     host = {}
     for name, value in tensors.items():
         host[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
@@ -138,7 +143,7 @@ def put_away(tensors: Tensors, *, is_on_host: bool) -> Tensors:
 
 def take_back(tensors: Tensors, like: Theta) -> Tensors:
     """Return what `put_away` kept, on the device of `like`."""
-    # Queued behind the copy that put the tensor away, on the same stream.
+    # No wait is needed: the same stream runs this after the copy that put the tensor away
     device = like["txt"].device
     return each(lambda value: value.to(device, non_blocking=True), tensors)
 
@@ -148,7 +153,8 @@ def _take(inputs: Rows, place: Tensor) -> Rows:
     rows = {}
     for name, tensor in inputs.items():
         if tensor.ndim == 4:
-            # Rows of (M, H, W, C) are contiguous there, and indexing would forget the layout
+            # Indexing (M, C, H, W) would give up the channels-last layout. A view of (M, H, W, C)
+            # has whole rows in memory, and indexing keeps them.
             taken = tensor.permute(0, 2, 3, 1)[place].contiguous()
             rows[name] = taken.permute(0, 3, 1, 2)
         else:

@@ -13,7 +13,7 @@ The reverse sweep keeps one step's graph alive. Per step it needs the second-ord
     h = d/d(theta, rows) <g_t, w_t>
     dL/d(log beta) = -sum <g_t, w_t>
 
-As g_t enters all later v, w_t gathers all later lambda.
+The gradient g_t enters all later velocities v. So w_t adds up the lambda of all later steps.
 
 Shapes: theta, v, w and lambda are {"img": (P_img,), "txt": (P_txt,)}, beta and log beta scalars by
 group. Rows of the set are (M, ...) by name, those of a batch (B, ...).
@@ -30,8 +30,9 @@ The engines differ in how they get h:
 * `tesla`: drops lambda -= h_theta (arXiv 2211.10586); a biased gradient, kept for comparison.
 
 The exact engines run attention with the math kernel: the fused ones have no second derivative. The
-differences switch TF32 off. Layers before the first trained parameter record no graph when the
-images are constants. An example is the patch embedding of a ViT with adapters.
+differences switch TF32 off, because they divide its rounding by eps. When the images are constants,
+layers before the first trained parameter record no graph. An example is the patch embedding of a
+ViT with adapters.
 
 Read `sweep.py` next. What each engine needs and can do: `engines.py`. Which one is best where:
 `engine_choice.py`. Batches are drawn in `student_step.py`.
@@ -65,8 +66,8 @@ __all__ = ["Encode", "Gradient", "LossFn", "Rows", "mean_gradient", "trajectory_
 
 
 def mean_gradient(parts: Sequence[Gradient]) -> Gradient:
-    """Return the gradient of the mean of several terminal losses with respect to the same inputs;
-    `theta` is the last one's.
+    """Return the gradient of the mean of several terminal losses with respect to the same inputs.
+    Its `theta` is that of the last part.
     """
     if len(parts) == 1:
         return parts[0]
@@ -126,7 +127,7 @@ def trajectory_gradient(
         is_theta_on_host=is_theta_on_host,
         where="trajectory_gradient",
     )
-    # Parts cost a forward pass more, so batches that fit in one part run whole
+    # Micro-batches cost one more forward pass, so batches that fit into one run whole
     student = StudentStep(loss_fn, encode)
     longest = max(len(batch) for batch in batches)
     if encode is not None and micro_batch is not None and micro_batch < longest:
@@ -144,6 +145,7 @@ def trajectory_gradient(
     setting: AbstractContextManager[object] = products("float32")
     if chosen.needs_second_derivatives:
         setting = sdpa_kernel(SDPBackend.MATH)  # the fused kernels have none
+    # The caller may have switched gradients off, which the steps need
     with setting, torch.enable_grad():
         return chosen.gradient(student, trajectory, terminal, is_theta_on_host)
 
@@ -167,5 +169,5 @@ def _check(rows: Rows, encode: Encode | None, micro_batch: int | None) -> None:
 
 
 def _mean(*values: Tensor) -> Tensor:
-    # In the memory layout of the values, which a stack would lose
+    # A sum keeps the memory layout of images (channels-last), which torch.stack would lose
     return functools.reduce(torch.add, values) / len(values)

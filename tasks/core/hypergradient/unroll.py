@@ -1,7 +1,7 @@
 """Computes the gradient by plain autograd through all steps. It is exact, and its memory grows with
-their number.
+the number of steps.
 
-The oracle of the tests, and the shortest statement of what the other engines compute.
+It is the oracle of the tests. It is also the shortest statement of what the other engines compute.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from tasks.core.hypergradient.sweep import Gradient, Terminal, Trajectory, add_p
 def unroll(
     student: StudentStep, trajectory: Trajectory, terminal: Terminal, is_theta_on_host: bool
 ) -> Gradient:
-    """Return the gradient of the terminal loss; all steps' graphs stay on the device.
+    """Return the gradient of the terminal loss; the graphs of all steps stay on the device.
 
-    `engines.py` lets it cut no step and keep nothing on the host.
+    `engines.py` refuses micro-batches and parameter vectors on the host for it, so
+    `is_theta_on_host` is false.
     """
     inputs, logs = leaves(trajectory.inputs), leaves(trajectory.logs)
     theta = leaves(trajectory.theta0)
@@ -26,9 +27,11 @@ def unroll(
     for step in range(len(trajectory.batches)):
         batch = trajectory.batch(step, inputs)
         loss = student.loss(theta, batch.rows, batch)
+        # The graph of g_t is what makes the second derivatives of METHOD 5
         grad = gradient(loss, theta, create_graph=True)
         velocity = add_past(grad, velocity, trajectory.momentum)
         theta = each(lambda at, log, v: at - log.exp() * v, theta, logs, velocity)
     value = terminal(theta)
+    # Step sizes are named like parameter groups, so `split` returns them as the first part
     log_step_sizes, input_grads = split(gradient(value, {**inputs, **logs}))
     return Gradient(float(value.detach()), input_grads, log_step_sizes, each(torch.detach, theta))

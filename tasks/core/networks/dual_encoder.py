@@ -41,8 +41,8 @@ class ModelSection(Section):
 
     @property
     def is_encoder_frozen(self) -> bool:
-        """Whether training leaves the image encoder as it is, so that its features are computed
-        once.
+        """Whether training leaves the image encoder as it is. Its features are then computed once
+        per image.
         """
         return self.trainable in ("heads", "text_head")
 
@@ -53,13 +53,13 @@ TRAINABLE_SETS: tuple[str, ...] = get_args(Trainable)
 class Projection(nn.Module):
     """p = Linear(d_in, d)(x); LayerNorm(dropout(Linear(d, d)(GELU(p))) + p) (Wu et al., TMLR 2024).
 
-    With `hidden_layers` 0 it is LayerNorm(p); more than one repeat Linear(d, d)(GELU(.)) inside the
-    dropout.
+    With `hidden_layers` 0 it is LayerNorm(p). With more than one, Linear(d, d)(GELU(.)) is repeated
+    inside the dropout.
 
     Args:
         d_in, d: input and output width.
-        hidden_layers: of width d; the paper has one.
-        dropout: probability of the mask, drawn only when `forward` is given a generator.
+        hidden_layers: number of hidden layers, each of width d; the paper has one.
+        dropout: probability that a number is dropped; applied only when `forward` gets a generator.
         generator: draws the initial weights, uniform in +-1/sqrt(fan_in).
     """
 
@@ -79,15 +79,15 @@ class Projection(nn.Module):
         self.norm = nn.LayerNorm(d)
         self.dropout = dropout
         for layer in (self.projection, *hidden):
-            # The range that torch's own Linear begins with, but from our generator
+            # The range in which torch's Linear begins, but drawn from our generator
             bound = layer.in_features**-0.5
             with torch.no_grad():
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 layer.bias.uniform_(-bound, bound, generator=generator)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return (B, d) for x (B, d_in). A generator switches dropout on, and its mask is drawn
-        from it.
+        """Return (B, d) for x (B, d_in). With a generator, dropout is on and draws its mask from
+        it.
         """
         p = self.projection(x)
         if self.fc is None:
@@ -99,7 +99,8 @@ class Projection(nn.Module):
 
 
 def _stacked(layers: list[nn.Linear]) -> nn.Module | None:
-    """Return the layers with GELU between them; one alone is itself, as stored weights name it."""
+    """Return the layers with GELU between them, or None where there are none."""
+    # One layer stays itself: stored weights call it `fc.weight`, not `fc.0.weight`
     if len(layers) < 2:
         return layers[0] if layers else None
     parts: list[nn.Module] = [layers[0]]
@@ -111,8 +112,10 @@ def _stacked(layers: list[nn.Linear]) -> nn.Module | None:
 def drop(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Return x with a random `share` of its numbers set to zero and the others scaled up.
 
-    torch's own dropout draws from the global random state, which no seed of ours names.
+    Random from `generator`. torch's own dropout draws from the global random state, so the two
+    sweeps over a student step would see different masks.
     """
+    # torch draws only on the device of the generator; `.to(x)` moves the mask
     is_kept = torch.rand(x.shape, generator=generator, device=generator.device) >= share
     return x * is_kept.to(x) / (1.0 - share)
 
@@ -148,7 +151,9 @@ class DualEncoder(nn.Module):
             text_embeds: (B, d_txt) caption embeddings.
             generator: source of the dropout masks (image projection first); None turns dropout off.
         """
+        # Features of a frozen encoder (B, d_img) come from outside, computed once
         features = self.image_encoder(images) if images.ndim == 4 else images
+        # The order of the projections is the order in which they draw from the generator
         if self.image_projection is not None:
             features = self.image_projection(features, generator)
         txt = self.text_projection(text_embeds, generator)
@@ -175,15 +180,16 @@ def build_dual_encoder(
         out_dim, text_dim: widths of image features and caption embeddings.
         trainable: `full` (encoder and text projection), `lora` (adapters and text projection),
             `heads` (both projections, encoder frozen) or `text_head`.
-        embed_dim: width of the shared space, for `heads` only; the others share `out_dim` and need
-            None.
+        embed_dim: width of the shared space, for `heads` only. The others need None, and their
+            shared space has the width `out_dim`.
+        dropout: see `Projection`.
         seed: seed of the projections and adapters.
         lora: the adapters, for `lora` only.
         hidden_layers: of each projection.
 
     Raises:
-        ValueError: the trainable set is unknown, or lacks or would ignore `embed_dim` or `lora`.
-            The encoder has no layer that `lora` names.
+        ValueError: the trainable set is unknown. It needs `embed_dim` or `lora` and did not get it,
+            or got it and would ignore it. The encoder has no layer that `lora` names.
     """
     if trainable not in TRAINABLE_SETS:
         raise ValueError(
@@ -204,6 +210,7 @@ def build_dual_encoder(
     if lora is not None:
         image_encoder = with_adapters(image_encoder, lora, seed=seed)
     elif trainable == "full":
+        # Training changes weights in place, and the next model has to begin with the given ones
         image_encoder = copy.deepcopy(image_encoder).requires_grad_(True)
     else:
         image_encoder.requires_grad_(False)
@@ -213,6 +220,7 @@ def build_dual_encoder(
             out_dim,
             width,
             dropout=dropout,
+            # One generator a projection, so that neither shifts the draws of the other
             generator=make_generator(seed, "image_projection"),
             hidden_layers=hidden_layers,
         )

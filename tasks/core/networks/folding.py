@@ -1,4 +1,4 @@
-"""Folds BatchNorm into the convolution before it, which computes the same in fewer passes over
+"""Folds BatchNorm into the convolution before it. The result is the same, in fewer passes over
 memory.
 
 In eval mode BN(conv(x)) = s * (conv(x) - mean) + beta with s = gamma / sqrt(var + eps). That is a
@@ -16,14 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-# Rounding alone changes the features by 1e-6 in float32 (timm mobilenetv2_100, 52 layers); a wrong
-# fold by about 1.
+# Largest relative change of the output that counts as rounding. In float32 rounding changes the
+# features by 1e-6 (timm mobilenetv2_100, 52 layers), a wrong fold by about 1.
 _TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """A convolution whose output goes to one BatchNorm and nowhere else, and the input it had."""
+    """A convolution, the one BatchNorm that reads its output, and the input it had in the example.
+
+    Nothing else reads the output of the convolution.
+    """
 
     conv: nn.Conv2d
     norm: nn.BatchNorm2d
@@ -31,13 +34,15 @@ class _Pair:
 
 
 def fold_batch_norm(module: nn.Module, example: Tensor) -> int:
-    """Fold BatchNorm2d layers into Conv2d layers in place, and return how many. A layer is folded
-    in eval mode, if nothing else reads the output of its convolution.
+    """Fold BatchNorm2d layers into Conv2d layers in place, and return how many were folded.
 
-    Pairs are found by running `example` through. The activation inside timm's BatchNormAct2d stays,
-    as a module of its own. A layer that is called more than once is left alone. So is BatchNorm in
-    training mode or without running statistics. So is a convolution that does not use its weight as
-    it is (weight standardisation, parametrisations).
+    A BatchNorm is folded if it is in eval mode and nothing else reads the output of its
+    convolution. Such pairs are found by one forward pass of `example`. The activation inside timm's
+    BatchNormAct2d stays, as a module of its own.
+
+    Left alone are layers that are called more than once, and BatchNorm without running statistics.
+    So are convolutions that do not use their weight as it is (weight standardisation,
+    parametrisations).
 
     Args:
         module: frozen network, (B, C, H, W) -> a tensor.
@@ -59,6 +64,7 @@ def fold_batch_norm(module: nn.Module, example: Tensor) -> int:
         step for pair in _find_pairs(module, example) if (step := _fold(module, pair)) is not None
     ]
     change = _relative_change(_run(module, example), expected)
+    # `not <=`, because a NaN has to be refused too
     if not change <= _TOLERANCE:
         for step in reversed(undo):
             step()
@@ -71,8 +77,10 @@ def fold_batch_norm(module: nn.Module, example: Tensor) -> int:
 
 
 def _find_pairs(module: nn.Module, example: Tensor) -> list[_Pair]:
-    """Run the example with hooks; the autograd graph tells who reads the output of a convolution,
-    functional uses included.
+    """Return the pairs that can be folded, found by one forward pass with hooks.
+
+    The autograd graph tells what reads the output of a convolution. Hooks on modules alone would
+    miss functional uses, such as the addition of a residual.
     """
     convs: dict[Node, tuple[nn.Conv2d, Tensor]] = {}
     norms: list[tuple[nn.BatchNorm2d, Node]] = []
@@ -86,7 +94,7 @@ def _find_pairs(module: nn.Module, example: Tensor) -> list[_Pair]:
 
     def before_norm(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         calls[norm] += 1
-        # The node, not the tensor: it differs once the convolution's output was changed in place.
+        # Compared by graph node: a change of the tensor in place makes another node
         if isinstance(norm, nn.BatchNorm2d) and inputs[0].grad_fn in convs:
             norms.append((norm, inputs[0].grad_fn))
 
@@ -104,11 +112,14 @@ def _find_pairs(module: nn.Module, example: Tensor) -> list[_Pair]:
                 part.register_forward_hook(after_norm),
             ]
     try:
+        # An input with a gradient lets frozen layers record a graph. The product is no leaf, so
+        # that a first layer may work in place.
         with torch.enable_grad():
             output = module(example.detach().clone().requires_grad_() * 1)
     finally:
         for hook in hooks:
             hook.remove()
+    # `end in readers`: the BatchNorm lies on the way to the output
     readers = _count_readers(output.grad_fn)
     return [
         _Pair(convs[node][0], norm, convs[node][1])
@@ -121,8 +132,8 @@ def _find_pairs(module: nn.Module, example: Tensor) -> list[_Pair]:
 
 
 def _count_readers(root: Node | None) -> Counter[Node | None]:
-    """How many operations on the way to the output read the result of each node of the graph; 1 for
-    the output itself.
+    """Return, for each node of the graph, how many operations on the way to the output read its
+    result. The caller counts as the one reader of the output.
     """
     readers: Counter[Node | None] = Counter([root])
     waiting = [root]
@@ -136,6 +147,7 @@ def _count_readers(root: Node | None) -> Counter[Node | None]:
 
 
 def _is_foldable(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
+    # A parametrisation computes `weight` in each call: it is no parameter to replace
     is_own_weight = isinstance(conv._parameters.get("weight"), nn.Parameter)
     return (
         is_own_weight
@@ -146,8 +158,10 @@ def _is_foldable(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
 
 
 def _fold(module: nn.Module, pair: _Pair) -> Callable[[], None] | None:
-    """Fold one pair in place and return what undoes it; None where the two layers are not an affine
-    map of a convolution.
+    """Fold one pair in place and return a function that undoes it.
+
+    None, with nothing changed, where the folded layer gives another result. The forward pass of
+    such a convolution does more than to apply its weight.
     """
     conv, norm = pair.conv, pair.norm
     replacement = getattr(norm, "act", None) or nn.Identity()
@@ -157,6 +171,7 @@ def _fold(module: nn.Module, pair: _Pair) -> Callable[[], None] | None:
     conv.weight, conv.bias = _folded(conv, norm)
     with torch.no_grad():
         change = _relative_change(replacement(conv(pair.inputs)), expected)
+    # A module may be registered under several names
     places = []
     for part in module.modules():
         for name, child in part._modules.items():
@@ -181,6 +196,7 @@ def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[nn.Parameter, nn.Par
     layout of the weight.
     """
     assert norm.running_mean is not None and norm.running_var is not None  # by _is_foldable
+    # float64 until the end: each product would round once more
     weight, mean = conv.weight.detach(), norm.running_mean.double()
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.affine:

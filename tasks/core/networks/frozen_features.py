@@ -1,5 +1,5 @@
-"""Runs a frozen image encoder inside trajectory matching: features once per image, and their
-gradient once back to the pixels (METHOD 5).
+"""Runs a frozen image encoder inside trajectory matching (METHOD 5). Each image is encoded once an
+iteration, and the gradient of its features is pulled back to the pixels once.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from tasks.core.networks.folding import fold_batch_norm
 
-# Images per pass. On the CPU tensors above 32 MiB get fresh pages every time: 16 are 15 % faster
-# than 32 (MobileNetV2, 160 px).
+# Images per pass. On the CPU each tensor above 32 MiB gets fresh pages from the system: 16 images
+# are 15 % faster than 32 (MobileNetV2, 160 px).
 _ON_CPU, _ON_GPU = 16, 64
 
 
 def prepare_frozen(encoder: nn.Module, example: Tensor) -> nn.Module:
-    """Return the fastest equal form of a frozen encoder: a copy with its BatchNorm folded, or
-    itself where there is none.
+    """Return the fastest form of a frozen encoder that gives the same features. It is a copy with
+    its BatchNorm folded, or the encoder itself where it has none.
 
     The copy is folded on the CPU in full float32, and goes back to the encoder's device. The
     encoder itself is not changed. Where folding is refused, a warning says why, and the encoder is
@@ -32,6 +32,7 @@ def prepare_frozen(encoder: nn.Module, example: Tensor) -> nn.Module:
     if not any(isinstance(part, nn.BatchNorm2d) for part in encoder.modules()):
         return encoder
     device = next(encoder.parameters()).device
+    # On a GPU, TF32 convolutions would differ by more than a fold may change
     folded = copy.deepcopy(encoder).to("cpu").requires_grad_(False).eval()
     try:
         fold_batch_norm(folded, example.to("cpu"))
@@ -50,8 +51,8 @@ class FrozenFeatures:
     Args:
         encoder: frozen module, (B, C, H, W) -> (B, F), best from `prepare_frozen`.
         pixels: (M, C, H, W).
-        used: indices of the images that some batch draws, each any number of times. No other image
-            is encoded.
+        used: indices of the images that the batches draw, with repetitions. No other image is
+            encoded.
         micro_batch: images per pass, which bounds memory; None: 16 on the CPU, 64 on a GPU.
 
     Attributes:
@@ -72,9 +73,10 @@ class FrozenFeatures:
         self.values[self._rows] = torch.cat(parts)
 
     def pull_back(self, grads: Tensor) -> Tensor:
-        """Return dL/d(pixels) (M, C, H, W) of dL/d(features) (M, F)."""
+        """Return dL/d(pixels) (M, C, H, W) for dL/d(features) (M, F); 0 for images not used."""
         found = torch.zeros_like(self._pixels)
-        # The forward pass again, part by part: its graph was never kept
+        # Each part runs forward again: keeping the graphs of all parts would take the memory that
+        # micro-batches save
         for rows in self._rows.split(self._micro_batch):
             leaf = self._take(rows).requires_grad_()
             features = self._encoder(leaf)

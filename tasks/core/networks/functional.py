@@ -1,9 +1,9 @@
-"""Calls a dual encoder as a pure function of two flat vectors. Trajectory matching differentiates
-that.
+"""Calls a dual encoder as a pure function of two flat vectors, which trajectory matching
+differentiates.
 
-`Theta` = {"img": (P_img,), "txt": (P_txt,)} holds the trainable parameters of METHOD's two groups:
-those whose name starts with `text_` are the text group, all others the image group. Read
-`trajectory.py` next.
+`Theta` = {"img": (P_img,), "txt": (P_txt,)} holds the trainable parameters in the two groups of
+METHOD 2. Parameters with a name that starts with `text_` are the text group, all others the image
+group. Read `hypergradient/trajectory.py` next.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _ENCODER = "image_encoder."
 class FlatModel:
     """Calls a dual encoder with parameters taken from flat vectors instead of from the module.
 
-    The module is put into eval mode in place: BatchNorm then uses its running statistics and no
-    layer draws from the global random state (the projections' dropout comes from the generator
-    given to `call`). Parameters that do not require a gradient stay in the module and are shared by
-    all calls.
+    The module is put into eval mode in place. BatchNorm then uses its running statistics, and no
+    layer draws from the global random state. Dropout of the projections is drawn from the generator
+    given to `call`. Parameters that do not require a gradient stay in the module, and all calls
+    share them.
 
     Args:
         model: module with `forward(images, text_embeds, generator) -> (img_emb, txt_emb)`; its
@@ -41,6 +41,7 @@ class FlatModel:
         self.model = model.eval()
         self._layout: dict[str, list[tuple[str, torch.Size]]] = {group: [] for group in GROUPS}
         kinds = set()
+        # The order of the module decides where a parameter stands in its vector
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 group = "txt" if name.startswith("text_") else "img"
@@ -59,7 +60,7 @@ class FlatModel:
         may be empty.
         """
         parameters = dict(self.model.named_parameters())
-        # `cat` needs one part at least: a frozen encoder leaves its group without any
+        # torch.cat needs at least one part, and a frozen encoder leaves the image group without any
         empty = torch.empty(0, dtype=self.dtype, device=self.device)
         theta: Theta = {}
         for group, layout in self._layout.items():
@@ -106,6 +107,7 @@ class FlatModel:
         """
         inside: dict[str, Tensor] = {}
         for name, value in self._unflatten(theta).items():
+            # The encoder alone is called, so its parameters are named from inside of it
             if name.startswith(_ENCODER):
                 inside[name.removeprefix(_ENCODER)] = value
         features: Tensor = self._call(
@@ -121,7 +123,8 @@ class FlatModel:
                 parameters[name].copy_(value)
 
     def _call(self, module: nn.Module, parameters: dict[str, Tensor], *inputs: object) -> Any:
-        # The gradient calls the model several times, which must not leave traces in it
+        # The reverse sweep repeats this call and has to get the same result. A buffer that the call
+        # writes, such as running statistics, would change the next one.
         before = self._buffer_versions()
         outputs = torch.func.functional_call(module, parameters, inputs)
         changed = [
@@ -148,13 +151,14 @@ class FlatModel:
                     f"{tuple(theta[group].shape)}; experts and student must share encoder and "
                     "trainable set"
                 )
+            # Views, so that gradients arrive in the flat vector
             parts = theta[group].split(sizes) if sizes else ()
             for (name, shape), part in zip(layout, parts, strict=True):
                 views[name] = part.view(shape)
         return views
 
     def _buffer_versions(self) -> dict[str, tuple[int, int]]:
-        """Identity and in-place counter of each buffer: any write or replacement changes the
-        pair.
+        """Return the identity and the write counter of each buffer. A write changes the counter, a
+        replacement the identity.
         """
         return {name: (id(buffer), buffer._version) for name, buffer in self.model.named_buffers()}

@@ -1,8 +1,9 @@
-"""Checks whether what a network gives says something about its inputs.
+"""Checks whether the embeddings of a network say something about its inputs.
 
-It has to be finite, different inputs have to differ, and many of them need more than a few
-directions. A network with missing or zeroed weights fails one of these, and would still end with a
-table of recalls. Callers: `embed_captions` for captions, `starts` for image encoders.
+Embeddings have to be finite, those of different inputs have to differ, and many of them have to
+span more than a few directions. A network with missing or zeroed weights fails one of these checks.
+Without them the pipeline would still end with a table of recalls. Callers: `embed_captions` for
+captions, `starts` for image encoders.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from tasks.core.foundations.seeding import make_generator
 from tasks.core.networks.encoders import ImageEncoder, encode_images
 
 SAMPLE = 512  # rows that are compared with each other
-# Rows at a relative distance below this are one: other batches round float32 by some 1e-6
+# Rows at a smaller relative distance count as equal: the batch that an input is in changes float32
+# results by some 1e-6
 _SAME = 1e-5
+# From so many different rows on they need this rank; smaller shares of the largest singular value
+# count as zero
 _MANY, _LEAST_RANK, _RANK_TOLERANCE = 32, 4, 1e-4
-_PROBES = 8
+_PROBES = 8  # random pictures that an image encoder is tried with
 
 
 def check_informative(
@@ -27,15 +31,17 @@ def check_informative(
 ) -> None:
     """Raise ValueError unless the embeddings (N, D) are finite and tell their inputs apart.
 
-    Of a sample of different inputs, at least a quarter need a vector of their own, and two at the
-    least: captions may differ in what the encoder drops, as capitals and words that it does not
-    know. From 32 different vectors on, their differences to the mean need rank 4.
+    In a sample of different inputs, there have to be at least a quarter as many different vectors,
+    and at least two. All are not asked for: captions may differ in capitals or unknown words alone,
+    which the encoder drops. From 32 different vectors on, their differences to the mean need rank
+    4.
 
     Args:
-        input_of: the input of a row; equal ones may share a vector.
+        rows: (N, D) embeddings.
+        input_of: the input of a row; equal inputs may share a vector.
         what: the network, for the message.
-        causes: what is known to lead to this.
-        where: what to change.
+        causes: known causes, for the message.
+        where: what to change, for the message.
     """
     bad = (~torch.isfinite(rows).all(1)).nonzero()[:, 0]
     if len(bad):
@@ -43,7 +49,8 @@ def check_informative(
             f"{what} gave non-finite embeddings for {len(bad)} of {len(rows)} inputs, first "
             f"number {int(bad[0])}; all must be finite; {where}"
         )
-    # Spread over all rows: neighbours may be captions of one image
+    # Spread over all rows, because neighbours may be captions of one image. Reversed, so that the
+    # first row of each input stays.
     step = max(1, len(rows) // SAMPLE)
     first = {input_of(row): row for row in reversed(range(0, len(rows), step))}
     chosen = rows[sorted(first.values())].double()
@@ -56,6 +63,7 @@ def check_informative(
         )
     if len(own) < _MANY:
         return
+    # Without the mean: a common offset is a direction that tells nothing apart
     sizes = torch.linalg.svdvals(own - own.mean(0))
     rank, needed = int((sizes > _RANK_TOLERANCE * sizes[0]).sum()), min(_LEAST_RANK, own.shape[1])
     if rank < needed:
@@ -66,7 +74,10 @@ def check_informative(
 
 
 def check_weights(module: nn.Module, *, what: str, where: str) -> None:
-    """Raise ValueError where a weight is not finite, or where all matrices and kernels are zero."""
+    """Raise ValueError when a weight is not finite, or when all matrices and kernels are zero.
+
+    Vectors do not count: the scale of a normalisation is 1 in an untrained network too.
+    """
     weights = {
         name: value for name, value in module.state_dict().items() if value.is_floating_point()
     }
@@ -92,15 +103,15 @@ def check_on_noise(
 ) -> None:
     """Raise ValueError unless an image encoder tells a few random pictures apart."""
     shape = (_PROBES, image_size, image_size, 3)
-    # A trained encoder stores no features to look at, so it is shown noise
+    # No features of an encoder that will be trained are stored, so it is tried on noise
     images = torch.randint(0, 256, shape, generator=make_generator(0, "noise")).to(torch.uint8)
     features = encode_images(encoder, images.numpy(), device=device)
     check_informative(features, lambda row: row, what=what, causes=causes, where=where)
 
 
 def _is_first(rows: Tensor) -> Tensor:
-    """Return (N,) whether no earlier row is the same, up to rounding."""
-    # Without matrix products: their rounding is larger than the distances in question
+    """Return (N,) bool, whether no earlier row is equal up to rounding."""
+    # Distances by matrix products round by more than the distances in question
     distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
     is_same = distances <= _SAME * rows.norm(dim=1)
     return ~is_same.tril(-1).any(1)

@@ -1,4 +1,4 @@
-"""What the libraries that networks come from raise, said as one message."""
+"""Turns the errors of the libraries that networks come from into one message."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import torch
 
 @contextmanager
 def said(what: str, allowed: str) -> Iterator[None]:
-    """Say `what` a library cannot do with a user's choice; its errors are of any type.
+    """Raise a ValueError in place of any error that a library raises inside.
 
-    Files that are not there and memory that is too small are no matter of the choice and pass.
+    Errors about missing files and about memory pass as they are: another choice would not heal
+    them.
 
     Args:
-        allowed: what is allowed, and where to change it.
+        what: what the library cannot do with the user's choice; the message begins with it.
+        allowed: what is allowed, and where to change it; the message ends with it.
 
     Raises:
-        ValueError: `what`, the first line of the library's words, and `allowed`.
+        ValueError: `what`, the first line of the library's message, and `allowed`.
     """
     try:
         yield
@@ -29,11 +31,12 @@ def said(what: str, allowed: str) -> Iterator[None]:
         ) from error
     except (OSError, MemoryError, torch.OutOfMemoryError):
         raise
+    # The libraries raise errors of any type for a name or an argument they do not know
     except Exception as error:
         raise ValueError(f"{what}: {_first_line(error)}; {allowed}") from error
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of an error that says something: some libraries begin with a blank."""
+    """Return the first line that is not blank: the messages of some libraries begin with one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0].rstrip(".")

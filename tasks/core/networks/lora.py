@@ -2,10 +2,10 @@
 with W frozen (METHOD 2).
 
 The paper puts them into Vision Transformers. A 1 x 1 convolution is the same product at every
-pixel, so they fit networks like MobileNetV2 too (`conv_pw`, `conv_pwl`, `conv_head`). peft places
-the layers. Their initial values are ours: A from the model's seed and B = 0, so that the adapted
-encoder begins as the given one. Differentiating such a network twice needs the math kernel of
-attention, which `trajectory.py` chooses.
+pixel, so adapters fit networks like MobileNetV2 too (`conv_pw`, `conv_pwl`, `conv_head`). The
+library peft puts the layers in place. Their initial values are drawn here: A from the seed of the
+model, and B = 0, so that the adapted encoder begins as the given one. Differentiating such a
+network twice needs the math kernel of attention, which `hypergradient/trajectory.py` chooses.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import nn
 from tasks.core.foundations.section import Range, Section
 from tasks.core.foundations.seeding import make_generator
 
-# Linear layers of timm's Vision Transformers (a bare `proj` would be the patch embedding too), and
-# 1 x 1 convolutions of MobileNetV2.
+# Linear layers of timm's Vision Transformers. `attn.proj` in full, for the patch embedding has a
+# `proj` too. Below them the 1 x 1 convolutions of MobileNetV2.
 LoraLinear = Literal["attn.qkv", "attn.proj", "fc1", "fc2"]
 
 
@@ -42,8 +42,8 @@ class LoraSection(Section):
     Attributes:
         rank: of the product B A; the paper uses 4.
         alpha: scale of the adapters; alpha = rank adds B A x as it is.
-        targets: layers that get one: linear ones of a Vision Transformer, or 1 x 1 convolutions of
-            MobileNetV2 and its kin.
+        targets: layers that get an adapter: linear layers of a Vision Transformer, or 1 x 1
+            convolutions of MobileNetV2 and its kin.
     """
 
     rank: Annotated[int, Range(ge=1, le=1024)]
@@ -71,7 +71,7 @@ def with_adapters(encoder: nn.Module, section: LoraSection, *, seed: int) -> nn.
     from peft import LoraConfig, inject_adapter_in_model
 
     adapted = copy.deepcopy(encoder).requires_grad_(False)
-    # Full names, since peft would take a suffix for any convolution.
+    # Full names: peft would match a suffix with any convolution, also with a 3 x 3 one
     config = LoraConfig(
         r=section.rank,
         lora_alpha=section.alpha,  # type: ignore[arg-type]
@@ -84,7 +84,9 @@ def with_adapters(encoder: nn.Module, section: LoraSection, *, seed: int) -> nn.
     for name in layers:
         layer: Any = adapted.get_submodule(name)
         down, up = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
+        # A is (rank, d_in), or (rank, C, 1, 1) of a convolution: d_in or C is the fan-in
         bound = down[0].numel() ** -0.5
+        # A generator per layer: another choice of targets leaves the draws of a layer as they are
         initial = torch.empty(down.shape).uniform_(
             -bound, bound, generator=make_generator(seed, "lora", name)
         )
@@ -96,7 +98,7 @@ def with_adapters(encoder: nn.Module, section: LoraSection, *, seed: int) -> nn.
 
 def target_layers(encoder: nn.Module, targets: Sequence[str]) -> list[str]:
     """Return the full names of the layers of `encoder` that `targets` name, in the order of the
-    module; see `with_adapters`.
+    module. Raises ValueError as `with_adapters` does.
     """
     allowed = (
         f"allowed are {', '.join(LORA_LINEAR)} of a Vision Transformer, or "
@@ -121,8 +123,8 @@ def target_layers(encoder: nn.Module, targets: Sequence[str]) -> list[str]:
         )
     for name in found:
         owner = encoder.get_submodule(name.rpartition(".")[0])
-        # BEiT, EVA and Swin v2 add separate biases: they read the weight of `qkv` and never call
-        # the layer.
+        # BEiT, EVA and Swin v2 add separate biases. They read the weight of `qkv` and never call
+        # the layer, so an adapter in its place would do nothing.
         if name.endswith(".qkv") and getattr(owner, "q_bias", None) is not None:
             raise ValueError(
                 f"{type(encoder).__name__} reads the weight of {name} without calling it, which "
@@ -132,7 +134,9 @@ def target_layers(encoder: nn.Module, targets: Sequence[str]) -> list[str]:
 
 
 def _fits(layer: nn.Module, name: str, target: str) -> bool:
-    """Whether a target means this layer: `fc1` is no convolution of squeeze-and-excitation."""
+    """Return whether a target means this layer, by its name and its type. The type matters: a
+    squeeze-and-excitation block has convolutions called `fc1` too.
+    """
     if not f".{name}".endswith(f".{target}"):
         return False
     if target in LORA_LINEAR:

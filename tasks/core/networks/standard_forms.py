@@ -1,7 +1,8 @@
-"""Brings layers to a standard form that computes the same and can be differentiated twice.
+"""Brings layers to a standard form: the same result, but differentiable twice, pure and fast.
 
-Three layers of ready-made networks need it: hard sigmoids, attention that keeps biases by position,
-and convolutions that cut an image into patches. `encoders.ready` applies all three to a network.
+Three layers of ready-made networks need it. Hard sigmoids lack a second derivative. Some attention
+layers keep biases of an earlier call. Convolutions that cut an image into patches are slow in the
+reverse pass. `encoders.ready` applies all three to a network.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from torch.nn import functional
 class HardSigmoid(nn.Module):
     """relu6(x + 3) / 6, without parameters.
 
-    The exact engines differentiate a gradient. torch.nn.functional.hardsigmoid has neither a second
-    reverse derivative nor a forward one of its gradient. In float64 its gradient is that of float32
-    (6e-9 off), which one-sided differences divide by eps. relu6(x + 3) / 6 has all derivatives. On
-    the CPU its values and float32 gradients equal torch's to the last bit, on a GPU to one unit of
-    it. Hard swish needs nothing.
+    The exact engines differentiate a gradient. torch.nn.functional.hardsigmoid has no second
+    reverse derivative, and its gradient has no forward derivative. In float64 its gradient is only
+    as exact as float32 (6e-9 off), and one-sided differences divide this error by eps. relu6(x + 3)
+    / 6 has all derivatives. On the CPU its values and float32 gradients equal torch's to the last
+    bit. On a GPU they differ by at most one unit of it. Hard swish needs no replacement.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -29,6 +30,7 @@ class HardSigmoid(nn.Module):
 def use_differentiable_activations(module: nn.Module) -> None:
     """Replace every torch.nn.Hardsigmoid inside `module`, in place."""
     for name, layer in list(module.named_modules(remove_duplicate=False)):
+        # The module itself has no name, and no parent to put a replacement into
         if name and type(layer) is nn.Hardsigmoid:
             module.set_submodule(name, HardSigmoid().train(layer.training))
 
@@ -40,9 +42,10 @@ def forget_attention_biases(module: nn.Module) -> None:
     """Make attention layers inside `module` gather their biases anew in each call, in place.
 
     In eval mode timm's LeViT, EfficientFormer, TinyViT and EfficientViT-M keep the biases of their
-    first call. A later call under other parameters would use those of the first. Their graphs would
-    stay alive, and no copy of a network may hold graphs.
+    first call. A later call under other parameters would use those of the first. The graph of the
+    first call would stay alive too, and a network that holds a graph cannot be copied.
     """
+    # Before a call, so that it gathers under its own parameters; after it, so that no graph stays
     for layer in module.modules():
         if isinstance(getattr(layer, CACHE, None), dict):
             layer.register_forward_pre_hook(_forget)
@@ -54,24 +57,24 @@ def _forget(layer: nn.Module, *_: object) -> None:
 
 
 class PatchConvolution(nn.Conv2d):
-    """A Conv2d whose kernel equals its stride, as a Linear layer on patches, channels-last.
+    """A Conv2d with equal kernel and stride, computed as a Linear layer on patches, channels-last.
 
-    Parameters and result are those of the convolution. Where kernel and stride agree, no pixel is
-    used twice. Matching needs the pixels' gradient in every step, and the general convolution is
-    slow at it.
+    Parameters and result are those of the convolution. Kernel and stride are equal, so each pixel
+    is in one patch, and one matrix product does it. Matching needs the gradient of the pixels in
+    every step, and the general convolution is slow at it.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return (B, O, H // k, W // l) of (B, C, H, W) for a k x l kernel. A rest at the right and
-        lower edge is left out.
+        """Return (B, O, H // k, W // l) of (B, C, H, W) for a k x l kernel. Pixels at the right and
+        lower edge that fill no patch are left out.
         """
         (height, width), (rows, columns) = (
             self.kernel_size,
             (input.shape[2] // self.kernel_size[0], input.shape[3] // self.kernel_size[1]),
         )
         inside = input.permute(0, 2, 3, 1)[:, : rows * height, : columns * width]
-        # Within a patch channels come last, as they lie in memory: the copies move runs of width x
-        # channels numbers.
+        # (B, rows, columns, height * width * C): within a patch channels come last, as in memory,
+        # so the copy moves runs of width * C numbers
         patches = (
             inside.view(inside.shape[0], rows, height, columns, width, self.in_channels)
             .transpose(2, 3)
@@ -83,8 +86,8 @@ class PatchConvolution(nn.Conv2d):
 
 
 def use_patch_products(module: nn.Module) -> None:
-    """Replace every such convolution inside `module`, in place; names, values and identity of the
-    parameters stay.
+    """Replace each convolution inside `module` that cuts patches by a `PatchConvolution`, in place.
+    Names, values and identity of the parameters stay.
     """
     for name, layer in list(module.named_modules()):
         if name and type(layer) is nn.Conv2d and _cuts_patches(layer):
@@ -99,6 +102,7 @@ def _cuts_patches(layer: nn.Conv2d) -> bool:
 
 def _as_patches(layer: nn.Conv2d) -> PatchConvolution:
     rows, columns = layer.kernel_size
+    # The new layer gets the parameters of the old one, so none are allocated or drawn
     with torch.device("meta"):
         patches = PatchConvolution(
             layer.in_channels,

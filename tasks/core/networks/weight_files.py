@@ -18,12 +18,15 @@ from tasks.core.foundations.tensor_files import load_tensors
 _OPTION = "model.options.weights"
 _WHERE = f"change {_OPTION}"
 _FILE = "'random' or the path of a .safetensors file"
-# A file begins with the length of its header, whose tensors take about 100 bytes each.
+# A safetensors file begins with the length of its header, 8 bytes. The header takes about 100 bytes
+# per tensor, so 10 MB are room for 100,000 of them.
 _LENGTH_BYTES, _MAX_HEADER = 8, 10_000_000
 
 
 def weight_files(config: Any) -> list[Path]:
-    """Return local files whose content decides what an image encoder with `weights` computes."""
+    """Return the local files that decide what an image encoder computes; none for weights by
+    name.
+    """
     return [] if config.weights in ("hub", "random") else [Path(config.weights)]
 
 
@@ -31,11 +34,12 @@ def weight_files(config: Any) -> list[Path]:
 def by_name(
     name: str, weights: str, *, allowed: str = _FILE, option: str = _OPTION
 ) -> Iterator[None]:
-    """Say what to do when weights that are asked for by name (`weights` is `hub`) cannot be had.
-    Other errors pass.
+    """Say what to do when weights by name (`weights` is `hub`) cannot be had. Other errors pass.
 
     Args:
+        name: of the network, for the message.
         allowed: the other values of the parameter `option`.
+        option: the parameter that holds `weights`.
 
     Raises:
         FileNotFoundError: the hub cannot be reached, or does not have them.
@@ -43,8 +47,8 @@ def by_name(
     try:
         yield
     except OSError as error:
-        # What has a number of its own (a reset connection, a full disk) is no matter of names, and
-        # may heal.
+        # Libraries raise OSError without a number for a name that they cannot find. An error with a
+        # number (a reset connection, a full disk) may heal, and callers may try again.
         if (
             weights != "hub"
             or isinstance(error, TimeoutError)
@@ -73,7 +77,8 @@ def check_weight_file(path: Path) -> None:
             f"weights {str(path)!r} have no tensors or too many: their header has {num_bytes:,} "
             f"bytes, allowed are at most {_MAX_HEADER:,}; {allowed}"
         )
-    # What is damaged in another way, the loader says.
+    # The loader reports other damage. Here integer weights are refused: they would be cast and give
+    # a network that computes something else.
     with suppress(SafetensorError), safe_open(str(path), "pt") as file:
         for name in file.keys():  # noqa: SIM118
             kind = file.get_slice(name).get_dtype()
@@ -99,7 +104,8 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], *, name: str, weig
     """Copy `state` into every parameter and buffer of `module`, in place.
 
     Args:
-        name, weights: of the network and of where the tensors came from, for messages.
+        name: of the network, for messages.
+        weights: where the tensors came from, for messages.
 
     Raises:
         ValueError: a tensor of the network is missing, the network has no place for one, or shapes
@@ -130,4 +136,5 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], *, name: str, weig
             f"weights {weights!r} do not fit {name}: {problem}; allowed is a file of that very "
             f"network; {_WHERE}"
         )
+    # Not strict, because the counters of BatchNorm may be missing; all else was checked above
     module.load_state_dict(state, strict=False)

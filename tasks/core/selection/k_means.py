@@ -1,4 +1,4 @@
-"""Computes k-means and its prototypes, the real points nearest to the centroids (Lloyd, 1982;
+"""Computes k-means, and prototypes: the real points nearest to the centroids (Lloyd, 1982;
 k-means++, Arthur and Vassilvitskii, 2007).
 """
 
@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Points per block of distances, which bounds memory to _CHUNK x K floats
 _MAX_ITERATIONS, _CHUNK = 50, 4096
 
 
@@ -21,12 +22,13 @@ def k_means(points: Tensor, num_clusters: int, generator: torch.Generator) -> Te
     previous = torch.full((len(points),), -1)
     for _ in range(_MAX_ITERATIONS):
         cluster = nearest(points, centroids)
+        # Equal clusters give equal centroids, so that nothing would change any more
         if torch.equal(cluster, previous):
             break
         previous = cluster
         counts = torch.bincount(cluster, minlength=num_clusters)
         sums = torch.zeros_like(centroids).index_add_(0, cluster, points)
-        # A centroid that lost all its points stays where it is.
+        # A centroid without points stays where it is, so that K centroids remain
         centroids = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), centroids)
     return centroids
 
@@ -37,8 +39,8 @@ def nearest(points: Tensor, centroids: Tensor) -> Tensor:
 
 
 def prototypes(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
-    """Return indices (K,) of the points (N, d) nearest to the centroids of k-means. No point comes
-    twice.
+    """Return indices (K,) of the points (N, d) nearest to the centroids of k-means. A point that is
+    nearest to two centroids goes to the first; the other takes its next nearest.
     """
     centroids = k_means(points, num_clusters, generator)
     is_taken = torch.zeros(len(points), dtype=torch.bool)
@@ -51,13 +53,13 @@ def prototypes(points: Tensor, num_clusters: int, generator: torch.Generator) ->
 
 
 def _spread(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
-    """k-means++: each next centroid is a point drawn with a probability that grows with its squared
-    distance to the nearest one.
+    """Return first centroids (K, d) by k-means++. The first is a random point. The probability that
+    a point becomes the next is proportional to its squared distance to the nearest centroid so far.
     """
     first = int(torch.randint(len(points), (1,), generator=generator))
     chosen, distances = [first], (points - points[first]).square().sum(1)
     for _ in range(num_clusters - 1):
-        # Where every point is a centroid already, any will do.
+        # All distances are 0 once every different point is a centroid: then any will do
         weights = distances if bool(distances.sum() > 0) else torch.ones_like(distances)
         chosen.append(int(torch.multinomial(weights, 1, generator=generator)))
         distances = torch.minimum(distances, (points - points[chosen[-1]]).square().sum(1))

@@ -1,5 +1,5 @@
-"""Defines what a coreset method selects from and what it returns, with the mathematics of the
-methods (METHOD 7).
+"""Defines what a coreset method selects from and what it returns, and holds the mathematics of the
+methods (METHOD 7). The methods themselves are in `coresets/`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ class Pool:
         caption_idx: (N,) int64, the caption of each image, drawn once.
         image_features, text_features: (N, d) L2-normalised features of the images and of those
             captions.
-        shared: what the method's `prepare` found, the same for every budget; empty without one.
-        real: the pairs by their bytes.
+        shared: tensors that `prepare` of the method returned, the same for every budget; empty for
+            a method without `prepare`.
+        real: counts the bytes of the pairs.
     """
 
     caption_idx: Tensor
@@ -36,7 +37,7 @@ class Pool:
 
     @property
     def pair_features(self) -> Tensor:
-        """(N, 2d): image and text features side by side, so that distances add up over both
+        """Image and text features side by side, (N, 2d). Squared distances then add up over both
         modalities.
         """
         return torch.cat([self.image_features, self.text_features], dim=1)
@@ -74,7 +75,14 @@ def check_budget(num_pairs: int, num_images: int) -> None:
 def sample_captions(
     image_idx: Tensor, caption_image_idx: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Return one caption index for each image (M,), uniform over that image's captions."""
+    """Return one caption index for each image (M,), uniform over the captions of that image.
+
+    Args:
+        image_idx: (M,) images.
+        caption_image_idx: (T,) the image of each caption, in any order.
+        generator: of the draws, one after the other.
+    """
+    # `by_image` lists the captions image after image, and `firsts` says where each image begins
     by_image = caption_image_idx.argsort(stable=True)
     counts = torch.bincount(caption_image_idx)
     firsts = (counts.cumsum(0) - counts)[image_idx]
@@ -85,15 +93,15 @@ def sample_captions(
 
 
 def herd(points: Tensor, num_points: int) -> Tensor:
-    """Return indices (M,) of points (N, d), chosen greedily. The running mean of the chosen stays
-    closest to the mean of all.
+    """Return indices (M,) of points (N, d), chosen greedily. Each choice brings the mean of the
+    chosen points closest to the mean of all.
     """
     mean, total = points.mean(0), torch.zeros_like(points[0])
     is_free = torch.ones(len(points), dtype=torch.bool, device=points.device)
     norms = points.square().sum(1)
     chosen = []
     for count in range(1, num_points + 1):
-        # |(total + p)/count - mean|^2 up to terms without p, times count^2.
+        # count^2 |(total + p) / count - mean|^2 without the terms that are equal for all p
         cost = norms + 2 * points @ (total - count * mean)
         index = int(cost.masked_fill(~is_free, torch.inf).argmin())
         chosen.append(index)
@@ -103,14 +111,18 @@ def herd(points: Tensor, num_points: int) -> Tensor:
 
 
 def herd_products(first: Tensor, second: Tensor, num_points: int) -> Tensor:
-    """Return indices (M,) of pairs (x, y), chosen greedily. The mean outer product x y^T of the
-    chosen stays closest to the mean of all, in the Frobenius norm.
+    """Return indices (M,) of pairs (x, y), chosen greedily. Each choice brings the mean outer
+    product x y^T of the chosen pairs closest to the mean of all, in the Frobenius norm.
+
+    It is `herd` of the products x y^T. These would take N d e numbers and are never written out:
+    <x y^T, x' y'^T> = <x, x'> <y, y'>.
 
     Args:
-        first, second: (N, d) and (N, e). It is `herd` of the products, which are never written out:
-            <x y^T, x' y'^T> = <x, x'> <y, y'>.
+        first: (N, d), the x.
+        second: (N, e), the y.
     """
     norms = first.square().sum(1) * second.square().sum(1)
+    # Inner products of each x y^T with the mean, and with the sum of the chosen, (N,)
     to_mean = ((first @ (first.T @ second)) * second).sum(1) / len(first)
     to_chosen = torch.zeros_like(norms)
     is_free = torch.ones(len(first), dtype=torch.bool, device=first.device)
@@ -125,8 +137,8 @@ def herd_products(first: Tensor, second: Tensor, num_points: int) -> Tensor:
 
 
 def farthest_first(points: Tensor, num_points: int, generator: torch.Generator) -> Tensor:
-    """Return indices (M,) of a farthest-first traversal of points (N, d). It begins with a random
-    one, and costs O(N M d).
+    """Return indices (M,) of points (N, d). The first is random. Each next one is the farthest from
+    the nearest chosen point. It costs O(N M d).
     """
     chosen = [int(torch.randint(len(points), (1,), generator=generator))]
     nearest = (points - points[chosen[0]]).square().sum(1)
@@ -140,12 +152,13 @@ def farthest_first(points: Tensor, num_points: int, generator: torch.Generator) 
 
 
 def count_forgetting(history: Tensor) -> Tensor:
-    """Return (N,) float32: how often each pair went from correct to incorrect, infinity for one
-    that never was correct.
+    """Return (N,) float32, how often each pair went from correct to incorrect. A pair that never
+    was correct counts as infinite.
 
     Args:
         history: (E, N) bool, whether each pair was correct in each epoch.
     """
-    # A pair that never was correct cannot be forgotten, and is the hardest of all
+    # A pair that never was correct has no events. Without the infinity it would look like one that
+    # is never forgotten, and be chosen first.
     events = (history[:-1] & ~history[1:]).sum(0).float()
     return events.masked_fill(~history.any(0), torch.inf)

@@ -1,6 +1,6 @@
 """Augments training images in batches (METHOD 3): RandomResizedCrop, flip and RandAugment.
 
-The caller gives the generator of all draws, so equal seeds give equal batches on one device.
+All draws come from the generator of the caller, so equal seeds give equal batches on one device.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ class AugmentSection(Section):
 
 
 _WITHOUT_SIGN = ("identity", "autocontrast", "equalize")
-# ALBEF/BLIP leave out the colour operations that change what a caption says (a red ball must stay
-# red).
+# As in ALBEF and BLIP, without operations on colours: a caption that says a red ball must stay true
 _OPERATIONS = (
     *_WITHOUT_SIGN,
     "brightness",
@@ -63,6 +62,7 @@ def augment(images: Tensor, section: AugmentSection, generator: torch.Generator)
     """
     if section.is_off:
         return images
+    # (B, 3, H, W): the operations of torchvision want channels first
     images = images.permute(0, 3, 1, 2)
     if section.crop_scale < 1.0 or section.flip:
         images = (
@@ -83,21 +83,24 @@ def crop_and_flip(
     resampling (bilinear).
 
     Args:
-        scale: the least share of the area that a window covers, 0..1; its aspect ratio is 3/4..4/3.
+        scale: smallest share of the area that a crop window covers, 0..1. The aspect ratio of a
+            window is 3/4..4/3.
         generator: a CPU generator; source of all draws.
         flip: mirror each image with probability 1/2.
     """
+    # Columns: area, aspect ratio, place in x, place in y, mirror
     draws = torch.rand(len(images), 5, generator=generator)
     area = scale + (1.0 - scale) * draws[:, 0]
+    # Uniform in the logarithm, so that 3/4 and 4/3 are equally likely
     ratio = torch.exp((2.0 * draws[:, 1] - 1.0) * torch.log(torch.tensor(4.0 / 3.0)))
-    # A large window has less room for other shapes: this keeps it inside the image at the area that
-    # was drawn.
+    # The sides sqrt(area * ratio) and sqrt(area / ratio) are at most 1 for a ratio between area and
+    # 1 / area. A window that is too long keeps its area and gets another shape.
     ratio = torch.minimum(torch.maximum(ratio, area), 1.0 / area)
     height, width = (area / ratio).sqrt(), (area * ratio).sqrt()
     mirror = torch.where((draws[:, 4] < 0.5) & torch.tensor(flip), -1.0, 1.0)
     zero = torch.zeros_like(area)
-    # Output coordinates in -1..1 map to a window of relative size (width, height) around a centre
-    # that keeps it inside.
+    # A 2 x 3 matrix per image, row by row. It maps output coordinates in -1..1 to a window of
+    # relative size (width, height), around a centre that keeps it inside the image.
     rows = [
         width * mirror,
         zero,
@@ -117,14 +120,16 @@ def crop_and_flip(
 
 
 def _randaugment(images: Tensor, magnitude: int, generator: torch.Generator) -> Tensor:
-    """One operation of RandAugment (Cubuk et al., 2020) per image, with a random sign where it has
-    one.
+    """Apply one random operation of RandAugment (Cubuk et al., 2020) to each image, with a random
+    sign if the operation has one.
 
-    Images that drew the same operation and sign are computed together: a call per image leaves a
+    Images with the same operation and sign are computed together. A call per image would leave a
     GPU waiting for Python.
     """
     chosen = torch.randint(len(_OPERATIONS), (len(images),), generator=generator)
     is_positive = torch.rand(len(images), generator=generator) >= 0.5
+    # Group 2 i + 1 is operation i with sign +, group 2 i with sign -. Operations without a sign,
+    # the first of the list, use only one of their two groups.
     groups = 2 * chosen + (is_positive & (chosen >= len(_WITHOUT_SIGN)))
     # Sorted on the CPU and moved once, so that no group waits for the device.
     sizes = groups.bincount(minlength=2 * len(_OPERATIONS)).tolist()
@@ -139,7 +144,12 @@ def _randaugment(images: Tensor, magnitude: int, generator: torch.Generator) -> 
 
 
 def _apply(operation: str, image: Tensor, level: float, sign: float) -> Tensor:
-    """One operation on (..., 3, H, W) uint8, on every image by itself."""
+    """Apply one operation to each image of (..., 3, H, W) uint8.
+
+    Args:
+        level: magnitude as a share of the largest, 0..1.
+        sign: direction of the change, -1 or 1.
+    """
     from torchvision.transforms.v2 import functional as vision
 
     height, width = image.shape[-2:]
@@ -149,6 +159,7 @@ def _apply(operation: str, image: Tensor, level: float, sign: float) -> Tensor:
         return getattr(vision, operation)(image)
     if operation in ("brightness", "sharpness"):
         return getattr(vision, f"adjust_{operation}")(image, 1.0 + sign * 0.9 * level)
+    # At full level: 30 degrees of rotation, 17 of shear, a tenth of the side of translation
     amount = sign * level
     angle = amount * 30.0 if operation == "rotate" else 0.0
     shear = [amount * 17.0 if operation == f"shear_{axis}" else 0.0 for axis in "xy"]

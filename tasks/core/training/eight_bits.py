@@ -1,8 +1,8 @@
-"""Rounds a set to what 8-bit pictures and float16 texts can hold.
+"""Rounds a set to the values that 8-bit pictures and float16 texts can hold.
 
-`storage: uint8` of a method rounds inside the loop: students see rounded pixels and texts, and
-their gradient moves the exact ones as if nothing were rounded (straight-through estimator, Bengio
-et al., arXiv 1308.3432). So the stored set is the very one that was optimised.
+`storage: uint8` of a method rounds inside the loop. Students see rounded pixels and texts. The
+gradient of the rounded values moves the exact ones, as if nothing were rounded (straight-through
+estimator, Bengio et al., arXiv 1308.3432). So the stored set is the one that was optimised.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _LEVELS = 255
 def to_pictures(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Return the nearest (M, H, W, C) uint8 pictures of normalised (M, C, H, W) images."""
     scale, shift = _columns(images, std), _columns(images, mean)
+    # `mul` makes a new tensor, so the rest may work in place on it
     levels = images.mul(scale).add_(shift).mul_(_LEVELS).round_().clamp_(0, _LEVELS)
     return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
@@ -47,12 +48,13 @@ def round_texts(text_embeds: Tensor) -> Tensor:
 
 
 def keep_in_range(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """Clamp normalised images (M, C, H, W) in place to what a picture shows, 0 to 1 in pixels."""
+    """Clamp normalised images (M, C, H, W) in place to black and white, 0 and 1 in pixels."""
+    # Pixel p is x * std + mean, so x lies between -mean / std and (1 - mean) / std in each channel
     scale, shift = _columns(images, std), _columns(images, mean)
     torch.maximum(images, -shift / scale, out=images)
     torch.minimum(images, (1.0 - shift) / scale, out=images)
 
 
 def _columns(images: Tensor, values: tuple[float, ...]) -> Tensor:
-    """Return one value a channel, (C, 1, 1), beside the images."""
+    """Return one value per channel as (C, 1, 1), on the device of the images."""
     return torch.tensor(values, dtype=torch.float32, device=images.device).view(-1, 1, 1)

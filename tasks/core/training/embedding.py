@@ -10,7 +10,7 @@ from tasks.core.foundations.records import Split
 from tasks.core.networks.dual_encoder import DualEncoder
 from tasks.core.networks.encoders import ImageEncoder
 
-_IMAGES, _CAPTIONS = 128, 4096  # of one pass
+_IMAGES, _CAPTIONS = 128, 4096  # per forward pass, which bounds memory
 
 
 def embed_split(
@@ -20,7 +20,7 @@ def embed_split(
     the CPU.
     """
     img, txt = [], []
-    # The model embeds pairs: beside images, any caption will do
+    # The model embeds images and captions together. While images are embedded, one caption will do.
     caption = split.text_embeds[:1].to(device)
     with torch.inference_mode():
         for rows in torch.arange(split.num_images).split(_IMAGES):
@@ -29,7 +29,8 @@ def embed_split(
             else:
                 images = encoder.take(split.images, rows, device)
             img.append(model(images, caption)[0].float().cpu())
+        # Captions are several times as many as images, and need the projection only
         for part in split.text_embeds.split(_CAPTIONS):
             txt.append(normalize(model.text_projection(part.to(device)), dim=1).float().cpu())
-    # Copies outside of inference mode can be part of a graph
+    # A copy from outside of inference mode may become part of a graph
     return torch.cat(img).clone(), torch.cat(txt).clone()

@@ -1,10 +1,10 @@
 """Trains one expert and stores its trajectory, stage 1 (METHOD 3). `distillation/buffer.py` reads
-it.
+the file.
 
 An expert is one safetensors file with a tensor per snapshot and group: `img_000`, `txt_000`,
 `img_001`, ... All experts share the pretrained image encoder at epoch 0. The start artifact holds
-it, so the file of an expert leaves it out. Epochs from 1 on may be stored as their bfloat16
-difference to epoch 0 (`bfloat16_delta`): a tensor of that dtype is such a difference.
+it once, and the files of experts leave it out. Epochs from 1 on may be stored as their difference
+to epoch 0 in bfloat16 (`bfloat16_delta`). A reader knows such a difference by its dtype.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ class ExpertSection(Section):
     Attributes:
         num_experts: trajectories to store.
         num_epochs: epochs of each; all snapshots 0 .. num_epochs are stored. Distillation reads 0
-            .. max_start_epoch - 1 + expert_epochs: this number is enough for one setting, and a
-            sweep over those two needs its largest.
-        coreset_epochs: epochs of expert 0 after which coresets select in its space (METHOD 7).
-            Beyond num_epochs only expert 0 is trained, and of what comes there only this snapshot
-            is stored.
+            .. max_start_epoch - 1 + expert_epochs. So this many epochs are enough for one setting,
+            and a sweep over these two numbers needs the largest.
+        coreset_epochs: epochs of expert 0 after which coresets select in its space (METHOD 7). If
+            they are more than num_epochs, only expert 0 is trained on. Only the snapshot after the
+            last of these epochs is then stored.
         batch_size: pairs per step.
         lr_img, lr_txt: step sizes of the two groups.
         momentum: of SGD; the paper uses 0.
-        storage: snapshots as `float32`, or `bfloat16_delta`: their differences to epoch 0 in half
-            the bytes, with the error that the expert's manifest states.
+        storage: `float32`, or `bfloat16_delta`: snapshots as differences to epoch 0, in half the
+            bytes. The manifest of an expert states the error.
     """
 
     num_experts: Count
@@ -57,10 +57,11 @@ class ExpertSection(Section):
     augment: AugmentSection
 
     def stored_epochs(self, index: int) -> tuple[int, ...]:
-        """Return the epochs after which snapshots of an expert are stored, beside epoch 0. It is
-        trained to the last of them.
+        """Return the epochs after which snapshots of an expert are stored, beside epoch 0. The
+        expert is trained up to the last of them.
         """
         epochs = tuple(range(1, self.num_epochs + 1))
+        # Coresets look at one expert, so only the first has the extra epochs
         if index == 0 and self.coreset_epochs > self.num_epochs:
             return (*epochs, self.coreset_epochs)
         return epochs
@@ -85,9 +86,10 @@ def train_expert(
     losses.
 
     Args:
-        model: fresh projections; its trainable parameters are the trajectory.
-        index: of the expert; the snapshots are those of epoch 0 and of
-            `section.stored_epochs(index)`.
+        model: has fresh projections; its trainable parameters are the trajectory.
+        tau: temperature of the loss.
+        seed: of the order of pairs, captions, augmentation and dropout.
+        index: of the expert. Its snapshots are epoch 0 and `section.stored_epochs(index)`.
         is_start_shared: leave `img_000` out, because the start artifact holds the same encoder for
             all experts.
         checkpoint: file to resume from and to write after every epoch.
@@ -99,6 +101,7 @@ def train_expert(
     snapshots, losses = _snapshot(flat, 0), list[float]()
     if is_start_shared:
         del snapshots[snapshot_name("img", 0)]
+    # Draws are named by seed and epoch, so a resumed run needs no state of generators
     stored = load_checkpoint(checkpoint) if checkpoint else None
     if stored is not None:
         parts, state = stored
@@ -119,7 +122,7 @@ def train_expert(
         if epoch + 1 in epochs:
             snapshots.update(_snapshot(flat, epoch + 1))
         if checkpoint is not None:
-            # Not every epoch is stored, so the parameters stand beside the snapshots
+            # The last snapshot may be older than this epoch, so the parameters are kept beside it
             now = {"snapshots": snapshots, "now": flat.flatten(), "momenta": _momenta(optimiser)}
             save_checkpoint(checkpoint, now, {"losses": losses})
         if progress:
@@ -133,10 +136,11 @@ def save_snapshots(
     """Write the trajectory of one expert into its artifact folder.
 
     Args:
+        folder: an existing folder.
         snapshots: as `train_expert` returns them.
         storage: `float32` as they are, or `bfloat16_delta`: epochs from 1 on as bfloat16
             differences to epoch 0.
-        shared: epoch 0 of a group that the snapshots left out, {"img": (P_img,)}; else empty.
+        shared: epoch 0 of the groups that the snapshots leave out, {"img": (P_img,)}; else empty.
 
     Returns:
         `snapshot_bytes` (of the tensors), and `storage_error`: the largest |theta_read - theta| /
@@ -151,6 +155,7 @@ def save_snapshots(
                 continue
             first = snapshots.get(snapshot_name(group, 0), shared.get(group))
             assert first is not None, "a snapshot without epoch 0 comes with what experts share"
+            # bfloat16 rounds to 8 bits. It rounds the difference, which is small beside theta.
             stored[name] = (theta - first).to(torch.bfloat16)
             moved = float((theta - first).norm())
             if moved > 0.0:
@@ -173,6 +178,7 @@ def snapshot_name(group: str, epoch: int) -> str:
 
 
 def _snapshot(flat: FlatModel, epoch: int) -> Theta:
+    # `flatten` copies: a snapshot must not change when training goes on (METHOD 9)
     found = {}
     for group, value in flat.flatten().items():
         if value.numel():
@@ -181,7 +187,7 @@ def _snapshot(flat: FlatModel, epoch: int) -> Theta:
 
 
 def _momenta(optimiser: torch.optim.Optimizer) -> Theta:
-    """Return the velocities of SGD by the number of their parameter; without momentum none."""
+    """Return the velocities of SGD by the number of their parameter; empty without momentum."""
     states = optimiser.state_dict()["state"]
     return {str(number): state["momentum_buffer"] for number, state in states.items()}
 

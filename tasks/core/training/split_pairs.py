@@ -12,14 +12,16 @@ from tasks.core.training.augment import AugmentSection, augment
 
 
 class SplitPairs:
-    """All images of a split, each with a caption drawn anew at every visit (METHOD 3: no false
-    negatives of one image).
+    """All images of a split, each with a caption that is drawn anew at every visit.
+
+    A batch holds an image once. So no caption of it counts as a negative of another (METHOD 3).
 
     Args:
-        split: with `features` when the encoder is frozen; those are used then, and images are not
-            read.
+        split: with `features` when the encoder is frozen. Features are then used in place of
+            images, which are not read.
         encoder: gives the normalisation.
         section: augmentation of images.
+        device: of the batches.
         caption_idx: (N,) fixes one caption per image instead.
     """
 
@@ -48,7 +50,9 @@ class SplitPairs:
         else:
             chosen = self.caption_idx[rows]
         text_embeds = self.split.text_embeds[chosen].to(self.device, non_blocking=True)
+        # Features of a frozen encoder belong to images without augmentation
         if self.split.features is not None:
             return self.split.features[rows].to(self.device, non_blocking=True), text_embeds
+        # Bytes go to the device, where they are augmented: a quarter of the traffic of float32
         raw = augment(take_rows(self.split.images, rows, self.device), self.section, pictures)
         return normalise(raw, self.encoder.mean, self.encoder.std), text_embeds

@@ -2,6 +2,8 @@
 it, central differences elsewhere.
 """
 
+import math
+
 from tasks.core.hypergradient.engine_choice import Facts, explain_engine
 
 
@@ -17,6 +19,7 @@ def test_the_engine_is_exact_on_heads_and_a_central_difference_elsewhere():
 def test_the_error_of_differences_decides():
     assert choose_engine(is_encoder_frozen=False, facts=Facts(1e-2)) == "central_difference"
     assert choose_engine(is_encoder_frozen=False, facts=Facts(2.0)) == "double_backward"
+    assert choose_engine(is_encoder_frozen=False, facts=Facts(math.nan)) == "double_backward"
     assert choose_engine(is_encoder_frozen=True, facts=Facts(1e-2)) == "double_backward"
 
 

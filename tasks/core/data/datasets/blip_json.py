@@ -1,9 +1,10 @@
-"""The retrieval json files of ALBEF and BLIP: one row a caption in train, one row an image in val
-and test.
+"""Reads the retrieval json files of ALBEF and BLIP: one row a caption in train, one row an image in
+val and test.
 
 Source: J. Li et al., ALBEF (NeurIPS 2021) and BLIP (ICML 2022). Train rows are `{image, caption:
-str, image_id}`, grouped here by `image` in order of first appearance; val and test rows are
-`{image, caption: [str]}`. `image` may have subfolders (`val2014/COCO_val2014_000000391895.jpg`).
+str, image_id}`. They are grouped by `image`, in the order in which images first appear. Rows of val
+and test are `{image, caption: [str]}`. `image` may have subfolders
+(`val2014/COCO_val2014_000000391895.jpg`).
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
-    """Return the digest of the three json files and of name and content of the picture files;
-    `path` does not enter.
+    """Return the digest of the three json files, and of the names and contents of the picture
+    files. It does not depend on `path`.
     """
     digests = {split: digest_of(path) for split, path in _paths(config).items()}
     return text_digest(
@@ -71,7 +72,7 @@ def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -
 
 
 def read_annotations(paths: dict[str, Path], left_out: LeftOut) -> list[Annotation]:
-    """Return what the json files {split: path} say about each image; the pictures need not be
+    """Return the captions of each image in the json files {split: path}; the pictures need not be
     there.
     """
     return [
@@ -87,6 +88,7 @@ def _paths(config: Config) -> dict[str, Path]:
 
 def _train(path: Path, left_out: LeftOut) -> list[Annotation]:
     captions: dict[str, list[str]] = {}
+    # First row and id of each image. Two ids under one name are two images that would be mixed.
     first: dict[str, tuple[str, Any]] = {}
     for where, row in _rows(path, left_out):
         with left_out.catching():

@@ -1,10 +1,10 @@
-"""COCO's own captions: `captions_train2017.json` and its like, `{"images": [{id, file_name}],
-"annotations": [{image_id, caption}]}`.
+"""Reads the json of COCO captions: `captions_train2017.json` and its like, `{"images": [{id,
+file_name}], "annotations": [{image_id, caption}]}`.
 
-Source: X. Chen et al., Microsoft COCO Captions (arXiv 1504.00325); other datasets use the layout
-too. Images stand in the order of their file, captions in that of theirs. COCO gives no captions of
-its test images: name a file under two splits and state `shares`, or take Karpathy's json with the
-reader `karpathy`, whose splits are those of published tables.
+Source: X. Chen et al., Microsoft COCO Captions (arXiv 1504.00325). Other datasets use the layout
+too. Images are in the order of `images`, their captions in the order of `annotations`. COCO gives
+no captions of its test images. So name a file under two splits and state `shares`. Or take
+Karpathy's json with the reader `karpathy`: published tables have its splits.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
-    """Return the digest of name, splits and content of the json files, and of name and content of
-    the picture files; `path` does not enter.
+    """Return the digest of the names, splits and contents of the json files, and of the names and
+    contents of the picture files. It does not depend on `path`.
     """
     return text_digest(
         {
@@ -71,8 +71,8 @@ def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -
 def read_annotations(
     paths: Mapping[Path, tuple[str, ...]], shares: Shares | None, left_out: LeftOut
 ) -> list[Annotation]:
-    """Return what the json files {path: splits} say about each image; the pictures need not be
-    there.
+    """Return the split and the captions of each image in the json files {path: splits}; the
+    pictures need not be there.
     """
     annotations: list[Annotation] = []
     named: list[tuple[str, tuple[str, ...]]] = []
@@ -87,6 +87,7 @@ def read_annotations(
 def _paths(config: Config) -> dict[Path, tuple[str, ...]]:
     paths = files_of_splits(config)
     for path, splits in paths.items():
+        # Refuses a file that is too large to be read at once
         annotation_path(config.path, path.relative_to(config.path).as_posix(), splits[0])
     check_shares(paths, paths, config.shares)
     return paths
@@ -102,7 +103,8 @@ def _read(path: Path, left_out: LeftOut) -> list[Annotation]:
             f"{path}: its annotations are boxes, and have no captions; received the members "
             f"{', '.join(sorted(rows[0]))}; take captions_*.json of the same archive"
         )
-    # Ids are known before names: captions of an image with a bad name are not counted for itself
+    # `places` also has images with a bad name, so that their captions are not refused once more as
+    # captions of an unknown image
     places: dict[int | str, str] = {}
     names: dict[int | str, str] = {}
     for position, entry in enumerate(entries):
@@ -130,6 +132,7 @@ def _read(path: Path, left_out: LeftOut) -> list[Annotation]:
                     "remove the image",
                 )
             )
+        # An empty list: all its captions were refused, and the image is not refused once more
         elif captions[image_id]:
             found.append(Annotation(name, "", tuple(captions[image_id]), places[image_id]))
     return found
@@ -138,7 +141,7 @@ def _read(path: Path, left_out: LeftOut) -> list[Annotation]:
 def _captions(
     rows: list[Any], path: Path, places: Mapping[int | str, str], left_out: LeftOut
 ) -> dict[int | str, list[str]]:
-    """Return the captions by the id of their image; none for one that has only bad captions."""
+    """Return {image id: captions}. The list is empty for an image that has only bad captions."""
     captions: dict[int | str, list[str]] = {}
     for position, row in enumerate(rows):
         where = f"{path}: annotations[{position}]"
@@ -158,6 +161,7 @@ def _captions(
 
 def _id(entry: Any, key: str, where: str) -> int | str:
     """Return an id, a whole number or a text."""
+    # Python counts true as a whole number, which is no id
     value = member(entry, key, object, where)
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise Unusable(

@@ -1,9 +1,9 @@
-"""Tables of text with named columns, one row an image or one row a caption: csv, tsv, any other
-delimiter.
+"""Reads tables of text with named columns, one row an image or one row a caption: csv, tsv, or any
+other delimiter.
 
-Rows of the same file name are one image, with the captions of all of them and of all caption
-columns, in their order. Quotes and blanks are those of `text_rows.py`. A cell of `nan`, `null` or
-`none` is what a program wrote for a missing value, and no caption.
+Rows of the same file name are one image. It has the captions of all these rows and of all caption
+columns, in their order. `text_rows.py` has the rules of quotes and blanks. A cell of `nan`, `null`
+or `none` is a missing value that a program wrote as text, and no caption.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Config(SharedFiles):
     Attributes:
         images: names or globs of the folders and tars inside `path` that hold the pictures.
         file: the column of picture names.
-        captions: the columns of captions, at least one; empty cells are no captions where another
-            column of the row has one.
-        split: the column that says the split of a row; null when tables or `shares` say it. With
-            it, a table may be listed under several splits.
-        split_values: {value of that column: train, val, test, or null to leave the row out}; empty
+        captions: the columns of captions, at least one. Empty cells are skipped if another column
+            of the row has a caption.
+        split: the column with the split of each row; null when tables or `shares` decide it. With
+            the column, a table may be listed under several splits.
+        split_values: {value of the column: train, val, test, or null to leave the row out}; empty
             without the column.
-        delimiter: one character; null takes that of the ending, `.csv` or `.tsv`.
+        delimiter: one character; null takes the delimiter of the ending, `.csv` or `.tsv`.
     """
 
     images: list[str]
@@ -56,7 +56,7 @@ class Config(SharedFiles):
 
 @dataclass
 class _Image:
-    """What the rows of one file name say."""
+    """An image as the rows of its file name describe it; `where` is the first of these rows."""
 
     where: str
     splits: tuple[str, ...]
@@ -78,8 +78,8 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
-    """Return the digest of name, splits and content of the tables, and of name and content of the
-    picture files; `path` does not enter.
+    """Return the digest of the names, splits and contents of the tables, and of the names and
+    contents of the picture files. It does not depend on `path`.
     """
     return text_digest(
         {
@@ -90,7 +90,7 @@ def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -
 
 
 def read_annotations(config: Config, left_out: LeftOut) -> list[Annotation]:
-    """Return what the tables say about each image; the pictures need not be there."""
+    """Return the split and the captions of each image; the pictures need not be there."""
     images: dict[str, _Image] = {}
     for path, splits in _paths(config).items():
         for where, row in _rows(path, config, left_out):
@@ -100,6 +100,7 @@ def read_annotations(config: Config, left_out: LeftOut) -> list[Annotation]:
                     left_out.mention("row that `split_values` leaves out", where)
                     continue
                 name = check_name(row[config.file], f"{where}.{config.file}")
+                # Before the image is kept, so that a refused row leaves no image behind
                 texts = _captions(row, config, where)
                 image = images.setdefault(name, _Image(where, named))
                 if image.splits != named:
@@ -140,9 +141,10 @@ def _paths(config: Config) -> dict[Path, tuple[str, ...]]:
         )
     paths = files_of_splits(config)
     for path, splits in paths.items():
+        # Refuses a table that is too large to be read at once
         annotation_path(config.path, path.relative_to(config.path).as_posix(), splits[0])
         _delimiter(path, config)
-    # The column `split` says what the splits of a table leave open
+    # With a column `split` each row has one split, and no table is divided by shares
     check_shares(paths if config.split is None else [], paths, config.shares)
     return paths
 
@@ -191,7 +193,9 @@ def _delimiter(path: Path, config: Config) -> str:
 def _splits(
     row: Mapping[str, str], splits: tuple[str, ...], config: Config, where: str
 ) -> tuple[str, ...]:
-    """Return the splits that a row may be in: one, those of its table, or none to leave it out."""
+    """Return the splits that a row may have: the one of its column `split`, or those of its table.
+    Empty leaves the row out.
+    """
     if config.split is None:
         return splits
     value = row[config.split]
@@ -213,7 +217,8 @@ def _splits(
 
 
 def _captions(row: Mapping[str, str], config: Config, where: str) -> list[str]:
-    """Return the captions of a row: each cell that holds one, and at least one."""
+    """Return the captions of a row, from each cell that is not empty."""
+    # Without any the first cell is checked, which raises that it holds no caption
     filled = [column for column in config.captions if row[column]]
     return [
         check_cell(row[column], f"{where}.{column}") for column in filled or config.captions[:1]

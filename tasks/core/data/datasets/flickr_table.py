@@ -1,5 +1,5 @@
-"""Flickr8k and Flickr30K as their authors and Kaggle give them: a table with one row a caption, and
-a split beside it.
+"""Reads Flickr8k and Flickr30K as their authors and Kaggle give them: a table with one row a
+caption, and a split beside it.
 
 Source: P. Young et al., From image descriptions to visual denotations (TACL 2014). The table is
 
@@ -7,8 +7,8 @@ Source: P. Young et al., From image descriptions to visual denotations (TACL 201
 * `results.csv`: `image_name| comment_number| comment`, or
 * a table with the header of Kaggle's `captions.txt` or of a csv of open_clip, see `_HEADERS`.
 
-A caption in quotes, as writers of CSV put them, loses the quotes and may have several lines.
-Images of the table that no split names are left out.
+A caption in quotes, as CSV has them, loses the quotes and may have several lines. Images of the
+table that no split names are left out.
 
 Stated repair: results.csv is known to hold a row without its second separator (`2199200615.jpg| 4
 A dog runs ...`). Such a row, a number and text in one field, is read as number and text, with a
@@ -41,13 +41,14 @@ from tasks.core.foundations.records import SPLITS, ImageCaptions
 from tasks.core.foundations.section import Section
 
 LOGGER = logging.getLogger(__name__)
-# Lines that a caption in quotes may have beside its first.
+# Most lines of a caption in quotes, beside its first.
 _MAX_LINES = 20
-# Digits of a comment's number.
+# Most digits of the number of a comment.
 _MAX_DIGITS = 9
+# A number and a text in one cell, where the separator between them is missing.
 _GLUED = re.compile(r"\s*(\d+)\s+(\S.*)")
-# Separators of tables by their header, blanks left out. The name is in the first column, the
-# caption in the last, and between them may be its number.
+# Header, without blanks -> separator of the table. The first column is the name of the image, the
+# last one is the caption. Between them may be the number of the caption.
 _HEADERS = {
     "image_name|comment_number|comment": "|",
     "image_name,comment_number,comment": ",",
@@ -63,8 +64,8 @@ class Config(Section):
 
     Attributes:
         path: the dataset folder.
-        table: the caption table inside it; without a header, `.csv` has `|` columns, and any other
-            ending is the token format.
+        table: the caption table inside it. Without a header, a `.csv` has the separator `|`, and a
+            file with any other ending has the token format.
         splits: one Karpathy json, or three text files of image names: train, val and test, in this
             order. A text file has one name a line, and `.jpg` may be left out.
         images: names or globs of the folders and tars inside it that hold the pictures.
@@ -91,8 +92,8 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
-    """Return the digest of table, splits and of name and content of the picture files; `path` does
-    not enter.
+    """Return the digest of the table, the splits, and the names and contents of the picture files.
+    It does not depend on `path`.
     """
     images = content_digests(config.path, config.images, digest_of)
     return text_digest(
@@ -101,12 +102,13 @@ def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -
 
 
 def read_annotations(table: Path, splits: list[Path], left_out: LeftOut) -> list[Annotation]:
-    """Return what table and splits say about each image; the pictures need not be there."""
+    """Return the split and the captions of each image; the pictures need not be there."""
     captions = _captions(table, left_out)
     annotations = []
     unnamed = dict.fromkeys(captions)
     named = _karpathy_names(splits[0], left_out) if len(splits) == 1 else _listed_names(splits)
     for where, listed, split in named:
+        # Lists of names may leave `.jpg` out
         name = listed if listed in captions else f"{listed}.jpg"
         unnamed.pop(name, None)
         with left_out.catching():
@@ -125,7 +127,7 @@ def read_annotations(table: Path, splits: list[Path], left_out: LeftOut) -> list
 
 
 def _captions(table: Path, left_out: LeftOut) -> dict[str, dict[int, str]]:
-    """Return the captions of each image by their number, or else by their order."""
+    """Return {image name: {number: caption}}. A table without numbers has its captions counted."""
     captions: dict[str, dict[int, str]] = {}
     for where, (name, *numbers, text) in _rows(table, left_out):
         with left_out.catching():
@@ -161,11 +163,13 @@ def _paths(config: Config) -> list[Path]:
 
 
 def _rows(table: Path, left_out: LeftOut) -> Iterator[tuple[str, list[str]]]:
-    """Yield the place and the cells of each row: image name, comment number if any, comment."""
+    """Yield (place, cells) of each row: image name, comment number if there is one, comment."""
+    # "" as separator stands for the token format
     separator, num_cells = ("|" if table.suffix == ".csv" else ""), 3
     lines = read_lines(table)
     for number, line in lines:
         header = line.replace(" ", "")
+        # A file that is no .csv has no `|` columns, so such a first line is a row and not a header
         if number == 1 and header in _HEADERS and (separator or "|" not in header):
             separator = _HEADERS[header]
             num_cells = header.count(separator) + 1
@@ -181,13 +185,15 @@ def _rows(table: Path, left_out: LeftOut) -> Iterator[tuple[str, list[str]]]:
 def _cells(
     line: str, lines: Iterator[tuple[int, str]], separator: str, num_cells: int, where: str
 ) -> list[str]:
-    """Return the cells of a row, which takes more of the lines while a quote is open."""
+    """Return the cells of a row. While a quote is open, further lines are taken from `lines`."""
+    # The caption is the last cell and may hold the separator, so splits are counted
     *cells, text = line.split(separator, num_cells - 1)
     num_lines = _MAX_LINES if _is_open(text) else 0
     for _, more in itertools.islice(lines, num_lines):
         text += f"\n{more}"
         if not _is_open(text):
             break
+    # The stated repair of results.csv, see the beginning of this file
     glued = _GLUED.fullmatch(text)
     if glued and num_cells == 3 and len(cells) == 1:
         LOGGER.warning(
@@ -203,7 +209,7 @@ def _cells(
             "take the reader `csv`, whose options name the columns",
         )
     text = text.strip()
-    # Writers of CSV double the quotes inside.
+    # CSV doubles quotes inside of quotes. If single ones are inside, the outer ones are text.
     if text[:1] == text[-1:] == '"' and '"' not in text[1:-1].replace('""', ""):
         text = text[1:-1].replace('""', '"')
     return [*cells, text]

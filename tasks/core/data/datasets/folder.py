@@ -1,8 +1,9 @@
-"""Plain folders: pictures beside text files of the same name, `a.jpg` beside `a.txt`.
+"""Reads plain folders: pictures beside text files of the same name, `a.jpg` beside `a.txt`.
 
-Captions are the lines of `.txt` that are not blank; where there is no `.txt`, `captions` or
-`caption` of a `.json`, as in the shards of the reader `webdataset`. A key is the path up to the
-last dot. Folders may have folders inside. An example has the path and the splits of its picture.
+Captions are the lines of `.txt` that are not blank. Without a `.txt` they are `captions` or
+`caption` of a `.json`, as in the shards of the reader `webdataset`. Files with the same path up to
+the last dot, the key, are one example. Folders may have folders inside. An example has the path and
+the splits of its picture.
 
 The output `files` of img2dataset is such a folder. Rows of its tables without a picture are refused
 as failed downloads (`download_logs.py`).
@@ -32,19 +33,19 @@ from tasks.core.data.split_files import matches, no_match, split_digests
 from tasks.core.foundations.records import SPLITS, ImageCaptions
 
 _PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-_LOG = "parquet"
+_LOG = "parquet"  # ending of the tables of img2dataset
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(SharedFiles):
-    """Where the folders lie: `train`, `val` and `test` name folders inside `path`, by globs; `.` is
-    `path` itself. See `SharedFiles`.
+    """Where the folders lie, see `SharedFiles`. `train`, `val` and `test` name folders inside
+    `path` by globs; `.` is `path` itself.
     """
 
 
 @dataclass
 class _Sample:
-    """The files of one key, those with captions by ending."""
+    """The files of one key: pictures, and files of captions by ending."""
 
     pictures: list[Path] = field(default_factory=list)
     texts: dict[str, list[Path]] = field(default_factory=dict)
@@ -55,8 +56,8 @@ class _Found:
     """The splits that name each file.
 
     Attributes:
-        splits: by a glob of the file, or of a folder around it.
-        listed: by a glob of the file itself.
+        splits: splits with a glob that names the file or a folder around it.
+        listed: splits with a glob that names the file itself.
     """
 
     splits: dict[Path, tuple[str, ...]]
@@ -85,6 +86,7 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
             name = check_name(picture.relative_to(config.path).as_posix(), where)
             stored = StoredFile(name, picture, 0, picture.stat().st_size)
             found.append((StoredImage(stored, where), captions, splits))
+    # All names are needed before the first split is known: shares divide ranks of names
     named = [(image.file.name, splits) for image, _, splits in found]
     seen: dict[str, tuple[str, str]] = {}
     for (image, captions, _), split in zip(found, divided(named, config.shares), strict=True):
@@ -94,8 +96,8 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
-    """Return the digest of name, splits and content of the files that are read; `path` does not
-    enter.
+    """Return the digest of the names, splits and contents of the files that are read. It does not
+    depend on `path`.
     """
     named = _files(config).splits
     read = {path: splits for path, splits in named.items() if _is_read(path)}
@@ -104,9 +106,9 @@ def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -
 
 
 def _files(config: Config) -> _Found:
-    """Return everything inside the folders that is no folder, with the splits that name it, sorted.
+    """Return everything inside the folders except folders, sorted, with the splits that name it.
 
-    A glob may name files too: tables of img2dataset lie beside their folders.
+    A glob may also name files: tables of img2dataset lie beside their folders.
     """
     root = dataset_folder(config.path)
     splits: dict[Path, tuple[str, ...]] = {}
@@ -139,7 +141,7 @@ def _add(splits: dict[Path, tuple[str, ...]], path: Path, split: str) -> None:
 
 
 def _samples(paths: Iterable[Path], root: str, left_out: LeftOut) -> dict[str, _Sample]:
-    """Return the samples by key; a `.json` alone is no sample, many programs write one."""
+    """Return the samples by key. A `.json` alone is no sample, since many programs write one."""
     samples: dict[str, _Sample] = {}
     for path in paths:
         ending, name = _ending(path), path.relative_to(root)
@@ -158,6 +160,7 @@ def _samples(paths: Iterable[Path], root: str, left_out: LeftOut) -> dict[str, _
         else:
             left_out.mention("file that no rule reads", str(path))
     for key, sample in list(samples.items()):
+        # Only its .json can be left: a sample begins with a picture or a caption file
         if not sample.pictures and "txt" not in sample.texts:
             for path in samples.pop(key).texts["json"]:
                 left_out.mention("file that no rule reads", str(path))
@@ -180,7 +183,7 @@ def _picture(sample: _Sample, where: str) -> Path:
 
 
 def _texts(sample: _Sample, where: str) -> dict[str, Path]:
-    """Return the caption file of each ending: `a.TXT` may lie beside `a.txt`, but not for one."""
+    """Return the caption file of each ending. `a.TXT` beside `a.txt` is refused."""
     for ending, paths in sample.texts.items():
         if len(paths) > 1:
             raise Unusable(
@@ -198,9 +201,9 @@ def _check_listed(
     splits: tuple[str, ...],
     where: str,
 ) -> None:
-    """Raise Unusable for a caption file that a glob lists for a split that its picture is not of.
+    """Raise Unusable when a glob lists a caption file for another split than its picture.
 
-    A glob of a folder says nothing about the caption files in it.
+    Only globs of files count: a glob of a folder means the pictures in it.
     """
     for path in texts:
         named = listed.get(path, ())
@@ -229,7 +232,7 @@ def _contents(texts: Mapping[str, Path], where: str) -> dict[str, bytes]:
 
 
 def _is_read(path: Path) -> bool:
-    """Whether the content of a file may change what the dataset is."""
+    """Return whether the dataset depends on the content of a file."""
     return _ending(path) in (*_PICTURES, *ENDINGS, _LOG) and path.is_file()
 
 

@@ -1,5 +1,5 @@
-"""Flickr8k, Flickr30K and COCO with Karpathy's splits: one json `{"images": [{filename, filepath?,
-split, sentences}]}`.
+"""Reads Flickr8k, Flickr30K and COCO with Karpathy's splits: one json `{"images": [{filename,
+filepath?, split, sentences}]}`.
 
 Source: A. Karpathy, L. Fei-Fei, Deep Visual-Semantic Alignments (CVPR 2015). The captions are
 `sentences[].raw`, unchanged. An image of COCO is named `<filepath>/<filename>`.
@@ -28,6 +28,7 @@ from tasks.core.data.left_out import LeftOut
 from tasks.core.foundations.records import SPLITS, ImageCaptions
 from tasks.core.foundations.section import Section
 
+# Long or needless members, left out while parsing to save memory
 _UNUSED_KEYS = frozenset({"tokens", "sentids", "sentid", "imgid", "cocoid"})
 
 
@@ -39,7 +40,8 @@ class Config(Section):
         path: the dataset folder.
         annotations: the json inside it, `.json` or `.json.gz`.
         images: names or globs of the folders and tars inside it that hold the pictures.
-        restval_is_train: COCO's split `restval` counts as train; otherwise its images are left out.
+        restval_is_train: whether images of COCO's split `restval` belong to train. Otherwise they
+            are left out.
     """
 
     path: str
@@ -65,8 +67,8 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
-    """Return the digest of the annotation file and of name and content of the picture files; `path`
-    does not enter.
+    """Return the digest of the annotation file, and of the names and contents of the picture files.
+    It does not depend on `path`.
     """
     path = annotation_path(config.path, config.annotations, "annotations")
     return text_digest(
@@ -78,8 +80,9 @@ def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -
 
 
 def read_annotations(path: Path, *, restval_is_train: bool, left_out: LeftOut) -> list[Annotation]:
-    """Return what the json says about each image; the pictures need not be there."""
+    """Return the split and the captions of each image; the pictures need not be there."""
     content = read_json(path, left_out, ignored_keys=_UNUSED_KEYS)
+    # COCO's own json has `images` too, and would fail later with a worse message
     if isinstance(content, dict) and "annotations" in content:
         raise ValueError(f"{path}: no json of Karpathy{kind_of_annotations(content)}")
     annotations = []

@@ -1,14 +1,15 @@
-"""Parquet tables, one row an image or one row a caption, as the image-caption sets of the Hugging
-Face hub are stored.
+"""Reads Parquet tables, one row an image or one row a caption, as the image-caption sets of the
+Hugging Face hub are stored.
 
-The picture column is binary, a struct `{bytes, path}`, or text: a path relative to the dataset
-folder, which also serves where `bytes` is null. A caption column holds a list of texts or one text;
-several columns are joined (`caption_0`, `caption_1`, ...). `sentences.raw` names the texts `raw` of
-the structs in `sentences`. Text columns are read first, row group
-by row group. Pictures are streamed when they are prepared (`table_pictures.py`). Memory then holds
-the captions and a page of pictures, whatever the size of files and row groups. A page is about 1 MB
-where the writer allows it; pyarrow's closes one every 1,024 rows (`write_batch_size`) or at the end
-of a row group.
+The picture column is binary, a struct `{bytes, path}`, or text. A text is a path relative to the
+dataset folder, and so is `path`, which is used where `bytes` is null. A caption column holds a list
+of texts or one text. Several columns are joined (`caption_0`, `caption_1`, ...). `sentences.raw`
+names the texts `raw` of the structs in `sentences`.
+
+Text columns are read first, row group by row group. Pictures are streamed when they are prepared
+(`table_pictures.py`). Memory then holds the captions and a page of pictures, whatever the size of
+files and row groups. A page is about 1 MB where the writer allows it. That of pyarrow closes a page
+every 1,024 rows (`write_batch_size`) or at the end of a row group.
 """
 
 from __future__ import annotations
@@ -50,19 +51,18 @@ class Config(SplitFiles):
     """Where the tables lie, see `SplitFiles`, and what their columns mean.
 
     Attributes:
-        rows: `images`, each row another image with all its captions, or `captions`: rows of the
-            same name are one image, with the captions of all. It stands where the first of them is.
-            Without a column of names, rows of the same path are one image; its picture is that of
-            the first.
+        rows: `images`: each row is another image with all its captions. `captions`: rows of the
+            same name are one image with the captions of all. It takes the place and the picture of
+            the first of them. Without a column of names, the path stands for the name.
         image: the column of pictures.
         captions: the columns of captions, at least one; `a.b` is the field `b` of structs in the
             lists of `a`.
-        name: the column of image names, texts or numbers, each once in the dataset (with `rows:
-            captions` in one split); null names an image by its path, or else (not with `rows:
-            captions`) `<split>/<number>`.
-        split: the column that says the split of a row; null when each table holds one split.
-            With it, a table may be listed under several splits.
-        split_values: {value of that column: train, val, test, or null to leave the row out}; empty
+        name: the column of image names, texts or numbers. A name is there once in the dataset, or
+            with `rows: captions` in one split only. null names an image by its path. A picture
+            without a path then is `<split>/<number>`, which `rows: captions` does not allow.
+        split: the column with the split of each row; null when each table holds one split. With
+            the column, a table may be listed under several splits.
+        split_values: {value of the column: train, val, test, or null to leave the row out}; empty
             without the column.
     """
 
@@ -80,8 +80,8 @@ class _Row:
 
     Attributes:
         name: from the column of names, or None without one.
-        group, row: its row group, and its number inside it.
-        picture: the leaf that holds its picture, or the path of it.
+        group, row: its row group, and its number inside this group.
+        picture: the column that holds its picture, or the path of its picture.
     """
 
     where: str
@@ -109,6 +109,8 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
 
 def _examples(config: Config, left_out: LeftOut) -> Iterator[ImageCaptions]:
     """Yield one example for each row."""
+    # `counts` numbers the rows of a split, `claims` has the row of each picture file, and `seen`
+    # the split of each
     readers: dict[Leaf, PictureReader] = {}
     counts = dict.fromkeys(SPLITS, 0)
     claims: dict[str, str] = {}
@@ -126,7 +128,7 @@ def _examples(config: Config, left_out: LeftOut) -> Iterator[ImageCaptions]:
                             "null`; allowed is a column of names; change `name` or `rows` of the "
                             "dataset in params.yaml"
                         )
-                    # One reader for all tables: it holds one of them open.
+                    # One reader for all tables, so that only one of them is open
                     reader = readers.setdefault(row.picture, PictureReader(row.picture))
                     name = row.name or f"{row.split}/{number:06d}"
                     load: StoredImage = TablePicture(whole, row.where, reader, row.group, row.row)
@@ -135,13 +137,14 @@ def _examples(config: Config, left_out: LeftOut) -> Iterator[ImageCaptions]:
                     if config.rows == "images":
                         _claim(claims, load, row.picture, config)
                     check_one_split(seen, load.file, row.split, row.where)
+                    # Rows of one image may spell its path in several ways; the file has one name
                     path_name = row.picture if config.rows == "images" else load.file.name
                     name = row.name or path_name
                 yield ImageCaptions(name, row.split, row.captions, load)
 
 
 def _claim(claims: dict[str, str], load: StoredImage, picture: str, config: Config) -> None:
-    """Refuse a picture that another row has."""
+    """Refuse a picture that another row has already."""
     first = claims.setdefault(load.file.name, load.where)
     if first != load.where:
         raise Unusable(
@@ -154,7 +157,7 @@ def _claim(claims: dict[str, str], load: StoredImage, picture: str, config: Conf
 
 
 def _joined(rows: Iterable[ImageCaptions], left_out: LeftOut) -> Iterable[ImageCaptions]:
-    """Return one example for each name, where it comes first, with the captions of all its rows."""
+    """Return one example for each name, at its first place, with the captions of all its rows."""
     images: dict[str, ImageCaptions] = {}
     names: dict[str, str] = {}
     for row in rows:
@@ -169,7 +172,7 @@ def _joined(rows: Iterable[ImageCaptions], left_out: LeftOut) -> Iterable[ImageC
                     "name for a picture; repair the table",
                 )
             first = images.setdefault(row.name, row)
-            if first is row:
+            if first is row:  # the first row of this name
                 continue
             if (row.split, path) != (first.split, _path_of(first)):
                 raise Unusable(
@@ -185,19 +188,20 @@ def _joined(rows: Iterable[ImageCaptions], left_out: LeftOut) -> Iterable[ImageC
 
 
 def _path_of(row: ImageCaptions) -> str | None:
-    """The file of the row's own picture; None for one that the table holds."""
+    """Return the name of the picture file of a row; None for a picture inside the table."""
     return None if isinstance(row.load, TablePicture) else row.load.file.name
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
-    """Return the digest of name, splits and content of the tables and of the files that their rows
-    name; `path` does not enter.
+    """Return the digest of the names, splits and contents of the tables, and of the files that
+    their rows name. It does not depend on `path`.
     """
     paths = _paths(config)
     files: dict[str, str] = {}
-    # What cannot be used is refused when the examples are read; here it is in no digest.
+    # Rows that cannot be used are in no digest. They are refused later, when examples are read.
     left_out = LeftOut(1.0)
     for path, splits in paths.items():
+        # Without captions and names, so that only columns for pictures and splits are read
         for row in _rows(path, splits, replace(config, captions=[], name=None), left_out):
             if isinstance(row.picture, str):
                 with left_out.catching():
@@ -207,8 +211,8 @@ def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -
 
 
 def _paths(config: Config) -> dict[Path, tuple[str, ...]]:
-    """Return the tables with the splits that list them, after checking what the options say about
-    splits and captions.
+    """Return the tables with the splits that list them, after checking the options about splits and
+    captions.
     """
     if not config.captions:
         raise ValueError(
@@ -238,7 +242,7 @@ def _rows(path: Path, splits: tuple[str, ...], config: Config, left_out: LeftOut
             table.check_text(named, field)
             columns.append(named)
     stored, named_by = table.picture_leaves(config.image)
-    # A table of img2dataset has rows of downloads that failed
+    # A table of img2dataset has a row for each failed download too
     if has_status(table):
         columns.append(STATUS)
     for group in range(table.file.num_row_groups):
@@ -268,11 +272,12 @@ def _rows(path: Path, splits: tuple[str, ...], config: Config, left_out: LeftOut
 def _pictures(
     table: Table, group: int, stored: Leaf | None, named_by: Leaf | None
 ) -> list[Leaf | str | None]:
-    """Return for each row of a row group the leaf that holds its picture, or its path, or None
-    where there is neither.
+    """Return, for each row of a row group, the column of its picture, the path of its picture, or
+    None where the row has neither.
     """
     pictures: list[Leaf | str | None] = [stored] * table.num_rows(group)
     missing = table.null_rows(group, stored) if stored is not None else list(range(len(pictures)))
+    # Paths are read only if a row needs one
     paths: list[str | None] = []
     if missing and named_by is not None:
         for array in table.arrays(group, named_by):
@@ -307,13 +312,14 @@ def _split(
 
 
 def _file(picture: str, where: str, config: Config) -> StoredFile:
-    """Return the file of a path in a table, however its writer spelt it."""
+    """Return the file that a path in a table means, in any of its spellings."""
     place = f"{where}.{config.image}"
     name = check_name(picture, place)
     same = compared(name)
+    # As written, in the form of most systems, and in that of macOS
     for form in (name, same, unicodedata.normalize("NFD", same)):
         path = Path(config.path, form)
-        # Unlike Path, false where the name is too long for a file
+        # Path.is_file would raise for a name that is too long
         if os.path.isfile(path):
             return StoredFile(Path(form).as_posix(), path, 0, path.stat().st_size)
     folder = Path(config.path, same).parent

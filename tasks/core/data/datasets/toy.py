@@ -1,8 +1,8 @@
-"""Toy scenes: shapes on plain backgrounds with captions in words, rendered from a seed.
+"""Makes toy scenes from a seed: shapes on plain backgrounds, with captions in words.
 
-For demonstrations and tests that need no download. Scenes, drawing and wording are in
-`toy/scenes.py`, `toy/drawing.py` and `toy/captions.py`. No scene is there twice, in one split or in
-two. Cost: about 1.5 ms an image.
+They are for demonstrations and tests without a download. Scenes, drawing and wording are in
+`toy/scenes.py`, `toy/drawing.py` and `toy/captions.py`. Each scene is there once in all splits.
+Cost: about 1.5 ms an image.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Config(Section):
     Attributes:
         seed: of scenes, drawing and wording.
         num_train, num_val, num_test: images of each split.
-        image_size: side of the rendered pictures, pixels; `prepare_data` resamples when it wants
-            another size.
-        captions_per_image: differently worded captions of each image.
+        image_size: side of the rendered pictures, pixels; `prepare_data` resamples them to its own
+            size.
+        captions_per_image: captions of each image, each in another style.
     """
 
     seed: Annotated[int, Range(ge=0)]
@@ -46,11 +46,11 @@ class Config(Section):
 
 
 def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
-    """Yield the examples of train, val and test; a picture is drawn when its `load` is called, and
-    nothing is left out.
+    """Yield the examples of train, val and test. A picture is drawn when its `load` is called.
+    Nothing is left out.
 
-    Random from generators named by split and number, so that pictures do not depend on the order
-    they are drawn in.
+    Random from generators named by split and number, so that pictures do not depend on the order in
+    which they are drawn.
     """
     counts = {"train": config.num_train, "val": config.num_val, "test": config.num_test}
     for split, scenes in sample_scenes(config.seed, counts).items():

@@ -1,5 +1,5 @@
-"""WebDataset: shards, uncompressed tars in which the files of one example have the same key,
-`<key>.jpg` beside `<key>.txt`.
+"""Reads WebDataset: shards are uncompressed tars, and the files of one example in a shard have the
+same key, `<key>.jpg` beside `<key>.txt`.
 
 Source: A. Aizman, G. Maltby, T. Breuel, High Performance I/O for Large Scale Deep Learning (2019),
 and img2dataset, which writes such shards. As there, a key is a member's folder and its name up to
@@ -7,17 +7,17 @@ the first dot, and the rest is the ending.
 
 * Picture: `.jpg`, `.jpeg`, `.png` or `.webp`, one a key, read in place in its shard when it is
   prepared.
-* Captions: the lines of `.txt` that are not blank; where there is no `.txt`, `captions` (a list) or
-  else `caption` of `.json`. A `.txt` of several lines is one caption when it is the `caption` of
-  the `.json` beside it.
+* Captions: the lines of `.txt` that are not blank. Without a `.txt` they are `captions` (a list) or
+  else `caption` of `.json`. A `.txt` of several lines is one caption when it equals the `caption`
+  of the `.json` beside it.
 
-A table of img2dataset beside a shard says which URLs came to no picture. Each of them is refused as
-a failed download (`download_logs.py`).
+A table of img2dataset beside a shard says which URLs gave no picture. Each of them is refused as a
+failed download (`download_logs.py`).
 
-Other endings beside an example are left out, and counted. A key without picture or captions is
-refused, and so is each member of a key that has neither: a name with more dots, for instance.
-An example is named `<split>/<member>`, because the shards of each split are often numbered from the
-beginning; inside a split a key is there once. Nothing is unpacked.
+Other members beside an example are left out, and counted. A key with a picture or captions only is
+refused. If a key has neither, each member of it is refused: a name with more dots, for instance.
+Shards of each split are often numbered from the beginning, so an example is named
+`<split>/<member>`. Inside a split a key is there once. Nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -49,8 +49,12 @@ class Config(SplitFiles):
 
 @dataclass
 class _Sample:
-    """What a shard holds under one key: members of the endings `_PICTURES`, the bytes of those of
-    `ENDINGS` by ending, and the other endings.
+    """The members of a shard under one key.
+
+    Attributes:
+        pictures: members with an ending of `_PICTURES`.
+        texts: {ending: bytes} of members with an ending of `ENDINGS`.
+        others: the other endings.
     """
 
     pictures: list[StoredFile] = field(default_factory=list)
@@ -59,13 +63,13 @@ class _Sample:
 
     @property
     def endings(self) -> list[str]:
-        """The endings of its members: those of pictures under one name."""
+        """The endings of its members. Endings of pictures count as one, "picture"."""
         return [*(["picture"] if self.pictures else []), *self.texts, *self.others]
 
 
 def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
-    """Yield the examples of train, val and test: shards in the order of the options, keys in that
-    of their first member.
+    """Yield the examples of train, val and test. Shards are in the order of the options, keys in
+    the order of their first member.
 
     Args:
         left_out: takes keys and members that cannot be used.
@@ -97,14 +101,14 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
 
 
 def raw_digest(config: Config, digest_of: Callable[[Path], str] = file_digest) -> str:
-    """Return the digest of name, split and content of the shards, and of the tables of img2dataset
-    beside them; `path` does not enter.
+    """Return the digest of the names, splits and contents of the shards, and of the tables of
+    img2dataset beside them. It does not depend on `path`.
     """
     shards = files_of_splits(config)
     digests = split_digests(config.path, shards, lambda path: tar_digest(path, digest_of))
     content = {"shards": digests}
     logs = {log: splits for path, splits in shards.items() if (log := log_of(path)) is not None}
-    # Without one the digest is what it was before tables were read
+    # Not even an empty entry, so that shards without tables have the digest of shards alone
     if logs:
         content["logs"] = split_digests(config.path, logs, digest_of)
     return text_digest(content)
@@ -118,8 +122,8 @@ def _samples(path: Path, left_out: LeftOut) -> dict[str, _Sample]:
         for stored in archive.members:
             with left_out.catching():
                 _add(samples, stored, handle, path, left_out)
-    # Writers that are not closed leave whole samples and no end. A copy that broke off leaves the
-    # same, but for one place in many inside a sample.
+    # A writer that was not closed leaves whole samples and no end. So does a copy that broke off
+    # between two samples, but most copies break off inside of one.
     if archive.doubt:
         _check_last(list(samples.values()), path, archive.doubt)
         left_out.mention(archive.doubt, str(path))
@@ -136,6 +140,7 @@ def _add(
     """Put a member into the sample of its key."""
     where = f"{path}: member {stored.name!r}"
     name = PurePosixPath(check_name(stored.name.lstrip("/"), where))
+    # The key ends at the first dot of the name, as in webdataset; the folder belongs to it
     stem, _, rest = name.name.partition(".")
     if not stem or any(part in NOISE for part in name.parts):
         left_out.mention("hidden file or file of an operating system", where)
@@ -165,8 +170,8 @@ def _add(
 
 
 def _check_last(samples: list[_Sample], path: Path, doubt: str) -> None:
-    """Refuse a shard of a doubtful end that stops inside a key: one with fewer members than the key
-    before it.
+    """Refuse a shard with a doubtful end if its last key has only some of the endings of the key
+    before it: such a shard stops inside of a key.
     """
     if len(samples) > 1 and set(samples[-1].endings) < set(samples[-2].endings):
         raise ValueError(
@@ -177,9 +182,12 @@ def _check_last(samples: list[_Sample], path: Path, doubt: str) -> None:
 
 
 def _leave_out_others(sample: _Sample, where: str, left_out: LeftOut) -> None:
-    """Refuse the members that no rule reads when they are no addition to an example: those of a key
-    without an example, and a picture with captions of its own under a name with more dots.
+    """Count the members of a key that no rule reads.
+
+    Members beside an example are mentioned. Refused are members of a key without an example, and
+    examples of their own under a name with more dots: `a.b.jpg` and `a.b.txt` beside `a.jpg`.
     """
+    # Endings without their last part -> the last parts: {"b": {"jpg", "txt"}}
     kinds: dict[str, set[str]] = defaultdict(set)
     for ending in sample.others:
         stem, _, kind = ending.lower().rpartition(".")
@@ -205,6 +213,7 @@ def _picture(sample: _Sample, where: str) -> StoredFile:
         received = " and ".join(file.name for file in sample.pictures) or ", ".join(
             f".{ending}" for ending in sample.endings
         )
+        # img2dataset writes the status into the .json of a sample
         reason, problem = "several pictures of one key", "several pictures have this key"
         if not sample.pictures:
             reason, problem = "missing picture", "the picture is missing"

@@ -1,7 +1,7 @@
-"""Toy scenes in words: eight ways to say it, with synonyms and different detail.
+"""Puts toy scenes into words, in eight styles, with synonyms and different detail.
 
 Every caption names colour and shape of every object. Sizes, patterns, background and layout are
-left out by some, as people do; which ones, the table `STYLES` says.
+left out in some styles, as people do: see the table `STYLES`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     "navy": ("navy", "dark navy"),
 }
 _NUMBERS = {1: "One shape", 2: "Two shapes", 3: "Three shapes"}
-# Sentences of a layout, and of the same layout seen from its other end.
+# Layout -> (sentences in the order of the objects, sentences from the other end). {0} is the first
+# object of the scene.
 _RELATIONS = {
     "single": (("{0}",), ("{0}",)),
     "beside": (
@@ -58,7 +59,7 @@ _RELATIONS = {
 
 @dataclass(frozen=True)
 class Style:
-    """One way to caption: the frame around the clause, and what the clause tells.
+    """One way to caption: a frame, and what the clause inside it tells.
 
     Attributes:
         frame: text with `{clause}`, and perhaps `{background}` and `{number}`.
@@ -113,6 +114,7 @@ def _caption(scene: Scene, style: Style, generator: torch.Generator) -> str:
 
 def _phrase(item: ToyObject, style: Style, generator: torch.Generator) -> str:
     """Return "an orange star" or "a big striped red box"."""
+    # A list times False is empty
     attributes = (
         [item.size] * style.has_sizes
         + [item.pattern] * style.has_patterns

@@ -1,5 +1,5 @@
-"""Pictures of toy scenes: saturated shapes on a plain background, drawn at four times the size and
-averaged down.
+"""Draws toy scenes: saturated shapes on a plain background. They are drawn at four times the size
+and averaged down, which makes edges smooth.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ RGB: dict[str, tuple[int, int, int]] = {
     "mint": (180, 240, 205),
     "lavender": (205, 190, 245),
 }
-# Light ink on dark colours and dark ink on light ones, so that stripes and dots are seen at 5
-# pixels.
+# Patterns are drawn dark on these light colours and light on all others. Stripes and dots are then
+# visible at 5 pixels.
 _DARK_INK = ("yellow", "turquoise", "pink", "orange")
 _SUPERSAMPLING = 4
-# Centres of the objects and radius of a large one, as parts of the picture's side; a small one has
-# 0.65 of the radius.
+# Centres of the objects and radius of a large one, as shares of the side of the picture. A small
+# one has 0.65 of this radius.
 _PLACES: dict[str, tuple[tuple[tuple[float, float], ...], float]] = {
     "single": (((0.5, 0.5),), 0.40),
     "beside": (((0.26, 0.5), (0.74, 0.5)), 0.215),
@@ -46,7 +46,7 @@ _PLACES: dict[str, tuple[tuple[tuple[float, float], ...], float]] = {
     "column": (((0.5, 0.18), (0.5, 0.5), (0.5, 0.82)), 0.155),
     "triangle": (((0.5, 0.26), (0.26, 0.74), (0.74, 0.74)), 0.2),
 }
-_INNER_RADIUS = 0.19
+_INNER_RADIUS = 0.19  # of the inner object of the layout "inside"
 
 
 def draw_scene(scene: Scene, image_size: int, generator: torch.Generator) -> Image.Image:
@@ -58,7 +58,7 @@ def draw_scene(scene: Scene, image_size: int, generator: torch.Generator) -> Ima
     canvas = Image.new("RGB", (side, side), RGB[scene.background])
     centres, radius = _PLACES[scene.layout]
     jitter = torch.rand(len(scene.objects), 3, generator=generator).tolist()
-    # In reverse, so that the inner object comes on top of the outer one.
+    # In reverse, since "inside" lists the inner object first, and it has to be drawn last
     for item, (x, y), (dx, dy, shrink) in reversed(
         list(zip(scene.objects, centres, jitter, strict=True))
     ):
@@ -95,6 +95,7 @@ def _mask(shape: str, size: int, radius: float, scale: float) -> Image.Image:
     pen = ImageDraw.Draw(mask)
     middle = size / 2
     if shape == "ring":
+        # A scaled ring would keep its hole: its margin is cut from both edges instead
         margin = 0.09 if scale < 1.0 else 0.0
         _disc(pen, middle, middle, radius * (1.0 - margin), 255)
         _disc(pen, middle, middle, radius * (0.45 + margin), 0)
@@ -131,7 +132,7 @@ def _disc(pen: Any, x: float, y: float, radius: float, fill: int) -> None:
 
 @functools.cache
 def _outline(shape: str) -> tuple[tuple[float, float], ...]:
-    """Return the corners of a shape in the unit circle's square, y downwards."""
+    """Return the corners of a shape within -1..1 in x and y, with y downwards."""
     if shape == "square":
         return ((-0.86, -0.86), (0.86, -0.86), (0.86, 0.86), (-0.86, 0.86))
     if shape == "diamond":

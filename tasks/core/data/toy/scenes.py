@@ -1,4 +1,5 @@
-"""The structured scenes of the toy dataset: one to three objects, how they lie, and the background.
+"""Defines and samples the scenes of the toy dataset: one to three objects, their layout, and the
+background.
 
 `toy/drawing.py` draws a scene, `toy/captions.py` puts it into words, `datasets/toy.py` is the
 dataset.
@@ -22,10 +23,11 @@ COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "turquoise", "p
 SIZES = ("large", "small")
 PATTERNS = ("solid", "striped", "dotted")
 BACKGROUNDS = ("white", "black", "grey", "beige", "brown", "navy", "mint", "lavender")
-# The objects of a scene are listed in the order the layout names them, so that equal pictures have
-# equal scenes: beside: left, right; stacked: above, below; inside: inner, outer; row: left to
-# right; column: top to bottom; triangle: top, lower left, lower right.
+# Layouts by number of objects. A scene lists its objects in the order of its layout, so that equal
+# pictures have equal scenes. beside: left, right; stacked: above, below; inside: inner, outer; row:
+# left to right; column: top to bottom; triangle: top, lower left, lower right.
 LAYOUTS = {1: ("single",), 2: ("beside", "stacked", "inside"), 3: ("row", "column", "triangle")}
+# Shapes with room for another object inside
 _OUTER_SHAPES = ("circle", "square", "diamond", "heart")
 
 
@@ -60,6 +62,7 @@ def sample_scenes(seed: int, counts: dict[str, int]) -> dict[str, list[Scene]]:
     scenes: dict[str, list[Scene]] = {}
     for split in reversed(SPLITS):
         generator = make_generator(seed, "toy_scenes", split)
+        # A dictionary keeps the order of drawing, which a set does not
         chosen: dict[Scene, None] = {}
         while len(chosen) < counts[split]:
             scene = _draw_scene(generator)
@@ -78,7 +81,7 @@ def pick(options: Sequence[T], generator: torch.Generator) -> T:
 def _draw_scene(generator: torch.Generator) -> Scene:
     num_objects = pick((1, 2, 3), generator)
     layout = pick(LAYOUTS[num_objects], generator)
-    # Colours of a scene differ, so that every object can be named without a doubt.
+    # The colours of a scene differ, so that a colour tells which object is meant
     order = torch.randperm(len(COLOURS), generator=generator)[:num_objects]
     objects = [
         ToyObject(
@@ -90,6 +93,7 @@ def _draw_scene(generator: torch.Generator) -> Scene:
         for colour in order
     ]
     if layout == "inside":
+        # Sizes are fixed, because the outer object has to be the larger one
         inner, outer = objects
         objects = [
             ToyObject(inner.shape, inner.colour, "small", inner.pattern),

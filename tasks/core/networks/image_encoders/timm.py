@@ -1,8 +1,8 @@
 """Makes any timm network a headless image encoder. Weights come by name from the hub, from a local
 file, or random from the seed.
 
-Normalisation comes from the network's own data config. Weights by name and from a path go through
-the same timm loader.
+Mean and standard deviation come from the data config of the network. Weights by name and weights
+from a path go through the same loader of timm.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Config(Section):
     Attributes:
         name: a timm model name, optionally with a tag (`nfnet_l0`, `mobilenetv2_100`).
         weights: `hub` (by name), `random` (from the seed), or the path of a .safetensors file.
-        kwargs: further arguments of the network, for example {pad_type: same} or {img_size: 64}.
+        kwargs: further arguments for building the network, such as {pad_type: same} or {img_size:
+            64}.
         mean, std: replace the normalisation of the data config, or null.
     """
 
@@ -66,8 +67,10 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
     files = weight_files(config)
     for path in files:
         check_weight_file(path)
-    # `custom_load` would read the .npz files that some networks were published as.
+    # Some networks were published as .npz files. For them timm would take its reader of that
+    # format, which `custom_load: False` prevents.
     overlay = {"file": config.weights, "custom_load": False} if files else None
+    # timm draws weights from the global random state. It is seeded here, and put back.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "image_encoder", config.name))
         try:
@@ -87,8 +90,8 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
 
 
 def rebuild(config: Config, state: dict[str, torch.Tensor]) -> ImageEncoder:
-    """Return the network with the parameters and buffers of `state`, as `build` gave them; no
-    weight file is read.
+    """Return the network that `build` gave, from its parameters and buffers in `state`. No weight
+    file is read.
     """
     with torch.random.fork_rng(devices=[]):
         module = _create(config, pretrained=False)
@@ -102,7 +105,7 @@ def _create(config: Config, **how: Any) -> nn.Module:
     kwargs: dict[str, Any] = dict(config.kwargs)
     try:
         module: nn.Module = timm.create_model(config.name, num_classes=0, **kwargs, **how)
-    # What a network makes of arguments that are not its own differs from one to the next
+    # Each network raises another error for an argument that it does not know
     except (TypeError, ValueError, AssertionError, AttributeError, LookupError) as error:
         raise ValueError(
             f"{config.name} cannot be built with the arguments {kwargs}: {error}; change "
@@ -112,10 +115,11 @@ def _create(config: Config, **how: Any) -> nn.Module:
 
 
 def _check_all_loaded(config: Config, module: nn.Module) -> None:
-    """Raise ValueError where the file left weights random: without its classifier, timm loads a
-    network leniently.
+    """Raise ValueError when the file lacks a weight, which then stays random.
 
-    Loading writes into a tensor once more than construction does, which its version counter shows.
+    timm does not raise: for a network without classifier it allows missing tensors. Each write into
+    a tensor raises its version counter. A loaded tensor was written to more often than one that was
+    only initialised.
     """
     untouched = {
         name: value._version
@@ -140,6 +144,7 @@ def _wrap(config: Config, module: nn.Module) -> ImageEncoder:
     from timm.data import resolve_model_data_config
 
     data = resolve_model_data_config(module)
+    # Some networks (MobileNetV3) keep a hidden layer of the head, which decides the width
     width: Any = getattr(module, "head_hidden_size", module.num_features)
     return ImageEncoder(
         module=ready(module),

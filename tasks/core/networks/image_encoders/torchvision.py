@@ -1,11 +1,11 @@
 """Makes any torchvision classification network a headless image encoder. Weights come from the hub,
 from a local file, or random from the seed.
 
-A network with one stack of convolutions gives the global average of its last map. These are
+A network with one stack of convolutions gives the global average of its last feature map. These are
 SqueezeNet, VGG, AlexNet, MobileNet, MNASNet, EfficientNet, DenseNet and ConvNeXt. SqueezeNet 1.1
-gives 512 channels: its 1x1 convolution to classes is left out. Other networks (ResNet, RegNet,
-ShuffleNet, Vision and Swin Transformers) give what enters their classifier. Normalisation is that
-of the published weights' own transforms.
+gives 512 channels, without its 1x1 convolution to classes. Other networks (ResNet, RegNet,
+ShuffleNet, Vision and Swin Transformers) give the input of their classifier. Mean and standard
+deviation come from the transforms that are published with the weights.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from tasks.core.networks.weight_files import (
 
 __all__ = ["Config", "build", "label", "rebuild", "weight_files"]
 
-# Attributes that torchvision's networks call their classifier.
+# Names under which the networks of torchvision keep their classifier
 _HEADS = ("classifier", "fc", "head", "heads")
-# Their forward pass changes its input or they carry a second classifier, which no option of ours
-# would show.
+# Their forward pass changes its input, or they have a second classifier. No option of `Config`
+# would show this.
 _REFUSED = ("googlenet", "inception_v3", "maxvit_t")
 
 
@@ -77,6 +77,7 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
             )
     elif config.weights != "random":
         state = read_weight_file(Path(config.weights), config.name)
+    # torchvision draws weights from the global random state. It is seeded here, and put back.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "image_encoder", config.name))
         module = _headless(config.name)
@@ -86,8 +87,8 @@ def build(config: Config, *, seed: int) -> ImageEncoder:
 
 
 def rebuild(config: Config, state: dict[str, Tensor]) -> ImageEncoder:
-    """Return the network with the parameters and buffers of `state`, as `build` gave them; no
-    weight file is read.
+    """Return the network that `build` gave, from its parameters and buffers in `state`. No weight
+    file is read.
     """
     # Construction draws weights, which are replaced: the global random state stays as it was
     with torch.random.fork_rng(devices=[]):
@@ -114,7 +115,7 @@ def _published(name: str) -> Any:
 
 
 def _headless(name: str) -> nn.Module:
-    """Return the network without its classifier; the parts that stay keep their names in the state
+    """Return the network without its classifier. The remaining parts keep their names in the state
     dict.
     """
     from torchvision import models
@@ -134,10 +135,11 @@ def _headless(name: str) -> nn.Module:
 
 
 def _without_head(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a file under the names of the headless network, without those of a
-    classifier.
+    """Return the tensors of a file under the names of the headless network, without the tensors of
+    a classifier.
     """
     kept = {name: value for name, value in state.items() if name.partition(".")[0] not in _HEADS}
+    # A file of the part `features` alone has names without this prefix
     if (
         hasattr(module, "features")
         and kept
@@ -149,7 +151,8 @@ def _without_head(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tens
 
 def _wrap(config: Config, module: nn.Module) -> ImageEncoder:
     transforms = _published(config.name).transforms()
-    # On the meta device a forward pass takes no time, and tells the width of any network
+    # No attribute gives the width of all networks. On the meta device a forward pass computes only
+    # shapes.
     shadow, size = copy.deepcopy(module).to("meta").eval(), transforms.crop_size[0]
     features = shadow(torch.zeros(1, 3, size, size, device="meta"))
     return ImageEncoder(

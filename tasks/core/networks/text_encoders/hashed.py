@@ -1,10 +1,11 @@
 """Embeds captions as a hashed bag of words and word pairs, projected at random. It needs no
 download.
 
-Each unigram and bigram of the lower-cased caption has a Gaussian vector, seeded by its text. A
-caption is the weighted sum over its distinct n-grams, L2-normalised. By Johnson-Lindenstrauss,
-inner products of captions approximate the overlap of their n-grams. This is feature hashing
-(Weinberger et al., ICML 2009) with Gaussian vectors in place of sparse signs.
+Each single word and each word pair (n-gram) of the lower-cased caption has a Gaussian vector,
+seeded by its text. The embedding of a caption is the weighted sum over its distinct n-grams,
+L2-normalised. By Johnson-Lindenstrauss, inner products of embeddings approximate the overlap of the
+n-grams. This is feature hashing (Weinberger et al., ICML 2009) with Gaussian vectors in place of
+sparse signs.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def embed(
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Return (T, dim) float32 embeddings, L2-normalised, on the CPU.
+    """Return (T, dim) float32 embeddings, L2-normalised, on the CPU in any case.
 
     Raises:
         ValueError: a caption without a word.
@@ -79,6 +80,7 @@ def embed(
                 f"caption {row} has no word: {caption!r}; every caption needs one; correct it in "
                 "the dataset's caption file"
             )
+        # A dictionary: a word that comes twice counts once
         weights = dict.fromkeys(words, 1.0)
         if config.bigram_weight > 0.0:
             weights.update(
@@ -87,6 +89,7 @@ def embed(
                 )
             )
         for ngram, weight in weights.items():
+            # The n-gram names its generator, so its vector is the same in every dataset
             if ngram not in vectors:
                 vectors[ngram] = torch.randn(
                     config.dim, generator=make_generator(config.seed, "ngram", ngram)

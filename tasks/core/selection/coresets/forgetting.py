@@ -1,8 +1,8 @@
 """Forgetting keeps the pairs that training forgets least (Toneva et al., ICLR 2019).
 
-A pair is correct when it is retrieved at rank 1 in both directions within its batch. Over
-`num_epochs` of training the transitions correct -> incorrect are counted; a pair that never was
-correct counts as infinite. The lowest counts are kept, ties in random order (METHOD 7).
+A pair is correct when it has rank 1 in both directions within its batch. Over `num_epochs` of
+training, the changes from correct to incorrect are counted. A pair that never was correct counts as
+infinite. The pairs with the lowest counts are kept, ties in random order (METHOD 7).
 """
 
 from __future__ import annotations
@@ -34,10 +34,15 @@ class Config(Section):
 def prepare(
     config: Config, num_images: int, train: Callable[[int, OnBatch], None]
 ) -> dict[str, Tensor]:
-    """Return {"counts": (N,) float32} of forgetting events; `train(num_epochs, on_batch)` trains a
-    fresh model.
+    """Return {"counts": (N,) float32}, the forgetting events of each pair.
+
+    Args:
+        num_images: N.
+        train: `train(num_epochs, on_batch)` trains a fresh model. For each batch it calls
+            `on_batch(rows, image embeddings, text embeddings)`.
     """
     history = torch.zeros(config.num_epochs, num_images, dtype=torch.bool)
+    # A row of the history is a visit of a pair, not an epoch: a batch of one pair is left out
     visits = torch.zeros(num_images, dtype=torch.long)
 
     def on_batch(rows: Tensor, img: Tensor, txt: Tensor) -> None:
@@ -53,6 +58,7 @@ def prepare(
 
 def select(config: Config, pool: Pool, num_pairs: int, generator: torch.Generator) -> Selection:
     """Return the pairs with the lowest counts."""
+    # Shuffled first and sorted stably, so that ties stay in random order
     order = torch.randperm(pool.num_images, generator=generator)
     counts = pool.shared["counts"][order]
     return pool.select(order[counts.argsort(stable=True)[:num_pairs]])

@@ -1,8 +1,8 @@
-"""Herding keeps the running mean of the chosen pair features closest to the mean of all, greedily
-(Welling, ICML 2009).
+"""Herding chooses pairs greedily, so that the mean of their features stays closest to the mean of
+all (Welling, ICML 2009).
 
-Published code for this task walks away from the mean (it takes the farthest sample); this one moves
-towards it. Cost: O(N M d).
+Published code for this task takes the farthest sample and so moves away from the mean. This code
+moves towards it. Cost: O(N M d).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Keeps the real pairs nearest to matched prototypes (after PDS without its generator: ICLR 2026,
 arXiv 2602.19756).
 
-Images and captions are clustered apart, each into as many clusters as pairs are asked for. Clusters
-of images are matched with clusters of captions, one to one, so that matches share as many pairs as
-can be. The pair nearest to both centres of a match is kept.
+Images and captions are clustered separately, each into `num_pairs` clusters. Clusters of images are
+matched with clusters of captions, one to one, so that the matched clusters share as many pairs as
+possible. From each match, the pair nearest to both centres is kept.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ def select(config: Config, pool: Pool, num_pairs: int, generator: torch.Generato
     images, texts = pool.image_features, pool.text_features
     image_centres = k_means(images, num_pairs, generator)
     text_centres = k_means(texts, num_pairs, generator)
+    # shared[i, j] is the number of pairs in image cluster i and text cluster j
     both = nearest(images, image_centres) * num_pairs + nearest(texts, text_centres)
     shared = torch.bincount(both, minlength=num_pairs**2).view(num_pairs, num_pairs)
     partner = assign(-shared.double())
-    # The matches that share most pairs choose first; a cluster may be empty, and its match takes
-    # what is left nearest to its centres
+    # Matches that share many pairs choose first. A match that shares none takes the nearest pair
+    # that is left.
     counts = shared[torch.arange(num_pairs), partner]
     is_free = torch.ones(pool.num_images, dtype=torch.bool)
     chosen = []

@@ -1,4 +1,5 @@
-"""Random pairs up to the bytes of a synthetic set: what the same storage holds of real data.
+"""Draws random real pairs up to the bytes of a synthetic set: what the same storage holds of real
+data.
 
 `random_equal_bytes-100` takes the bytes of 100 synthetic pairs in 8 bits. Pictures count as JPEG,
 and bring all their captions. It is a baseline beside `random`, which has the same number of pairs.
@@ -13,7 +14,7 @@ from tasks.core.selection.pool import Pool, Selection
 
 
 def select(config: Config, pool: Pool, num_pairs: int, generator: torch.Generator) -> Selection:
-    """Return random pictures with all their captions, as many as fit; all where all fit.
+    """Return pictures in random order with all their captions, up to the first that does not fit.
 
     Raises:
         ValueError: the bytes do not hold two pictures.
@@ -27,6 +28,7 @@ def select(config: Config, pool: Pool, num_pairs: int, generator: torch.Generato
         used += real.bytes_of(image, own)
         if used > budget:
             break
+        # The place that the image gets in `images`, before it is appended
         owners += [len(images)] * len(own)
         images.append(image)
         captions += own
