@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tasks.core.foundations.section import BatchSize, Choice, Count, Range, Section, Share
 from tasks.core.hypergradient.engine_choice import explain_engine
@@ -14,11 +14,22 @@ from tasks.core.hypergradient.engines import DIFFERENCES, ENGINES, check_memory
 from tasks.core.networks.precision import Precision
 from tasks.core.training.eight_bits import Storage
 
+# Options that segments of experts alone read, and their values where there are none
+NO_SEGMENTS: dict[str, Any] = {
+    "merge_branches": False,
+    "starts": "joint",
+    "num_phases": 1,
+    "convex_epochs": None,
+    "distance": "squared",
+}
+
 PerBudget = float | dict[int, float]
 CountPerBudget = Count | dict[int, Count]
 Initial = Literal["real", "noise", "k_means"]
 Optimiser = Literal["sgd", "adam"]
 Kind = Literal["img", "txt", "sim", "step_size"]  # of a tensor that the outer loop updates
+Distance = Literal["squared", "norm"]
+Weights = Literal["none", "mass", "learned"]
 UpTo1000 = Annotated[int, Range(ge=1, le=1000)]
 StepSize = Annotated[float, Range(gt=0.0, le=100.0)]
 LogStepSizeRate = Annotated[float, Range(ge=0.0, le=10.0)]
@@ -71,6 +82,9 @@ class OuterConfig(Section):
             `parts.py`. The cost of an iteration grows with their number.
         storage: `uint8` rounds pixels to 8 bits and texts to float16 inside the loop, see
             `eight_bits.py`, and stores them so; `float32` rounds nothing.
+        begin_with: finished sets that larger ones go on from: sizes of sets of this method, and
+            names of imported sets. The pairs of the largest that fits come first.
+        earlier_lr_scale: factor of the outer steps of those pairs; 0.0 leaves them as they are.
         checkpoint_every: iterations between checkpoints.
     """
 
@@ -90,6 +104,8 @@ class OuterConfig(Section):
     texts_per_image: Annotated[int, Range(ge=1, le=16)]
     parts: Annotated[int, Range(ge=1, le=4, unit="parts a side")]
     storage: Storage
+    begin_with: tuple[Annotated[int, Range(ge=2, unit="pairs")] | str, ...]
+    earlier_lr_scale: Annotated[float, Range(ge=0.0, le=1.0)]
     checkpoint_every: Annotated[int, Range(ge=1, unit="iterations")]
 
     @property
@@ -133,6 +149,14 @@ class MatchingConfig(OuterConfig):
             each iteration.
         expert_epochs: epochs of the expert that the student has to follow, R.
         max_start_epoch: start epochs are drawn from 0 .. max_start_epoch - 1.
+        starts: `joint`: both groups start at one epoch; `independent`: each at its own, from a
+            range of its own, see `displacements.py` (AMD).
+        num_phases: parts of the iterations; start epochs reach max_start_epoch - 1 in the last one,
+            and the same share of it as of the phases before (PTM-ST).
+        convex_epochs: null: trajectories as they are stored; a number: straight ones, from epoch 0
+            to this one, with start epochs of any real value, see `displacements.py` (PTM-ST). In an
+            earlier phase that end is earlier by as many epochs as the last start is.
+        distance: of student and target: `squared`, or `norm` as in AMD.
         goals_per_iteration: goals that an outer update averages over, each with its own
             mini-batches and dropout. A goal of `bi_trajectory` is a segment. With a frozen encoder
             further goals are cheap: images are encoded once for all.
@@ -145,6 +169,11 @@ class MatchingConfig(OuterConfig):
         feature_dropout: share of the image encoder's features that each student step sets to zero;
             the others are scaled up (Srivastava et al., JMLR 2014). Texts then carry over better to
             other encoders.
+        weights: of pairs in the student's loss. `none`: all alike; `mass`: the share of k-means
+            that a pair stands for, see `initialisation.py`; `learned`: they start as those, or as
+            equal ones without k-means.
+        lr_weights: outer step size of the logarithms of learned weights; their optimiser is that of
+            `sim`.
         engine: gradient engine of `engines.py`, or `auto`, see `engine_choice.py`.
         is_theta_on_host: keep the student's T parameter vectors in the memory of the host.
     """
@@ -153,6 +182,10 @@ class MatchingConfig(OuterConfig):
     student_momentum: Share
     expert_epochs: Count
     max_start_epoch: Count
+    starts: Literal["joint", "independent"]
+    num_phases: UpTo1000
+    convex_epochs: Count | None
+    distance: Distance
     goals_per_iteration: UpTo1000
     mini_batch_size: BatchSize | dict[int, BatchSize]
     lr_step_size: LogStepSizeRate
@@ -161,6 +194,8 @@ class MatchingConfig(OuterConfig):
     merge_branches: bool
     is_dropout_on: bool
     feature_dropout: Share
+    weights: Weights
+    lr_weights: Annotated[float, Range(ge=0.0, le=10.0)]
     engine: Annotated[str, Choice("auto", *ENGINES)]
     is_theta_on_host: bool
 
@@ -168,6 +203,16 @@ class MatchingConfig(OuterConfig):
     def needs_experts(self) -> bool:
         """See `OuterConfig`: matching follows them."""
         return True
+
+    @property
+    def last_epoch(self) -> int:
+        """Return the last epoch of an expert that a segment reads."""
+        return self.convex_epochs or self.max_start_epoch - 1 + self.expert_epochs
+
+    def last_start(self, iteration: int) -> float:
+        """Return the latest start epoch of an iteration; it grows from phase to phase."""
+        phase = iteration * self.num_phases // self.iterations
+        return (self.max_start_epoch - 1) * (phase + 1) / self.num_phases
 
     def engine_for(self, *, is_encoder_frozen: bool) -> str:
         """Return the engine that was asked for, or what `auto` is before a network was probed."""
@@ -216,7 +261,33 @@ def check_matching(
             f"{config.expert_epochs} need experts of {needed} epochs; "
             f"train_experts.num_epochs is {num_epochs}; raise it or lower them"
         )
+    convex = config.convex_epochs
+    if convex is not None and not needed <= convex <= num_epochs:
+        raise ValueError(
+            f"{where}.convex_epochs: received {convex}; segments end at epoch {needed} "
+            f"(max_start_epoch {config.max_start_epoch}, expert_epochs {config.expert_epochs}), "
+            f"experts at {num_epochs} (train_experts.num_epochs); allowed is null, or {needed} to "
+            f"{num_epochs}; change {where}.convex_epochs"
+        )
+    _check_starts_differ(config, trainable=trainable, where=where)
     check_options(config, budgets, trainable=trainable, where=where)
+
+
+def _check_starts_differ(config: MatchingConfig, *, trainable: str, where: str) -> None:
+    """Refuse options of start epochs that would change nothing."""
+    if config.max_start_epoch == 1:
+        for name, plain in (("starts", "joint"), ("num_phases", 1)):
+            if getattr(config, name) != plain:
+                raise ValueError(
+                    f"{where}.{name}: received {getattr(config, name)} with max_start_epoch 1, "
+                    f"where all students start at epoch 0; allowed is {plain}; change it there or "
+                    "raise max_start_epoch"
+                )
+    if config.starts == "independent" and trainable == "text_head":
+        raise ValueError(
+            f"{where}.starts: received independent with trainable 'text_head', which has no "
+            f"parameters of images; allowed is joint; change {where}.starts or model.trainable"
+        )
 
 
 def check_starts(config: MatchingConfig, num_epochs: int, *, where: str) -> None:
@@ -250,6 +321,12 @@ def check_options(
             f"{where}.num_views: received {config.num_views} with trainable {trainable!r}; "
             "allowed is 1, or more with a frozen encoder "
             f"(heads, text_head); change {where}.num_views or model.trainable"
+        )
+    if config.weights == "mass" and "k_means" not in (config.init_image, config.init_text):
+        raise ValueError(
+            f"{where}.weights: received 'mass' with init_image {config.init_image!r} and init_text "
+            f"{config.init_text!r}; allowed is it with k_means as one of both; change weights or "
+            "those (they may come from distill.matching)"
         )
     _check_precision(config, engine, is_encoder_trained=is_encoder_trained, where=where)
     check_outer(config, budgets, where=where)

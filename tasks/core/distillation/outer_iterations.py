@@ -8,7 +8,7 @@ students see its features of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tasks.core.distillation.objective import Goal, Objective
 from tasks.core.distillation.outer_checkpoint import write
 from tasks.core.distillation.outer_guard import Guard
 from tasks.core.distillation.outer_state import OuterState
-from tasks.core.distillation.segments import draw_segment
+from tasks.core.distillation.segments import segment_goals
 from tasks.core.distillation.views import ViewFeatures
 from tasks.core.foundations.records import Split
 from tasks.core.foundations.seeding import make_generator
@@ -38,6 +38,7 @@ from tasks.core.networks.dual_encoder import drop
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.functional import FlatModel, Theta
 from tasks.core.training.augment import AugmentSection
+from tasks.core.training.pair_set import PairSet
 from tasks.core.training.parts import pull_back_parts, split_parts
 from tasks.core.training.split_pairs import SplitPairs
 
@@ -60,6 +61,7 @@ class Problem:
         seed: of every draw.
         tau: temperature of the similarity.
         fresh_theta: theta_0 of a fresh student (pretrained encoder, new projections) of a number.
+        earlier: the finished set that a larger one begins with, see `earlier_pairs.py`.
     """
 
     flat: FlatModel
@@ -70,6 +72,7 @@ class Problem:
     seed: int
     tau: float
     fresh_theta: Callable[[int], Theta]
+    earlier: PairSet | None = None
 
     def real_pairs(self) -> SplitPairs:
         """Return the images of the training split as they are stored, or their features, each with
@@ -99,6 +102,9 @@ def iterate(
     """
     state = guard.state
     still = _still_features(problem, config, state)
+    if objective.goal is None and isinstance(config, MatchingConfig):
+        segments = segment_goals(problem.flat, problem.buffer, config)
+        objective = replace(objective, goal=segments)
     while state.iteration < config.iterations:
         iteration = state.iteration
         found, terms = _gradient(problem, config, state, objective, still)
@@ -238,10 +244,8 @@ def _draw(
 ) -> _Draw:
     names = (index,) if index else ()  # the first goal draws what the only one would
     draw = make_generator(problem.seed, "iteration", state.iteration, *names)
-    if objective.goal:
-        goal = objective.goal(state.iteration, draw)
-    else:
-        goal = draw_segment(problem.buffer, config, draw)
+    assert objective.goal, "where a method has no goal of its own, it is a segment"
+    goal = objective.goal(state.iteration, draw)
     batches = draw_batches(state.num_images, state.batch_size, config.syn_steps, draw)
     return _Draw(goal, [batch.to(problem.flat.device) for batch in batches], names)
 

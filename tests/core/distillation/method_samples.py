@@ -12,6 +12,7 @@ from tasks.core.distillation.distillers import (
     lors,
     mdm,
     meta_model,
+    raha,
     repblend,
     ridge_contrastive,
     spectral,
@@ -50,6 +51,18 @@ MDM = mdm.Config(
     bandwidth=0.5,
     mini_batch_size=5,
     real_batch_size=16,
+)
+RAHA = raha.Config(
+    **OUTER,
+    expert_epochs=2,
+    mini_batch_size=5,
+    curvature=1.0,
+    energy=0.9,
+    range_weight=0.8,
+    residual_weight=0.4,
+    compression_weight=0.1,
+    relevance_tau=0.3,
+    entropy=0.05,
 )
 META = meta_model.Config(**MATCHING, real_batch_size=16, start_from="expert", warm_start=None)
 WARM = meta_model.WarmStart(

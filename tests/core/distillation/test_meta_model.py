@@ -244,6 +244,27 @@ def test_an_option_of_segments_that_meta_model_would_ignore_is_the_warm_starts_o
     assert dataclasses.replace(META, **change, warm_start=WARM).matching().merge_branches
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("starts", "independent", '"joint"'),
+        ("num_phases", 2, "1"),
+        ("convex_epochs", 3, "null"),
+        ("distance", "norm", '"squared"'),
+    ],
+)
+def test_options_of_segments_are_the_warm_starts(name, value, allowed):
+    change = {name: value}
+    with pytest.raises(
+        ValueError, match=rf"x\.{name}: received {value}; meta_model .*allowed is {allowed};"
+    ):
+        _check_meta(**change)
+    warm = dataclasses.replace(WARM, max_start_epoch=2)
+    _check_meta(**change, warm_start=warm)
+    matching = dataclasses.replace(META, **change, warm_start=warm).matching()
+    assert getattr(matching, name) == value
+
+
 def test_every_goal_of_meta_model_has_a_fresh_student_of_its_own(tmp_path):
     problem, asked = make_problem(tmp_path, "heads"), list[int]()
 

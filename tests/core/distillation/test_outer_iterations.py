@@ -12,7 +12,7 @@ from tasks.core.distillation.distillers.bi_trajectory import Config, distill
 from tasks.core.distillation.matching_config import check_matching
 from tasks.core.distillation.objective import Objective
 from tasks.core.distillation.run import run
-from tasks.core.distillation.segments import draw_segment, draw_snapshot
+from tasks.core.distillation.segments import draw_snapshot, segment_goals
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.training.experts import save_snapshots
 from tasks.core.training.losses import info_nce
@@ -20,6 +20,10 @@ from tests.core.distillation.method_samples import Killed
 from tests.core.hypergradient.small_problem import CPU, MATCHING, make_problem
 
 CONFIG = Config(**MATCHING, include_positive=True)
+
+
+def _segment(problem, config, *names):
+    return segment_goals(problem.flat, problem.buffer, config)(0, make_generator(0, *names))
 
 
 def _run(problem, **changes):
@@ -50,12 +54,13 @@ def test_outer_steps_fall_along_half_a_cosine(tmp_path):
 
 
 def test_start_epochs_are_drawn_from_their_whole_range_for_both_groups_alike(tmp_path):
-    buffer = make_problem(tmp_path, "heads").buffer
+    problem = make_problem(tmp_path, "heads")
+    buffer = problem.buffer
     config = dataclasses.replace(CONFIG, max_start_epoch=3)
     drawn = [draw_snapshot(buffer, config, make_generator(0, index)) for index in range(60)]
     assert set(drawn) == {(expert, epoch) for expert in (0, 1) for epoch in (0, 1, 2)}
     expert, epoch = drawn[0]
-    goal = draw_segment(buffer, config, make_generator(0, 0))
+    goal = _segment(problem, config, 0)
     for group in ("img", "txt"):
         assert torch.equal(goal.theta0[group], buffer.snapshot(expert, epoch)[group])
     assert float(goal.loss(buffer.snapshot(expert, epoch + 1))) == 0.0
@@ -91,9 +96,7 @@ def test_an_update_averages_the_gradients_of_its_goals(tmp_path, trainable):
     )
 
     def moved(*segments):
-        goals = iter(
-            [draw_segment(problem.buffer, config, make_generator(0, index)) for index in segments]
-        )
+        goals = iter([_segment(problem, config, index) for index in segments])
         objective = Objective(
             lambda img, txt, rows: info_nce(img, txt), goal=lambda iteration, draw: next(goals)
         )
@@ -117,7 +120,7 @@ def test_an_update_averages_the_gradients_of_its_goals(tmp_path, trainable):
 def test_goals_of_one_iteration_draw_batches_and_dropout_of_their_own(tmp_path):
     """The same segment twice: the second goal must not repeat the first one's batches and masks."""
     problem = make_problem(tmp_path, "heads")
-    segment = draw_segment(problem.buffer, CONFIG, make_generator(0))
+    segment = _segment(problem, CONFIG)
     objective = Objective(
         lambda img, txt, rows: info_nce(img, txt), goal=lambda iteration, draw: segment
     )
@@ -146,7 +149,7 @@ class Faulty:
         self.problem, self.config, self.is_killed, self.is_done = problem, config, is_killed, False
 
     def __call__(self, iteration, draw):
-        goal = draw_segment(self.problem.buffer, self.config, draw)
+        goal = segment_goals(self.problem.flat, self.problem.buffer, self.config)(iteration, draw)
         if iteration != 5 or self.is_done:
             return goal
         self.is_done = True

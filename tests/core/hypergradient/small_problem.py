@@ -42,6 +42,10 @@ MATCHING: dict[str, Any] = {
     "syn_steps": 4,
     "expert_epochs": 1,
     "max_start_epoch": 2,
+    "starts": "joint",
+    "num_phases": 1,
+    "convex_epochs": None,
+    "distance": "squared",
     "goals_per_iteration": 1,
     "feature_dropout": 0.0,
     "num_views": 1,
@@ -68,6 +72,10 @@ MATCHING: dict[str, Any] = {
     "texts_per_image": 1,
     "parts": 1,
     "storage": "float32",
+    "weights": "none",
+    "lr_weights": 0.05,
+    "begin_with": (),
+    "earlier_lr_scale": 1.0,
     "checkpoint_every": 5,
 }
 RECIPE = RecipeSection(

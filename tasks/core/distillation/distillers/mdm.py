@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from tasks.core.distillation.matching_config import OuterConfig, check_outer
+from tasks.core.distillation.batch_method import BatchConfig, check_batches, embed_batches
 from tasks.core.distillation.objective import Objective, RowsLoss
 from tasks.core.distillation.run import Problem, method_of
-from tasks.core.foundations.section import BatchSize, Count, Range
+from tasks.core.foundations.section import BatchSize, Range
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.hypergradient.student_step import Rows
 from tasks.core.networks.functional import GROUPS, FlatModel, Theta
@@ -40,29 +40,22 @@ _LEAST = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(OuterConfig):
+class Config(BatchConfig):
     """Options.
 
+    The displacement of an expert is measured after `expert_epochs`.
+
     Attributes:
-        expert_epochs: epochs after which the displacement of an expert is measured.
         blend: how far the network goes towards the experts.
         weight: w, of each of both distances.
         bandwidth: s of the kernel, in radians.
-        mini_batch_size: synthetic pairs of an iteration; larger than the set means the whole set.
         real_batch_size: real pairs of an iteration; more than the split has means all.
     """
 
-    expert_epochs: Count
     blend: Annotated[float, Range(ge=0.0, le=2.0)]
     weight: Annotated[float, Range(ge=0.0, le=1000.0)]
     bandwidth: Annotated[float, Range(gt=0.0, le=10.0)]
-    mini_batch_size: BatchSize
     real_batch_size: BatchSize
-
-    @property
-    def needs_experts(self) -> bool:
-        """See `OuterConfig`: the networks lie between experts."""
-        return True
 
     @property
     def min_experts(self) -> int:
@@ -70,34 +63,7 @@ class Config(OuterConfig):
         return 2
 
 
-def check(
-    config: Config, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str
-) -> None:
-    """Raise ValueError when experts are too short or a budget has no outer step size.
-
-    A trained encoder takes one view of the whole mini-batch: others are refused.
-    """
-    check_outer(config, budgets, where=where)
-    if config.expert_epochs > num_epochs:
-        raise ValueError(
-            f"{where}.expert_epochs: received {config.expert_epochs} with experts of {num_epochs} "
-            f"epochs (train_experts.num_epochs); allowed is 1 to {num_epochs}; raise that or lower "
-            "it"
-        )
-    is_encoder_trained = trainable in ("full", "lora")
-    if config.micro_batch is not None and is_encoder_trained:
-        raise ValueError(
-            f"{where}.micro_batch: received {config.micro_batch} with trainable {trainable!r}; the "
-            "distance is of the whole mini-batch, which a trained encoder takes at once; allowed "
-            f"is null, or a number with a frozen encoder (heads, text_head); change "
-            f"{where}.micro_batch or model.trainable, and lower mini_batch_size for less memory"
-        )
-    if config.num_views > 1 and is_encoder_trained:
-        raise ValueError(
-            f"{where}.num_views: received {config.num_views} with trainable {trainable!r}; allowed "
-            f"is 1, or more with a frozen encoder (heads, text_head); change {where}.num_views or "
-            "model.trainable"
-        )
+check = check_batches
 
 
 def objective(problem: Problem, config: Config, num_pairs: int) -> Objective:
@@ -112,14 +78,10 @@ def rows_loss(problem: Problem, config: Config) -> RowsLoss:
     def loss(rows: Rows, iteration: int) -> tuple[Tensor, dict[str, float]]:
         draw = make_generator(problem.seed, "mdm", iteration)
         theta = _network(problem, config, draw)
-        images = rows["features"] if "features" in rows else rows["images"]
-        order = torch.randperm(len(images), generator=draw)[: config.mini_batch_size]
-        chosen = order.to(images.device)
-        img, txt = problem.flat.call(theta, images[chosen], rows["text_embeds"][chosen])
-        places = torch.randperm(real.num_pairs, generator=draw)[: config.real_batch_size]
-        augment = make_generator(problem.seed, "augment", iteration)
-        with torch.no_grad():
-            real_img, real_txt = problem.flat.call(theta, *real.take(places, draw, augment))
+        sizes = config.mini_batch_size, config.real_batch_size
+        (img, txt), (real_img, real_txt) = embed_batches(
+            problem, real, theta, rows, sizes=sizes, iteration=iteration, draw=draw
+        )
         shared = distance(img + txt, real_img + real_txt, config.bandwidth)
         apart = distance(img - txt, real_img - real_txt, config.bandwidth)
         i2t, t2i = both_directions(img, txt, problem.tau)

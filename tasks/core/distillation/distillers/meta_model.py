@@ -13,6 +13,7 @@ memory of the whole batch at once.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from tasks.core.distillation.matching_config import (
+    NO_SEGMENTS,
     LogStepSizeRate,
     MatchingConfig,
     PerBudget,
@@ -36,8 +38,10 @@ from tasks.core.distillation.segments import draw_snapshot
 from tasks.core.foundations import plugins
 from tasks.core.foundations.section import BatchSize, Count, Section
 from tasks.core.foundations.seeding import make_generator
+from tasks.core.hypergradient.trajectory import Rows
 from tasks.core.networks.functional import Theta
 from tasks.core.training.losses import both_directions, info_nce
+from tasks.core.training.pair_set import LOG_WEIGHTS
 
 _NUM_STARTS = 1 << 31
 
@@ -88,8 +92,8 @@ class Config(MatchingConfig):
 
     No expert is matched, except in the warm start: the shared options of segments are for it.
     Beside it, `expert_epochs` means nothing, and with `fresh` students nor does `max_start_epoch`.
-    They may have any value. `merge_branches` has to be false without a warm start that matches
-    trajectories.
+    They may have any value. `merge_branches`, `starts`, `num_phases`, `convex_epochs` and
+    `distance` are for a warm start that matches trajectories, and refused without one.
 
     Attributes:
         real_batch_size: real pairs of the terminal loss, drawn anew for each goal; more than the
@@ -158,7 +162,7 @@ def check(
 
 def _check_shapes(config: Config, start: NamedStart, where: str) -> None:
     """Refuse a named method that makes a set of another shape."""
-    for name in ("texts_per_image", "parts"):
+    for name in ("texts_per_image", "parts", "begin_with"):
         own, wanted = getattr(start.options, name, None), getattr(config, name)
         if own is not None and own != wanted:
             raise ValueError(
@@ -184,12 +188,14 @@ def _check_named(
 
 def _check_unused(config: Config, where: str) -> None:
     """Refuse what would be ignored: an option of segments that nothing reads."""
-    if config.merge_branches:
-        raise ValueError(
-            f"{where}.merge_branches: received True; meta_model without a warm_start that matches "
-            "trajectories reads no segments of experts; allowed is false; change it there (it may "
-            "come from distill.matching)"
-        )
+    for name, allowed in NO_SEGMENTS.items():
+        found = getattr(config, name)
+        if found != allowed:
+            raise ValueError(
+                f"{where}.{name}: received {found}; meta_model without a warm_start that matches "
+                "trajectories reads no segments of experts; allowed is "
+                f"{json.dumps(allowed)}; change it there (it may come from distill.matching)"
+            )
 
 
 def distill(
@@ -237,6 +243,9 @@ def _warm_start(
     # Of its own name: the second part goes on from its own checkpoint, once the first is done
     beside = checkpoint.with_name(f"{checkpoint.name}.warm_start") if checkpoint else None
     start = config.warm_start
+    if problem.earlier is not None:
+        # Its step sizes are those of the students that follow
+        problem = replace(problem, earlier=replace(problem.earlier, step_sizes=None))
     if isinstance(start, NamedStart):
         method = plugins.load("distillers", start.method)
         found: Distilled = method.distill(
@@ -246,7 +255,7 @@ def _warm_start(
     matching = config.matching()
     if matching is None:
         return None
-    objective = Objective(_student_loss(problem))
+    objective = Objective(_student_loss(problem), takes_weights=True)
     return run(problem, matching, num_pairs, objective, checkpoint=beside, log=log)
 
 
@@ -263,7 +272,10 @@ def _from(config: Config, warm: Distilled | None) -> Config:
 
 
 def _student_loss(problem: Problem) -> StudentLoss:
-    return lambda img, txt, rows: info_nce(img, txt, tau=problem.tau)
+    def student_loss(img: Tensor, txt: Tensor, rows: Rows) -> Tensor:
+        return info_nce(img, txt, tau=problem.tau, log_weights=rows.get(LOG_WEIGHTS))
+
+    return student_loss
 
 
 def _objective(problem: Problem, config: Config) -> Objective:
@@ -292,4 +304,4 @@ def _objective(problem: Problem, config: Config) -> Objective:
 
         return Goal(theta0, loss, terms)
 
-    return Objective(_student_loss(problem), goal=goal)
+    return Objective(_student_loss(problem), goal=goal, takes_weights=True)
