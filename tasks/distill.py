@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks import keys, memory
 from tasks.core.foundations.file_names import HISTORY, INITIAL
@@ -15,29 +15,40 @@ from tasks.step import step
 from tasks.store import caching
 from tasks.store.artifacts import Ref
 
+if TYPE_CHECKING:
+    from tasks.core.foundations.records import Split
+    from tasks.core.networks.encoders import ImageEncoder
+    from tasks.core.training.pair_set import PairSet
+
 
 @step("{work.set_name}")
 def distill(
     work: Distillation,
     inputs: Inputs,
     experts: list[Ref],
+    earlier: Ref | None = None,
     *,
     force: bool = False,
     accept_code: bool = False,
 ) -> Ref:
     """Return `data/distilled/<profile>/<method>/<method>-<num_pairs>`: a PairSet, its initial
     pairs, and the history.
+
+    Args:
+        earlier: the set of `work.begins_with`.
     """
     return caching.obtain(
         work.folder,
-        keys.of_distilled(work, inputs, experts),
-        lambda place: _distill(work, inputs, experts, place),
+        keys.of_distilled(work, inputs, experts, earlier),
+        lambda place: _distill(work, inputs, experts, earlier, place),
         force=force,
         accept_code=accept_code,
     )
 
 
-def _distill(work: Distillation, inputs: Inputs, experts: list[Ref], place: Path) -> dict[str, Any]:
+def _distill(
+    work: Distillation, inputs: Inputs, experts: list[Ref], earlier: Ref | None, place: Path
+) -> dict[str, Any]:
     import pandas as pd
 
     from tasks.core.distillation.buffer import Buffer
@@ -70,6 +81,7 @@ def _distill(work: Distillation, inputs: Inputs, experts: list[Ref], place: Path
         fresh_theta=lambda number: FlatModel(
             new_model(network, encoder, text_dim, "fresh", number)
         ).flatten(),
+        earlier=_earlier(earlier, work, train, encoder) if earlier else None,
     )
     report = reporter(f"distill {work.set_name}")
     with memory.watch() as peak:
@@ -88,6 +100,9 @@ def _distill(work: Distillation, inputs: Inputs, experts: list[Ref], place: Path
         "image_idx": found.initial.image_idx.tolist(),
         "caption_idx": found.initial.caption_idx.tolist(),
     }
+    if problem.earlier:
+        told = {"set": str(work.begins_with), "num_pairs": problem.earlier.num_pairs}
+        provenance["begins_with"] = told
     save_pairs(place, found.pairs.with_provenance(provenance))
     save_tensors(
         place / INITIAL, {"images": found.initial.images, "text_embeds": found.initial.text_embeds}
@@ -102,3 +117,21 @@ def _distill(work: Distillation, inputs: Inputs, experts: list[Ref], place: Path
         "peak_bytes": peak.host_bytes,
         "peak_card_bytes": peak.card_bytes,
     }
+
+
+def _earlier(ref: Ref, work: Distillation, train: Split, encoder: ImageEncoder) -> PairSet:
+    """Return the set that this one begins with. An imported one is told by its nearest captions
+    where it comes from.
+    """
+    from tasks.core.distillation.earlier_pairs import CAPTION_IDX, IMAGE_IDX, check_alike
+    from tasks.core.training.pair_files import load_pairs
+    from tasks.search import nearest
+
+    found = load_pairs(ref.folder)
+    check_alike(found, work.method.config, train, encoder)
+    if IMAGE_IDX in found.provenance:
+        return found
+    captions = nearest(found.text_embeds, train.text_embeds)[1][:, 0]
+    images = train.caption_image_idx[captions[:: work.method.config.texts_per_image]]
+    places = {IMAGE_IDX: images.tolist(), CAPTION_IDX: captions.tolist()}
+    return found.with_provenance({**found.provenance, **places})

@@ -7,7 +7,7 @@ in it, or a stale artifact is used; any other value makes artifacts again for no
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from tasks.store import artifacts, caching, raw_files
 from tasks.store.artifacts import Key, Ref
 
 REPORTING = Path(__file__).parent / "reporting"
+BEGIN_WITH = "begin_with"  # an option, and the name of the set among the inputs
 # Why inputs cannot be looked at: raw data or weights that are not on this machine.
 Missing = FileNotFoundError | None
 
@@ -125,22 +126,31 @@ def of_coreset(work: Selection, inputs: Inputs, warm: Ref, shared: Ref | None) -
     return _trained("select_coresets", work.network, what, inputs.digests(**read), work.method)
 
 
-def of_distilled(work: Distillation, inputs: Inputs, experts: Sequence[Ref]) -> Key:
-    """Return the key of one distilled set."""
+def of_distilled(
+    work: Distillation, inputs: Inputs, experts: Sequence[Ref], earlier: Ref | None = None
+) -> Key:
+    """Return the key of one distilled set; `earlier` is the one of `work.begins_with`."""
+    assert (earlier is None) == (work.begins_with is None), "the set that it begins with"
     method = work.method.as_params()
-    method["options"] = _without_checkpoints(method["options"])
-    what = {"method": method, "num_pairs": work.set_name.num_pairs}
+    # Checkpoints change no result, and what a set begins with is one of its inputs
+    unsaid = {"checkpoint_every", BEGIN_WITH}
     read = {f"expert_{index:03d}": ref for index, ref in enumerate(work.read(experts))}
+    if earlier:
+        read[BEGIN_WITH] = earlier
+    else:
+        unsaid.add("earlier_lr_scale")
+    method["options"] = _without_options(method["options"], unsaid)
+    what = {"method": method, "num_pairs": work.set_name.num_pairs}
     methods = (work.method, *work.method.named)
     return _trained("distill", work.network, what, inputs.digests(**read), *methods)
 
 
-def _without_checkpoints(options: Any) -> Any:
-    """Return options without how often a checkpoint is written, which changes no result."""
+def _without_options(options: Any, unsaid: Collection[str]) -> Any:
+    """Return options without some of them, also where they stand in the options of a part."""
     if not isinstance(options, dict):
         return options
-    kept = {name: value for name, value in options.items() if name != "checkpoint_every"}
-    return {name: _without_checkpoints(value) for name, value in kept.items()}
+    kept = {name: value for name, value in options.items() if name not in unsaid}
+    return {name: _without_options(value, unsaid) for name, value in kept.items()}
 
 
 def of_score(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx: int) -> Key:

@@ -78,7 +78,7 @@ STAGES = {
             ("seed", "budgets", "model", "distill"),
             ("prepare_data", "embed_captions", "train_experts"),
             "distilled",
-            ("tasks.distill", "tasks.models"),
+            ("tasks.distill", "tasks.models", "tasks.search"),
             _NETWORKS,
         ),
         Stage(

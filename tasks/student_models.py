@@ -128,10 +128,10 @@ def in_words(pairs: PairSet, train: Split) -> PairSet:
 
 
 def plain(pairs: PairSet) -> PairSet:
-    """Return a set without what it learned for its students: identity similarity, InfoNCE, and the
-    step sizes of the recipe.
+    """Return a set without what it learned for its students: identity similarity, equal weights,
+    InfoNCE, and the step sizes of the recipe.
     """
-    return replace(pairs, similarity=None, step_sizes=None, loss="info_nce")
+    return replace(pairs, similarity=None, log_weights=None, step_sizes=None, loss="info_nce")
 
 
 def load_student_encoder(network: Network, start: Ref, device: torch.device) -> ImageEncoder:

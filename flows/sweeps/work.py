@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from flows.distill import distilled
 from flows.embed_captions import embed_captions
 from flows.evaluate import Found, scored
 from flows.prepare_data import prepare_data
@@ -20,7 +21,7 @@ from flows.runner import flow, run
 from flows.select_coresets import select_coresets
 from flows.sweeps.units import PLAN
 from flows.train_experts import train_experts
-from tasks import distill, evaluate, preflight
+from tasks import evaluate, preflight
 from tasks.core.foundations.file_names import SCORE
 from tasks.exchange.found import imported
 from tasks.reporting.cell_scores import of_cell
@@ -149,8 +150,7 @@ def _cell(
     (name,) = [made for made in chosen.sets if made.method in chosen.distillers]
     refs = train_experts.fn(settings, accept_code=how["accept_code"])
     refs = select_coresets.fn(settings, **how, refs=refs)
-    work = steps.distillation(chosen, name)
-    pairs = run(distill.distill, work, refs.inputs, work.read(refs.experts), **how)
+    pairs = distilled(chosen, name, refs, {}, how)
     refs = replace(refs, distilled={str(name): pairs})
     if below is not None:
         first = run(

@@ -95,7 +95,10 @@ def differences_of_set(params: Params, name: SetName, made: Mapping[str, Made]) 
     else:
         names = [f"expert_{index:03d}" for index in numbers]
         experts = [Ref("", own.inputs.get(expert, "none")) for expert in names]
-        key = keys.of_distilled(steps.distillation(params, name), given, experts)
+        work = steps.distillation(params, name)
+        # As the set knows it: whether there is one is compared
+        earlier = Ref("", own.inputs.get(keys.BEGIN_WITH, "none")) if work.begins_with else None
+        key = keys.of_distilled(work, given, experts, earlier)
     if words := _changed(own, key):
         found["own"] = words
     return found

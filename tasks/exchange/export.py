@@ -116,6 +116,11 @@ def export(source: Source, target: Path, choice: Choice, *, is_replaced: bool = 
 def _check_single(source: Source) -> None:
     """Refuse what the layouts, a row for each picture and its text, have no place for."""
     pairs = source.pairs
+    if pairs.log_weights is not None:
+        raise ValueError(
+            f"{source.name}: received a set whose pairs have weights; an export has none; export a "
+            "set made with `weights: none`"
+        )
     if pairs.num_training_pairs == pairs.num_pairs:
         return
     if source.is_coreset:

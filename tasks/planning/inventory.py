@@ -168,11 +168,12 @@ def cells_of(params: Params) -> list[Cell]:
         return Inputs(prepared, embeddings, start)
 
     inputs = started("start", train_experts.build_start, params)
-    sets = _add_sets(add, params, inputs, _add_experts(add, params, inputs))
+    found, others = imported(params), dict[SetName, Ref]()
     # Imported sets are there already. Their absolute path holds in the folder of a measurement too
-    found = imported(params)
     for told, ref in found.items():
-        sets[SetName.parse(told)] = replace(ref, path=str(ref.folder.resolve()))
+        others[SetName.parse(told)] = replace(ref, path=str(ref.folder.resolve()))
+    experts = _add_experts(add, params, inputs)
+    sets = {**_add_sets(add, params, inputs, experts, others), **others}
     vectors = [SetName.parse(told) for told in without_words(found)]
     vectors += [name for name in sets if name.method in params.distillers]
     scores = _add_students(add, params, inputs, sets, vectors)
@@ -205,15 +206,31 @@ def _add_experts(add: Add, params: Params, inputs: Inputs) -> list[Cell]:
 
 
 def _add_sets(
-    add: Add, params: Params, inputs: Inputs, experts: list[Cell]
+    add: Add,
+    params: Params,
+    inputs: Inputs,
+    experts: list[Cell],
+    others: dict[SetName, Ref],
 ) -> dict[SetName, Cell | Ref]:
-    """Add every small set, and before a coreset what its method makes for all sizes."""
+    """Add every small set, and before a coreset what its method makes for all sizes.
+
+    Args:
+        others: the imported sets, which distilled ones may begin with.
+    """
     found: dict[SetName, Cell | Ref] = {}
+    distilled: dict[SetName, Cell | Ref] = {**others}
+
+    def made(name: SetName) -> Cell | Ref:
+        if name not in distilled:
+            told = steps.distillation(params, name)
+            earlier = made(told.begins_with) if told.begins_with else None
+            given, repeats = (told.read(experts), earlier), _repeats(told.method)
+            distilled[name] = add(str(name), distill.distill, told, inputs, *given, repeats=repeats)
+        return distilled[name]
+
     for name in params.sets:
-        if plugin := params.distillers.get(name.method):
-            told, repeats = steps.distillation(params, name), _repeats(plugin)
-            read = told.read(experts)
-            found[name] = add(str(name), distill.distill, told, inputs, read, repeats=repeats)
+        if name.method in params.distillers:
+            found[name] = made(name)
             continue
         plugin, work = params.coresets[name.method], steps.selection(params, name)
         # Once a method: with the first size, before its coreset

@@ -12,7 +12,8 @@ GIB = 2**30
 COLUMNS = ("set", "cells", "seconds", "with experts", "memory, GiB", "card, GiB")
 CAPTION = (
     "What each distilled set cost. Seconds: of distilling, then with the experts that it reads; a "
-    "set that was interrupted counts from its last start. Memory: the peak of the process and of "
+    "set that was interrupted counts from its last start, one that begins with another from that "
+    "one on. Memory: the peak of the process and of "
     "its card; empty where it was not recorded, or without a card."
 )
 

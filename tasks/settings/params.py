@@ -21,6 +21,7 @@ from tasks.core.foundations.names import check_name, hint
 from tasks.core.networks.dual_encoder import ModelSection
 from tasks.core.training.experts import ExpertSection
 from tasks.settings import variants
+from tasks.settings.beginnings import check_beginnings, sizes
 from tasks.settings.files import PARAMS, keys_of
 from tasks.settings.overrides import TOP
 from tasks.settings.sets import SetName
@@ -322,13 +323,14 @@ def _cross_check(params: Params, root: str) -> None:
         where = f"{root}.distill.options.{name}"
         _check_experts(params, plugin, where, root)
         _check_parts(params, plugin, where, root)
+        check_beginnings(plugin.config, params.imported, budgets, where)
         # What a method demands of its own options is in its own file
         check = getattr(plugin.module, "check", None)
         if check is not None:
             check(
                 plugin.config,
                 params.train_experts.num_epochs,
-                budgets,
+                sizes(plugin.config, budgets),
                 trainable=model.trainable,
                 where=where,
             )

@@ -16,6 +16,7 @@ from tasks.core.evaluation.students import EvaluateSection
 from tasks.core.networks.dual_encoder import ModelSection
 from tasks.core.training.augment import AugmentSection
 from tasks.core.training.experts import ExpertSection
+from tasks.settings.beginnings import beginning
 from tasks.settings.params import Params
 from tasks.settings.sets import SetName
 from tasks.settings.validation import Plugin, PrepareSection
@@ -100,12 +101,15 @@ class Selection:
 
 @dataclass(frozen=True)
 class Distillation:
-    """What `distill` is told about one set."""
+    """What `distill` is told about one set; `begins_with` is the finished set that it goes on
+    from.
+    """
 
     folder: Path
     set_name: SetName
     network: Network
     method: Plugin
+    begins_with: SetName | None
 
     def read(self, experts: Sequence[Item]) -> Sequence[Item]:
         """Return those of the experts that the method reads: all of them, or none."""
@@ -217,7 +221,8 @@ def distillation(params: Params, set_name: SetName) -> Distillation:
     """Return what `distill` is told about a set; its methods have a folder each, for DVC."""
     folder = stages.folder("distill", params.space("distill"), set_name.method, str(set_name))
     method = params.distillers[set_name.method]
-    return Distillation(folder, set_name, network(params), method)
+    begins_with = beginning(method.config, set_name)
+    return Distillation(folder, set_name, network(params), method, begins_with)
 
 
 def imported(params: Params, set_name: SetName) -> Path:

@@ -199,6 +199,14 @@ def test_several_texts_a_picture_are_refused_with_what_can_be_exported(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_set_with_weights_is_refused(inside, tmp_path):
+    source = open_source(inside, "bi_trajectory-4")
+    pairs = replace(source.pairs, log_weights=torch.zeros(4))
+    with pytest.raises(ValueError, match=r"bi_trajectory-4: .* weights; .* with `weights: none`"):
+        export(replace(source, pairs=pairs), tmp_path / "out", choice())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_exists_is_replaced_on_demand_alone_and_only_an_export(inside, tmp_path):
     source, place = open_source(inside, "herding-4"), tmp_path / "out"
     export(source, place, choice("huggingface"))

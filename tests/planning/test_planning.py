@@ -135,6 +135,20 @@ def distill(problem, config, num_pairs, **how):
 """
 
 
+def test_a_set_that_grows_is_planned_with_those_that_it_begins_with(tmp_path, monkeypatch):
+    settings = ["profile=toy", *TINY, "methods.coresets=[random]"]
+    settings += ["budgets=[6]", "distill.matching.begin_with=[4]"]
+    settings += ["model.trainable=heads", "model.embed_dim=8"]
+    monkeypatch.chdir(tmp_path)
+    chosen = params.load(settings, path=ROOT / "params.yaml")
+    planner, (small, large) = _planner(chosen, tmp_path, "bi_trajectory-4", "bi_trajectory-6")
+    assert large.inputs[-1] is small and small.inputs[-1] is None
+    scored = [cell.name for cell in cells_of(chosen) if cell.stage == "evaluate"]
+    assert "bi_trajectory-6 seed 0" in scored and "bi_trajectory-4 seed 0" not in scored
+    once = dict.fromkeys(large.repeats, 1)
+    assert planner.small.make(large, once).seconds > 0.0
+
+
 def test_a_method_that_plan_knows_nothing_of_is_planned(tiny, tmp_path, monkeypatch):
     shared = {
         field.name: getattr(tiny.distillers["bi_trajectory"].config, field.name)

@@ -29,6 +29,7 @@ Initial = Literal["real", "noise", "k_means"]
 Optimiser = Literal["sgd", "adam"]
 Kind = Literal["img", "txt", "sim", "step_size"]  # of a tensor that the outer loop updates
 Distance = Literal["squared", "norm"]
+Weights = Literal["none", "mass", "learned"]
 UpTo1000 = Annotated[int, Range(ge=1, le=1000)]
 StepSize = Annotated[float, Range(gt=0.0, le=100.0)]
 LogStepSizeRate = Annotated[float, Range(ge=0.0, le=10.0)]
@@ -81,6 +82,9 @@ class OuterConfig(Section):
             `parts.py`. The cost of an iteration grows with their number.
         storage: `uint8` rounds pixels to 8 bits and texts to float16 inside the loop, see
             `eight_bits.py`, and stores them so; `float32` rounds nothing.
+        begin_with: finished sets that larger ones go on from: sizes of sets of this method, and
+            names of imported sets. The pairs of the largest that fits come first.
+        earlier_lr_scale: factor of the outer steps of those pairs; 0.0 leaves them as they are.
         checkpoint_every: iterations between checkpoints.
     """
 
@@ -100,6 +104,8 @@ class OuterConfig(Section):
     texts_per_image: Annotated[int, Range(ge=1, le=16)]
     parts: Annotated[int, Range(ge=1, le=4, unit="parts a side")]
     storage: Storage
+    begin_with: tuple[Annotated[int, Range(ge=2, unit="pairs")] | str, ...]
+    earlier_lr_scale: Annotated[float, Range(ge=0.0, le=1.0)]
     checkpoint_every: Annotated[int, Range(ge=1, unit="iterations")]
 
     @property
@@ -163,6 +169,11 @@ class MatchingConfig(OuterConfig):
         feature_dropout: share of the image encoder's features that each student step sets to zero;
             the others are scaled up (Srivastava et al., JMLR 2014). Texts then carry over better to
             other encoders.
+        weights: of pairs in the student's loss. `none`: all alike; `mass`: the share of k-means
+            that a pair stands for, see `initialisation.py`; `learned`: they start as those, or as
+            equal ones without k-means.
+        lr_weights: outer step size of the logarithms of learned weights; their optimiser is that of
+            `sim`.
         engine: gradient engine of `engines.py`, or `auto`, see `engine_choice.py`.
         is_theta_on_host: keep the student's T parameter vectors in the memory of the host.
     """
@@ -183,6 +194,8 @@ class MatchingConfig(OuterConfig):
     merge_branches: bool
     is_dropout_on: bool
     feature_dropout: Share
+    weights: Weights
+    lr_weights: Annotated[float, Range(ge=0.0, le=10.0)]
     engine: Annotated[str, Choice("auto", *ENGINES)]
     is_theta_on_host: bool
 
@@ -308,6 +321,12 @@ def check_options(
             f"{where}.num_views: received {config.num_views} with trainable {trainable!r}; "
             "allowed is 1, or more with a frozen encoder "
             f"(heads, text_head); change {where}.num_views or model.trainable"
+        )
+    if config.weights == "mass" and "k_means" not in (config.init_image, config.init_text):
+        raise ValueError(
+            f"{where}.weights: received 'mass' with init_image {config.init_image!r} and init_text "
+            f"{config.init_text!r}; allowed is it with k_means as one of both; change weights or "
+            "those (they may come from distill.matching)"
         )
     _check_precision(config, engine, is_encoder_trained=is_encoder_trained, where=where)
     check_outer(config, budgets, where=where)

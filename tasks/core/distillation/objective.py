@@ -70,6 +70,8 @@ class Objective:
         goal: returns the goal of an iteration, given its number; draws from the generator alone.
             None: the student starts at a snapshot of an expert and is judged by the distance to a
             later one (`segments.py`).
+        takes_weights: whether the student loss weighs pairs by the rows `LOG_WEIGHTS`, where
+            `weights` asks for them.
         num_pairs_returned: pairs of the budget that the further tensors cost; the set holds so many
             fewer.
         rows_loss: in place of a student's trajectory, the loss itself: a scalar, and its image and
@@ -84,5 +86,6 @@ class Objective:
     similarity: Callable[[Rows], Similarity] | None = None
     blend: Blend | None = None
     goal: Callable[[int, torch.Generator], Goal] | None = None
+    takes_weights: bool = False
     num_pairs_returned: int = 0
     rows_loss: RowsLoss | None = None

@@ -38,6 +38,7 @@ from tasks.core.networks.dual_encoder import drop
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.functional import FlatModel, Theta
 from tasks.core.training.augment import AugmentSection
+from tasks.core.training.pair_set import PairSet
 from tasks.core.training.parts import pull_back_parts, split_parts
 from tasks.core.training.split_pairs import SplitPairs
 
@@ -60,6 +61,7 @@ class Problem:
         seed: of every draw.
         tau: temperature of the similarity.
         fresh_theta: theta_0 of a fresh student (pretrained encoder, new projections) of a number.
+        earlier: the finished set that a larger one begins with, see `earlier_pairs.py`.
     """
 
     flat: FlatModel
@@ -70,6 +72,7 @@ class Problem:
     seed: int
     tau: float
     fresh_theta: Callable[[int], Theta]
+    earlier: PairSet | None = None
 
     def real_pairs(self) -> SplitPairs:
         """Return the images of the training split as they are stored, or their features, each with

@@ -56,6 +56,8 @@ class OuterState:
         images, text_embeds: initial values (M, C, H, W) and (T, D), which are copied; images into
             the channels-last layout that convolutions take without a copy.
         further: further learnable tensors.
+        num_earlier: the first pictures are of a finished set; `earlier_lr_scale` slows them, and
+            what else belongs to them.
         encoder: gives the normalisation, for what 8 bits can hold.
         device: where they live.
 
@@ -75,10 +77,12 @@ class OuterState:
         text_embeds: Tensor,
         further: dict[str, Learnable],
         *,
+        num_earlier: int = 0,
         encoder: ImageEncoder,
         device: torch.device,
     ) -> None:
-        self._config, self.num_images = config, len(images) * config.parts**2
+        self._config, self._num_earlier = config, num_earlier
+        self.num_images = len(images) * config.parts**2
         self._normalisation = (encoder.mean, encoder.std)
         self._is_rounded = config.storage == "uint8"
         if config.texts_per_image > 1:
@@ -136,6 +140,7 @@ class OuterState:
     def step(self, grads: Rows) -> None:
         """Move the tensors that have a gradient by one step of their optimisers, in place."""
         decay = self._config.outer_decay(self.iteration)
+        before = {name: rows.clone() for name, rows in self._earlier_rows().items()}
         for name, tensor in self.tensors.items():
             optimiser = self._optimisers[name]
             # Without a gradient the optimiser leaves a tensor alone, momentum included
@@ -146,10 +151,25 @@ class OuterState:
         if self._is_rounded:
             # Beyond black and white a pixel would change without effect
             keep_in_range(self.tensors["images"], *self._normalisation)
+        scale = self._config.earlier_lr_scale
+        for name, rows in self._earlier_rows().items():
+            # Adam takes steps of one size whatever the gradient, so the step itself is scaled
+            rows.copy_(before[name].lerp(rows, scale) if scale else before[name])
 
     def halve_rates(self) -> None:
         """Halve all outer step sizes from now on."""
         self._rates = {name: 0.5 * rate for name, rate in self._rates.items()}
+
+    def _earlier_rows(self) -> Rows:
+        """Return views of the rows that belong to earlier pairs, where these are slowed."""
+        if not self._num_earlier or self._config.earlier_lr_scale == 1.0:
+            return {}
+        num_pictures, found = len(self.tensors["images"]), {}
+        for name, tensor in self.tensors.items():
+            if name not in LOGS:
+                # A picture of several parts has several rows
+                found[name] = tensor[: len(tensor) // num_pictures * self._num_earlier]
+        return found
 
     def snapshot(self) -> Snapshot:
         """Return copies of everything that a step changes."""

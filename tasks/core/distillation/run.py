@@ -17,6 +17,13 @@ from typing import TypeVar
 
 import torch
 
+from tasks.core.distillation.earlier_pairs import (
+    joined,
+    learnable_with,
+    num_further,
+    pairs_of,
+    with_step_sizes,
+)
 from tasks.core.distillation.engine_probe import engine_of_network
 from tasks.core.distillation.initialisation import InitialPairs, initial_pairs
 from tasks.core.distillation.matching_config import MatchingConfig, OuterConfig
@@ -25,10 +32,11 @@ from tasks.core.distillation.outer_checkpoint import resume
 from tasks.core.distillation.outer_guard import Guard
 from tasks.core.distillation.outer_iterations import Log, Problem, iterate
 from tasks.core.distillation.outer_state import OuterState
+from tasks.core.distillation.sample_weights import weight_rows
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.frozen_features import prepare_frozen
 from tasks.core.networks.precision import check_machine, frozen_encoder, products, student_model
-from tasks.core.training.pair_set import PairSet
+from tasks.core.training.pair_set import LOG_WEIGHTS, PairSet
 
 Options = TypeVar("Options", bound=OuterConfig)
 
@@ -82,6 +90,8 @@ def run(
     size = num_pairs - objective.num_pairs_returned
     initial = begin.initial if begin else _initial(problem, config, size)
     pairs = begin.pairs if begin else initial
+    if not begin:
+        config = with_step_sizes(problem.earlier, config)
     # A frozen encoder may take a faster form at once: nothing of it is trained. A trained one is
     # compiled as a part of the student.
     if problem.is_encoder_frozen:
@@ -92,12 +102,18 @@ def run(
     problem = replace(
         problem, flat=student_model(problem.flat, config.precision, is_compiled=is_student_compiled)
     )
+    weights = initial.log_weights if pairs.log_weights is None else pairs.log_weights
+    learnable = {
+        **learnable_with(problem.earlier, objective),
+        **weight_rows(config, objective, weights, size * config.parts**2),
+    }
     state = OuterState(
         config,
         num_pairs,
         pairs.images,
         pairs.text_embeds,
-        objective.learnable,
+        learnable,
+        num_earlier=problem.earlier.num_pairs if problem.earlier else 0,
         encoder=problem.encoder,
         device=problem.flat.device,
     )
@@ -142,16 +158,24 @@ def method_of(
 
 
 def _initial(problem: Problem, config: OuterConfig, size: int) -> InitialPairs:
-    return initial_pairs(
+    earlier, without = problem.earlier, None
+    num_pictures = num_further(earlier, size)
+    if earlier:
+        without = pairs_of(earlier).image_idx
+        if not num_pictures:
+            return pairs_of(earlier)
+    further = initial_pairs(
         problem.train,
         problem.encoder,
-        size,
+        num_pictures,
         image=config.init_image,
         text=config.init_text,
         seed=problem.seed,
         texts_per_image=config.texts_per_image,
         parts=config.parts,
+        without=without,
     )
+    return joined(pairs_of(earlier), further) if earlier else further
 
 
 def _pair_set(
@@ -175,4 +199,5 @@ def _pair_set(
         storage=config.storage,
         parts=config.parts,
         text_image_idx=text_image_idx,
+        log_weights=rows.get(LOG_WEIGHTS),
     )

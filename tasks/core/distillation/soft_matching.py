@@ -53,12 +53,26 @@ def check_soft(
     config: SoftConfig, num_epochs: int, budgets: tuple[int, ...], *, trainable: str, where: str
 ) -> None:
     """Raise ValueError where `check_matching` does, or when a budget has no value or would be left
-    without two pairs.
+    without two pairs. Also when a set cannot go on with the similarity of a smaller one.
     """
     check_matching(config, num_epochs, budgets, trainable=trainable, where=where)
+    if config.weights != "none":
+        raise ValueError(
+            f"{where}.weights: received {config.weights!r}; a similarity weighs pairs already; "
+            "allowed is none; change it there (it may come from distill.matching)"
+        )
+    own_sizes = [entry for entry in config.begin_with if isinstance(entry, int)]
+    for name in ("sim_rank", "sim_alpha"):
+        value = getattr(config, name)
+        values = {for_budget(value, num_pairs, f"{where}.{name}") for num_pairs in budgets}
+        if own_sizes and len(values) > 1:
+            raise ValueError(
+                f"{where}.{name}: received {value} with begin_with {own_sizes}; allowed is one "
+                "value, since a set goes on with the similarity of a smaller one; change one of "
+                "both (begin_with may come from distill.matching)"
+            )
     for num_pairs in budgets:
-        for name in ("lr_sim", "sim_rank", "sim_alpha"):
-            for_budget(getattr(config, name), num_pairs, f"{where}.{name}")
+        for_budget(config.lr_sim, num_pairs, f"{where}.lr_sim")
         if config.is_budget_compensated and num_pairs < 3:
             raise ValueError(
                 f"{where}.is_budget_compensated: one of {num_pairs} pairs pays for the "

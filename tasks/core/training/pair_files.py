@@ -18,7 +18,7 @@ from tasks.core.foundations.tensor_files import (
 )
 from tasks.core.networks.encoders import normalise
 from tasks.core.training.eight_bits import to_pictures
-from tasks.core.training.pair_set import LEFT, PairSet, Similarity
+from tasks.core.training.pair_set import LEFT, LOG_WEIGHTS, PairSet, Similarity
 
 PAIRS, FACTS = "pairs.safetensors", "pairs.json"
 TEXT_IMAGE_IDX = "text_image_idx"
@@ -77,6 +77,7 @@ def load_pairs(folder: Path) -> PairSet:
         parts=facts.get("parts", 1),
         text_image_idx=text_image_idx,
         real_bytes=facts.get("real_bytes"),
+        log_weights=tensors.get(LOG_WEIGHTS),
     )
 
 
@@ -137,6 +138,8 @@ def _stored(pairs: PairSet) -> dict[str, Tensor]:
         tensors = {"images": pictures, "text_embeds": texts}
     if pairs.text_image_idx is not None:
         tensors[TEXT_IMAGE_IDX] = pairs.text_image_idx.to(torch.int32)
+    if pairs.log_weights is not None:
+        tensors[LOG_WEIGHTS] = pairs.log_weights
     if pairs.similarity is not None:
         tensors |= pairs.similarity.rows
     return tensors

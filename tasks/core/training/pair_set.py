@@ -16,6 +16,7 @@ from tasks.core.training.parts import split_parts
 from tasks.core.training.student_losses import HARD, SOFT
 
 DIAGONAL, LEFT, RIGHT = "sim_diagonal", "sim_left", "sim_right"
+LOG_WEIGHTS = "log_weights"
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class PairSet:
             belongs to image i. A student draws one of an image's texts at every visit.
         real_bytes: of real pairs, the bytes of their pictures as JPEG and of their captions; None
             for synthetic ones.
+        log_weights: (num_images,) logarithms of the weights that pairs have in a student's loss,
+            see `losses.info_nce`; None: all alike.
         provenance: JSON-serialisable facts: method, dataset, source row indices, seeds, warm-up
             model.
     """
@@ -80,6 +83,7 @@ class PairSet:
     parts: int = 1
     text_image_idx: Tensor | None = None
     real_bytes: int | None = None
+    log_weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.text_embeds.ndim != 2:
@@ -126,8 +130,19 @@ class PairSet:
                 "it needs one an image"
             )
 
+        if self.log_weights is not None:
+            shape = tuple(self.log_weights.shape)
+            if shape != (self.num_images,) or self.loss not in HARD:
+                raise ValueError(
+                    f"PairSet.log_weights: received {shape} with the loss {self.loss!r}; allowed "
+                    f"is ({self.num_images},), one an image, with {', '.join(HARD)}; change "
+                    "`weights` or `loss` of the method that makes the set"
+                )
+
     def _check_values(self) -> None:
         tensors = {"images": self.images, "text_embeds": self.text_embeds}
+        if self.log_weights is not None:
+            tensors[LOG_WEIGHTS] = self.log_weights
         if self.similarity is not None:
             tensors |= self.similarity.rows
         for name, value in tensors.items():

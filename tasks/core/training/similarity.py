@@ -44,8 +44,7 @@ def set_loss(pairs: PairSet, tau: float) -> Loss:
         tau: temperature.
     """
     if pairs.loss in HARD:
-        hard = HARD[pairs.loss]
-        return lambda img, txt, rows: hard(img, txt, tau=tau)
+        return _hard_loss(pairs, tau)
     soft = pairs.similarity
     assert soft is not None, "a PairSet with a soft loss has a similarity"
     stored = soft.rows
@@ -60,3 +59,10 @@ def set_loss(pairs: PairSet, tau: float) -> Loss:
         return soft_contrastive(pairs.loss, img, txt, similarity_of(taken, soft.alpha), tau=tau)
 
     return loss
+
+
+def _hard_loss(pairs: PairSet, tau: float) -> Loss:
+    hard, weights = HARD[pairs.loss], pairs.log_weights
+    if weights is None:
+        return lambda img, txt, rows: hard(img, txt, tau=tau)
+    return lambda img, txt, rows: hard(img, txt, tau=tau, log_weights=weights[rows].to(img))

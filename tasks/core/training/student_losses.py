@@ -50,7 +50,7 @@ def wbce(z_BB: Tensor, similarity_BB: Tensor) -> Tensor:
     return 0.5 * (means[0] + means[1])
 
 
-# Losses of the pairs alone, (image embeddings, text embeddings, tau=) -> scalar.
+# Losses of the pairs alone, (image embeddings, text embeddings, tau=, log_weights=) -> scalar.
 HARD: dict[str, Callable[..., Tensor]] = {
     "info_nce": info_nce,
     "info_nce_without_positive": partial(info_nce, include_positive=False),

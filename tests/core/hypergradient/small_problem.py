@@ -72,6 +72,10 @@ MATCHING: dict[str, Any] = {
     "texts_per_image": 1,
     "parts": 1,
     "storage": "float32",
+    "weights": "none",
+    "lr_weights": 0.05,
+    "begin_with": (),
+    "earlier_lr_scale": 1.0,
     "checkpoint_every": 5,
 }
 RECIPE = RecipeSection(

@@ -19,6 +19,7 @@ from tasks.core.distillation.matching_config import MatchingConfig, check_matchi
 from tasks.core.distillation.objective import Objective
 from tasks.core.distillation.run import Problem, method_of
 from tasks.core.hypergradient.student_step import Rows
+from tasks.core.training.pair_set import LOG_WEIGHTS
 from tasks.core.training.student_losses import HARD
 
 
@@ -43,9 +44,9 @@ def objective(problem: Problem, config: Config, num_pairs: int) -> Objective:
     name = "info_nce" if config.include_positive else "info_nce_without_positive"
 
     def student_loss(img: Tensor, txt: Tensor, rows: Rows) -> Tensor:
-        return HARD[name](img, txt, tau=problem.tau)
+        return HARD[name](img, txt, tau=problem.tau, log_weights=rows.get(LOG_WEIGHTS))
 
-    return Objective(student_loss, name)
+    return Objective(student_loss, name, takes_weights=True)
 
 
 distill = method_of(objective)

@@ -38,8 +38,10 @@ from tasks.core.distillation.segments import draw_snapshot
 from tasks.core.foundations import plugins
 from tasks.core.foundations.section import BatchSize, Count, Section
 from tasks.core.foundations.seeding import make_generator
+from tasks.core.hypergradient.trajectory import Rows
 from tasks.core.networks.functional import Theta
 from tasks.core.training.losses import both_directions, info_nce
+from tasks.core.training.pair_set import LOG_WEIGHTS
 
 _NUM_STARTS = 1 << 31
 
@@ -160,7 +162,7 @@ def check(
 
 def _check_shapes(config: Config, start: NamedStart, where: str) -> None:
     """Refuse a named method that makes a set of another shape."""
-    for name in ("texts_per_image", "parts"):
+    for name in ("texts_per_image", "parts", "begin_with"):
         own, wanted = getattr(start.options, name, None), getattr(config, name)
         if own is not None and own != wanted:
             raise ValueError(
@@ -241,6 +243,9 @@ def _warm_start(
     # Of its own name: the second part goes on from its own checkpoint, once the first is done
     beside = checkpoint.with_name(f"{checkpoint.name}.warm_start") if checkpoint else None
     start = config.warm_start
+    if problem.earlier is not None:
+        # Its step sizes are those of the students that follow
+        problem = replace(problem, earlier=replace(problem.earlier, step_sizes=None))
     if isinstance(start, NamedStart):
         method = plugins.load("distillers", start.method)
         found: Distilled = method.distill(
@@ -250,7 +255,7 @@ def _warm_start(
     matching = config.matching()
     if matching is None:
         return None
-    objective = Objective(_student_loss(problem))
+    objective = Objective(_student_loss(problem), takes_weights=True)
     return run(problem, matching, num_pairs, objective, checkpoint=beside, log=log)
 
 
@@ -267,7 +272,10 @@ def _from(config: Config, warm: Distilled | None) -> Config:
 
 
 def _student_loss(problem: Problem) -> StudentLoss:
-    return lambda img, txt, rows: info_nce(img, txt, tau=problem.tau)
+    def student_loss(img: Tensor, txt: Tensor, rows: Rows) -> Tensor:
+        return info_nce(img, txt, tau=problem.tau, log_weights=rows.get(LOG_WEIGHTS))
+
+    return student_loss
 
 
 def _objective(problem: Problem, config: Config) -> Objective:
@@ -296,4 +304,4 @@ def _objective(problem: Problem, config: Config) -> Objective:
 
         return Goal(theta0, loss, terms)
 
-    return Objective(_student_loss(problem), goal=goal)
+    return Objective(_student_loss(problem), goal=goal, takes_weights=True)
