@@ -113,7 +113,7 @@ def test_a_setting_among_the_others_names_the_variant_and_comes_after_them():
 
 def test_a_variant_of_a_wrong_name_is_refused_with_the_names():
     with pytest.raises(
-        ValueError, match=r"unknown preset 'tables'; available: main, methods, single_modality"
+        ValueError, match=r"unknown preset 'tables'; available: main, methods, trajectories"
     ):
         params.load(variant="tables/both")
     with pytest.raises(
