@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.flows.test_prefect import free_port
+from tests.flows.test_prefect import free_port, heed_ctrl_c
 from tests.infra.postgres import postgres
 from tests.workspace import ROOT, TINY, Workspace, environment, make_workspace
 
@@ -46,6 +46,7 @@ def _running(command, folder: Path, log: Path, env) -> Iterator[None]:
             stdout=output,
             stderr=output,
             start_new_session=True,
+            preexec_fn=heed_ctrl_c,
         )
     try:
         yield

@@ -139,8 +139,8 @@ def test_the_matching_loss_concerns_distillation_alone(copy):
     assert _changed(
         copy,
         "tasks/core/distillation/segments.py",
-        "self.lengths)) / _sum(self.lengths)",
-        "self.lengths)) / (_sum(self.lengths) + 1)",
+        "_sum(found) / _sum(self.lengths)",
+        "_sum(found) / (_sum(self.lengths) + 1)",
     ) == {"distill"}
 
 
