@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import pytest
 
 from tasks.core.distillation.distillers import (
     cov_match,
@@ -97,6 +100,23 @@ def run_method(
     config = dataclasses.replace(config, **changes)
     found: Distilled = module.distill(problem, config, num_pairs, checkpoint=checkpoint, log=log)
     return found
+
+
+def resumed(run: Callable[..., Distilled], file: Path, at: int = 8) -> Distilled:
+    """Kill a run in the iteration `at`, and return what it gives when it goes on.
+
+    Args:
+        run: takes `checkpoint` and `log`.
+        file: its checkpoint.
+    """
+
+    def kill(row: dict[str, float], iteration: int) -> None:
+        if iteration == at:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(checkpoint=file, log=kill)
+    return run(checkpoint=file)
 
 
 def mean_loss(rows: list[dict[str, float]]) -> float:
