@@ -175,6 +175,19 @@ def of_score(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx: int)
     return _trained("evaluate", network, what, inputs.digests(**read))
 
 
+def of_ceiling(work: Evaluation, inputs: Inputs, images: Ref | None) -> Key:
+    """Return the key of the scores of linear heads; `images` are those that span them."""
+    network = work.network
+    what = {
+        "ceiling": str(work.set_name),
+        "protocol": work.section.protocol,
+        "student": network.name,
+        "input_size": network.input_size,
+    }
+    read = {"images": images} if images else {}
+    return _trained("evaluate", network, what, inputs.digests(**read))
+
+
 def of_gallery(work: Showing, prepared: Ref, embeddings: Ref, pairs: Ref) -> Key:
     """Return the key of the gallery of one set."""
     inputs = _digests({"prepared": prepared, "embeddings": embeddings, "pairs": pairs})
