@@ -350,13 +350,20 @@ def _check_experts(params: Params, plugin: Plugin, where: str, root: str) -> Non
 
 
 def _check_parts(params: Params, plugin: Plugin, where: str, root: str) -> None:
-    """Refuse parts that do not divide a picture. A method and those that it names have the same
-    parts.
+    """Refuse pictures that are larger than the data, and parts that do not divide a picture. A
+    method and those that it names have the same.
     """
     size = params.prepare_data.image_size
-    if size % plugin.parts:
+    own: int | None = getattr(plugin.config, "picture_size", None)
+    if own is not None and own > size:
         raise ValueError(
-            f"{where}.parts: received {plugin.parts} with pictures of {size} px "
-            f"({root}.prepare_data.image_size); allowed is a number that divides them; change one "
-            "of both (parts may come from distill.matching)"
+            f"{where}.picture_size: received {own} with data of {size} px "
+            f"({root}.prepare_data.image_size); allowed is at most that, or null; change one of "
+            "both (picture_size may come from distill.matching)"
+        )
+    if (own or size) % plugin.parts:
+        raise ValueError(
+            f"{where}.parts: received {plugin.parts} with pictures of {own or size} px "
+            f"(picture_size there, or {root}.prepare_data.image_size); allowed is a number that "
+            "divides them; change one of both (parts may come from distill.matching)"
         )

@@ -68,8 +68,9 @@ def transfer(pairs: PairSet, encoder: ImageEncoder, input_size: int | None) -> P
         mean=encoder.mean,
         std=encoder.std,
         step_sizes=None,
-        # `student_images` has cut pictures into parts, and the new values are not those of 8 bits
+        # `student_images` has made images out of pictures, and their values are not those of 8 bits
         parts=1,
+        image_size=None,
         storage="float32",
     )
 
