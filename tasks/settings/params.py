@@ -99,11 +99,17 @@ class Params:
         return None if self.student is None else self.students[self.student].input_size
 
     def as_student(self, name: str) -> Params:
-        """Return these parameters with the encoder and the model of a further student in place of
-        the distilled ones.
+        """Return these parameters with encoder, model and recipes of a further student in place of
+        the main one's.
         """
         chosen = self.students[name]
-        return replace(self, image_encoder=chosen.image_encoder, model=chosen.model, student=name)
+        return replace(
+            self,
+            image_encoder=chosen.image_encoder,
+            model=chosen.model,
+            evaluate=chosen.evaluate,
+            student=name,
+        )
 
     def space(self, stage: str, set_name: SetName | None = None) -> str:
         """Return the name of the folder that holds the artifacts of a stage: `<profile>`, or
@@ -270,7 +276,7 @@ def parse(tree: dict[str, Any], where: str = "params.yaml", variant: str | None 
         ),
         distillers=distillers_of(methods["distillers"], body["distill"], f"{root}.distill"),
         imported=imported_of(methods["imported"], body["budgets"], f"{where}: methods.imported"),
-        evaluate=section_of(EvaluateSection, evaluate, f"{root}.evaluate"),
+        evaluate=evaluate,
         students=students,
         report=section_of(ReportSection, body["report"], f"{root}.report"),
         variant=chosen,
@@ -366,13 +372,20 @@ def _check_experts(params: Params, plugin: Plugin, where: str, root: str) -> Non
 
 
 def _check_parts(params: Params, plugin: Plugin, where: str, root: str) -> None:
-    """Refuse parts that do not divide a picture. A method and those that it names have the same
-    parts.
+    """Refuse pictures that are larger than the data, and parts that do not divide a picture. A
+    method and those that it names have the same.
     """
     size = params.prepare_data.image_size
-    if size % plugin.parts:
+    own: int | None = getattr(plugin.config, "picture_size", None)
+    if own is not None and own > size:
         raise ValueError(
-            f"{where}.parts: received {plugin.parts} with pictures of {size} px "
-            f"({root}.prepare_data.image_size); allowed is a number that divides them; change one "
-            "of both (parts may come from distill.matching)"
+            f"{where}.picture_size: received {own} with data of {size} px "
+            f"({root}.prepare_data.image_size); allowed is at most that, or null; change one of "
+            "both (picture_size may come from distill.matching)"
+        )
+    if (own or size) % plugin.parts:
+        raise ValueError(
+            f"{where}.parts: received {plugin.parts} with pictures of {own or size} px "
+            f"(picture_size there, or {root}.prepare_data.image_size); allowed is a number that "
+            "divides them; change one of both (parts may come from distill.matching)"
         )

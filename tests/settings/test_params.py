@@ -164,6 +164,15 @@ def test_parts_have_to_divide_a_picture():
     parts = next(number for number in (3, 4) if size % number)
     with pytest.raises(ValueError, match=rf"\.parts: received {parts} with pictures of {size} px"):
         params.load([f"distill.matching.parts={parts}"])
+    with pytest.raises(ValueError, match=r"\.parts: received 2 with pictures of 5 px"):
+        params.load(["distill.matching.parts=2", "distill.matching.picture_size=5"])
+
+
+def test_pictures_are_not_larger_than_the_data():
+    size = params.load().prepare_data.image_size
+    with pytest.raises(ValueError, match=rf"picture_size: received {size + 1} with data of {size}"):
+        params.load([f"distill.matching.picture_size={size + 1}"])
+    assert params.load([f"distill.matching.picture_size={size}"])
 
 
 def test_floats_are_written_with_a_point():

@@ -33,6 +33,8 @@ def check_alike(earlier: PairSet, config: OuterConfig, train: Split, encoder: Im
         encoder: gives the normalisation.
     """
     _, height, width, channels = train.images.shape
+    if config.picture_size is not None:
+        height = width = config.picture_size
     forms = {
         "pictures": (tuple(earlier.images.shape[1:]), (channels, height, width)),
         "mean": (earlier.mean, encoder.mean),

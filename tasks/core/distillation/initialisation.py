@@ -64,6 +64,7 @@ def initial_pairs(
     seed: int,
     texts_per_image: int = 1,
     parts: int = 1,
+    picture_size: int | None = None,
     without: Tensor | None = None,
 ) -> InitialPairs:
     """Return the initial pairs of `num_pictures` pictures.
@@ -74,11 +75,12 @@ def initial_pairs(
         image, text: how each modality starts.
         texts_per_image: captions of each image; one that has fewer starts with some twice.
         parts: images of a side of a picture.
+        picture_size: side of a picture in pixels; None: that of the split's images.
         without: real images that are left out.
     """
     num_pairs = num_pictures * parts**2
     left_out = torch.tensor([], dtype=torch.int64) if without is None else without.unique()
-    _check_parts(train, num_pictures, parts, train.num_images - len(left_out))
+    _check_parts(train, num_pictures, parts, picture_size, train.num_images - len(left_out))
     generator = make_generator(seed, "initial_pairs")
     image_idx = _shuffled(train, left_out, generator)[:num_pairs]
     caption_idx = sample_captions(image_idx, train.caption_image_idx, generator)
@@ -91,7 +93,7 @@ def initial_pairs(
         )
     if texts_per_image > 1:
         caption_idx = _further_captions(train, image_idx, caption_idx, texts_per_image)
-    images = join_parts(encoder.take(train.images, image_idx), parts)
+    images = join_parts(encoder.take(train.images, image_idx), parts, picture_size)
     text_embeds = train.text_embeds[caption_idx].clone()
     if image == "noise":
         sample = torch.randperm(train.num_images, generator=generator)[:_SAMPLE].sort().values
@@ -110,9 +112,11 @@ def _shuffled(train: Split, left_out: Tensor, generator: torch.Generator) -> Ten
     return order[~torch.isin(order, left_out)]
 
 
-def _check_parts(train: Split, num_pictures: int, parts: int, num_images: int) -> None:
+def _check_parts(
+    train: Split, num_pictures: int, parts: int, picture_size: int | None, num_images: int
+) -> None:
     check_budget(num_pictures, num_images)
-    side, needed = train.images.shape[1], num_pictures * parts**2
+    side, needed = picture_size or train.images.shape[1], num_pictures * parts**2
     if side % parts or needed > num_images:
         raise ValueError(
             f"parts: received {parts} for {num_pictures} pictures of {side} px; they start from "

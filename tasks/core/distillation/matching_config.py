@@ -80,6 +80,8 @@ class OuterConfig(Section):
             of its mini-batch.
         parts: a stored picture is made of parts x parts images, each with its own texts, see
             `parts.py`. The cost of an iteration grows with their number.
+        picture_size: side of a stored picture in pixels; students see its parts enlarged to the
+            size of the data. null: the size of the data.
         storage: `uint8` rounds pixels to 8 bits and texts to float16 inside the loop, see
             `eight_bits.py`, and stores them so; `float32` rounds nothing.
         begin_with: finished sets that larger ones go on from: sizes of sets of this method, and
@@ -103,6 +105,7 @@ class OuterConfig(Section):
     is_compiled: bool
     texts_per_image: Annotated[int, Range(ge=1, le=16)]
     parts: Annotated[int, Range(ge=1, le=4, unit="parts a side")]
+    picture_size: Annotated[int, Range(ge=1, unit="pixels")] | None
     storage: Storage
     begin_with: tuple[Annotated[int, Range(ge=2, unit="pairs")] | str, ...]
     earlier_lr_scale: Annotated[float, Range(ge=0.0, le=1.0)]

@@ -74,6 +74,11 @@ class Problem:
     fresh_theta: Callable[[int], Theta]
     earlier: PairSet | None = None
 
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that students see."""
+        return int(self.train.images.shape[1])
+
     def real_pairs(self) -> SplitPairs:
         """Return the images of the training split as they are stored, or their features, each with
         one of its captions.
@@ -138,7 +143,7 @@ def _still_features(problem: Problem, config: OuterConfig, state: OuterState) ->
     """
     if not problem.is_encoder_frozen or config.optimise != "text":
         return {}
-    images = split_parts(state.rows()["images"], config.parts)
+    images = split_parts(state.rows()["images"], config.parts, problem.image_size)
     every = torch.arange(len(images), device=images.device)
     found = _views(problem, config, images, every)
     return {found.name: found.values}
@@ -167,9 +172,9 @@ def _gradient(
     """Return the gradient of this iteration's loss, and the terms of the loss for the history.
 
     Rows called `images` are the pixels that students see: parts of pictures, where these have
-    several. With a frozen encoder their `features` or `views` take their place. They are computed
-    once for all goals, and their gradient goes back to the pixels once. `still` are those that
-    never change.
+    several, at the size of the data. With a frozen encoder their `features` or `views` take their
+    place. They are computed once for all goals, and their gradient goes back to the pixels once.
+    `still` are those that never change.
     """
     draws: list[_Draw] = []
     used = torch.arange(state.num_images)
@@ -183,7 +188,7 @@ def _gradient(
     if still:
         rows.update(still)
     else:
-        rows["images"] = split_parts(pictures, config.parts)
+        rows["images"] = split_parts(pictures, config.parts, problem.image_size)
     if problem.is_encoder_frozen and not still:
         frozen = _views(problem, config, rows.pop("images"), used, state.iteration)
         rows[frozen.name] = frozen.values

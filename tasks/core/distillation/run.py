@@ -24,7 +24,7 @@ from tasks.core.distillation.earlier_pairs import (
     pairs_of,
     with_step_sizes,
 )
-from tasks.core.distillation.engine_probe import engine_of_network
+from tasks.core.distillation.engine_probe import NUM_PAIRS, engine_of_network
 from tasks.core.distillation.initialisation import InitialPairs, initial_pairs
 from tasks.core.distillation.matching_config import MatchingConfig, OuterConfig
 from tasks.core.distillation.objective import Objective
@@ -33,10 +33,10 @@ from tasks.core.distillation.outer_guard import Guard
 from tasks.core.distillation.outer_iterations import Log, Problem, iterate
 from tasks.core.distillation.outer_state import OuterState
 from tasks.core.distillation.sample_weights import weight_rows
-from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.frozen_features import prepare_frozen
 from tasks.core.networks.precision import check_machine, frozen_encoder, products, student_model
 from tasks.core.training.pair_set import LOG_WEIGHTS, PairSet
+from tasks.core.training.parts import split_parts
 
 Options = TypeVar("Options", bound=OuterConfig)
 
@@ -92,10 +92,11 @@ def run(
     pairs = begin.pairs if begin else initial
     if not begin:
         config = with_step_sizes(problem.earlier, config)
+    seen = split_parts(pairs.images[:NUM_PAIRS], config.parts, problem.image_size)
     # A frozen encoder may take a faster form at once: nothing of it is trained. A trained one is
     # compiled as a part of the student.
     if problem.is_encoder_frozen:
-        module = prepare_frozen(problem.encoder.module, initial.images[:2])
+        module = prepare_frozen(problem.encoder.module, seen[:2])
         module = frozen_encoder(module, config.precision, is_compiled=config.is_compiled)
         problem = replace(problem, encoder=replace(problem.encoder, module=module))
     is_student_compiled = config.is_compiled and not problem.is_encoder_frozen
@@ -124,14 +125,14 @@ def run(
             engine = engine_of_network(
                 problem.flat,
                 config,
-                pairs.images,
+                seen,
                 pairs.text_embeds,
                 state.batch_size,
                 is_encoder_frozen=problem.is_encoder_frozen,
             )
             config = replace(config, engine=engine)
         iterate(problem, config, guard, objective, checkpoint=checkpoint, log=log)
-    return Distilled(_pair_set(problem.encoder, config, state, objective), initial, state.history)
+    return Distilled(_pair_set(problem, config, state, objective), initial, state.history)
 
 
 def method_of(
@@ -173,13 +174,14 @@ def _initial(problem: Problem, config: OuterConfig, size: int) -> InitialPairs:
         seed=problem.seed,
         texts_per_image=config.texts_per_image,
         parts=config.parts,
+        picture_size=config.picture_size,
         without=without,
     )
     return joined(pairs_of(earlier), further) if earlier else further
 
 
 def _pair_set(
-    encoder: ImageEncoder, config: OuterConfig, state: OuterState, objective: Objective
+    problem: Problem, config: OuterConfig, state: OuterState, objective: Objective
 ) -> PairSet:
     rows = {name: value.cpu().contiguous() for name, value in state.rows().items()}
     similarity = objective.similarity(rows) if objective.similarity else None
@@ -191,13 +193,14 @@ def _pair_set(
     return PairSet(
         rows["images"],
         text_embeds,
-        encoder.mean,
-        encoder.std,
+        problem.encoder.mean,
+        problem.encoder.std,
         similarity=similarity,
         step_sizes=state.step_sizes() or None,
         loss=objective.loss_name,
         storage=config.storage,
         parts=config.parts,
+        image_size=None if config.picture_size is None else problem.image_size,
         text_image_idx=text_image_idx,
         log_weights=rows.get(LOG_WEIGHTS),
     )

@@ -125,7 +125,8 @@ def soft_objective(
 
 def _check_price(problem: Problem, config: SoftConfig, num_floats: int) -> None:
     """Compare bytes: the similarity stays float32 where pictures and texts are stored in less."""
-    size, channels = problem.train.images.shape[1], problem.train.images.shape[3]
+    size = config.picture_size or problem.image_size
+    channels = problem.train.images.shape[3]
     num_texts = config.parts**2 * config.texts_per_image
     pixels, values = channels * size * size, num_texts * problem.train.text_embeds.shape[1]
     pixel_bytes, value_bytes = _BYTES[config.storage]

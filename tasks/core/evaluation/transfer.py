@@ -24,7 +24,7 @@ from tasks.core.training.pair_set import PairSet
 @dataclass(frozen=True, kw_only=True)
 class StudentSection(Section):
     """A further student of `evaluate.cross_architecture` (METHOD 8). The name and the options of
-    its image encoder stand beside this section.
+    its image encoder stand beside this section, and what it changes of `small` and `full`.
 
     Attributes:
         trainable, lora, embed_dim: as in `ModelSection`; dropout and tau are those of `model`.
@@ -68,8 +68,9 @@ def transfer(pairs: PairSet, encoder: ImageEncoder, input_size: int | None) -> P
         mean=encoder.mean,
         std=encoder.std,
         step_sizes=None,
-        # `student_images` has cut pictures into parts, and the new values are not those of 8 bits
+        # `student_images` has made images out of pictures, and their values are not those of 8 bits
         parts=1,
+        image_size=None,
         storage="float32",
     )
 

@@ -43,6 +43,8 @@ def save_pairs(folder: Path, pairs: PairSet) -> None:
         facts["storage"] = pairs.storage
     if pairs.parts != 1:
         facts["parts"] = pairs.parts
+    if pairs.image_size is not None:
+        facts["image_size"] = pairs.image_size
     if pairs.real_bytes is not None:
         facts["real_bytes"] = pairs.real_bytes
     if pairs.similarity is not None:
@@ -75,6 +77,7 @@ def load_pairs(folder: Path) -> PairSet:
         provenance=facts["provenance"],
         storage=facts.get("storage", "float32"),
         parts=facts.get("parts", 1),
+        image_size=facts.get("image_size"),
         text_image_idx=text_image_idx,
         real_bytes=facts.get("real_bytes"),
         log_weights=tensors.get(LOG_WEIGHTS),

@@ -61,6 +61,8 @@ class PairSet:
         storage: how files hold it, see `eight_bits.py`; with `uint8` they hold these very values.
         parts: parts of a side; each of the parts x parts of a picture is an image that a student
             sees, see `parts.py`.
+        image_size: side in pixels of the images that a student sees, where it is not that of
+            `images`; None: that of `images`.
         text_image_idx: (T,) int64, the image that each text belongs to, ascending; None: text i
             belongs to image i. A student draws one of an image's texts at every visit.
         real_bytes: of real pairs, the bytes of their pictures as JPEG and of their captions; None
@@ -81,6 +83,7 @@ class PairSet:
     provenance: dict[str, Any] = field(default_factory=dict)
     storage: Storage = "float32"
     parts: int = 1
+    image_size: int | None = None
     text_image_idx: Tensor | None = None
     real_bytes: int | None = None
     log_weights: Tensor | None = None
@@ -183,8 +186,8 @@ class PairSet:
         return firsts[:: self.parts**2]
 
     def student_images(self) -> Tensor:
-        """Return the images (num_images, C, H, W) that a student sees."""
-        return split_parts(self.images, self.parts)
+        """Return the images (num_images, C, image_size, image_size) that a student sees."""
+        return split_parts(self.images, self.parts, self.image_size)
 
     def with_provenance(self, provenance: dict[str, Any]) -> PairSet:
         """Return the same set with these facts about where it comes from."""

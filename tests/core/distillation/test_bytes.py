@@ -11,7 +11,7 @@ import torch
 from tasks.core.distillation.distillers import bi_trajectory, lors
 from tasks.core.distillation.run import run
 from tasks.core.training.eight_bits import round_images, round_texts
-from tasks.core.training.pair_files import load_pairs, save_pairs
+from tasks.core.training.pair_files import load_pairs, num_bytes, save_pairs
 from tests.core.distillation.method_samples import LORS, resumed, run_method
 from tests.core.hypergradient.small_problem import MATCHING, make_problem
 
@@ -45,7 +45,8 @@ def test_a_step_smaller_than_a_level_is_not_lost(tmp_path):
 
 def test_a_rounded_run_that_is_interrupted_ends_with_the_same_bytes(tmp_path):
     problem = make_problem(tmp_path)
-    change = {"storage": "uint8", "texts_per_image": 2, "parts": 2, "num_pairs": 3}
+    change = {"storage": "uint8", "texts_per_image": 2, "parts": 2, "picture_size": 6}
+    change["num_pairs"] = 3
 
     expected = _run(problem, **change).pairs
     got = resumed(partial(_run, problem, **change), tmp_path / "c.safetensors").pairs
@@ -53,8 +54,9 @@ def test_a_rounded_run_that_is_interrupted_ends_with_the_same_bytes(tmp_path):
     assert torch.equal(got.text_embeds, expected.text_embeds)
 
 
+@pytest.mark.parametrize("picture_size", [None, 4])
 @pytest.mark.parametrize("trainable", ["full", "heads"])
-def test_the_gradient_of_parts_and_texts_is_that_of_differences(tmp_path, trainable):
+def test_the_gradient_of_parts_and_texts_is_that_of_differences(tmp_path, trainable, picture_size):
     problem = make_problem(tmp_path, trainable)
     config = dataclasses.replace(
         CONFIG,
@@ -64,6 +66,7 @@ def test_the_gradient_of_parts_and_texts_is_that_of_differences(tmp_path, traina
         lr_img=1.0,
         lr_txt=1.0,
         parts=2,
+        picture_size=picture_size,
         texts_per_image=2,
         engine="double_backward",
     )
@@ -113,9 +116,21 @@ def test_parts_of_lors_have_a_row_of_the_similarity_each(tmp_path, trainable):
     assert not torch.equal(pairs.similarity.diagonal, torch.ones(12))
 
 
+def test_small_pictures_are_stored_small_and_seen_at_the_size_of_the_data(tmp_path):
+    problem = make_problem(tmp_path, "heads")
+    pairs = _run(problem, 5, picture_size=4, storage="uint8").pairs
+    assert pairs.images.shape == (5, 3, 4, 4) and pairs.student_images().shape == (5, 3, 8, 8)
+    save_pairs(tmp_path, pairs)
+    again = load_pairs(tmp_path)
+    assert again.image_size == 8 and torch.equal(again.student_images(), pairs.student_images())
+    assert num_bytes(pairs) == 5 * 3 * 4 * 4 + 2 * pairs.text_embeds.numel()
+
+
 def test_pictures_that_cannot_be_cut_or_filled_are_refused(tmp_path):
     problem = make_problem(tmp_path, "heads")
     with pytest.raises(ValueError, match=r"parts: received 3 for 2 pictures of 8 px"):
         _run(problem, 2, parts=3)
+    with pytest.raises(ValueError, match=r"parts: received 2 for 2 pictures of 5 px"):
+        _run(problem, 2, parts=2, picture_size=5)
     with pytest.raises(ValueError, match=r"start from 24 of 23 training images"):
         _run(problem, 6, parts=2)

@@ -116,6 +116,7 @@ def test_one_pair_pays_for_the_similarity_and_options_may_depend_on_the_budget(t
         ({}, 4 * 192 + 4 * 6),
         ({"storage": "uint8"}, 192 + 2 * 6),
         ({"storage": "uint8", "texts_per_image": 2}, 192 + 2 * 2 * 6),
+        ({"storage": "uint8", "picture_size": 4}, 48 + 2 * 6),
         ({"parts": 2, "texts_per_image": 2}, 4 * 192 + 4 * 4 * 2 * 6),
     ],
 )

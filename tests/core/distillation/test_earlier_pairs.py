@@ -212,6 +212,7 @@ def test_students_begin_with_the_step_sizes_of_the_earlier_set_and_of_a_warm_sta
     ("change", "words"),
     [
         ({"parts": 2}, r"a set of parts 1; allowed is 2"),
+        ({"picture_size": 4}, r"a set of pictures \(3, 8, 8\); allowed is \(3, 4, 4\)"),
         ({"texts_per_image": 2}, r"a set of texts_per_image 1; allowed is 2"),
         ({"storage": "uint8"}, r"a set of storage float32; allowed is uint8"),
         ({"images": torch.zeros(3, 3, 4, 4)}, r"pictures \(3, 4, 4\); allowed is \(3, 8, 8\)"),

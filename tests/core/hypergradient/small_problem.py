@@ -71,6 +71,7 @@ MATCHING: dict[str, Any] = {
     "is_compiled": False,
     "texts_per_image": 1,
     "parts": 1,
+    "picture_size": None,
     "storage": "float32",
     "weights": "none",
     "lr_weights": 0.05,

@@ -1,5 +1,6 @@
 """Parts of pictures, and their way back."""
 
+import pytest
 import torch
 
 from tasks.core.training.parts import join_parts, pull_back_parts, split_parts
@@ -36,3 +37,22 @@ def test_the_way_back_is_the_transposed_map():
     assert back.shape == pictures.shape
     forward = (split_parts(pictures, 2) * grads).sum()
     assert torch.allclose((back * pictures).sum(), forward, rtol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_small_pictures_are_enlarged_and_the_way_back_is_the_transposed_map(parts):
+    images = _images(2 * parts**2, side=12)
+    pictures = join_parts(images, parts, 4)
+    assert pictures.shape == (2, 3, 4, 4)
+    shown = split_parts(pictures, parts, 12)
+    assert shown.shape == images.shape
+    back = pull_back_parts(images, pictures, parts)
+    assert back.shape == pictures.shape
+    assert torch.allclose((back * pictures).sum(), (shown * images).sum(), rtol=1e-5)
+
+
+def test_a_small_picture_is_the_mean_of_what_it_covers():
+    images = torch.arange(16.0).view(1, 1, 4, 4)
+    assert join_parts(images, 1, 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    # A picture whose side is that of an image stays as it is
+    assert join_parts(images, 1, 4) is images and split_parts(images, 1, 4) is images

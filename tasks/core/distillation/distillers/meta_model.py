@@ -162,7 +162,7 @@ def check(
 
 def _check_shapes(config: Config, start: NamedStart, where: str) -> None:
     """Refuse a named method that makes a set of another shape."""
-    for name in ("texts_per_image", "parts", "begin_with"):
+    for name in ("texts_per_image", "parts", "picture_size", "begin_with"):
         own, wanted = getattr(start.options, name, None), getattr(config, name)
         if own is not None and own != wanted:
             raise ValueError(
