@@ -153,7 +153,7 @@ def test_the_header_is_what_the_hub_reads(inside, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("num_pairs", "size"),
+    ("num_images", "size"),
     [
         (999, "n<1K"),
         (1_000, "1K<n<10K"),
@@ -162,9 +162,9 @@ def test_the_header_is_what_the_hub_reads(inside, tmp_path):
         (1_000_000, "1M<n<10M"),
     ],
 )
-def test_every_size_has_a_class(num_pairs, size, inside, tmp_path):
+def test_every_size_has_a_class(num_images, size, inside, tmp_path):
     source = exported(inside, "bi_trajectory-4", tmp_path / "out")
-    facts = json.loads((tmp_path / "out/set.json").read_text()) | {"num_pairs": num_pairs}
+    facts = json.loads((tmp_path / "out/set.json").read_text()) | {"num_images": num_images}
     text = card.render(source, facts, Choice("folder", "png", True, "a", "b"), "0")
     header = yaml.safe_load(text.split("---\n")[1])
     assert header["size_categories"] == [size]
