@@ -99,11 +99,17 @@ class Params:
         return None if self.student is None else self.students[self.student].input_size
 
     def as_student(self, name: str) -> Params:
-        """Return these parameters with the encoder and the model of a further student in place of
-        the distilled ones.
+        """Return these parameters with encoder, model and recipes of a further student in place of
+        the main one's.
         """
         chosen = self.students[name]
-        return replace(self, image_encoder=chosen.image_encoder, model=chosen.model, student=name)
+        return replace(
+            self,
+            image_encoder=chosen.image_encoder,
+            model=chosen.model,
+            evaluate=chosen.evaluate,
+            student=name,
+        )
 
     def space(self, stage: str, set_name: SetName | None = None) -> str:
         """Return the name of the folder that holds the artifacts of a stage: `<profile>`, or
@@ -254,7 +260,7 @@ def parse(tree: dict[str, Any], where: str = "params.yaml", variant: str | None 
         ),
         distillers=distillers_of(methods["distillers"], body["distill"], f"{root}.distill"),
         imported=imported_of(methods["imported"], body["budgets"], f"{where}: methods.imported"),
-        evaluate=section_of(EvaluateSection, evaluate, f"{root}.evaluate"),
+        evaluate=evaluate,
         students=students,
         report=section_of(ReportSection, body["report"], f"{root}.report"),
         variant=chosen,

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from tasks.core.distillation.matching_config import MatchingConfig, OuterConfig
+from tasks.core.evaluation.students import EvaluateSection
 from tasks.core.evaluation.transfer import StudentSection
 from tasks.core.foundations import plugins
 from tasks.core.foundations.names import check_name
@@ -94,12 +95,13 @@ class General(Section):
 @dataclass(frozen=True)
 class Student:
     """A further student of `evaluate.cross_architecture`; `input_size` None takes images as
-    prepared.
+    prepared. `evaluate` has its own recipes.
     """
 
     image_encoder: Plugin
     model: ModelSection
     input_size: int | None
+    evaluate: EvaluateSection
 
 
 def section_of(kind: Any, value: Any, where: str) -> Any:
@@ -188,14 +190,16 @@ def _named_in(config: Any) -> dict[str, Any]:
 
 def students_of(
     section: Any, main: ModelSection, where: str
-) -> tuple[dict[str, Any], dict[str, Student]]:
-    """Split `evaluate` into its own section and its further students (`cross_architecture`)."""
+) -> tuple[EvaluateSection, dict[str, Student]]:
+    """Return the section `evaluate` and its further students (`cross_architecture`)."""
     if not isinstance(section, dict) or not isinstance(section.get("cross_architecture"), dict):
         raise ValueError(
             f"{where}: received {section!r}; it needs `cross_architecture`, a mapping of further "
             "students, {} for none"
         )
     students = {}
+    shared = {key: value for key, value in section.items() if key != "cross_architecture"}
+    evaluate = section_of(EvaluateSection, shared, where)
     for name, value in section["cross_architecture"].items():
         place = f"{where}.cross_architecture.{name}"
         check_name(name, "student", place)
@@ -205,12 +209,21 @@ def students_of(
                 "beside those of students; choose another name"
             )
         image, rest = plugin_of("image_encoders", value, "image_encoder", place)
-        own = section_of(StudentSection, rest, place)
         # What a further student does not say, such as the temperature, is that of the main one
+        recipes = {key: _changed(shared[key], rest.pop(key, {})) for key in ("small", "full")}
+        own = section_of(StudentSection, rest, place)
         model = replace(main, trainable=own.trainable, lora=own.lora, embed_dim=own.embed_dim)
         check_model(model, place)
-        students[name] = Student(image, model, own.input_size)
-    return {key: value for key, value in section.items() if key != "cross_architecture"}, students
+        its_own = section_of(EvaluateSection, {**shared, **recipes}, place)
+        students[name] = Student(image, model, own.input_size, its_own)
+    return evaluate, students
+
+
+def _changed(recipe: dict[str, Any], own: Any) -> Any:
+    """Return a recipe of `evaluate` with the values that a further student changes. What is no
+    mapping is refused where it is typed.
+    """
+    return {**recipe, **own} if isinstance(own, dict) else own
 
 
 def distillers_of(chosen: Any, section: Any, where: str) -> dict[str, Plugin]:

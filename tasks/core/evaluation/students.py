@@ -54,7 +54,7 @@ class EvaluateSection(Section):
     """How sets are evaluated: one recipe for every small set, and one for the full data.
 
     Both hold for every student. A further one (`evaluate.cross_architecture` of params.yaml) is a
-    `StudentSection`.
+    `StudentSection`; it may change values of both recipes.
 
     Attributes:
         num_eval: students per set, each with its own projections and data order.

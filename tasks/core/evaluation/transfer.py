@@ -24,7 +24,7 @@ from tasks.core.training.pair_set import PairSet
 @dataclass(frozen=True, kw_only=True)
 class StudentSection(Section):
     """A further student of `evaluate.cross_architecture` (METHOD 8). The name and the options of
-    its image encoder stand beside this section.
+    its image encoder stand beside this section, and what it changes of `small` and `full`.
 
     Attributes:
         trainable, lora, embed_dim: as in `ModelSection`; dropout and tau are those of `model`.

@@ -5,6 +5,7 @@ sees, and its artifacts.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -206,6 +207,7 @@ def test_scores_of_every_set_under_a_network_of_another_kind_are_kept_apart(made
     assert made.score("random-4").path == "data/scores/toy/random-4/seed_0"
 
 
+PLACED = "trainable: full, lora: null, embed_dim: null, input_size: null"
 BAD = [
     ("3", r"evaluate: received .*needs `cross_architecture`, a mapping"),
     ("{vit: {}}", r"cross_architecture\.vit: received \{\}; it needs `image_encoder`"),
@@ -220,12 +222,27 @@ BAD = [
         r"vit\.input_size: received 4.*>= 8",
     ),
     (f"{{vit: {{{VIT}, trainable: full, lora: null, embed_dim: null}}}}", r"vit\.input_size"),
+    (f"{{vit: {{{VIT}, {PLACED}, small: {{lr_image: 0.1}}}}}}", r"vit\.small\.lr_image"),
+    (
+        f"{{vit: {{{VIT}, {PLACED}, full: {{num_epochs: 0}}}}}}",
+        r"vit\.full\.num_epochs: received 0",
+    ),
+    (f"{{vit: {{{VIT}, {PLACED}, small: 3}}}}", r"vit\.small: received 3"),
     (
         f"{{test_nfnet-full: {{{MAIN}, trainable: full, lora: null, embed_dim: null, input_size: "
         "null}}",
         r"the name of `model` itself",
     ),
 ]
+
+
+def test_a_further_student_changes_the_recipes_for_itself():
+    value = f"{{vit: {{{VIT}, {PLACED}, small: {{lr_img: 0.0005}}, full: {{num_epochs: 7}}}}}}"
+    chosen = params.load([f"evaluate.cross_architecture={value}"])
+    own, main = chosen.as_student("vit").evaluate, chosen.evaluate
+    assert own.small == dataclasses.replace(main.small, lr_img=0.0005)
+    assert own.full == dataclasses.replace(main.full, num_epochs=7)
+    assert main == params.load().evaluate
 
 
 @pytest.mark.parametrize(("value", "message"), BAD)
