@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,20 @@ def folder(made, tmp_path, monkeypatch):
     shutil.copytree(made[0] / "data", tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def several(made_several, tmp_path, monkeypatch):
+    """The parameters of `made_several`, in a folder that an import may write to."""
+    shutil.copytree(made_several[0] / "data", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    # An imported coreset has as many pictures as the bytes allow
+    sizes = tuple(range(2, 20))
+    return replace(made_several[1], general=replace(made_several[1].general, budgets=sizes))
+
+
+@pytest.fixture
+def opened(made_several):
+    """The parameters of `made_several`, in its folder, which nothing is written to."""
+    with contextlib.chdir(made_several[0]):
+        yield made_several[1]
