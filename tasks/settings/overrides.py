@@ -25,14 +25,16 @@ INTEGER = re.compile(r"[-+]?[0-9]{1,1000}")
 FLOAT = re.compile(
     r"[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf)|\.nan"
 )
+RECIPES = ("small", "full")  # of `evaluate`
 QUOTED = ("[", "{", "'", '"')
 
 
 def override(tree: dict[str, Any], setting: str) -> None:
     """Apply one `section.key=value`, relative to the chosen profile, or from the top (`TOP`).
 
-    A method's options may be given any key of `distill.matching`, which they then overlay. Keys of
-    per-budget mappings are numbers (`lr_img.100=50.0`).
+    A method's options may be given any key of `distill.matching`, which they then overlay. A
+    further student may be given any key of both recipes of `evaluate`. Keys of per-budget mappings
+    are numbers (`lr_img.100=50.0`).
 
     Raises:
         ValueError: no `=`, a value that cannot be read, or a key that params.yaml does not have.
@@ -150,7 +152,9 @@ def assign(tree: dict[str, Any], path: str, value: Any, where: str) -> None:
         if depth == len(parts) - 1:
             node[keys[part]] = value
         else:
-            node = node[keys[part]]
+            # A recipe that a further student does not name yet begins empty; a value holds no keys
+            unnamed: Any = {} if part in RECIPES else None
+            node = node.setdefault(keys[part], unnamed)
 
 
 def _keys(tree: dict[str, Any], parts: list[str], depth: int, node: Any) -> dict[str, Any]:
@@ -169,4 +173,18 @@ def _keys(tree: dict[str, Any], parts: list[str], depth: int, node: Any) -> dict
     ):
         shared = tree["profiles"][parts[1]]["distill"].get("matching", {})
         return {**{str(key): key for key in shared}, **keys}
-    return keys
+    return {**_recipe_keys(tree, parts, depth), **keys}
+
+
+def _recipe_keys(tree: dict[str, Any], parts: list[str], depth: int) -> dict[str, Any]:
+    """Return the keys that a further student need not name before an override sets them:
+    profiles.<profile>.evaluate.cross_architecture.<student>.<recipe>.<key>.
+    """
+    if parts[0] != "profiles" or parts[2:4] != ["evaluate", "cross_architecture"]:
+        return {}
+    if depth == 5:
+        return {name: name for name in RECIPES}
+    recipe = None
+    if depth == 6 and parts[5] in RECIPES:
+        recipe = tree["profiles"][parts[1]]["evaluate"].get(parts[5])
+    return {name: name for name in recipe} if isinstance(recipe, dict) else {}

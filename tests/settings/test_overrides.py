@@ -3,6 +3,7 @@
 import copy
 import datetime
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -105,6 +106,38 @@ def test_a_path_and_a_small_number_reach_the_parameters_as_typed():
         ]
     )
     assert (chosen.dataset.config.path, chosen.train_experts.lr_img) == ("/data/a #b", 0.001)
+
+
+FURTHER = (
+    "profile=toy",
+    "evaluate.cross_architecture={other: {image_encoder: timm, options: {name: resnet18, weights: "
+    "random, kwargs: {}, mean: null, std: null}, trainable: full, lora: null, embed_dim: null, "
+    "input_size: null}}",
+)
+RECIPE = "evaluate.cross_architecture.other.small"
+
+
+def test_a_further_student_takes_a_value_of_a_recipe_that_it_does_not_name():
+    given = [*FURTHER, f"{RECIPE}.lr_img=0.5", f"{RECIPE}.lr_txt=0.25"]
+    chosen = params.load(given)
+    changed = chosen.students["other"].evaluate
+    assert changed.small == replace(chosen.evaluate.small, lr_img=0.5, lr_txt=0.25)
+    assert changed.full == chosen.evaluate.full
+    whole = params.load([*FURTHER, RECIPE + "={lr_img: 0.5, lr_txt: 0.25}"])
+    assert whole.students == chosen.students
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        (f"{RECIPE}.lr_im=1.0", "unknown key 'lr_im'.*allowed: num_epochs, batch_size, lr_img"),
+        (f"{RECIPE}r.lr_img=1.0", "unknown key 'smallr'.*allowed: small, full, image_encoder"),
+        (f"{RECIPE}.lr_img.x=1.0", "unknown key 'x'.*nothing below a value"),
+    ],
+)
+def test_a_further_student_takes_no_other_key(setting, told):
+    with pytest.raises(ValueError, match=told):
+        params.load([*FURTHER, setting])
 
 
 KEYS = sorted(
