@@ -117,7 +117,8 @@ def shrink(params: Params, text_encoder: Plugin) -> Params:
         # Making a coreset also makes what its method shares, and its seconds would count here
         if name.endswith(ONES) or (name.startswith("coresets.") and name.endswith(COUNTED)):
             return 1
-        if name.endswith(".weights"):
+        # A method of distillation has an option of this name too
+        if name.endswith("image_encoder.config.weights"):
             return "random"
         is_rate = any(part.startswith(RATES) for part in name.split("."))
         return CALM if is_rate and isinstance(value, float) else value

@@ -135,6 +135,21 @@ def distill(problem, config, num_pairs, **how):
 """
 
 
+def test_weights_of_encoders_are_random_and_those_of_pairs_stay(tiny):
+    further = (
+        "evaluate.cross_architecture={other: {image_encoder: timm, options: {name: resnet18, "
+        "weights: hub, kwargs: {}, mean: null, std: null}, trainable: full, lora: null, "
+        "embed_dim: null, input_size: null}}"
+    )
+    given = ["profile=toy", *TINY, "methods.distillers=[bi_trajectory, lors]", further]
+    chosen = params.load(given, path=ROOT / "params.yaml")
+    small = miniature.shrink(chosen, chosen.text_encoder)
+    assert small.students["other"].image_encoder.config.weights == "random"
+    assert small.image_encoder.config.weights == "random"
+    weights = {name: plugin.config.weights for name, plugin in small.distillers.items()}
+    assert weights == {"bi_trajectory": "none", "lors": "none"}
+
+
 def test_a_set_that_grows_is_planned_with_those_that_it_begins_with(tmp_path, monkeypatch):
     settings = ["profile=toy", *TINY, "methods.coresets=[random]"]
     settings += ["budgets=[6]", "distill.matching.begin_with=[4]"]
