@@ -87,13 +87,13 @@ def _of_set(
     # `random_equal_bytes-100` holds far more than 100 pairs: points over 100 of them say nothing
     if method != EQUAL_BYTES:
         told["ior_pairs"] = iors[0]
+        told["encoder_robustness"] = measures.encoder_robustness(iors[0], iors[1:])
     r_augmented, r_beside = (
         recalls.get((home, f"{one}{AUGMENTED}", size)) for one in (method, RANDOM)
     )
     if r_augmented is not None and r_beside is not None:
         ior = measures.improvement_over_random(r_augmented, r_beside)
         told["ars"] = measures.augmentation_robust_score(iors[0], ior)
-    told["encoder_robustness"] = measures.encoder_robustness(iors[0], iors[1:])
     r_equal = recalls.get((home, EQUAL_BYTES, size))
     if r_equal is not None and method not in (RANDOM, EQUAL_BYTES):
         told["ior_bytes"] = measures.improvement_over_random(r_set, r_equal)
@@ -104,7 +104,9 @@ def _of_set(
         # A set that learned nothing for its students has no plain row: its own is one
         r_plain = recalls.get((home, f"{method}{PLAIN}", size), r_set)
         hlr = measures.hard_label_recovery(r_plain, r_full)
-        told |= {"hlr": hlr, "lrs": measures.label_robust_score(iors[0], hlr)}
+        told["hlr"] = hlr
+        if method != EQUAL_BYTES:
+            told["lrs"] = measures.label_robust_score(iors[0], hlr)
     return told
 
 

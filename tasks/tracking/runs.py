@@ -238,7 +238,8 @@ def beside_of(
     r_full = _recall(students[FULL])
     r_set, ior = _recall(students[name]), _gain(name, random, students)
     # `random_equal_bytes-100` holds far more than 100 pairs: points over 100 of them say nothing
-    found = {} if own.method == EQUAL_BYTES else {"test/improvement_over_random": ior}
+    is_alike = own.method != EQUAL_BYTES
+    found = {"test/improvement_over_random": ior} if is_alike else {}
     recovery = measures.recovery(r_set, r_full)
     if recovery is not None:
         found["test/recovery"] = recovery
@@ -252,7 +253,7 @@ def beside_of(
         found["test/ars"] = measures.augmentation_robust_score(ior, ior_augmented)
     away = [_gain(name, random, one) for one in unseen if name in one and random in one]
     robustness = measures.encoder_robustness(ior, away)
-    if robustness is not None and not own.ending:
+    if robustness is not None and is_alike and not own.ending:
         found["test/encoder_robustness"] = robustness
     return found
 

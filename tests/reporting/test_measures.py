@@ -75,6 +75,18 @@ def test_robustness_takes_the_encoders_that_distillation_never_saw():
     assert pd.isna(found["random-20"])  # it beats itself by nothing
 
 
+def test_points_of_equal_bytes_over_as_many_pairs_are_in_no_measure():
+    rows = (
+        *OWN,
+        *((HOME, "random_equal_bytes", 20, 22.0), (HOME, "made-plain", 20, 15.0)),
+        *((UNSEEN, "random", 20, 7.0), (UNSEEN, "random_equal_bytes", 20, 15.0)),
+        (UNSEEN, "made", 20, 9.0),
+    )
+    found = further(measured(summary(*rows), "strict", HOME))
+    assert found["made-20"].keys() == {"ior_bytes", "hlr", "lrs", "encoder_robustness"}
+    assert found["random_equal_bytes-20"].keys() == {"hlr"}
+
+
 def test_a_table_leaves_empty_what_is_unknown():
     rows = (*OWN, (HOME, "random_equal_bytes", 20, 22.0))
     found = measured(summary(*rows), "strict", HOME)

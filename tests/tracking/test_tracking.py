@@ -192,7 +192,7 @@ def test_augmented_and_further_students_are_told_where_they_are(tmp_path):
             key: _scored(tmp_path / name / key, [recall - place]) for key, recall in recalls.items()
         }
 
-    recalls = {"random-9": 8.0, "made-9": 28.0, "full": 40.0}
+    recalls = {"random-9": 8.0, "made-9": 28.0, "random_equal_bytes-9": 30.0, "full": 40.0}
     crops = {"random-augmented-9": 9.0, "made-augmented-9": 21.0}
     students = scored("home", recalls | crops)
     unseen = [scored("one", {"random-9": 8.0, "made-9": 16.0}), scored("two", recalls)]
@@ -201,6 +201,8 @@ def test_augmented_and_further_students_are_told_where_they_are(tmp_path):
     assert found["test/encoder_robustness"] == pytest.approx((0.08 + 0.2) / 2 / 0.2)
     # Random pairs beat themselves by nothing, and rows of students are no sets
     assert "test/encoder_robustness" not in measures.beside_of("random-9", students, unseen)
+    equal = measures.beside_of("random_equal_bytes-9", students, unseen)
+    assert set(equal) == {"test/recovery"}
     again = measures.beside_of("made-augmented-9", students, unseen)
     assert not {"test/ars", "test/encoder_robustness"} & set(again)
 
