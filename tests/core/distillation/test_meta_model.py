@@ -1,6 +1,7 @@
 """meta_model: the loss on real pairs, fresh students and the warm start."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -209,6 +210,14 @@ def test_a_named_warm_start_is_checked_with_its_place():
         _check_meta(warm_start=_named(ridge_contrastive, RIDGE, lr_img={7: 1.0}))
     with pytest.raises(ValueError, match=r"x\.warm_start\.options\.parts: received 2, and 1 for"):
         _check_meta(warm_start=_named(ridge_contrastive, RIDGE, parts=2))
+
+
+@pytest.mark.parametrize(("own", "wanted"), [("null", "4"), ("4", "null"), ("2", "4")])
+def test_a_named_warm_start_with_pictures_of_another_size_is_refused(own, wanted):
+    start = _named(ridge_contrastive, RIDGE, picture_size=json.loads(own))
+    told = rf"options\.picture_size: received {own}, and {wanted} for .* allowed is {wanted};"
+    with pytest.raises(ValueError, match=told):
+        _check_meta(warm_start=start, picture_size=json.loads(wanted))
 
 
 def _check_meta(**changes):

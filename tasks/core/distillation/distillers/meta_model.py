@@ -163,11 +163,15 @@ def check(
 def _check_shapes(config: Config, start: NamedStart, where: str) -> None:
     """Refuse a named method that makes a set of another shape."""
     for name in ("texts_per_image", "parts", "picture_size", "begin_with"):
-        own, wanted = getattr(start.options, name, None), getattr(config, name)
-        if own is not None and own != wanted:
+        wanted = getattr(config, name)
+        # A method without such an option makes what meta_model asks for
+        own = getattr(start.options, name, wanted)
+        if own != wanted:
+            received, allowed = json.dumps(own), json.dumps(wanted)
             raise ValueError(
-                f"{where}.options.{name}: received {own}, and {wanted} for meta_model, which goes "
-                f"on with the same set; allowed is {wanted}; change it there or in distill.matching"
+                f"{where}.options.{name}: received {received}, and {allowed} for meta_model, which "
+                f"goes on with the same set; allowed is {allowed}; change it there or in "
+                "distill.matching"
             )
 
 
