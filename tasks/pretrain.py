@@ -90,11 +90,12 @@ def _key(work: Work, prepared: Ref, embeddings: Ref) -> Key:
     teacher, weights, missing = keys.of_encoder(work.teacher.image_encoder)
     if missing:
         raise missing
+    section = asdict(work.section)
+    section.pop("checkpoint_every")  # changes no result
     what = {
         "encoder": work.params.image_encoder.as_params(),
         "teacher": teacher,
-        # How often it is saved changes no result
-        "pretrain": asdict(replace(work.section, checkpoint_every=1)),
+        "pretrain": section,
         "model": {"dropout": work.params.model.dropout, "tau": work.params.model.tau},
         "seed": work.params.seed,
     }
@@ -141,7 +142,11 @@ def _made(work: Work, key: Key, prepared: Ref, embeddings: Ref, place: Path) -> 
         **key.params,
         "inputs": key.inputs,
         "num_images": train.num_images,
-        **asdict(course),
+        "num_epochs": course.num_epochs,
+        "num_steps": course.step,
+        "losses": course.losses,
+        "val_losses": course.val_losses,
+        "seconds": course.seconds,
         "val_mean_recall": scores,
         "heads": {"embed_dim": heads.EMBED_DIM, **asdict(heads.RECIPE)},
         "device": describe(),

@@ -45,7 +45,7 @@ def test_it_writes_weights_and_says_what_made_them_and_how_good_they_are(made):
     workspace, done = made
     facts = json.loads((workspace.folder / f"{WEIGHTS}.json").read_text())
     assert facts["sha256"] == file_digest(workspace.folder / WEIGHTS)
-    assert (facts["num_epochs"], facts["step"], facts["num_images"]) == (4, 12, 48)
+    assert (facts["num_epochs"], facts["num_steps"], facts["num_images"]) == (4, 12, 48)
     assert len(facts["losses"]) == len(facts["val_losses"]) == 4
     assert facts["teacher"]["options"]["name"] == "test_nfnet"
     assert facts["encoder"]["options"]["weights"] == "random"

@@ -91,22 +91,17 @@ class Learner(nn.Module):
     """The encoder in training, with a linear map to the teacher's features and two projections."""
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        out_dim: int,
-        teacher_dim: int,
-        text_dim: int,
-        width: int,
-        seed: int,
+        self, encoder: ImageEncoder, teacher_dim: int, text_dim: int, embed_dim: int, seed: int
     ) -> None:
         super().__init__()
-        image, text = (
-            Projection(size, width, dropout=0.0, generator=make_generator(seed, name))
-            for name, size in (("image_projection", out_dim), ("text_projection", text_dim))
-        )
-        self.dual = DualEncoder(encoder, image, text)
-        self.to_teacher = nn.Linear(out_dim, teacher_dim)
-        bound, draw = out_dim**-0.5, make_generator(seed, "to_teacher")
+        # Each part has a generator of its own, so that none shifts the draws of another
+        names = ("image_projection", "text_projection", "to_teacher")
+        for_image, for_text, draw = (make_generator(seed, name) for name in names)
+        image = Projection(encoder.out_dim, embed_dim, dropout=0.0, generator=for_image)
+        text = Projection(text_dim, embed_dim, dropout=0.0, generator=for_text)
+        self.dual = DualEncoder(encoder.module, image, text)
+        self.to_teacher = nn.Linear(encoder.out_dim, teacher_dim)
+        bound = encoder.out_dim**-0.5
         for parameter in self.to_teacher.parameters():
             nn.init.uniform_(parameter, -bound, bound, generator=draw)
 
@@ -154,8 +149,8 @@ class Pretraining:
         self.section, self.tau, self.seed, self.device = section, tau, seed, device
         student.module.requires_grad_(True)
         teacher.module.to(device).requires_grad_(False)
-        dims = student.out_dim, teacher.out_dim, train.text_embeds.shape[1]
-        self.learner = Learner(student.module, *dims, section.embed_dim, seed).to(device)
+        dims = teacher.out_dim, train.text_embeds.shape[1], section.embed_dim
+        self.learner = Learner(student, *dims, seed).to(device)
         self.optimiser = adamw(self.learner, section.lr, section.weight_decay)
         self.batch_size = min(section.batch_size, train.num_images)
         self.steps_per_epoch = train.num_images // self.batch_size
