@@ -28,7 +28,7 @@ from tasks.core.networks.encoders import ImageEncoder, encode_images
 from tasks.core.training.pretraining import Course, Pretraining
 from tasks.device import choose_device, describe
 from tasks.progress import reporter
-from tasks.settings.pretraining import RANDOM, Work
+from tasks.settings.pretraining import RANDOM, Work, check_free
 from tasks.store import artifacts, caching, disk
 from tasks.store.artifacts import Key, Ref
 
@@ -65,12 +65,14 @@ def pretrain(work: Work, prepared: Ref, embeddings: Ref) -> Pretrained:
     """Train, write the weights and the json beside them, and return how good they are.
 
     Raises:
-        ValueError, FileNotFoundError: a teacher without its weights, or a loss that is not finite.
+        ValueError, FileNotFoundError: the target exists, the teacher's weights are not there, or a
+            loss is not finite.
     """
     key, folder = _key(work, prepared, embeddings), work.target.parent
     place = artifacts.work_folder(key, work.target)
     partial = work.target.with_name(f".partial-{work.target.name}")
     with artifacts.lock(work.target):
+        check_free(work.target)  # another run may have written it meanwhile
         # A folder that cannot be written is told before an hour of training
         with disk.explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -108,9 +110,9 @@ def _made(work: Work, key: Key, prepared: Ref, embeddings: Ref, place: Path) -> 
     """Train and score in the work folder, and write both files there."""
     device, seed, model = choose_device(), work.params.seed, work.params.model
     own, other = work.params.image_encoder, work.teacher.image_encoder
-    data = (prepared.folder, embeddings.folder, place)
+    data = (prepared.folder, embeddings.folder)
     teacher = other.module.build(other.config, seed=seed)
-    train, val = _splits(*data, teacher, other.label)
+    train, val = _splits(*data, place / "teacher", teacher, other.label)
     training = Pretraining(
         own.module.build(own.config, seed=seed),
         teacher,
@@ -126,7 +128,7 @@ def _made(work: Work, key: Key, prepared: Ref, embeddings: Ref, place: Path) -> 
     # Read as a profile will read it: what is scored is what was written
     from_file = replace(own.config, weights=str(place / WEIGHTS))
     written = own.module.build(from_file, seed=seed)
-    shown = _splits(*data, written, own.label)
+    shown = _splits(*data, place / "encoder", written, own.label)
 
     def recalls(encoder: ImageEncoder, splits: tuple[Split, Split]) -> list[float]:
         return heads.recalls_of_heads(
@@ -157,13 +159,12 @@ def _made(work: Work, key: Key, prepared: Ref, embeddings: Ref, place: Path) -> 
 
 
 def _splits(
-    prepared: Path, embeddings: Path, place: Path, encoder: ImageEncoder, label: str
+    prepared: Path, embeddings: Path, folder: Path, encoder: ImageEncoder, label: str
 ) -> tuple[Split, Split]:
-    """Return training and validation split with the features of an encoder."""
+    """Return training and validation split with the features of an encoder, kept in `folder`."""
     images = map_tensor(prepared / IMAGES, "images")
     told = reporter(f"pretrain features by {label}")
     features = encode_images(encoder, images, device=choose_device(), progress=told)
-    folder = place / f"features-{label}"
     folder.mkdir(exist_ok=True)
     save_tensors(folder / FEATURES, {"features": features})
     train, val = (load_split(prepared, embeddings, name, folder) for name in ("train", "val"))

@@ -136,9 +136,14 @@ def _target(chosen: Params, to: str | None) -> Path:
             f"--to: received {str(target)!r}; allowed is a name that ends in .safetensors; change "
             f"--to or {OPTION}"
         )
+    check_free(target)
+    return target
+
+
+def check_free(target: Path) -> None:
+    """Raise ValueError where the file to write exists."""
     if target.exists():
         raise ValueError(
             f"--to: received {target}, which exists; allowed is a name that is free; choose "
             "another, or remove it"
         )
-    return target

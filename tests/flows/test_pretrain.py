@@ -96,6 +96,18 @@ def test_a_killed_run_goes_on_to_the_same_bytes_and_a_target_is_never_replaced(m
     assert not list(work.iterdir()) and not list(workspace.folder.glob(".partial*"))
 
 
+def test_a_network_learns_from_another_one_of_its_kind(made):
+    workspace, _ = made
+    second = ("--set", "model.options.weights=second.safetensors", "--epochs", "1")
+    # Said from the top, it holds for the teacher; the second setting is the student's alone
+    workspace.flow("pretrain", "--set", f"profiles.toy.{STUDENT}", *second)
+    facts = json.loads((workspace.folder / "second.safetensors.json").read_text())
+    assert facts["inputs"]["vit.safetensors"] == file_digest(workspace.folder / WEIGHTS)
+    first = json.loads((workspace.folder / f"{WEIGHTS}.json").read_text())["val_mean_recall"]
+    found = facts["val_mean_recall"]
+    assert found["teacher"] == first["encoder"] != found["encoder"]
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """A folder with the settings of the repository, and nothing else."""
