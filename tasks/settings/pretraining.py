@@ -141,7 +141,13 @@ def _target(chosen: Params, to: str | None) -> Path:
 
 
 def check_free(target: Path) -> None:
-    """Raise ValueError where the file to write exists."""
+    """Raise ValueError where the file to write exists, or cannot have its folder."""
+    files = [path for path in target.parents if path.exists() and not path.is_dir()]
+    if files:
+        raise ValueError(
+            f"--to: received {target}, and {files[0]} is no folder; allowed is a file in a folder; "
+            "change --to"
+        )
     if target.exists():
         raise ValueError(
             f"--to: received {target}, which exists; allowed is a name that is free; choose "

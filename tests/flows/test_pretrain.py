@@ -5,6 +5,7 @@ was killed.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
@@ -124,11 +125,14 @@ WRONG = [
     ({"settings": [STUDENT, RANDOM]}, r"--to: received nothing, and model\.options\.weights is 'r"),
     ({"to": "vit.pt"}, r"--to: received 'vit\.pt'; allowed is a name that ends in \.safetensors"),
     ({"to": "taken.safetensors"}, r"--to: received taken\.safetensors, which exists"),
+    ({"to": "params.yaml/a/b.safetensors"}, r"and params\.yaml is no folder; allowed is a file in"),
     ({"epochs": 0}, r"pretrain\.epochs: received 0, allowed is >= 1"),
     ({"epochs": None}, r"received epochs None and minutes None; allowed is one of them"),
     ({"minutes": 3.0}, r"received epochs 1 and minutes 3\.0; allowed is one of them"),
-    ({"epochs": None, "minutes": 0.0}, r"pretrain\.minutes: received 0\.0, allowed is > 0 minutes"),
+    ({"epochs": None, "minutes": 0.0}, r"pretrain\.minutes: received 0\.0, allowed is > 0 and"),
     ({"epochs": None, "minutes": -2.0}, r"pretrain\.minutes: received -2\.0, allowed is > 0"),
+    ({"epochs": None, "minutes": math.inf}, r"pretrain\.minutes: received inf"),
+    ({"epochs": None, "minutes": math.nan}, r"pretrain\.minutes: received nan"),
     ({"settings": [STUDENT, "pretrain.lrr=0.1"]}, r"unknown key 'lrr' \(did you mean 'lr'\?\)"),
     ({"settings": [STUDENT, "pretrain.lr=0.0"]}, r"pretrain\.lr: received 0\.0, allowed is > 0"),
     ({"settings": [STUDENT, "pretrain.batch_size=1"]}, r"pretrain\.batch_size: received 1"),

@@ -55,7 +55,7 @@ class PretrainSection(Section):
     """
 
     epochs: Count | None = None
-    minutes: Annotated[float, Range(gt=0.0, unit="minutes")] | None = None
+    minutes: Annotated[float, Range(gt=0.0, le=1e6, unit="minutes")] | None = None
     batch_size: BatchSize = 64
     lr: Annotated[float, Range(gt=0.0, le=1.0, unit="(step size)")] = 0.001
     weight_decay: Share = 0.05
