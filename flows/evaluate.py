@@ -48,11 +48,16 @@ def evaluate(
     # Again, since what an imported set has to fit is known only here
     refs = replace(refs, imported=imported(chosen, refs.inputs.digests()))
 
-    def log(student: params.Params, found: Found, galleries: dict[str, Ref]) -> None:
-        prepared = refs.inputs.prepared
-        measures.log_scores(student, invocation(), prepared, found, refs.distilled, galleries)
-
-    return scored(chosen, refs, {"force": force, "accept_code": accept_code}, log)
+    heard: list[tuple[params.Params, Found, dict[str, Ref]]] = []
+    how = {"force": force, "accept_code": accept_code}
+    done = scored(chosen, refs, how, lambda *told: heard.append(told))
+    # A measure of the first student's sets takes what the further ones scored
+    unseen = [found for _, found, _ in heard[1:]]
+    for student, found, galleries in heard:
+        others = [] if student.student else unseen
+        told = (found, refs.distilled, galleries, others)
+        measures.log_scores(student, invocation(), refs.inputs.prepared, *told)
+    return done
 
 
 def scored(
@@ -89,20 +94,28 @@ def scored(
 
 
 def _score(student: params.Params, refs: Refs, start: Ref | None, how: dict[str, bool]) -> Found:
-    """Train and score one kind of student on every set and on the full data."""
+    """Train and score one kind of student on every set and on the full data, and score linear
+    heads.
+    """
     sets: dict[str, Ref | None] = {**refs.coresets, **refs.imported, **refs.distilled}
-    asked = {"decoded": student.evaluate.decoded, "plain": student.evaluate.plain}
-    for name, vectors in {**without_words(refs.imported), **refs.distilled}.items():
-        for further in SetName.parse(name).again(**asked):
+    random = {name: ref for name, ref in refs.coresets.items() if SetName.parse(name).is_random}
+    for text, vectors in {**random, **without_words(refs.imported), **refs.distilled}.items():
+        for further in student.again(SetName.parse(text)):
             sets[str(further)] = vectors
     sets[FULL] = None
-    inputs, found = replace(refs, start=start).inputs, {}
-    for name, pairs in sets.items():
-        work = steps.evaluation(student, SetName.parse(name))
-        found[name] = [
+    inputs, found = replace(refs, start=start).inputs, Found()
+    for text, pairs in sets.items():
+        work = steps.evaluation(student, SetName.parse(text))
+        found[text] = [
             run(step.train_student, work, inputs, pairs, seed, **how)
             for seed in range(student.evaluate.num_eval)
         ]
+    if student.evaluate.ceilings and not student.ceilings:
+        print(f"evaluate: {student.model_name} trains its image encoder: it has no ceilings")
+    for ceiling in student.ceilings:
+        work = steps.evaluation(student, ceiling)
+        images = random[str(replace(ceiling, ending=""))] if ceiling.is_random else None
+        found[str(ceiling)] = [run(step.score_ceiling, work, inputs, images, **how)]
     return found
 
 

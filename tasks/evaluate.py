@@ -1,5 +1,5 @@
-"""evaluate: trains fresh students on a set and scores them through FAISS (METHOD 8). It also finds
-captions for the gallery of a set.
+"""evaluate: trains fresh students on a set and scores them through FAISS (METHOD 8). It also scores
+linear heads in closed form, and finds captions for the gallery of a set.
 """
 
 from __future__ import annotations
@@ -66,18 +66,27 @@ def train_student(
 def _train(
     work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx: int, place: Path
 ) -> dict[str, Any]:
-    import pandas as pd
-
     from tasks.student_models import train_student
 
     student = train_student(work, inputs, pairs, seed_idx)
-    outcome = student.outcome
-    score = {
-        "set": str(work.set_name),
-        "method": work.set_name.label,
+    sizes = {
         # The budget: a set may hold a pair fewer, which paid for its similarity.
         "num_pairs": work.set_name.num_pairs or student.num_pairs,
         **asdict(student.size),
+    }
+    return _write(work, sizes, seed_idx, student.outcome, place)
+
+
+def _write(
+    work: Evaluation, sizes: dict[str, Any], seed_idx: int, outcome: Any, place: Path
+) -> dict[str, Any]:
+    """Write the score and the curve of an `Outcome`, and return the facts of its artifact."""
+    import pandas as pd
+
+    score = {
+        "set": str(work.set_name),
+        "method": work.set_name.label,
+        **sizes,
         "student": work.network.name,
         "seed": seed_idx,
         "protocol": work.section.protocol,
@@ -90,6 +99,36 @@ def _train(
     curve = pd.DataFrame(outcome.curve).assign(set=str(work.set_name), seed=seed_idx)
     curve.to_parquet(place / CURVE, index=False)
     return {"device": describe()}
+
+
+@step("{work.set_name}-{work.network.name}")
+def score_ceiling(
+    work: Evaluation,
+    inputs: Inputs,
+    images: Ref | None,
+    *,
+    force: bool = False,
+    accept_code: bool = False,
+) -> Ref:
+    """Return `data/scores/<profile>/<ceiling>/seed_0`: the scores of linear heads in closed form.
+
+    Args:
+        work: names one of `sets.ceilings`, with the network of a frozen encoder.
+        inputs: with the start of the same network.
+        images: a coreset in the span of its images; None for any pairs.
+    """
+
+    def build(place: Path) -> dict[str, Any]:
+        from tasks.student_models import score_ceiling
+
+        outcome, num_images = score_ceiling(work, inputs, images)
+        # Nothing is stored and no pair is trained on
+        unknown = dict.fromkeys(("training_pairs", "num_bytes", "bits"))
+        sizes = {"num_pairs": work.set_name.num_pairs or num_images, **unknown}
+        return _write(work, sizes, 0, outcome, place)
+
+    key = keys.of_ceiling(work, inputs, images)
+    return caching.obtain(work.folder / "seed_0", key, build, force=force, accept_code=accept_code)
 
 
 @step("gallery-{work.set_name}")

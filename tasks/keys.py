@@ -175,6 +175,18 @@ def of_score(work: Evaluation, inputs: Inputs, pairs: Ref | None, seed_idx: int)
     return _trained("evaluate", network, what, inputs.digests(**read))
 
 
+def of_ceiling(work: Evaluation, inputs: Inputs, images: Ref | None) -> Key:
+    """Return the key of the scores of linear heads; `images` are those that span them."""
+    what = {
+        "ceiling": str(work.set_name),
+        "protocol": work.section.protocol,
+        "student": work.network.name,
+    }
+    read = {"images": images} if images else {}
+    # The start holds the features: no option of a network or of its training counts
+    return _key("evaluate", what, inputs.digests(**read))
+
+
 def of_gallery(work: Showing, prepared: Ref, embeddings: Ref, pairs: Ref) -> Key:
     """Return the key of the gallery of one set."""
     inputs = _digests({"prepared": prepared, "embeddings": embeddings, "pairs": pairs})

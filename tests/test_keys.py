@@ -8,7 +8,7 @@ import pytest
 from tasks import keys
 from tasks.keys import Inputs
 from tasks.settings import params, steps
-from tasks.settings.sets import DECODED, FULL, PLAIN, SetName
+from tasks.settings.sets import AUGMENTED, CEILING, DECODED, FULL, PLAIN, SetName
 from tasks.stages import STAGES
 from tasks.store import caching
 from tasks.store.artifacts import Ref
@@ -52,7 +52,7 @@ def test_a_score_of_a_small_set_knows_no_recipe_of_the_full_data(chosen):
     assert keys.of_score(work, INPUTS, None, 0) != keys.of_score(other, INPUTS, None, 0)
 
 
-@pytest.mark.parametrize("ending", [DECODED, PLAIN])
+@pytest.mark.parametrize("ending", [DECODED, PLAIN, AUGMENTED])
 def test_a_further_score_says_so_and_its_option_changes_no_other_key(ending, chosen):
     name, pairs = SetName("bi_trajectory", 20), Ref("d", "d" * 8)
     own = keys.of_score(steps.evaluation(chosen, name), INPUTS, pairs, 0)
@@ -66,6 +66,18 @@ def test_a_further_score_says_so_and_its_option_changes_no_other_key(ending, cho
         assert key is None or key(task(chosen), INPUTS, 0) == key(task(other), INPUTS, 0)
     made = keys.of_distilled(steps.distillation(chosen, name), INPUTS, REFS)
     assert made == keys.of_distilled(steps.distillation(other, name), INPUTS, REFS)
+
+
+def test_linear_heads_know_features_and_nothing_of_training():
+    name, heads = SetName("random", 20, CEILING), ["model.trainable=heads", "model.embed_dim=9"]
+
+    def key(*settings, images=REFS[0]):
+        work = steps.evaluation(_load(*heads, *settings), name)
+        return keys.of_ceiling(work, INPUTS, images)
+
+    same = ("model.tau=0.2", "evaluate.small.num_epochs=7", "evaluate.num_eval=2", "seed=5")
+    assert key() == key(*same)
+    assert key() != key(images=REFS[1]) and key() != key("evaluate.protocol=last")
 
 
 def test_folders_are_those_of_the_stage_table(chosen):

@@ -4,6 +4,7 @@ leaves as it is.
 
 import contextlib
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ from tasks.core.training.experts import SNAPSHOTS
 from tasks.core.training.pair_files import load_pairs
 from tasks.keys import Inputs
 from tasks.settings import params, steps
-from tasks.settings.sets import FULL, SetName
+from tasks.settings.sets import AUGMENTED, FULL, SetName
 from tasks.store import artifacts
 from tests.workspace import TINY, make_workspace
 
@@ -115,3 +116,37 @@ def test_a_method_without_experts_is_distilled_and_scored_without_any(workspace)
     assert not steps.training(chosen).folder.joinpath("expert_000").exists()
     score = evaluate.train_student.fn(steps.evaluation(chosen, name), given, pairs, 0)
     assert 0.0 <= json.loads((score.folder / "score.json").read_text())["mean_recall"] <= 100.0
+
+
+def test_linear_heads_are_scored_under_a_frozen_encoder_alone(workspace):
+    settings = ("model.trainable=heads", "model.embed_dim=9", "evaluate.ceilings=true")
+    chosen = params.load(settings)
+    given = _given(chosen)
+    expert = train_experts.train_expert.fn(steps.training(chosen), given, 0)
+    selection = steps.selection(chosen, SetName("random", 4))
+    random = select_coresets.select_coreset.fn(selection, given, expert)
+    found = {}
+    for name in chosen.ceilings:
+        images = random if name.is_random else None
+        work = steps.evaluation(chosen, name)
+        ref = evaluate.score_ceiling.fn(work, given, images)
+        found[str(name)] = json.loads((ref.folder / evaluate.SCORE).read_text())
+        assert evaluate.score_ceiling.fn(work, given, images).is_cached
+    assert list(found) == ["full-ceiling", "full-ceiling-4", "random-ceiling-4"]
+    assert [score["num_pairs"] for score in found.values()] == [48, 4, 4]
+    assert all(0.0 < score["mean_recall"] <= 100.0 for score in found.values())
+    assert len({score["val_mean_recall"] for score in found.values()}) == 3
+    assert params.load(["evaluate.ceilings=true"]).ceilings == []
+
+
+def test_augmented_students_differ_under_a_trained_and_under_a_frozen_encoder(workspace):
+    for settings in ((), ("model.trainable=heads", "model.embed_dim=9")):
+        chosen = params.load(settings)
+        given, random = _given(chosen), SetName("random", 4)
+        expert = train_experts.train_expert.fn(steps.training(chosen), given, 0)
+        pairs = select_coresets.select_coreset.fn(steps.selection(chosen, random), given, expert)
+        losses = []
+        for name in (random, replace(random, ending=AUGMENTED)):
+            ref = evaluate.train_student.fn(steps.evaluation(chosen, name), given, pairs, 0)
+            losses.append(float(pd.read_parquet(ref.folder / evaluate.CURVE)["loss"].iloc[-1]))
+        assert losses[0] != losses[1]

@@ -174,7 +174,7 @@ def _scored(chosen: Params, cell: tracking.Cell, refs: Refs, how: dict[str, bool
     )
     found, galleries = heard[0]  # of the student that distils; further ones follow
     name = str(cell.set_name)
-    scores = of_cell(name, found, cell.distilled)
+    scores = of_cell(name, found, cell.distilled, [further for further, _ in heard[1:]])
     pages = tracking.log_cell(chosen, cell, found[name], galleries[name], scores)
     told = {"pages": asdict(pages), "refs": _told(refs)}
     return {"scores": scores, "is_pruned": False, **told}

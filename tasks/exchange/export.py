@@ -1,6 +1,7 @@
 """export: a stored set as a folder that loads without this program; `card.py` writes its page.
 
-Beside the pictures (`layouts.py`) lie `pairs.safetensors` (text embeddings and similarity),
+The pictures are the images that a student sees, at the resolution that is stored (`layouts.py`).
+Beside them lie `pairs.safetensors` (text embeddings, their images, weights and similarity),
 `set.json` (all facts, and the digest of each file), and for a coreset `ids.csv`.
 """
 
@@ -18,17 +19,21 @@ import torch
 
 from tasks.core.foundations.seeding import derive_seed
 from tasks.core.foundations.tensor_files import save_tensors
+from tasks.core.foundations.text_spans import TextSpans
+from tasks.core.training.pair_files import TEXT_IMAGE_IDX
+from tasks.core.training.pair_set import LOG_WEIGHTS, PairSet
 from tasks.exchange import card
 from tasks.exchange.layouts import LAYOUTS, Content
-from tasks.exchange.pictures import PICTURES, Rounding, encode, to_8_bits
+from tasks.exchange.pictures import PICTURES, Rounding, cut, encode, to_8_bits
 from tasks.exchange.source import Source
 from tasks.exchange.targets import CARD, FACTS, whole
 from tasks.models import ENCODER
-from tasks.settings.space import RANDOM
 from tasks.store.artifacts import file_digest
 
 IDS, TENSORS, TEST = "ids.csv", "pairs.safetensors", "test.safetensors"
-FORMAT_VERSION = 1
+# Version 1: an image has one text and no weight, and its file is as large as students see it.
+# Programs that read it alone refuse version 2, of which they would leave out what they do not know
+FORMAT_VERSIONS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -85,18 +90,21 @@ def export(source: Source, target: Path, choice: Choice, *, is_replaced: bool = 
         The size of what was written, and what rounding to 8 bits cost.
 
     Raises:
-        ValueError: `target` exists, see `whole`; or a picture has several parts or texts.
+        ValueError: `target` exists, see `whole`.
     """
-    _check_single(source)
+    pairs = source.pairs
+    weights = None if pairs.log_weights is None else pairs.log_weights.tolist()
     with whole(target, is_replaced=is_replaced) as place:
-        pictures, rounding = to_8_bits(source.pairs.images, source.pairs.mean, source.pairs.std)
+        pictures, rounding = to_8_bits(pairs.images, pairs.mean, pairs.std)
         origins = source.origins()
         content = Content(
-            _encoded(pictures, choice.picture),
+            _encoded(cut(pictures, pairs.parts), choice.picture),
             _initial(source, choice.picture),
             choice.picture,
-            source.pairs.text_embeds.numpy(),
+            pairs.text_embeds.numpy(),
             origins,
+            _texts(pairs),
+            weights,
         )
         LAYOUTS[choice.layout](place, content)
         _write_tensors(source, place)
@@ -110,30 +118,16 @@ def export(source: Source, target: Path, choice: Choice, *, is_replaced: bool = 
         text = card.render(source, facts, choice, file_digest(place / FACTS))
         (place / CARD).write_text(text, encoding="utf-8")
         num_bytes = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
-    return Exported(source.pairs.num_pairs, num_bytes, rounding)
+    return Exported(pairs.num_pairs, num_bytes, rounding)
 
 
-def _check_single(source: Source) -> None:
-    """Refuse what the layouts, a row for each picture and its text, have no place for."""
-    pairs = source.pairs
-    if pairs.log_weights is not None:
-        raise ValueError(
-            f"{source.name}: received a set whose pairs have weights; an export has none; export a "
-            "set made with `weights: none`"
-        )
-    if pairs.num_training_pairs == pairs.num_pairs:
-        return
-    if source.is_coreset:
-        raise ValueError(
-            f"SET: received {source.name}, a coreset of {pairs.num_pairs} pictures with "
-            f"{pairs.num_training_pairs} captions; allowed are coresets with one caption a "
-            f"picture, such as {RANDOM}; export one of those"
-        )
-    raise ValueError(
-        f"{source.name}: received {pairs.num_pairs} pictures with {pairs.parts} x "
-        f"{pairs.parts} parts and {pairs.num_training_pairs} texts; an export has one text a "
-        "picture; export a set made with `parts: 1` and `texts_per_image: 1`"
-    )
+def _texts(pairs: PairSet) -> list[slice] | None:
+    """Return which texts belong to each image; None where text i is that of image i."""
+    if pairs.text_image_idx is None:
+        return None
+    spans = TextSpans(pairs.text_image_idx, pairs.num_images)
+    ends = spans.firsts + spans.counts
+    return list(map(slice, spans.firsts.tolist(), ends.tolist()))
 
 
 def _encoded(pictures: np.ndarray, kind: str) -> list[bytes]:
@@ -145,8 +139,9 @@ def _encoded(pictures: np.ndarray, kind: str) -> list[bytes]:
 def _initial(source: Source, kind: str) -> list[bytes]:
     if source.initial is None:
         return []
-    shown, _ = to_8_bits(source.initial["images"], source.pairs.mean, source.pairs.std)
-    return _encoded(shown, kind)
+    pairs = source.pairs
+    shown, _ = to_8_bits(source.initial["images"], pairs.mean, pairs.std)
+    return _encoded(cut(shown, pairs.parts), kind)
 
 
 def _write_tensors(source: Source, place: Path) -> None:
@@ -154,13 +149,12 @@ def _write_tensors(source: Source, place: Path) -> None:
     tensors = {"text_embeds": pairs.text_embeds}
     if source.initial is not None:
         tensors["initial_text_embeds"] = source.initial["text_embeds"]
+    if pairs.text_image_idx is not None:
+        tensors[TEXT_IMAGE_IDX] = pairs.text_image_idx
+    if pairs.log_weights is not None:
+        tensors[LOG_WEIGHTS] = pairs.log_weights
     if pairs.similarity is not None:
-        soft = pairs.similarity
-        tensors |= {
-            "sim_diagonal": soft.diagonal,
-            "sim_left": soft.left,
-            "sim_right": soft.right,
-        }
+        tensors |= pairs.similarity.rows
     save_tensors(place / TENSORS, tensors)
 
 
@@ -190,13 +184,18 @@ def _facts(source: Source, place: Path, choice: Choice, rounding: Rounding) -> d
     parts = ("own", "prepared", "embeddings", "start")
     files = sorted(path for path in place.rglob("*") if path.is_file())
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": _version(pairs),
         "layout": choice.layout,
         "set": str(source.name),
         "dataset": source.dataset,
         "licence": choice.licence,
         "licence_allows": choice.allowed,
         "num_pairs": pairs.num_pairs,
+        "num_images": pairs.num_images,
+        "num_texts": pairs.num_training_pairs,
+        "parts": pairs.parts,
+        "picture_size": pairs.images.shape[-1],
+        "image_size": _image_size(pairs),
         "num_bytes": sum(path.stat().st_size for path in files),
         "mean": pairs.mean,
         "std": pairs.std,
@@ -223,6 +222,17 @@ def _facts(source: Source, place: Path, choice: Choice, rounding: Rounding) -> d
         "artifacts": {name: getattr(source, name).manifest.digest for name in parts},
         "files": {str(path.relative_to(place)): file_digest(path) for path in files},
     }
+
+
+def _version(pairs: PairSet) -> int:
+    is_full_size = pairs.parts == 1 and pairs.images.shape[-1] == _image_size(pairs)
+    is_single = pairs.text_image_idx is None and pairs.log_weights is None
+    return 1 if is_full_size and is_single else 2
+
+
+def _image_size(pairs: PairSet) -> int:
+    """Return the side of the images that students see."""
+    return pairs.image_size or int(pairs.images.shape[-1])
 
 
 def _student_seeds(source: Source) -> list[dict[str, int]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tasks.core.training.eight_bits import Storage
-from tasks.exchange.export import FORMAT_VERSION
+from tasks.exchange.export import FORMAT_VERSIONS
 from tasks.exchange.layouts import LAYOUTS
 from tasks.exchange.published import is_normalisation
 
@@ -26,9 +26,21 @@ FACTS_READ: dict[str, Any] = {
     "storage": str,
     "real_bytes": int | None,
     "sim_alpha": int | float | None,
+    "num_images": int | None,
+    "parts": int,
+    "picture_size": int | None,
+    "image_size": int | None,
 }
-# Values of facts that older exports do not have
-UNSAID: dict[str, Any] = {"storage": "float32", "real_bytes": None}
+# Values of facts that older exports, which are of version 1, do not have
+UNSAID: dict[str, Any] = {
+    "storage": "float32",
+    "real_bytes": None,
+    "num_images": None,
+    "parts": 1,
+    "picture_size": None,
+    "image_size": None,
+}
+COUNTS = ("real_bytes", "num_images", "parts", "picture_size", "image_size")
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -38,10 +50,13 @@ def read_facts(path: Path) -> dict[str, Any]:
         ValueError: one is missing, of another kind, or not among what is allowed.
     """
     try:
-        facts: Any = {**UNSAID, **json.loads(path.read_text())}
-        missing = [name for name in FACTS_READ if name not in facts]
+        said = json.loads(path.read_text())
+        facts: Any = {**UNSAID, **said}
+        # Of version 2 an older export there is none
+        unsaid = UNSAID if facts.get("format_version") == 1 else {}
+        missing = [name for name in FACTS_READ if name not in {**unsaid, **said}]
         version = None if missing else facts["format_version"]
-        if version != FORMAT_VERSION or facts["layout"] not in LAYOUTS:
+        if version not in FORMAT_VERSIONS or facts["layout"] not in LAYOUTS:
             raise ValueError(
                 f"version {version!r}, without {', '.join(missing) or 'a known layout'}"
             )
@@ -54,8 +69,9 @@ def read_facts(path: Path) -> dict[str, Any]:
             raise ValueError(
                 f"storage: {facts['storage']!r:.60}, not {' or '.join(get_args(Storage))}"
             )
-        if facts["real_bytes"] is not None and facts["real_bytes"] < 1:
-            raise ValueError(f"real_bytes: {facts['real_bytes']!r:.60}")
+        for name in COUNTS:
+            if facts[name] is not None and facts[name] < 1:
+                raise ValueError(f"{name}: {facts[name]!r:.60}")
         sizes = facts["step_sizes"]
         if sizes is not None and (
             set(sizes) != {"img", "txt"} or not all(isinstance(v, float) for v in sizes.values())
@@ -64,6 +80,6 @@ def read_facts(path: Path) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path}: received {error}; allowed are the facts of an export of version "
-            f"{FORMAT_VERSION}; export the set again"
+            f"{' or '.join(map(str, FORMAT_VERSIONS))}; export the set again"
         ) from error
     return {name: facts[name] for name in FACTS_READ}

@@ -1,50 +1,38 @@
 """import: a set of somebody else becomes an artifact, `data/imported/<profile>/<name>-<pairs>`.
 
-It may be an export of this program, a .pt file as published code saves it (`published.py`), or a
-list of ids of real pairs. It may also be real pairs themselves (`real_pairs.py`). What a file does
-not say is stated by the user, never guessed.
+It may be an export of this program (`exported.py`), or a .pt file as published code saves it
+(`published.py`). It may be a list of ids of real pairs, or real pairs themselves (`real_pairs.py`).
+What a file does not say is stated by the user, never guessed.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import math
-import tarfile
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyarrow
 import torch
-from PIL import Image
-from safetensors import SafetensorError
 from torch import nn
 
 from tasks.core.data.storage import load_split
-from tasks.core.data.tables import Leaf, open_table
 from tasks.core.foundations.file_names import NAMES
-from tasks.core.foundations.tensor_files import load_tensors
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.selection.real_bytes import RealBytes
 from tasks.core.training import pair_files
-from tasks.core.training.eight_bits import round_texts
 from tasks.core.training.pair_files import save_pairs
-from tasks.core.training.pair_set import LEFT, PairSet, Similarity
+from tasks.core.training.pair_set import PairSet
 from tasks.exchange.asked import FITS, FITTED, WORDS, Made, differences
-from tasks.exchange.export import IDS, TENSORS
-from tasks.exchange.export_facts import read_facts
-from tasks.exchange.layouts import ROWS, TABLE
+from tasks.exchange.export import IDS
+from tasks.exchange.exported import read_export
 from tasks.exchange.pair_rows import TABLES, TEXT
 from tasks.exchange.pictures import to_images
 from tasks.exchange.published import PUBLISHED, Stated, read_published
 from tasks.exchange.real_pairs import LEFT_OUT, SOURCE, read_pairs
-from tasks.exchange.source import Part, part
+from tasks.exchange.source import Inputs, part
 from tasks.exchange.targets import FACTS
-from tasks.models import ENCODER
 from tasks.settings import steps
 from tasks.settings.params import Params
 from tasks.settings.sets import SetName
@@ -52,24 +40,9 @@ from tasks.settings.validation import imported_of
 from tasks.store import artifacts, caching
 from tasks.store.artifacts import Key, Ref, file_digest
 
-# What reading the rows, tensors and pictures of a damaged or hostile export raises
-_DAMAGED = (
-    *(OSError, ValueError, TypeError, KeyError, AttributeError, SyntaxError, RecursionError),
-    *(EOFError, OverflowError, tarfile.TarError, pyarrow.ArrowException, SafetensorError),
-    Image.DecompressionBombError,
-)
 ID = ("split", "file_name", "caption_number")
 # Kinds of what is imported; the last two are real pairs
 EXPORT, PUBLISHED_FILE, LIST, PAIRS = "export", "published", "ids", "pairs"
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The artifacts of the profile that a set has to fit."""
-
-    prepared: Part
-    embeddings: Part
-    start: Part
 
 
 def import_set(
@@ -146,7 +119,7 @@ def _has_words(kind: str, path: Path) -> bool:
 
 def _kind(path: Path, stated: Stated) -> tuple[str, Callable[..., PairSet]]:
     if path.is_dir() and (path / FACTS).is_file():
-        return EXPORT, _export
+        return EXPORT, read_export
     # A csv holds ids or real pairs; who states its columns says that it holds pairs
     has_columns = (stated.picture_column, stated.caption_column) != (None, None)
     if path.is_dir() or (path.suffix in TABLES and (path.suffix != ".csv" or has_columns)):
@@ -160,126 +133,6 @@ def _kind(path: Path, stated: Stated) -> tuple[str, Callable[..., PairSet]]:
         f"{', '.join(PUBLISHED)}, a .csv or .json with {', '.join(ID)}, or real pairs: a folder of "
         f"pictures beside {TEXT} files, or a {', '.join(TABLES)}; change PATH"
     )
-
-
-def _export(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
-    """Read what `export` wrote, in any layout."""
-    stated.only("an export")
-    facts = read_facts(path / FACTS)
-    # All digests before anything is parsed: what is read below is what the export's facts name
-    for name, digest in facts["files"].items():
-        file = path / name
-        if not file.resolve().is_relative_to(path.resolve()):
-            raise ValueError(
-                f"{path / FACTS}: files: received {name!r}; allowed is the name of a file below "
-                f"{path}; get the export again"
-            )
-        if not file.is_file() or file_digest(file) != digest:
-            raise ValueError(
-                f"{file}: received a file that is missing or not that of {FACTS}; allowed "
-                "is the export as it was written; get it again"
-            )
-    told = given.embeddings.manifest
-    weights = {name: digest for name, digest in told.inputs.items() if name != "prepared"}
-    ours, theirs = (told.params, weights), (facts["text_encoder"], facts["text_encoder_sha256"])
-    if ours != theirs:
-        raise ValueError(
-            f"{path / FACTS}: text_encoder: received {theirs}; allowed is that of the profile, "
-            f"{ours}; change embed_captions of the profile"
-        )
-    # Learned step sizes are of one encoder; another one takes those of its own recipe
-    is_same = facts["image_encoder_sha256"] == given.start.manifest.files[ENCODER]
-    sizes = facts["step_sizes"] if is_same else None
-    side = given.prepared.manifest.params["image_size"]
-    try:
-        listed, most = Listed(path, facts["files"]), params.general.budgets[-1]
-        return _checked(listed, facts, sizes, side, most)
-    except _DAMAGED as error:
-        raise ValueError(
-            f"{path}: received {type(error).__name__}: {error}; allowed is what `export` wrote, at "
-            f"prepare_data.image_size={side}; export the set again, or change the profile"
-        ) from error
-
-
-@dataclass(frozen=True)
-class Listed:
-    """The files that the facts of an export name; their digests have been compared."""
-
-    folder: Path
-    names: Collection[str]
-
-    def file(self, name: str) -> Path:
-        """Return where a file lies."""
-        if name not in self.names:
-            raise ValueError(f"{name!r}, which `files` of {FACTS} does not name")
-        return self.folder / name
-
-
-def _checked(
-    listed: Listed, facts: dict[str, Any], sizes: dict[str, float] | None, side: int, most: int
-) -> PairSet:
-    """Return the set of files that are the export's; refuse more than `most` pairs."""
-    tensors = load_tensors(listed.file(TENSORS))
-    texts = tensors["text_embeds"]
-    if len(texts) > most:
-        raise ValueError(f"{len(texts)} pairs, more than the largest of `budgets`, {most}")
-    soft = Similarity.of(tensors, facts["sim_alpha"]) if LEFT in tensors else None
-    # A damaged file must not give students a similarity of rank 0, or one that is not finite
-    if soft and not (math.isfinite(soft.alpha) and soft.left.numel()):
-        raise ValueError(f"a similarity with alpha {soft.alpha} and rows {tuple(soft.left.shape)}")
-    mean, std = tuple(facts["mean"]), tuple(facts["std"])
-    bodies = _READERS[facts["layout"]](listed)
-    pictures = (_picture(name, body, side) for name, body in bodies)
-    images = to_images(pictures, (len(texts), side), mean, std)
-    kept = facts["storage"]
-    if kept == "uint8" and not bool((round_texts(texts) == texts).all()):
-        raise ValueError(f"storage: {kept!r}, and texts that float16 does not hold")
-    found = PairSet(images, texts, mean, std, soft, sizes, facts["loss"], storage=kept)
-    return replace(found, real_bytes=facts["real_bytes"])
-
-
-Bodies = Iterator[tuple[str, bytes]]  # names and encoded pictures, one held at a time
-
-
-def _folder(listed: Listed) -> Bodies:
-    for row in json.loads(listed.file(ROWS).read_text()):
-        yield row["file_name"], listed.file(row["file_name"]).read_bytes()
-
-
-def _huggingface(listed: Listed) -> Bodies:
-    table, row = open_table(listed.file(TABLE)), 0
-    # A row group at a time, since the pictures of all may not fit into memory
-    for group in range(table.file.num_row_groups):
-        for bodies in table.arrays(group, Leaf("image", "bytes")):
-            for body in bodies.to_pylist():
-                yield f"row {row}", body
-                row += 1
-
-
-def _webdataset(listed: Listed) -> Bodies:
-    for shard in sorted(name for name in listed.names if name.endswith(".tar")):
-        with tarfile.open(listed.file(shard)) as tar:
-            for member in tar:
-                # `00001.png` is the picture; `00001.initial.png` and `00001.text_embed.npy` have
-                # two dots
-                if member.name.count(".") == 1 and not member.name.endswith(".json"):
-                    body = tar.extractfile(member)
-                    if body is None:
-                        raise ValueError(f"{member.name} of {shard}, which is no file")
-                    yield member.name, body.read()
-
-
-_READERS = {"folder": _folder, "huggingface": _huggingface, "webdataset": _webdataset}
-
-
-def _picture(name: str, body: bytes, side: int) -> np.ndarray:
-    try:
-        picture = Image.open(io.BytesIO(body))
-        if picture.size != (side, side):  # before it is decoded
-            raise ValueError(f"{picture.size} pixels")
-        return np.array(picture.convert("RGB"))
-    except _DAMAGED as error:
-        raise ValueError(f"the picture {name}: {error}") from error
 
 
 def _published(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
@@ -348,7 +201,10 @@ def _fitting(pairs: PairSet, path: Path, given: Inputs) -> PairSet:
     """
     side = given.prepared.manifest.params["image_size"]
     width = given.embeddings.manifest.facts["dim"]  # type: ignore[typeddict-item]
-    found = (*pairs.images.shape[1:], pairs.text_embeds.shape[1])
+    channels, *sides = pairs.images.shape[1:]
+    if pairs.image_size is not None:
+        sides = [pairs.image_size] * 2
+    found = (channels, *sides, pairs.text_embeds.shape[1])
     if found != (3, side, side, width) or pairs.num_pairs < 2:
         raise ValueError(
             f"{path}: received {pairs.num_pairs} images of {found[:3]} and texts of {found[3]} "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product, zip_longest
 from typing import Any
 
 import numpy as np
@@ -58,13 +59,27 @@ def to_8_bits(
     return torch.cat(pictures).numpy(), cost
 
 
+def cut(pictures: np.ndarray, parts: int) -> np.ndarray:
+    """Return the parts of pictures (M, H, W, C), each (H / parts, W / parts, C).
+
+    They come in the order of `split_parts`, at the resolution that is stored.
+    """
+    count, height, width, channels = pictures.shape
+    size = (height // parts, width // parts)
+    cells = pictures.reshape(count, parts, size[0], parts, size[1], channels)
+    return cells.transpose(0, 1, 3, 2, 4, 5).reshape(-1, *size, channels)
+
+
 def to_images(
     pictures: Iterable[np.ndarray],
     shape: tuple[int, int],
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    *,
+    parts: int = 1,
 ) -> Tensor:
-    """Return normalised images (M, 3, S, S) float32 of 8-bit pictures (S, S, 3).
+    """Return normalised images (M, 3, S, S) float32 of 8-bit pictures (S, S, 3), or of their
+    parts in the order of `cut`.
 
     One picture is held at a time: all at once would take the memory of the images three times.
 
@@ -72,12 +87,18 @@ def to_images(
         shape: M and S.
 
     Raises:
-        ValueError: there are not M pictures.
+        ValueError: there are not M pictures, or M x parts^2 parts.
     """
     number, side = shape
     images = torch.empty(number, 3, side, side)
-    for image, picture in zip(images, pictures, strict=True):
-        image.copy_(normalise(torch.tensor(picture[None]), mean, std)[0])
+    cells = images.unflatten(3, (parts, -1)).unflatten(2, (parts, -1))
+    places = list(product(range(number), range(parts), range(parts)))
+    for place, picture in zip_longest(places, pictures):
+        if place is None or picture is None:
+            raise ValueError(f"fewer or more pictures than {len(places)}")
+        image, row, column = place
+        part = normalise(torch.tensor(picture[None]), mean, std)[0]
+        cells[image, :, row, :, column].copy_(part)
     return images
 
 

@@ -40,13 +40,22 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """The artifacts of the profile that an imported set has to fit."""
+
+    prepared: Part
+    embeddings: Part
+    start: Part
+
+
+@dataclass(frozen=True)
 class Origin:
-    """Where a pair comes from: the real pair it is, or began as.
+    """Where a text comes from, with its image: the real pair it is, or began as.
 
     Attributes:
         file_name: of the picture in the dataset.
         caption_number: of the caption among those of its picture, from 0.
-        nearest_sentence, cosine: the training caption that is nearest to the pair's text.
+        nearest_sentence, cosine: the training caption that is nearest to the text.
     """
 
     split: str
@@ -89,17 +98,16 @@ class Source:
         return load_split(self.prepared.folder, self.embeddings.folder, name)
 
     def origins(self) -> list[Origin]:
-        """Return where each pair comes from, and its nearest training sentence."""
-        train, facts = self.split("train"), self.pairs.provenance
+        """Return where each text comes from, and its nearest training sentence."""
+        train = self.split("train")
         names = pd.read_parquet(self.prepared.folder / NAMES)
         # Numbered from 0 within the split, as `image_idx` counts
         names = names.loc[names["split"] == "train", "name"].reset_index(drop=True)
         cosines, index = nearest(self.pairs.text_embeds, train.text_embeds)
         owners = train.caption_image_idx
         found = []
-        for row, (image, caption) in enumerate(
-            zip(facts["image_idx"], facts["caption_idx"], strict=True)
-        ):
+        for row, caption in enumerate(self.pairs.provenance["caption_idx"]):
+            image = int(owners[caption])
             # Captions of an image lie side by side, so that its first row counts them from 0
             first = int(torch.searchsorted(owners, image))
             sentence = train.captions[int(index[row, 0])]

@@ -25,8 +25,7 @@ from tasks.exchange.found import imported, without_words
 from tasks.keys import Inputs
 from tasks.settings import steps
 from tasks.settings.params import Params
-from tasks.settings.sets import FULL, SetName
-from tasks.settings.space import EQUAL_BYTES
+from tasks.settings.sets import EQUAL_BYTES, FULL, SetName
 from tasks.settings.validation import Plugin
 from tasks.store import caching
 from tasks.store.artifacts import Ref
@@ -256,15 +255,15 @@ def _add_students(
     """
     section, student, scores = params.evaluate, params.student or "", []
     scored: dict[SetName, Cell | Ref | None] = {**sets}
-    for name in vectors:
-        for further in name.again(decoded=section.decoded, plain=section.plain):
+    for name in [*vectors, *(name for name in sets if name.is_random)]:
+        for further in params.again(name):
             scored[further] = sets[name]
     scored[SetName(FULL)] = None
     for name, pairs in scored.items():
         work = steps.evaluation(params, name)
         recipe, place = (section.small, "small") if pairs else (section.full, "full")
         # `random_equal_bytes` takes as many pairs as fit the bytes, not as many as its name says
-        is_alike = name.method in params.coresets and name.method != EQUAL_BYTES
+        is_alike = name.method in params.coresets and name.method != EQUAL_BYTES and not name.ending
         how = {
             "kind": f"student {student} {name.num_pairs if is_alike else name}",
             "split": None if pairs else "train",
@@ -274,6 +273,12 @@ def _add_students(
         for seed in range(section.num_eval):
             cell = " ".join([str(name), *student.split(), f"seed {seed}"])
             scores.append(add(cell, evaluate.train_student, work, inputs, pairs, seed, **how))
+    for name in params.ceilings:
+        images = sets[replace(name, ending="")] if name.is_random else None
+        work = steps.evaluation(params, name)
+        how = {"kind": f"ceiling {student}", "split": "all"}
+        cell = " ".join([str(name), *student.split()])
+        scores.append(add(cell, evaluate.score_ceiling, work, inputs, images, **how))
     return scores
 
 

@@ -14,7 +14,7 @@ from tasks.core.evaluation.statistics import describe
 from tasks.core.foundations.file_names import HISTORY, SCORE
 from tasks.reporting.equal_bytes import are_comparable
 from tasks.reporting.figures import PARTS
-from tasks.settings.sets import EQUAL_BYTES, FULL, PLAIN, SetName
+from tasks.settings.sets import AUGMENTED, EQUAL_BYTES, FULL, PLAIN, SetName
 from tasks.settings.space import RANDOM
 from tasks.store import manifests
 from tasks.store.artifacts import Ref
@@ -23,13 +23,19 @@ LAST = 0.1  # share of the iterations that count as the end of a distillation
 VALIDATION, MEAN = "val_mean_recall", "mean_recall"
 
 
-def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> dict[str, Any]:
+Found = Mapping[str, Sequence[Ref]]  # scores by set
+
+
+def of_cell(
+    name: str, found: Found, distilled: Ref, unseen: Sequence[Found] = ()
+) -> dict[str, Any]:
     """Return what a leaderboard shows of a cell.
 
     Args:
         name: of the distilled set.
         found: scores by set, with random selection of the same size and the full data. Random
             pairs of the set's bytes are there where the sweep has them.
+        unseen: the same of each further student.
 
     Returns:
         A dictionary:
@@ -42,6 +48,8 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
         over_equal_bytes: ratio to random pairs of its bytes, see `equal_bytes.py`. These three are
             None where the reference scored 0 or is not there.
         hlr, lrs: see `_plain`.
+        ars: None without augmented students.
+        encoder_robustness: None without further students, or where random pairs are as good.
         seconds: of the set and its students.
         set_bytes: as stored.
         loss: mean distillation loss of the last tenth of the iterations.
@@ -67,6 +75,8 @@ def of_cell(name: str, found: Mapping[str, Sequence[Ref]], distilled: Ref) -> di
     return {
         **told,
         **_plain(scores, SetName.parse(name), told[MEAN]),
+        "ars": _augmented(SetName.parse(name), found),
+        "encoder_robustness": _robustness(SetName.parse(name), [found, *unseen]),
         "recovery": ratio_to(FULL),
         "over_random": ratio_to(str(SetName(RANDOM, size))),
         "over_equal_bytes": ratio_to(equal) if is_equal else None,
@@ -91,6 +101,29 @@ def _plain(
     hlr = measures.hard_label_recovery(plain, full)
     ior = measures.improvement_over_random(mean / 100, random)
     return {"hlr": hlr, "lrs": measures.label_robust_score(ior, hlr)}
+
+
+def _robustness(name: SetName, students: Sequence[Found]) -> float | None:
+    """Return the encoder robustness of a set; the first students have the distilling encoder."""
+    home, *away = (_gain(name, found) for found in students)
+    return measures.encoder_robustness(home, away)
+
+
+def _augmented(name: SetName, found: Found) -> float | None:
+    """Return `ars` as a fraction of 1; None where no augmented student scored the set."""
+    crops = replace(name, ending=AUGMENTED)
+    if str(crops) not in found:
+        return None
+    return measures.augmentation_robust_score(_gain(name, found), _gain(crops, found))
+
+
+def _gain(name: SetName, found: Found) -> float:
+    """Return the points of a set over random pairs that are scored in the same way, of 1."""
+    r_set, r_random = (
+        describe(_read(ref)[MEAN] for ref in found[str(one)]).mean / 100
+        for one in (name, replace(name, method=RANDOM))
+    )
+    return measures.improvement_over_random(r_set, r_random)
 
 
 def final_loss(folder: Path) -> float:

@@ -13,13 +13,14 @@ import pandas as pd
 from tasks.core.evaluation.statistics import mean
 from tasks.reporting.charts import Chart, Series, Style, line_chart
 from tasks.reporting.tables import FULL, RANDOM, is_again
-from tasks.settings.sets import DECODED, PLAIN
+from tasks.settings.sets import AUGMENTED, DECODED, PLAIN
 
 # All at least 4.5:1 on white; a test computes it. Order: first the distilled methods, then the
 # other selections.
 DISTILLED = ("#0b5cad", "#be123c", "#3f6212", "#86198f")
 SELECTED = ("#b45309", "#6d28d9", "#0f766e", "#7c2d12")
 MARKERS = ("square", "diamond", "triangle")
+AGAIN = {DECODED: "diamond", PLAIN: "square", AUGMENTED: "triangle"}
 DASHES = ("5 3", "2 2.5", "8 3 2 3", "1 3")
 MAX_POINTS = 150
 NO_VALUE = "no finite value"
@@ -61,10 +62,9 @@ def method_styles(summary: pd.DataFrame, distilled: frozenset[str]) -> dict[str,
     # A set that is scored a further time keeps the colour of its method, dotted, with another
     # marker
     for name in further:
-        own, marker = name.removesuffix(DECODED), "diamond"
-        if name.endswith(PLAIN):
-            own, marker = name.removesuffix(PLAIN), "square"
-        styles[name] = Style(styles[own].colour, marker, "2 2.5")
+        ending = next(one for one in AGAIN if name.endswith(one))
+        colour = styles[name.removesuffix(ending)].colour
+        styles[name] = Style(colour, AGAIN[ending], "2 2.5")
     return styles
 
 

@@ -31,6 +31,8 @@ VALUES = (
     "over_equal_bytes",
     "hlr",
     "lrs",
+    "ars",
+    "encoder_robustness",
     "seconds",
     "set_bytes",
     "loss",
@@ -78,10 +80,9 @@ class Leaderboard:
     facts: dict[str, str]
     page: str | None = None
 
-    @property
-    def has_equal_bytes(self) -> bool:
-        """Whether a cell was compared with random pairs of its bytes."""
-        return any(row.scores.get("over_equal_bytes") is not None for row in self.rows)
+    def has(self, name: str) -> bool:
+        """Whether a cell has this one of `VALUES`."""
+        return any(row.scores.get(name) is not None for row in self.rows)
 
     @property
     def ranked(self) -> list[Row]:

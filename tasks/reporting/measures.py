@@ -1,8 +1,9 @@
 """Measures of sets beside random pairs and the full data, from the rows of a summary.
 
 The formulas are in `core/evaluation/measures.py`. Some measures need further rows. HLR and LRS need
-plain students (`evaluate.plain`). IOR at equal bytes needs the coreset `EQUAL_BYTES`. Encoder
-robustness needs further students (`evaluate.cross_architecture`).
+plain students (`evaluate.plain`), ARS those with augmented pictures (`evaluate.augmented`). IOR at
+equal bytes needs the coreset `EQUAL_BYTES`. Encoder robustness needs further students
+(`evaluate.cross_architecture`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from tasks.core.evaluation import measures
 from tasks.reporting.equal_bytes import are_comparable
 from tasks.reporting.tables import FULL, RANDOM, is_again
 from tasks.reporting.text_tables import Table
-from tasks.settings.sets import EQUAL_BYTES, PLAIN
+from tasks.settings.sets import AUGMENTED, EQUAL_BYTES, PLAIN
 
 Recalls = Mapping[tuple[str, str, int], float]  # by student, method and size, 0 of the full data
 ALWAYS = ("recovery", "ior_pairs")
-FURTHER = ("ior_bytes", "hlr", "lrs", "encoder_robustness")
+FURTHER = ("ior_bytes", "hlr", "lrs", "ars", "encoder_robustness")
 # Heading, factor and decimals of a column
 SHOWN = {
     "recovery": ("of full data, %", 100, 1),
@@ -28,13 +29,15 @@ SHOWN = {
     "ior_bytes": ("IOR at equal bytes, points", 100, 1),
     "hlr": ("HLR, points", 100, 1),
     "lrs": ("LRS, %", 100, 1),
+    "ars": ("ARS, %", 100, 1),
     "encoder_robustness": ("encoder robustness", 1, 2),
 }
 CAPTION = (
     "Measures of each set. IOR: points over random pairs; at equal bytes it is left empty where a "
     "set takes a tenth more or less than `random_equal_bytes`. "
     "HLR: points that are missing to full data with plain students. "
-    "LRS: both in one number, where 100 % is the best. Encoder robustness: mean IOR under encoders "
+    "LRS: both in one number, where 100 % is the best. ARS: points over random with and without "
+    "augmentation of pictures, in one number like it. Encoder robustness: mean IOR under encoders "
     "that distillation never saw, divided by that at home."
 )
 
@@ -84,6 +87,12 @@ def _of_set(
     # `random_equal_bytes-100` holds far more than 100 pairs: points over 100 of them say nothing
     if method != EQUAL_BYTES:
         told["ior_pairs"] = iors[0]
+    r_augmented, r_beside = (
+        recalls.get((home, f"{one}{AUGMENTED}", size)) for one in (method, RANDOM)
+    )
+    if r_augmented is not None and r_beside is not None:
+        ior = measures.improvement_over_random(r_augmented, r_beside)
+        told["ars"] = measures.augmentation_robust_score(iors[0], ior)
     told["encoder_robustness"] = measures.encoder_robustness(iors[0], iors[1:])
     r_equal = recalls.get((home, EQUAL_BYTES, size))
     if r_equal is not None and method not in (RANDOM, EQUAL_BYTES):

@@ -15,7 +15,7 @@ from tasks.reporting.headline import headline
 from tasks.reporting.published import gap, same_budget
 from tasks.reporting.recall_table import beside, crossing, groups_by_size
 from tasks.reporting.rendering import environment
-from tasks.reporting.tables import PROTOCOLS, notes
+from tasks.reporting.tables import PROTOCOLS, is_ceiling, notes
 from tasks.reporting.text_tables import Table
 
 MAX_PICTURE_BYTES = 2_200_000
@@ -44,7 +44,9 @@ def render(
         measures: what the other tables do not show, None for nothing.
     """
     dataset, student, protocol = facts.dataset, facts.student, facts.protocol
-    styles = figures.method_styles(shown, distilled)
+    # Ceilings are rows of tables alone: figures and headline are of students
+    drawn = shown[~is_ceiling(shown)]
+    styles = figures.method_styles(drawn, distilled)
     sets = [str(name) for name in shown["set"]]
     compared = None
     if published is not None:
@@ -53,19 +55,19 @@ def render(
     # Bars share one scale; where every method scores zero they have no length.
     largest = max((row.ratio for row in gaps), default=0.0) or 1.0
     context = {
-        "headline": headline(shown, distilled),
+        "headline": headline(drawn, distilled),
         "protocols": PROTOCOLS,
         "distilled": distilled,
         "groups": groups_by_size(shown, distilled),
         "note": notes(shown),
-        "recall_chart": figures.recall_by_size(shown, styles),
+        "recall_chart": figures.recall_by_size(drawn, styles),
         "students": crossing(summary[summary["protocol"] == protocol], "student", sets, student),
         "measures": measures,
         "by_protocol": crossing(summary[summary["student"] == student], "protocol", sets, protocol),
         "beside": compared,
         "gaps": gaps,
         "largest_ratio": largest,
-        "learning": figures.learning_curves(curves, shown, styles) if len(curves) else None,
+        "learning": figures.learning_curves(curves, drawn, styles) if len(curves) else None,
         "losses": figures.distillation_curves(histories) if len(histories) else None,
         "steps": figures.step_size_curves(histories) if len(histories) else None,
         "galleries": fit_galleries(galleries, MAX_PICTURE_BYTES),

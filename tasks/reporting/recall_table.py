@@ -13,7 +13,7 @@ import pandas as pd
 
 from tasks.core.evaluation.metrics import BY_NAME
 from tasks.reporting.published import budget_of
-from tasks.reporting.tables import FULL, METRICS, SIZES
+from tasks.reporting.tables import FULL, METRICS, SIZES, is_ceiling, is_of_all
 from tasks.settings.sets import EQUAL_BYTES
 
 COLUMNS = (*METRICS, "recovery", "over_random")
@@ -75,16 +75,15 @@ class Crossing:
 def groups_by_size(shown: pd.DataFrame, distilled: frozenset[str]) -> list[Group]:
     """Return the paper's table from ordered summary rows of one student and protocol.
 
-    Full data is the last group, never marked. A column `label`, where there is one, names the rows
-    in place of `method`.
+    Full data is the last group. Neither it nor ceilings are marked. A column `label`, where there
+    is one, names the rows in place of `method`.
     """
-    is_full = shown["method"] == FULL
+    is_full = is_of_all(shown)
     # NaN where full data was not trained: shares are unknown then
     total = shown.loc[is_full, "num_pairs"].max()
     groups = []
     for num_pairs, rows in shown[~is_full].groupby("num_pairs", sort=True):
-        # `random_equal_bytes-100` holds far more pairs than the other sets of its group
-        of_size = rows[rows["method"] != EQUAL_BYTES]
+        of_size = rows[_is_rival(rows)]
         best = {name: _displayed(name, of_size[name]).max() for name in COLUMNS}
         made = _rows(rows, distilled, best)
         groups.append(Group(f"{num_pairs} pairs", made, num_pairs / total))
@@ -98,8 +97,9 @@ def beside(theirs: pd.DataFrame, shown: pd.DataFrame, distilled: frozenset[str])
 
     Args:
         theirs: published rows, see `same_budget`.
-        shown: our ordered summary rows of one student and protocol.
+        shown: our ordered summary rows of one student and protocol; ceilings are left out.
     """
+    shown = shown[~is_ceiling(shown)]
     budgets, groups = budget_of(shown), []
     for budget in budgets.drop_duplicates():
         matching = theirs[theirs["budget"] == budget]
@@ -132,16 +132,22 @@ def _rows(
     """Return the rows of a group, ours or published; the numbers that show `best` are marked."""
     # Compared as printed, so that two equal numbers on the page are both marked
     marks = {name: _displayed(name, rows[name]) == value for name, value in (best or {}).items()}
-    made = []
+    is_rival, made = _is_rival(rows), []
     for index, row in rows.iterrows():
-        is_marked = row["method"] != EQUAL_BYTES
-        numbers = _numbers(row, [name for name in marks if marks[name][index] and is_marked])
+        best_of = [name for name in marks if marks[name][index] and is_rival[index]]
+        numbers = _numbers(row, best_of)
         label, source = row.get("label", row["method"]), row.get("source", "")
         is_distilled = row.get("set") in distilled
         sizes = {name: row.get(name, math.nan) for name in SIZES}
         one = Row(label, row.get("n", 0), numbers, row["protocol"], source, is_distilled, sizes)
         made.append(one)
     return tuple(made)
+
+
+def _is_rival(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows are compared with the others of their size."""
+    # `random_equal_bytes-100` holds far more pairs than the other sets of its group
+    return (rows["method"] != EQUAL_BYTES) & ~is_ceiling(rows)
 
 
 def _numbers(row: Any, best: Collection[str] = ()) -> Numbers:

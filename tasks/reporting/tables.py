@@ -17,14 +17,22 @@ import pandas as pd
 
 from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe
-from tasks.settings.sets import DECODED, EQUAL_BYTES, FULL, PLAIN
+from tasks.settings.sets import (
+    AUGMENTED,
+    CEILING,
+    DECODED,
+    ENDINGS,
+    EQUAL_BYTES,
+    FULL,
+    PLAIN,
+    RANDOM,
+)
 
 METRICS = metrics.NAMES
 SPREADS = tuple(f"{name}_std" for name in METRICS)
 # `mean_recall` is the mean of these.
 RECALLS = tuple(metric.name for metric in metrics.LISTED if metric.direction)
 DERIVED = ("recovery", "over_random", "gain_over_random")
-RANDOM = "random"
 PROTOCOLS = {
     "strict": "the epoch is chosen on the validation split and the test split is measured once",
     "last": "the last epoch is measured on the test split once",
@@ -45,6 +53,16 @@ IN_WORDS = (
 PLAINLY = (
     f"`{PLAIN}` after a method: the same set with plain students, which take no similarity, no "
     "loss and no step sizes of it. The difference is what it owes to its own recipe."
+)
+IN_CROPS = (
+    f"`{AUGMENTED}` after a method: the same set, with random crops and mirrors of its pictures in "
+    "the training of its students."
+)
+CEILINGS = (
+    f"`{CEILING}` after a method: linear heads of the full data in closed form, whose ridge the "
+    "validation split chooses; no student. With a number of pairs, N, they are the nearest heads "
+    "of rank N - 1, all that N centred pairs can carry; of `random` the nearest in the span of its "
+    "images. Students with hidden layers can be better."
 )
 KEYS = ("student", "protocol", "num_pairs", "method", "set")
 MEAN = ("mean_recall", "mean_recall_std")
@@ -126,6 +144,8 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
             row[name], row[f"{name}_std"] = found.mean, deviation
         for name in SIZES:
             row[name] = group[name].iloc[0]
+        if row["method"].endswith(CEILING):
+            row["n"] = 0
         rows.append(row)
     summary, same = pd.DataFrame(rows), ["student", "protocol"]
     is_full = summary["method"] == FULL
@@ -145,10 +165,11 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def note_above_full(rows: pd.DataFrame) -> str:
-    """Return `ABOVE_FULL` where a row of a summary has a recovery above 1, otherwise an empty
+    """Return `ABOVE_FULL` where a set of a summary has a recovery above 1, otherwise an empty
     text.
     """
-    return ABOVE_FULL if bool((rows["recovery"] > 1.0).any()) else ""
+    sets = rows[~is_ceiling(rows)]
+    return ABOVE_FULL if bool((sets["recovery"] > 1.0).any()) else ""
 
 
 def is_decoded(rows: pd.DataFrame) -> pd.Series:
@@ -157,15 +178,30 @@ def is_decoded(rows: pd.DataFrame) -> pd.Series:
 
 
 def is_again(rows: pd.DataFrame) -> pd.Series:
-    """Return which rows are of a set that has another row: decoded, or with plain students."""
-    return rows["method"].str.endswith((DECODED, PLAIN))
+    """Return which rows are of a set that has another row: decoded, with plain students, or with
+    linear heads.
+    """
+    return rows["method"].str.endswith(ENDINGS)
+
+
+def is_ceiling(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows are reference rows of linear heads."""
+    return rows["method"].str.endswith(CEILING)
+
+
+def is_of_all(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows are of all training pairs: the full data, and its linear heads."""
+    return rows["set"] == rows["method"]
 
 
 def notes(rows: pd.DataFrame) -> str:
     """Return what a reader of these rows of a summary has to know; an empty text for nothing."""
     in_words = IN_WORDS if bool(is_decoded(rows).any()) else ""
     plainly = PLAINLY if bool(rows["method"].str.endswith(PLAIN).any()) else ""
-    return " ".join(filter(None, [note_above_full(rows), in_words, plainly]))
+    in_crops = IN_CROPS if bool(rows["method"].str.endswith(AUGMENTED).any()) else ""
+    linear = CEILINGS if bool(is_ceiling(rows).any()) else ""
+    found = (note_above_full(rows), in_words, plainly, in_crops, linear)
+    return " ".join(filter(None, found))
 
 
 def primary(summary: pd.DataFrame, protocol: str, student: str) -> pd.DataFrame:
@@ -189,17 +225,18 @@ def order(summary: pd.DataFrame, distilled: Iterable[str]) -> pd.DataFrame:
     """Return `summary` in the order of the tables.
 
     Sizes ascend, and full data is last. Within a size random selection is first, then other
-    coresets, then distilled sets. A set that is scored again stands in the group of the set itself.
+    coresets, then distilled sets, and ceilings are last. A set that is scored again stands in the
+    group of the set itself.
 
     Args:
         distilled: names of the distilled sets.
     """
-    is_full, is_random = summary["method"] == FULL, summary["method"] == RANDOM
+    is_random = summary["method"] == RANDOM
     # The name of a set that is scored again, without its ending, is that of the set itself
-    own = summary["set"].str.replace(rf"({DECODED}|{PLAIN})-(\d+)$", r"-\2", regex=True)
+    own = summary["set"].str.replace(rf"({'|'.join(ENDINGS)})-(\d+)$", r"-\2", regex=True)
     is_made = own.isin(frozenset(distilled))
-    kind = is_made.astype(int) - is_random.astype(int)
-    placed = summary.assign(is_full=is_full, kind=kind)
+    kind = is_made.astype(int) - is_random.astype(int) + 2 * is_ceiling(summary).astype(int)
+    placed = summary.assign(is_full=is_of_all(summary), kind=kind)
     placed = placed.sort_values(["is_full", "num_pairs", "kind", "method"], kind="stable")
     return placed[summary.columns].reset_index(drop=True)
 
@@ -235,7 +272,7 @@ def nested_metrics(summary: pd.DataFrame, shown: pd.DataFrame) -> dict[str, dict
 
 
 def _check_random(scores: pd.DataFrame) -> None:
-    for (student, protocol, num_pairs), group in scores[scores["method"] != FULL].groupby(
+    for (student, protocol, num_pairs), group in scores[~is_of_all(scores)].groupby(
         ["student", "protocol", "num_pairs"]
     ):
         if RANDOM not in set(group["method"]):

@@ -24,7 +24,7 @@ from tasks.settings import variants
 from tasks.settings.beginnings import check_beginnings, sizes
 from tasks.settings.files import PARAMS, keys_of
 from tasks.settings.overrides import TOP
-from tasks.settings.sets import SetName
+from tasks.settings.sets import SetName, ceilings
 from tasks.settings.stores import check_store
 from tasks.settings.tree import VARIANT, overridden
 from tasks.settings.tree import read_tree as read_tree
@@ -163,6 +163,22 @@ class Params:
             for method in (*self.coresets, *self.distillers)
             for size in self.general.budgets
         ]
+
+    def again(self, name: SetName) -> list[SetName]:
+        """Return the names by which a set is scored a further time; coresets other than random
+        pairs are not.
+        """
+        asked = self.evaluate
+        return name.again(decoded=asked.decoded, plain=asked.plain, augmented=asked.augmented)
+
+    @property
+    def ceilings(self) -> list[SetName]:
+        """Names of the ceilings of linear heads that are asked for. A trained image encoder has no
+        fixed features, so there are none.
+        """
+        if not (self.evaluate.ceilings and self.model.is_encoder_frozen):
+            return []
+        return ceilings(self.general.budgets)
 
 
 def load(

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from tasks.core.foundations.names import hint
 from tasks.settings import variants
 from tasks.settings.overrides import assign, text_of, word_of
-from tasks.settings.sets import EQUAL_BYTES
+from tasks.settings.sets import EQUAL_BYTES, RANDOM
 
 SECTIONS = (
     "seed",
@@ -38,9 +38,6 @@ SECTIONS = (
 )
 METHODS, BUDGETS = "methods", "budgets"
 DISTILLERS, CORESETS = "methods.distillers", "methods.coresets"
-# Coresets that stand beside a cell: pairs of its number, and pairs of its bytes where the profile
-# names that method
-RANDOM = "random"
 MAX_CELLS = 10_000
 MAX_TEXT = 40  # characters of a value in the name of a cell
 Settings = dict[str, Any]
@@ -238,7 +235,8 @@ def cells_with(
     budgets = [size for size in own if size in (sizes or [size])]
     swept = {path: value for path, value in settings.items() if not _is_list(path)}
     labels = _labels(swept)
-    # Random pairs of the same size are in every table
+    # Coresets beside a cell: random pairs of its number, which are in every table, and of its bytes
+    # where the profile names that method
     beside = [RANDOM, *(name for name in changed[METHODS]["coresets"] if name == EQUAL_BYTES)]
     made = []
     for method, size in itertools.product(names, budgets):

@@ -20,7 +20,7 @@ from tasks.core.foundations.plugins import available
 from tasks.core.foundations.section import Range, Section
 from tasks.core.networks.dual_encoder import ModelSection
 from tasks.settings.files import keys_of
-from tasks.settings.sets import DECODED, FULL, PLAIN, SetName
+from tasks.settings.sets import ENDINGS, FULL, SetName
 
 
 @dataclass(frozen=True)
@@ -285,10 +285,11 @@ def imported_of(chosen: Any, budgets: Sequence[int], where: str) -> tuple[SetNam
     for name in found:
         check_name(name.method, "set", where)
         taken = {FULL, *available("coresets"), *available("distillers")}
+        endings = " or ".join(f"`{ending}`" for ending in ENDINGS)
         if name.num_pairs not in budgets or name.method in taken or name.ending:
             raise ValueError(
                 f"{where}: received {str(name)!r}; allowed is a name that no method has, not "
-                f"`{FULL}`, without `{DECODED}` or `{PLAIN}` at its end, and a size of `budgets` "
+                f"`{FULL}`, without {endings} at its end, and a size of `budgets` "
                 f"({', '.join(map(str, budgets))}), so that random selection of that size "
                 "is beside it; change `budgets` of the profile, or import it by another name"
             )

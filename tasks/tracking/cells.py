@@ -32,6 +32,8 @@ COMPARED = {
     "over_equal_bytes": "test/over_equal_bytes",
     "hlr": "test/hlr",
     "lrs": "test/lrs",
+    "ars": "test/ars",
+    "encoder_robustness": "test/encoder_robustness",
     "seconds": "evaluate/seconds",
     "set_bytes": "distill/set_bytes",
     "loss": "distill/final_loss",

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tasks.core.evaluation import measures, metrics
 from tasks.core.evaluation.statistics import describe, mean
 from tasks.core.foundations.file_names import CURVE, GALLERY, HISTORY, SCORE, SHEET
 from tasks.settings.params import Params
-from tasks.settings.sets import EQUAL_BYTES, FULL, PLAIN, SetName
+from tasks.settings.sets import AUGMENTED, CEILING, EQUAL_BYTES, FULL, PLAIN, SetName
 from tasks.settings.space import RANDOM
 from tasks.store import artifacts, caching, manifests
 from tasks.store.artifacts import Ref
@@ -61,6 +62,7 @@ def log_scores(
     students: dict[str, list[Ref]],
     distilled: dict[str, Ref],
     galleries: dict[str, Ref],
+    unseen: Sequence[Mapping[str, list[Ref]]] = (),
 ) -> None:
     """Log a nested run per set: mean and standard deviation over students, validation curves,
     galleries and histories.
@@ -72,12 +74,16 @@ def log_scores(
         students: scores by set name (`<method>-<num_pairs>`, `full`), all of the kind of student
             that `params` describes.
         galleries: by set name; empty for a further student: its runs hold scores alone.
+        unseen: scores by set name of each further student, for the main one.
     """
     cell = params.variant.cell if params.variant else None
     tag = ".".join(filter(None, (SCORES, cell, params.student)))
     sets = {name: _digests(refs) for name, refs in students.items()}
     shown = [_digests(refs.values()) for refs in (distilled, galleries)]
-    digest = artifacts.canonical_digest({"students": sets, "sets": shown})
+    what: dict[str, Any] = {"students": sets, "sets": shown}
+    if unseen:
+        what["unseen"] = [_digests(ref for refs in one.values() for ref in refs) for one in unseen]
+    digest = artifacts.canonical_digest(what)
 
     def build() -> tuple[Record, dict[str, Path]]:
         parts: list[Part] = []
@@ -89,11 +95,12 @@ def log_scores(
             if made and gallery:
                 parts.append(history_of(child, made))
                 own = {f"{name}/{file}": gallery.folder / file for file in (SHEET, GALLERY)}
-            values = {**statistics_of(refs), **beside_of(name, students)}
+            values = {**statistics_of(refs), **beside_of(name, students, unseen)}
             parts.append(_scores(child, refs, own, values))
             files |= own
         artifacts.confirm([*distilled.values(), *galleries.values()])
-        artifacts.confirm(ref for refs in students.values() for ref in refs)
+        scores = (refs for one in (students, *unseen) for refs in one.values())
+        artifacts.confirm(chain.from_iterable(scores))
         # The parent is marked last: a process that dies before leaves a record that is told again
         parts.append(Part(None, tag, digest))
         return _record(params, invocation, prepared, parts), files
@@ -159,7 +166,7 @@ def child_of(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref
         words.insert(0, params.variant.cell)
         tags |= {"preset": params.variant.preset, "variant": params.variant.cell}
         told |= records.flatten(params.variant.settings, "cell.")
-    # Full data has no method, and a recipe of its own
+    # Full data has no method, and a recipe of its own; linear heads have neither
     recipe = params.evaluate.small if name.num_pairs else params.evaluate.full
     if plugin:
         told |= records.flatten(plugin.as_params()["options"], "options.")
@@ -169,7 +176,8 @@ def child_of(params: Params, prepared: Ref, made: Ref, name: SetName, pairs: Ref
             # Random pairs of equal bytes are no coreset of this size, so they sum up nothing
             if name.method != EQUAL_BYTES:
                 tags[client.SET_KIND] = kind
-    told |= records.flatten(asdict(recipe), "recipe.")
+    if name.ending != CEILING:
+        told |= records.flatten(asdict(recipe), "recipe.")
     inputs = [input_of(dataset, prepared)]
     if pairs:
         inputs.insert(0, _set_of(pairs, name))  # MLflow's table shows the first
@@ -211,19 +219,24 @@ def _scores(child: Run, refs: list[Ref], files: Iterable[str], values: dict[str,
     return Part(child, STUDENTS, digest, [(0, values), *curve_of(refs)], list(files))
 
 
-def beside_of(name: str, students: Mapping[str, list[Ref]]) -> dict[str, float]:
+def beside_of(
+    name: str,
+    students: Mapping[str, list[Ref]],
+    unseen: Sequence[Mapping[str, list[Ref]]] = (),
+) -> dict[str, float]:
     """Return the measures of a set beside random pairs of its size and the full data, as fractions
-    of 1 (docs/measures.md); HLR and LRS of one that was scored with plain students too.
+    of 1 (docs/measures.md). Some need further scores: of plain, augmented or further students.
 
     Args:
         students: scores by set, all of one kind of student.
+        unseen: the same of each further student.
     """
     own = SetName.parse(name)
     random = str(replace(own, method=RANDOM, ending=""))
     if own.num_pairs is None or random not in students:
         return {}
-    r_set, r_full = _recall(students[name]), _recall(students[FULL])
-    ior = measures.improvement_over_random(r_set, _recall(students[random]))
+    r_full = _recall(students[FULL])
+    r_set, ior = _recall(students[name]), _gain(name, random, students)
     # `random_equal_bytes-100` holds far more than 100 pairs: points over 100 of them say nothing
     found = {} if own.method == EQUAL_BYTES else {"test/improvement_over_random": ior}
     recovery = measures.recovery(r_set, r_full)
@@ -233,7 +246,19 @@ def beside_of(name: str, students: Mapping[str, list[Ref]]) -> dict[str, float]:
     if plain and not own.ending:
         hlr = measures.hard_label_recovery(_recall(plain), r_full)
         found |= {"test/hlr": hlr, "test/lrs": measures.label_robust_score(ior, hlr)}
+    crops, beside = (f"{one}{AUGMENTED}-{own.num_pairs}" for one in (own.method, RANDOM))
+    if crops in students and beside in students and not own.ending:
+        ior_augmented = _gain(crops, beside, students)
+        found["test/ars"] = measures.augmentation_robust_score(ior, ior_augmented)
+    away = [_gain(name, random, one) for one in unseen if name in one and random in one]
+    robustness = measures.encoder_robustness(ior, away)
+    if robustness is not None and not own.ending:
+        found["test/encoder_robustness"] = robustness
     return found
+
+
+def _gain(name: str, random: str, students: Mapping[str, list[Ref]]) -> float:
+    return measures.improvement_over_random(_recall(students[name]), _recall(students[random]))
 
 
 def _recall(refs: Iterable[Ref]) -> float:

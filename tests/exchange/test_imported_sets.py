@@ -9,15 +9,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tasks import embed_captions, prepare_data, train_experts
 from tasks.exchange.export import Choice, export
 from tasks.exchange.found import imported, without_words
 from tasks.exchange.imports import import_set
 from tasks.exchange.published import Stated
 from tasks.exchange.source import open_source
-from tasks.keys import Inputs
 from tasks.planning.plan import make_plan
-from tasks.settings import params, steps
+from tasks.settings import params
+from tests.exchange.conftest import inputs_of
 from tests.exchange.test_imports import STATED, published
 from tests.exchange.test_real_pairs import a_folder
 
@@ -86,12 +85,6 @@ def test_texts_of_ids_and_of_real_pairs_are_sentences_and_others_are_not(made, f
         set_name, ref = import_set(chosen, path, name, stated)
         found[str(set_name)] = ref
     assert set(without_words(found)) == {"vectors-4", "distilled-4"}
-
-
-def inputs_of(chosen):
-    prepared = prepare_data.prepare_data.fn(steps.preparation(chosen))
-    embeddings = embed_captions.embed_captions.fn(steps.embedding(chosen), prepared)
-    return Inputs(prepared, embeddings, train_experts.build_start.fn(steps.start(chosen), prepared))
 
 
 @pytest.mark.parametrize("name", ["random", "lors", "full", "theirs"])

@@ -80,19 +80,27 @@ def test_the_second_pipeline_is_all_cached_imports_little_and_leaves_no_process(
 
 
 def test_a_decoded_set_is_a_row_of_its_own_and_changes_no_artifact(made):
+    """So are those with augmented pictures; an encoder that is trained has no ceilings."""
     before = made.digests()
-    done = made.flow("pipeline", "--set", "evaluate.decoded=true")
-    assert "pipeline: 2 made" in done.stdout  # the score and the report
+    asked = [f"evaluate.{name}=true" for name in ("decoded", "augmented", "ceilings")]
+    settings = [part for one in asked for part in ("--set", one)]
+    done = made.flow("pipeline", *settings)
+    assert "pipeline: 4 made" in done.stdout  # the scores and the report
+    assert "trains its image encoder: it has no ceilings" in done.stdout
     folder = "data/scores/toy/bi_trajectory-decoded-4/seed_0"
+    further = {f"data/scores/toy/{name}-augmented-4/seed_0" for name in ("bi_trajectory", "random")}
     new = made.digests()
-    assert {name: new[name] for name in before} == before and set(new) - set(before) == {folder}
+    assert {name: new[name] for name in before} == before
+    assert set(new) - set(before) == {folder, *further}
     score = json.loads((made.folder / folder / "score.json").read_text())
     assert (score["set"], score["method"]) == ("bi_trajectory-decoded-4", "bi_trajectory-decoded")
     page = (made.folder / "reports/toy/index.html").read_text()
     assert "bi_trajectory-decoded</th>" in page and "what words are worth" in page
-    plan = json.loads(made.flow("plan", "--json", "--set", "evaluate.decoded=true").stdout)
+    assert "random-augmented</th>" in page and "ARS, %" in page
+    plan = json.loads(made.flow("plan", "--json", *settings).stdout)
     cells = {cell["name"]: cell for cell in plan["cells"]}
-    assert cells["bi_trajectory-decoded-4 seed 0"]["is_cached"] and cells["report"]["is_cached"]
+    for name in ("bi_trajectory-decoded-4 seed 0", "random-augmented-4 seed 0", "report"):
+        assert cells[name]["is_cached"]
     assert "pipeline: 1 made" in made.flow("pipeline").stdout
     assert "decoded" not in (made.folder / "reports/toy/index.html").read_text()
 

@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from tasks.core.evaluation.measures import label_robust_score
+from tasks.core.evaluation.measures import augmentation_robust_score, label_robust_score
 from tasks.core.evaluation.metrics import NAMES
 from tasks.core.foundations.file_names import HISTORY
 from tasks.reporting.cell_scores import of_cell
@@ -69,3 +69,23 @@ def test_plain_students_give_what_is_missing_to_the_full_data(found, tmp_path):
     scores = of_cell("lors-4", found, distilled)
     assert scores["hlr"] == pytest.approx(0.44 - 0.14)
     assert scores["lrs"] == pytest.approx(label_robust_score(0.22 - 0.11, 0.30))
+
+
+def test_augmented_students_are_compared_with_augmented_random_pairs(found, tmp_path):
+    distilled = made(tmp_path / "set", {"a": "12345"})
+    assert of_cell("lors-4", found, distilled)["ars"] is None
+    found["lors-augmented-4"] = students(tmp_path / "crops", 17.0, 19.0)
+    found["random-augmented-4"] = students(tmp_path / "beside", 12.0, 12.0)
+    ars = of_cell("lors-4", found, distilled)["ars"]
+    assert ars == pytest.approx(augmentation_robust_score(0.11, 0.06))
+
+
+def test_further_students_tell_how_robust_a_set_is(found, tmp_path):
+    distilled = made(tmp_path / "set", {"a": "12345"})
+    assert of_cell("lors-4", found, distilled)["encoder_robustness"] is None
+    unseen = []
+    for name, gain in (("one", 5.0), ("two", 3.0)):
+        means = {"lors-4": 10.0 + gain, "random-4": 10.0}
+        unseen.append({key: students(tmp_path / name / key, mean) for key, mean in means.items()})
+    scores = of_cell("lors-4", found, distilled, unseen)
+    assert scores["encoder_robustness"] == pytest.approx(4.0 / 11.0)

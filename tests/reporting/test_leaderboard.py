@@ -44,6 +44,10 @@ def with_equal_bytes(board: Leaderboard) -> Leaderboard:
     return replace(board, rows=[row(4, 40.0, over_equal_bytes=0.75), *board.rows])
 
 
+def with_robustness(board: Leaderboard) -> Leaderboard:
+    return replace(board, rows=[row(4, 40.0, encoder_robustness=0.62), *board.rows])
+
+
 def texts(board: Leaderboard, folder) -> dict[str, str]:
     return {path.suffix: path.read_text() for path in leaderboard.write(board, folder)}
 
@@ -82,8 +86,19 @@ def test_a_column_for_equal_bytes_is_there_where_a_cell_has_that_ratio(board, tm
     assert next(csv.DictReader(found[".csv"].splitlines()))["over_equal_bytes"] == "0.75"
 
 
+def test_encoder_robustness_has_a_column_where_a_cell_has_further_students(board, tmp_path):
+    assert "robustness" not in leaderboard.markdown(board)
+    found = texts(with_robustness(board), tmp_path)
+    assert "| 1.25x | 0.62 | 2 |" in found[".md"] and "<td>0.62</td>" in found[".html"]
+    assert "\n\n| place | cell |" in found[".md"]
+    widths = {len(line.split(" | ")) for line in found[".md"].splitlines() if line[:3] == "| -"}
+    assert widths == {12}
+    rows = list(csv.DictReader(found[".csv"].splitlines()))
+    assert [one["encoder_robustness"] for one in rows][:2] == ["0.62", ""]
+
+
 def test_columns_of_the_head_and_of_each_row_are_as_many(board, tmp_path):
-    for one in (board, with_equal_bytes(board)):
+    for one in (board, with_equal_bytes(board), with_robustness(board)):
         page = texts(one, tmp_path)[".html"]
         lines = [line for line in re.findall(r"<tr>.*?</tr>", page, re.S)]
         assert len({len(re.findall(r"<t[hd][ >]", line)) for line in lines}) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from tasks.core.evaluation.measures import label_robust_score
+from tasks.core.evaluation.measures import augmentation_robust_score, label_robust_score
 from tasks.reporting.measures import further, listing, measured
 
 HOME, UNSEEN, OTHER = "home", "unseen", "other"
@@ -52,6 +52,16 @@ def test_plain_students_give_what_is_missing_to_full_data_and_the_robust_score()
     # Random pairs learned nothing: their own students are plain
     assert found.loc["random-20", "hlr"] == pytest.approx(0.32)
     assert "made-plain-20" not in found.index
+
+
+def test_augmented_students_are_compared_with_augmented_random_pairs():
+    rows = (*OWN, (HOME, "made-augmented", 20, 21.0))
+    assert "ars" not in measured(summary(*rows), "strict", HOME)
+    found = measured(summary(*rows, (HOME, "random-augmented", 20, 9.0)), "strict", HOME)
+    found = found.set_index("set")
+    assert found.loc["made-20", "ars"] == pytest.approx(augmentation_robust_score(0.2, 0.12))
+    assert found.loc["random-20", "ars"] == pytest.approx(augmentation_robust_score(0.0, 0.0))
+    assert set(found.index) == {"random-20", "made-20"}
 
 
 def test_robustness_takes_the_encoders_that_distillation_never_saw():

@@ -3,7 +3,9 @@
 import pytest
 
 from tasks.settings import params
-from tasks.settings.sets import FULL, SetName
+from tasks.settings.sets import FULL, SetName, ceilings
+
+ASKED = {"decoded": False, "plain": False, "augmented": False}
 
 
 @pytest.mark.parametrize(
@@ -14,15 +16,27 @@ def test_a_name_is_its_method_and_its_size(name):
     assert SetName.parse(str(name)) == name
 
 
-@pytest.mark.parametrize("kind", ["decoded", "plain"])
+@pytest.mark.parametrize("kind", ["decoded", "plain", "augmented"])
 def test_a_further_row_of_a_set_is_named_after_its_own(kind):
     name = SetName("bi_trajectory", 20)
-    asked = {"decoded": False, "plain": False, kind: True}
-    (further,) = name.again(**asked)
+    (further,) = name.again(**{**ASKED, kind: True})
     assert str(further) == f"bi_trajectory-{kind}-20"
     assert SetName.parse(str(further)) == further != name
     assert further.label == f"bi_trajectory-{kind}" and further.method == name.method
-    assert name.again(decoded=False, plain=False) == []
+    assert name.again(**ASKED) == []
+
+
+def test_random_pairs_are_augmented_alone():
+    asked = dict.fromkeys(ASKED, True)
+    assert list(map(str, SetName("random", 20).again(**asked))) == ["random-augmented-20"]
+    assert len(SetName("bi_trajectory", 20).again(**asked)) == 3
+
+
+def test_ceilings_are_named_after_what_they_are_of():
+    names = ceilings([2, 20])
+    assert list(map(str, names)) == ["full-ceiling", "full-ceiling-20", "random-ceiling-20"]
+    assert [SetName.parse(str(name)) for name in names] == names
+    assert [name.is_random for name in names] == [False, False, True]
 
 
 def test_full_data_have_no_size():

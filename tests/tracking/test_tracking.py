@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tasks.core.evaluation.measures import label_robust_score
+from tasks.core.evaluation.measures import augmentation_robust_score, label_robust_score
 from tasks.core.evaluation.metrics import NAMES
 from tasks.core.training.pair_files import save_pairs
 from tasks.core.training.pair_set import PairSet
@@ -182,6 +182,27 @@ def test_a_set_is_told_beside_random_pairs_and_the_full_data(tmp_path):
         "test/lrs",
     }
     assert measures.beside_of("full", students) == {}
+
+
+def test_augmented_and_further_students_are_told_where_they_are(tmp_path):
+    place = NAMES.index("mean_recall")
+
+    def scored(name, recalls):
+        return {
+            key: _scored(tmp_path / name / key, [recall - place]) for key, recall in recalls.items()
+        }
+
+    recalls = {"random-9": 8.0, "made-9": 28.0, "full": 40.0}
+    crops = {"random-augmented-9": 9.0, "made-augmented-9": 21.0}
+    students = scored("home", recalls | crops)
+    unseen = [scored("one", {"random-9": 8.0, "made-9": 16.0}), scored("two", recalls)]
+    found = measures.beside_of("made-9", students, unseen)
+    assert found["test/ars"] == pytest.approx(augmentation_robust_score(0.2, 0.12))
+    assert found["test/encoder_robustness"] == pytest.approx((0.08 + 0.2) / 2 / 0.2)
+    # Random pairs beat themselves by nothing, and rows of students are no sets
+    assert "test/encoder_robustness" not in measures.beside_of("random-9", students, unseen)
+    again = measures.beside_of("made-augmented-9", students, unseen)
+    assert not {"test/ars", "test/encoder_robustness"} & set(again)
 
 
 def test_the_page_of_mlflow_is_told_the_commit_where_there_is_one():

@@ -45,6 +45,15 @@ def label_robust_score(ior: float, hlr: float) -> float:
     return _mapped(0.5 * ior - 0.5 * hlr)
 
 
+def augmentation_robust_score(ior: float, ior_augmented: float) -> float:
+    """Return ARS, the map of LRS at the mean of two IOR: without augmentation in the student, and
+    with it (DD-Ranking). It is 1 for a set that beats random by 1 in both.
+
+    DD-Ranking takes the augmentation of each method. Here one is for all sets (`augmented.py`).
+    """
+    return _mapped(0.5 * ior + 0.5 * ior_augmented)
+
+
 def encoder_robustness(ior_home: float, ior_unseen: Sequence[float]) -> float | None:
     """Return the mean IOR under unseen encoders, divided by the IOR under the home encoder.
 

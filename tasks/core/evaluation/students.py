@@ -63,6 +63,10 @@ class EvaluateSection(Section):
             with the nearest training sentences in their place.
         plain: whether each of these sets is scored once more with plain students: identity
             similarity, InfoNCE, the step sizes of the recipe, none learned.
+        augmented: whether each of these sets, and random pairs, are scored once more with crops of
+            their pictures (`augmented.py`).
+        ceilings: whether linear heads in closed form are scored as reference rows, for every
+            student with a frozen image encoder (`ceilings.py`).
         small: recipe for coresets and distilled sets.
         full: recipe for all of the training split.
     """
@@ -71,6 +75,8 @@ class EvaluateSection(Section):
     protocol: Protocol
     decoded: bool
     plain: bool
+    augmented: bool
+    ceilings: bool
     small: RecipeSection
     full: RecipeSection
 

@@ -7,12 +7,12 @@ import torch
 from torch.nn.functional import cross_entropy, gelu, normalize
 
 from tasks.core.distillation.buffer import Buffer
-from tasks.core.distillation.covariances import Moments
 from tasks.core.distillation.distillers import cov_match, ridge_contrastive, spectral
 from tasks.core.distillation.distillers.ridge_contrastive import ridge_predictions
 from tasks.core.distillation.feature_method import RealPairs
 from tasks.core.foundations.seeding import make_generator
 from tasks.core.networks.dual_encoder import Projection
+from tasks.core.training.covariances import Moments
 from tests.core.distillation.method_samples import (
     COV,
     RIDGE,

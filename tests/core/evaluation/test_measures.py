@@ -9,6 +9,7 @@ import pytest
 
 from tasks.core.evaluation.measures import (
     MIN_SETS,
+    augmentation_robust_score,
     encoder_robustness,
     hard_label_recovery,
     improvement_over_random,
@@ -34,6 +35,14 @@ def test_the_label_robust_score_is_0_at_the_worst_and_1_at_the_best():
     assert label_robust_score(1.0, -1.0) == pytest.approx(1.0)
     # a = (0.2 - 0.4) / 2 = -0.1, so (0.904837 - 0.367879) / 2.350402
     assert label_robust_score(0.2, 0.4) == pytest.approx(0.228453, abs=1e-6)
+
+
+def test_the_augmentation_robust_score_takes_the_mean_of_both_gains():
+    assert augmentation_robust_score(-1.0, -1.0) == pytest.approx(0.0)
+    assert augmentation_robust_score(1.0, 1.0) == pytest.approx(1.0)
+    # a = (0.2 + 0.1) / 2 = 0.15, so (1.161834 - 0.367879) / 2.350402
+    assert augmentation_robust_score(0.2, 0.1) == pytest.approx(0.337796, abs=1e-6)
+    assert augmentation_robust_score(0.1, 0.2) == augmentation_robust_score(0.2, 0.1)
 
 
 def test_robustness_is_the_mean_of_unseen_encoders_over_home():

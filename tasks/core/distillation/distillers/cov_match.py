@@ -21,12 +21,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tasks.core.distillation.covariances import Moments, mean_terms, pair_cross
 from tasks.core.distillation.feature_method import RealPairs, check_features, feature_method_of
 from tasks.core.distillation.matching_config import OuterConfig, PerBudget, for_budget
 from tasks.core.distillation.objective import RowsLoss
 from tasks.core.distillation.run import Problem
 from tasks.core.hypergradient.student_step import Rows
+from tasks.core.training.covariances import Moments, mean_terms, pair_cross
 
 
 @dataclass(frozen=True, kw_only=True)

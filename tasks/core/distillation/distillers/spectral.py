@@ -22,13 +22,13 @@ from typing import Annotated
 
 from torch import Tensor
 
-from tasks.core.distillation.covariances import Moments, RealMap, mean_terms, pair_map
 from tasks.core.distillation.feature_method import RealPairs, check_features, feature_method_of
 from tasks.core.distillation.matching_config import OuterConfig
 from tasks.core.distillation.objective import RowsLoss
 from tasks.core.distillation.run import Problem
 from tasks.core.foundations.section import Range
 from tasks.core.hypergradient.student_step import Rows
+from tasks.core.training.covariances import Moments, RealMap, mean_terms, pair_map
 
 # What float64 leaves of a variance of zero, as a share; numbers in float32 that differ give more
 _ROUNDED = 1e-24

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tasks.core.distillation.covariances import Moments, RealMap, mean_terms, pair_cross, pair_map
 from tasks.core.foundations.seeding import make_generator
+from tasks.core.training.covariances import Moments, RealMap, mean_terms, pair_cross, pair_map
 
 OWNER = torch.tensor([0, 1, 1, 1, 2, 2, 3, 4, 4, 5, 6, 6, 7, 8, 8])
 

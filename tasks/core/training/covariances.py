@@ -1,5 +1,5 @@
-"""Computes covariances of image features and texts, and the linear map that they give, for the
-methods `cov_match` and `spectral`.
+"""Computes covariances of image features and texts, and the linear map that they give: for the
+methods `cov_match` and `spectral`, and for the ceilings of linear heads.
 
 Shapes: N images of F features, T pairs with texts of D numbers; X (T, F) and Y (T, D) are the rows
 of the pairs without their means, and every covariance is divided by T - 1.
