@@ -24,7 +24,17 @@ from tasks.store import disk
 LOGGER = logging.getLogger("vl_distillery")
 PRESET, STUDY = "preset", "study"
 # Commands that are no flows: each has a `main` of its own
-WITHOUT_FLOW = ("plan", "sweep", "fetch", "export", "import", "score", "demo", "ui")
+WITHOUT_FLOW = (
+    "plan",
+    "sweep",
+    "fetch",
+    "pretrain",
+    "export",
+    "import",
+    "score",
+    "demo",
+    "ui",
+)
 LIGHT = ("distill_sweep",)  # flows that check their parameters without PyTorch
 FAILED = "Finished in state Failed("  # how Prefect's line about a failed run begins
 GRACE_SECONDS = 5.0  # for Prefect to record an interruption

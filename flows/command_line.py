@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -166,12 +166,7 @@ _plain(
     "",
     "--set evaluate.num_eval=5",
 )
-_plain(
-    "report",
-    STAGES,
-    "Write reports/<profile>/index.html: the table, curves and galleries.",
-    "",
-)
+_plain("report", STAGES, "Write reports/<profile>/index.html: the table, curves, galleries.", "")
 _plain(
     "pipeline",
     WHOLE,
@@ -221,13 +216,6 @@ def _sweep(
     return locals()
 
 
-def _check_named(is_named: object, kind: str, names: Callable[[], Iterable[str]]) -> None:
-    """Refuse a command that needs a name, or `--list`, and has neither."""
-    if not is_named:
-        known = ", ".join(names())
-        raise typer.BadParameter(f"a {kind} is missing; allowed: {known}", param_hint="NAME")
-
-
 @_command(
     "preset",
     WHOLE,
@@ -243,7 +231,7 @@ def _preset(
     force: Force = False,
     accept_code: AcceptCode = False,
 ) -> Words:
-    _check_named(preset or list, "table", options.presets)
+    options.check_named(preset or list, "table", options.presets)
     return locals()
 
 
@@ -262,7 +250,7 @@ def _study(
     force: Force = False,
     accept_code: AcceptCode = False,
 ) -> Words:
-    _check_named(study or list, "study", options.studies)
+    options.check_named(study or list, "study", options.studies)
     return locals()
 
 
@@ -277,9 +265,7 @@ def _study(
 def _plan(
     profile: Profile = None,
     settings: Settings = None,
-    is_json: Annotated[
-        bool, typer.Option("--json", help="Print every artifact, for programs.")
-    ] = False,
+    is_json: options.Json = False,
 ) -> Words:
     return locals()
 
@@ -299,6 +285,26 @@ def _fetch(
     from_dir: options.FromDir = None,
     is_copied: options.Copied = None,
     is_accepted: options.AcceptTerms = False,
+) -> Words:
+    return locals()
+
+
+@_command(
+    "pretrain",
+    BESIDE,
+    "Train an image encoder that has no weights: on the features of another one and on the "
+    "captions. --set pretrain.KEY=VALUE changes batch_size, lr, weight_decay, warm_up, "
+    "text_weight, embed_dim, crop_scale or checkpoint_every. It goes on where it was killed.",
+    "--set variant=lora_vit/full --epochs 2",
+    "--profile flickr8k_small --set variant=lora_vit/full --minutes 60",
+)
+def _pretrain(
+    teacher: options.Teacher = None,
+    to: options.WeightsTo = None,
+    epochs: options.Epochs = None,
+    minutes: options.Minutes = None,
+    profile: Profile = None,
+    settings: Settings = None,
 ) -> Words:
     return locals()
 
@@ -366,19 +372,12 @@ def _score(
     files: options.Embeddings,
     mapping: options.Mapping = None,
     similarity: options.Similarity = "cosine",
-    is_json: Annotated[
-        bool, typer.Option("--json", help="Print everything, for programs.")
-    ] = False,
+    is_json: options.Json = False,
 ) -> Words:
     return locals()
 
 
-@_command(
-    "demo",
-    BESIDE,
-    "Run everything by DVC, and say where the report is.",
-    "",
-)
+@_command("demo", BESIDE, "Run everything by DVC, and say where the report is.", "")
 def _demo() -> Words:
     return {}
 

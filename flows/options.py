@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,6 +66,13 @@ def write_groups(formatter: Any, rows: list[tuple[str, tuple[str, str]]]) -> Non
     for title in dict.fromkeys(title for title, _ in rows):
         with formatter.section(title):
             formatter.write_dl([row for group, row in rows if group == title])
+
+
+def check_named(is_named: object, kind: str, names: Callable[[], Iterable[str]]) -> None:
+    """Refuse a command that needs a name, or `--list`, and has neither."""
+    if not is_named:
+        known = ", ".join(names())
+        raise typer.BadParameter(f"a {kind} is missing; allowed: {known}", param_hint="NAME")
 
 
 def _names(path: Path, *keys: str) -> list[str]:
@@ -204,6 +211,7 @@ Preset = Annotated[
 Study = Annotated[
     str | None, _argument(CHOICE, "NAME", "A study of presets.yaml.", autocompletion=studies)
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print everything as JSON, for programs.")]
 List = Annotated[bool, _option(CHOICE, "Name what there is to run, and run nothing.", "--list")]
 
 
@@ -269,6 +277,38 @@ Resize = Annotated[
     _option(STATED, "Bring real pictures of other sizes to that of the profile.", "--resize"),
 ]
 SimAlpha = Annotated[float | None, _option(STATED, "Alpha of the similarity.", metavar="NUMBER")]
+
+Teacher = Annotated[
+    str | None,
+    _option(
+        READ,
+        "A profile of params.yaml with the image encoder that teaches; of nothing it is that of "
+        "the profile itself, as params.yaml has it.",
+        metavar="PROFILE",
+        autocompletion=_profiles,
+    ),
+]
+WeightsTo = Annotated[
+    str | None,
+    _option(
+        WRITTEN,
+        "The .safetensors file to write; of nothing it is what model.options.weights names.",
+        "--to",
+        metavar="FILE",
+    ),
+]
+Epochs = Annotated[
+    int | None, _option(CHOICE, "Passes over the training images.", "--epochs", metavar="N")
+]
+Minutes = Annotated[
+    float | None,
+    _option(
+        CHOICE,
+        "As many whole epochs as fit into them, by the time of the first steps.",
+        "--minutes",
+        metavar="MINUTES",
+    ),
+]
 
 Dataset = Annotated[
     str,

@@ -13,7 +13,7 @@ from tasks.stages import STAGES
 from tests.workspace import ROOT, environment
 
 FLOWS = (*STAGES, "pipeline", "distill_sweep", "preset", "study")
-COMMANDS = (*FLOWS, "plan", "export", "import", "score", "demo", "ui")
+COMMANDS = (*FLOWS, "plan", "pretrain", "export", "import", "score", "demo", "ui")
 HEAVY = ("torch", "prefect", "mlflow", "pandas", "timm", "transformers")
 
 
