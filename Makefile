@@ -3,10 +3,11 @@ PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONWARNINGS := ignore
 
+# Bytecode at once: each process would compile a thousand modules anew where none may be written
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(PY) || python3 -m venv .venv
 	$(PY) -m pip install --quiet uv
-	$(PY) -m uv pip install --quiet --python $(PY) -c constraints.txt -e '.[cpu,dev]'
+	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) -c constraints.txt -e '.[cpu,dev]'
 	touch $@
 
 .PHONY: setup demo test ui flickr8k lint type smoke clean
