@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from flows import cli
 from flows.services import session
 
 
-def main(
-    settings: Sequence[str],
-    teacher: str | None,
-    to: str | None,
-    epochs: int | None,
-    minutes: float | None,
-) -> None:
+def main(settings: Sequence[str], **words: Any) -> None:
     """Pretrain, and exit: 0 done, 2 a wrong input, 130 interrupted."""
-    cli.guarded(lambda: _pretrain(settings, teacher, to, epochs, minutes))
+    cli.guarded(lambda: _pretrain(settings, **words))
 
 
 def _pretrain(

@@ -37,12 +37,10 @@ from tasks.core.hypergradient.trajectory import (
 from tasks.core.networks.dual_encoder import drop
 from tasks.core.networks.encoders import ImageEncoder
 from tasks.core.networks.functional import FlatModel, Theta
-from tasks.core.training.augment import AugmentSection
+from tasks.core.training.augment import AS_STORED
 from tasks.core.training.pair_set import PairSet
 from tasks.core.training.parts import pull_back_parts, split_parts
 from tasks.core.training.split_pairs import SplitPairs
-
-_AS_STORED = AugmentSection(crop_scale=1.0, flip=False, randaugment_ops=0, randaugment_magnitude=0)
 
 Log = Callable[[dict[str, float], int], None]
 
@@ -83,7 +81,7 @@ class Problem:
         """Return the images of the training split as they are stored, or their features, each with
         one of its captions.
         """
-        return SplitPairs(self.train, self.encoder, _AS_STORED, device=self.flat.device)
+        return SplitPairs(self.train, self.encoder, AS_STORED, device=self.flat.device)
 
 
 def iterate(

@@ -10,7 +10,7 @@ from tasks.core.foundations.records import Split
 from tasks.core.foundations.seeding import derive_seed
 from tasks.core.networks.dual_encoder import build_dual_encoder
 from tasks.core.networks.encoders import ImageEncoder
-from tasks.core.training.augment import AugmentSection
+from tasks.core.training.augment import AS_STORED
 from tasks.core.training.split_pairs import SplitPairs
 
 # Those of the full data in the profile `flickr8k`, whatever the profile: numbers stay comparable
@@ -24,7 +24,6 @@ RECIPE = RecipeSection(
     num_validations=12,
 )
 EMBED_DIM, NUM_STUDENTS = 512, 3
-_NO_AUGMENT = AugmentSection(crop_scale=1.0, flip=False, randaugment_ops=0, randaugment_magnitude=0)
 
 
 def recalls_of_heads(
@@ -60,7 +59,7 @@ def recalls_of_heads(
         )
         outcome = train_student(
             model.to(device),
-            SplitPairs(train, encoder, _NO_AUGMENT, device=device),
+            SplitPairs(train, encoder, AS_STORED, device=device),
             RECIPE,
             step_sizes=None,
             protocol="strict",

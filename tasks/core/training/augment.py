@@ -37,6 +37,10 @@ class AugmentSection(Section):
         return self.crop_scale == 1.0 and not self.flip and self.randaugment_ops == 0
 
 
+# Images pass as they are stored
+AS_STORED = AugmentSection(crop_scale=1.0, flip=False, randaugment_ops=0, randaugment_magnitude=0)
+
+
 _WITHOUT_SIGN = ("identity", "autocontrast", "equalize")
 # As in ALBEF and BLIP, without operations on colours: a caption that says a red ball must stay true
 _OPERATIONS = (
