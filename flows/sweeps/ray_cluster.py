@@ -11,9 +11,10 @@ import importlib.util
 import json
 import logging
 import os
+import time
 import urllib.parse
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from flows.sweeps.units import PLAN, Outcome, Unit
 from flows.sweeps.worker import answer_to
 
 RAY, ADDRESS = "ray", "RAY_ADDRESS"
+TRIES, PAUSE_SECONDS = 3, 2
 
 
 class RayPool:
@@ -88,11 +90,13 @@ def ray_pool(record: Record, size: int, num_gpus: float | None) -> Iterator[RayP
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the error below says the same
         try:
-            ray.init(
-                address,
-                runtime_env={"env_vars": found},
-                log_to_driver=False,
-                logging_level=logging.ERROR,
+            connected(
+                lambda: ray.init(
+                    address,
+                    runtime_env={"env_vars": found},
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
             )
         except (ConnectionError, RuntimeError) as error:
             raise _unreachable(address, _told(error)) from error
@@ -110,6 +114,22 @@ def ray_pool(record: Record, size: int, num_gpus: float | None) -> Iterator[RayP
             yield RayPool(ray, define(_make), size, planner)
     finally:
         ray.shutdown()
+
+
+def connected(connect: Callable[[], object]) -> None:
+    """Connect, and try again where the head could not start its process for us.
+
+    A busy head loses such a process now and then; the next one starts.
+
+    Raises:
+        ConnectionAbortedError: what the head said to the last of `TRIES`.
+    """
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(ConnectionAbortedError):
+            connect()
+            return
+        time.sleep(PAUSE_SECONDS)
+    connect()
 
 
 def _address() -> str:

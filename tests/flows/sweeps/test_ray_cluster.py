@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.sweeps.ray_cluster import _address
+from flows.sweeps import ray_cluster
 from tests.faults.test_sweep_kills import checkpoints, processes
 from tests.flows.sweeps.served import wait_for
 from tests.flows.test_prefect import free_port
@@ -183,4 +183,23 @@ def test_what_ray_cannot_do_is_told_before_anything_starts(made, cluster, tmp_pa
     assert not (workspace.folder / "data/prepared").exists()
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match="the extra `ray`"):
-        _address()
+        ray_cluster._address()
+
+
+def test_a_head_that_cannot_start_its_process_is_asked_again(monkeypatch):
+    monkeypatch.setattr(ray_cluster, "PAUSE_SECONDS", 0)
+    answers = [ConnectionAbortedError("first"), ConnectionAbortedError("second"), None, None]
+
+    def connect() -> None:
+        if error := answers.pop(0):
+            raise error
+
+    ray_cluster.connected(connect)
+    assert answers == [None]
+    answers[:] = [ConnectionAbortedError("first"), ConnectionError("refused"), None]
+    with pytest.raises(ConnectionError, match="refused"):
+        ray_cluster.connected(connect)
+    answers[:] = [ConnectionAbortedError(str(number)) for number in range(ray_cluster.TRIES)]
+    with pytest.raises(ConnectionAbortedError, match=str(ray_cluster.TRIES - 1)):
+        ray_cluster.connected(connect)
+    assert answers == []
