@@ -146,11 +146,16 @@ def test_workers_share_a_store_and_no_folder_and_postgres_is_restarted_meanwhile
     assert served.workspace.digests() == {}
 
 
-def test_a_cell_and_a_worker_are_told_to_end(lab):
-    """SIGTERM: the cell is tried once more, and so is that of the worker."""
-    sweep = lab.begin("ended")
+def test_a_cell_that_is_told_to_end_is_tried_once_more(lab):
+    sweep = lab.begin("cell")
     cell = psutil.Process(lab.served.workers["a"].pid).children(recursive=True)[-1]
     cell.terminate()
+    lab.check(sweep)
+    assert "is tried once more" in lab.served.log()
+
+
+def test_a_worker_that_is_told_to_end_ends_its_cell_which_is_tried_once_more(lab):
+    sweep = lab.begin("worker")
     worker = lab.served.workers["b"]
     of_worker = psutil.Process(worker.pid).children(recursive=True)
     worker.terminate()
@@ -158,7 +163,7 @@ def test_a_cell_and_a_worker_are_told_to_end(lab):
     worker.wait(GONE_SECONDS)
     lab.start_worker("b")
     lab.check(sweep)
-    assert "is tried once more" in lab.served.log()
+    assert len(lab.cells("worker")) == 3
 
 
 def test_a_parent_is_told_to_end_and_cancels_what_it_started(lab):

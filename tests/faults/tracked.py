@@ -66,7 +66,7 @@ class Folder:
         address = {client.URI: self.uri} if self.uri else {}
         env = {**environment(), **address, **self.env}
         forked.start(env)
-        streams = [Path(tempfile.mkstemp(prefix="vl-distillery-")[1]) for _ in range(2)]
+        streams = [Path(tempfile.mkstemp(dir=self.place.parent)[1]) for _ in range(2)]
         how = (self.place, env, streams, self.max_file_bytes, call, args)
         process = forked.CONTEXT.Process(target=_become, args=how)
         process.start()
