@@ -108,8 +108,8 @@ def test_a_parent_that_is_killed_does_not_stay_running_and_the_next_goes_on_with
 
     wait_for(lambda: parents() == ["Crashed", "Running"], parents)
     interrupt(second)
-    ended = served.all_runs("killed")
-    assert states(ended) == ["Cancelled"] * 2 and {run.id for run in ended} == cells
+    wait_for(lambda: states(served.all_runs("killed")) == ["Cancelled"] * 2, served.log)
+    assert {run.id for run in served.all_runs("killed")} == cells
 
 
 def test_a_cell_that_is_killed_with_its_worker_is_tried_once_more(served):
