@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tasks.core.evaluation import measures, metrics
+from tasks.beside import Recall, measures_of
+from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe
 from tasks.core.foundations.file_names import HISTORY, SCORE
 from tasks.reporting.equal_bytes import are_comparable
 from tasks.reporting.figures import PARTS
-from tasks.settings.sets import AUGMENTED, EQUAL_BYTES, FULL, PLAIN, SetName
+from tasks.settings.sets import EQUAL_BYTES, FULL, SetName
 from tasks.settings.space import RANDOM
 from tasks.store import manifests
 from tasks.store.artifacts import Ref
 
 LAST = 0.1  # share of the iterations that count as the end of a distillation
 VALIDATION, MEAN = "val_mean_recall", "mean_recall"
+MEASURES = ("hlr", "lrs", "ars", "encoder_robustness")
 
 
 Found = Mapping[str, Sequence[Ref]]  # scores by set
@@ -47,9 +48,7 @@ def of_cell(
         over_random: ratio to random selection of the same size.
         over_equal_bytes: ratio to random pairs of its bytes, see `equal_bytes.py`. These three are
             None where the reference scored 0 or is not there.
-        hlr, lrs: see `_plain`.
-        ars: None without augmented students.
-        encoder_robustness: None without further students, or where random pairs are as good.
+        each of `MEASURES`: see `measures_of`; None where it is unknown.
         seconds: of the set and its students.
         set_bytes: as stored.
         loss: mean distillation loss of the last tenth of the iterations.
@@ -70,13 +69,12 @@ def of_cell(
     # Seconds are those of the set and of its own students; coresets and full data are shared by
     # cells
     made, equal = [distilled, *found[name]], str(SetName(EQUAL_BYTES, size))
+    beside = measures_of(SetName.parse(name), _recalls(found), [_recalls(one) for one in unseen])
     real_bytes = scores[equal][0]["num_bytes"] if equal in scores else None
     is_equal = are_comparable(own[0]["num_bytes"], real_bytes)
     return {
         **told,
-        **_plain(scores, SetName.parse(name), told[MEAN]),
-        "ars": _augmented(SetName.parse(name), found),
-        "encoder_robustness": _robustness(SetName.parse(name), [found, *unseen]),
+        **{key: beside.get(key) for key in MEASURES},
         "recovery": ratio_to(FULL),
         "over_random": ratio_to(str(SetName(RANDOM, size))),
         "over_equal_bytes": ratio_to(equal) if is_equal else None,
@@ -87,43 +85,14 @@ def of_cell(
     }
 
 
-def _plain(
-    scores: Mapping[str, list[dict[str, Any]]], name: SetName, mean: float
-) -> dict[str, float | None]:
-    """Return `hlr` and `lrs` as fractions of 1; None where no plain student scored the set."""
-    found = scores.get(str(replace(name, ending=PLAIN)))
-    if found is None:
-        return {"hlr": None, "lrs": None}
-    plain, full, random = (
-        describe(score[MEAN] for score in rows).mean / 100
-        for rows in (found, scores[FULL], scores[str(SetName(RANDOM, name.num_pairs))])
-    )
-    hlr = measures.hard_label_recovery(plain, full)
-    ior = measures.improvement_over_random(mean / 100, random)
-    return {"hlr": hlr, "lrs": measures.label_robust_score(ior, hlr)}
+def _recalls(found: Found) -> Recall:
+    """Return the lookup of a set's mean recall over its students."""
 
+    def recall(name: SetName) -> float | None:
+        refs = found.get(str(name))
+        return describe(_read(ref)[MEAN] for ref in refs).mean / 100 if refs else None
 
-def _robustness(name: SetName, students: Sequence[Found]) -> float | None:
-    """Return the encoder robustness of a set; the first students have the distilling encoder."""
-    home, *away = (_gain(name, found) for found in students)
-    return measures.encoder_robustness(home, away)
-
-
-def _augmented(name: SetName, found: Found) -> float | None:
-    """Return `ars` as a fraction of 1; None where no augmented student scored the set."""
-    crops = replace(name, ending=AUGMENTED)
-    if str(crops) not in found:
-        return None
-    return measures.augmentation_robust_score(_gain(name, found), _gain(crops, found))
-
-
-def _gain(name: SetName, found: Found) -> float:
-    """Return the points of a set over random pairs that are scored in the same way, of 1."""
-    r_set, r_random = (
-        describe(_read(ref)[MEAN] for ref in found[str(one)]).mean / 100
-        for one in (name, replace(name, method=RANDOM))
-    )
-    return measures.improvement_over_random(r_set, r_random)
+    return recall
 
 
 def final_loss(folder: Path) -> float:

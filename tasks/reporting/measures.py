@@ -1,6 +1,6 @@
 """Measures of sets beside random pairs and the full data, from the rows of a summary.
 
-The formulas are in `core/evaluation/measures.py`. Some measures need further rows. HLR and LRS need
+Some measures need further rows. HLR and LRS need
 plain students (`evaluate.plain`), ARS those with augmented pictures (`evaluate.augmented`). IOR at
 equal bytes needs the coreset `EQUAL_BYTES`. Encoder robustness needs further students
 (`evaluate.cross_architecture`).
@@ -9,15 +9,16 @@ equal bytes needs the coreset `EQUAL_BYTES`. Encoder robustness needs further st
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import pandas as pd
 
-from tasks.core.evaluation import measures
+from tasks.beside import Recall, measures_of
 from tasks.reporting.equal_bytes import are_comparable
-from tasks.reporting.tables import FULL, RANDOM, is_again
+from tasks.reporting.tables import FULL, is_again
 from tasks.reporting.text_tables import Table
-from tasks.settings.sets import AUGMENTED, EQUAL_BYTES, PLAIN
+from tasks.settings.sets import EQUAL_BYTES, PLAIN, SetName
 
 Recalls = Mapping[tuple[str, str, int], float]  # by student, method and size, 0 of the full data
 ALWAYS = ("recovery", "ior_pairs")
@@ -60,54 +61,31 @@ def measured(summary: pd.DataFrame, protocol: str, student: str) -> pd.DataFrame
         # Bytes are the set's, whichever student is trained on it
         num_bytes[row["method"], size] = row["num_bytes"]
     own = rows[(rows["student"] == student) & (rows["method"] != FULL) & ~is_again(rows)]
-    students = [student, *sorted(set(rows["student"]) - {student})]
+    home, *away = (
+        _recall(recalls, one) for one in (student, *sorted(set(rows["student"]) - {student}))
+    )
     found = []
     for row in own.to_dict("records"):
-        method, size = row["method"], row["num_pairs"]
-        told = _of_set(recalls, students, method, size)
-        if not are_comparable(row["num_bytes"], num_bytes.get((EQUAL_BYTES, size))):
-            told.pop("ior_bytes", None)
-        found.append({"set": row["set"], **told})
+        name = SetName(row["method"], row["num_pairs"])
+        real_bytes = num_bytes.get((EQUAL_BYTES, name.num_pairs))
+        is_alike = are_comparable(row["num_bytes"], real_bytes)
+        found.append({"set": row["set"], **measures_of(name, home, away, is_alike)})
     frame = pd.DataFrame(found).reindex(columns=["set", *ALWAYS, *FURTHER])
     return frame.drop(columns=[name for name in FURTHER if frame[name].isna().all()])
 
 
-def _of_set(
-    recalls: Recalls, students: Sequence[str], method: str, size: int
-) -> dict[str, float | None]:
-    """Return the measures of a set by name; the first student is that of the distilling encoder."""
-    home = students[0]
-    r_set, r_full = recalls[home, method, size], recalls.get((home, FULL, 0))
-    told: dict[str, float | None] = {}
-    iors = [
-        measures.improvement_over_random(recalls[one, method, size], recalls[one, RANDOM, size])
-        for one in students
-        if (one, method, size) in recalls
-    ]
-    # `random_equal_bytes-100` holds far more than 100 pairs: points over 100 of them say nothing
-    if method != EQUAL_BYTES:
-        told["ior_pairs"] = iors[0]
-        told["encoder_robustness"] = measures.encoder_robustness(iors[0], iors[1:])
-    r_augmented, r_beside = (
-        recalls.get((home, f"{one}{AUGMENTED}", size)) for one in (method, RANDOM)
-    )
-    if r_augmented is not None and r_beside is not None:
-        ior = measures.improvement_over_random(r_augmented, r_beside)
-        told["ars"] = measures.augmentation_robust_score(iors[0], ior)
-    r_equal = recalls.get((home, EQUAL_BYTES, size))
-    if r_equal is not None and method not in (RANDOM, EQUAL_BYTES):
-        told["ior_bytes"] = measures.improvement_over_random(r_set, r_equal)
-    if r_full is None:
-        return told
-    told["recovery"] = measures.recovery(r_set, r_full)
-    if any(name.endswith(PLAIN) for _, name, _ in recalls):
+def _recall(recalls: Recalls, student: str) -> Recall:
+    """Return the lookup of a set's recall under a student."""
+    has_plain = any(label.endswith(PLAIN) for _, label, _ in recalls)
+
+    def recall(name: SetName) -> float | None:
+        found = recalls.get((student, name.label, name.num_pairs or 0))
         # A set that learned nothing for its students has no plain row: its own is one
-        r_plain = recalls.get((home, f"{method}{PLAIN}", size), r_set)
-        hlr = measures.hard_label_recovery(r_plain, r_full)
-        told["hlr"] = hlr
-        if method != EQUAL_BYTES:
-            told["lrs"] = measures.label_robust_score(iors[0], hlr)
-    return told
+        if found is None and has_plain and name.ending == PLAIN:
+            return recall(replace(name, ending=""))
+        return found
+
+    return recall
 
 
 def further(frame: pd.DataFrame) -> dict[str, dict[str, float]]:

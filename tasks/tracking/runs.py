@@ -16,18 +16,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tasks.core.evaluation import measures, metrics
+from tasks.beside import Recall, measures_of
+from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe, mean
 from tasks.core.foundations.file_names import CURVE, GALLERY, HISTORY, SCORE, SHEET
 from tasks.settings.params import Params
-from tasks.settings.sets import AUGMENTED, CEILING, EQUAL_BYTES, FULL, PLAIN, SetName
-from tasks.settings.space import RANDOM
+from tasks.settings.sets import CEILING, EQUAL_BYTES, SetName
 from tasks.store import artifacts, caching, manifests
 from tasks.store.artifacts import Ref
 from tasks.tracking import client, records, spool
 from tasks.tracking.records import Input, Invocation, Part, Record, Row, Run
 
 DISTILLED, SCORES, STUDENTS = "distilled_digest", "scores_digest", "students_digest"
+MEASURES = {"ior_pairs": "test/improvement_over_random"}  # names of metrics that are not their own
 
 
 def log_distilled(
@@ -231,41 +232,20 @@ def beside_of(
         students: scores by set, all of one kind of student.
         unseen: the same of each further student.
     """
-    own = SetName.parse(name)
-    random = str(replace(own, method=RANDOM, ending=""))
-    if own.num_pairs is None or random not in students:
-        return {}
-    r_full = _recall(students[FULL])
-    r_set, ior = _recall(students[name]), _gain(name, random, students)
-    # `random_equal_bytes-100` holds far more than 100 pairs: points over 100 of them say nothing
-    is_alike = own.method != EQUAL_BYTES
-    found = {"test/improvement_over_random": ior} if is_alike else {}
-    recovery = measures.recovery(r_set, r_full)
-    if recovery is not None:
-        found["test/recovery"] = recovery
-    plain = students.get(str(replace(own, ending=PLAIN)))
-    if plain and not own.ending:
-        hlr = measures.hard_label_recovery(_recall(plain), r_full)
-        found |= {"test/hlr": hlr, "test/lrs": measures.label_robust_score(ior, hlr)}
-    crops, beside = (f"{one}{AUGMENTED}-{own.num_pairs}" for one in (own.method, RANDOM))
-    if crops in students and beside in students and not own.ending:
-        ior_augmented = _gain(crops, beside, students)
-        found["test/ars"] = measures.augmentation_robust_score(ior, ior_augmented)
-    away = [_gain(name, random, one) for one in unseen if name in one and random in one]
-    robustness = measures.encoder_robustness(ior, away)
-    if robustness is not None and is_alike and not own.ending:
-        found["test/encoder_robustness"] = robustness
-    return found
+    found = measures_of(SetName.parse(name), _recalls(students), [_recalls(one) for one in unseen])
+    return {MEASURES.get(key, f"test/{key}"): value for key, value in found.items()}
 
 
-def _gain(name: str, random: str, students: Mapping[str, list[Ref]]) -> float:
-    return measures.improvement_over_random(_recall(students[name]), _recall(students[random]))
+def _recalls(students: Mapping[str, list[Ref]]) -> Recall:
+    """Return the lookup of a set's mean recall over its students."""
 
+    def recall(name: SetName) -> float | None:
+        scores = [
+            json.loads((ref.folder / SCORE).read_text()) for ref in students.get(str(name), ())
+        ]
+        return mean(score["mean_recall"] for score in scores) / 100 if scores else None
 
-def _recall(refs: Iterable[Ref]) -> float:
-    """Return the mean recall of students as a fraction of 1."""
-    scores = [json.loads((ref.folder / SCORE).read_text()) for ref in refs]
-    return mean(score["mean_recall"] for score in scores) / 100
+    return recall
 
 
 def statistics_of(refs: list[Ref]) -> dict[str, float]:
