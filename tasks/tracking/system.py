@@ -5,8 +5,9 @@ says how many seconds lie between two samples (10). Both are MLflow's names. MLf
 samples into a run that is open. Our runs are told when they are over (spool.py), so samples are
 kept until then.
 
-Values are those of processor and memory, by psutil. What MLflow counts of disk and network is left
-out, since a run has at most 40 metric keys.
+Values are those of processor and memory, by psutil, and of the card that this process works on, by
+PyTorch. What MLflow counts of disk, network and other cards is left out. A run has at most 40
+metric keys, and a unit of a sweep has one card.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -67,5 +69,25 @@ def _watch(rows: list[Row], seconds: float, is_over: threading.Event) -> None:
     while not is_over.wait(seconds):
         monitor.clear_metrics()
         monitor.collect_metrics()
-        values = monitor.aggregate_metrics()
+        values = monitor.aggregate_metrics() | of_card()
         rows.append((len(rows), {f"{PREFIX}{key}": value for key, value in values.items()}))
+
+
+def of_card() -> dict[str, float]:
+    """Return the load and the memory of the card that PyTorch works on, by the names that MLflow
+    gives to a first card.
+
+    Nothing where it works on no card yet. The load needs `nvidia-ml-py`, of the extra `gpu`.
+    """
+    torch = sys.modules.get("torch")
+    # Asking a card would give this process one where it computes on the CPU
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    free, whole = torch.cuda.mem_get_info()
+    values = {
+        "gpu_0_memory_usage_megabytes": (whole - free) / 1e6,
+        "gpu_0_memory_usage_percentage": 100 * (whole - free) / whole,
+    }
+    with contextlib.suppress(ModuleNotFoundError):
+        values["gpu_0_utilization_percentage"] = float(torch.cuda.utilization())
+    return values

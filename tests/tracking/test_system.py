@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from tasks.tracking import system
 from tests.workspace import ROOT
@@ -66,3 +67,18 @@ def test_an_error_of_the_work_passes_and_the_samples_end(monkeypatch):
     monkeypatch.setenv(INTERVAL, "0.05")
     with pytest.raises(KeyError), system.watched():
         raise KeyError("of the work")
+
+
+def test_the_card_that_pytorch_works_on_has_values_and_no_process_gets_one_for_them(monkeypatch):
+    assert system.of_card() == {}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (6_000_000, 8_000_000))
+    memory = {"gpu_0_memory_usage_megabytes": 2.0, "gpu_0_memory_usage_percentage": 25.0}
+    monkeypatch.setattr(torch.cuda, "utilization", lambda: 90)
+    assert system.of_card() == {**memory, "gpu_0_utilization_percentage": 90.0}
+
+    def without_library() -> int:
+        raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed")
+
+    monkeypatch.setattr(torch.cuda, "utilization", without_library)
+    assert system.of_card() == memory
