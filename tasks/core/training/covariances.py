@@ -37,11 +37,16 @@ class Moments:
             features: (N, F).
             text_embeds: (T, D).
             owner: (T,) the image of each text: an image counts as often as it has texts.
+
+        Raises:
+            ValueError: all images or all texts have the same vector, so that nothing varies.
         """
         counts = torch.bincount(owner, minlength=len(features)).to(features)
         num_pairs = len(text_embeds)
         img_mean, txt_mean = counts @ features / num_pairs, text_embeds.mean(0)
         x, y = features - img_mean, text_embeds - txt_mean
+        _check_varied(x, features, "images", "`model.image_encoder`")
+        _check_varied(y, text_embeds, "captions", "`embed_captions.text_encoder`")
         # Images are not repeated for their texts, which would take several times the memory
         texts = torch.zeros(len(features), y.shape[1]).to(y).index_add_(0, owner, y)
         scale = 1.0 / (num_pairs - 1)
@@ -108,6 +113,15 @@ def mean_terms(features: Tensor, text_embeds: Tensor, real: Moments) -> tuple[Te
     img = (features.mean(0) - real.img_mean.to(features)).square().sum()
     txt = (text_embeds.mean(0) - real.txt_mean.to(text_embeds)).square().sum()
     return img, txt
+
+
+def _check_varied(centred: Tensor, rows: Tensor, what: str, encoder: str) -> None:
+    # The mean of equal rows is theirs up to rounding
+    if centred.abs().max() <= 8 * torch.finfo(rows.dtype).eps * rows.abs().max():
+        raise ValueError(
+            f"{what}: received {len(rows)} equal vectors; needed are at least two that differ, "
+            f"since equal ones have no covariance; change the data, or {encoder} in params.yaml"
+        )
 
 
 def _centred(rows: Tensor) -> Tensor:

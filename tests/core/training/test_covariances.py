@@ -60,3 +60,16 @@ def test_the_gradient_of_the_map_is_that_of_differences():
     x, y = _rows("a", 6, 4).requires_grad_(), _rows("b", 6, 3).requires_grad_()
     ridges = torch.tensor(0.3).double(), torch.tensor(0.7).double()
     assert torch.autograd.gradcheck(lambda x, y: pair_map(x, y, ridges), (x, y))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e4])
+def test_images_and_captions_that_do_not_vary_are_refused(dtype, value):
+    features, texts = (rows.to(dtype) for rows in _real())
+    with pytest.raises(ValueError, match="captions: received 15 equal vectors"):
+        Moments.of(features, torch.full_like(texts, value), OWNER)
+    with pytest.raises(ValueError, match="images: received 9 equal vectors"):
+        Moments.of(torch.full_like(features, value), texts, OWNER)
+    nearly = torch.full_like(texts, value)
+    nearly[0] += 0.01 * max(value, 1.0)
+    assert Moments.of(features, nearly, OWNER).txt.isfinite().all()

@@ -61,11 +61,12 @@ def rows_loss(problem: Problem, config: Config, num_pairs: int, real: RealPairs)
     """Return the loss; half of the map's part counts to each modality in the history.
 
     Raises:
-        ValueError: features or texts of the real pairs are constant, or have nothing in common.
+        ValueError: features or texts of the real pairs are constant, see `Moments.of`, or have
+            nothing in common.
     """
     moments = Moments.of(real.features.double(), real.text_embeds.double(), real.owner)
+    _check_common(moments)
     img_variance, txt_variance = (float(value) for value in moments.ridges(1.0))
-    _check_moments(moments, img_variance, txt_variance)
     real_map = RealMap(moments)
 
     def loss(rows: Rows, iteration: int) -> tuple[Tensor, dict[str, float]]:
@@ -83,19 +84,9 @@ def rows_loss(problem: Problem, config: Config, num_pairs: int, real: RealPairs)
     return loss
 
 
-def _check_moments(moments: Moments, img_variance: float, txt_variance: float) -> None:
+def _check_common(moments: Moments) -> None:
     """Refuse real pairs that the loss would divide by zero for."""
-    for name, variance, mean in (
-        ("image features", img_variance, moments.img_mean),
-        ("text embeddings", txt_variance, moments.txt_mean),
-    ):
-        if variance <= _ROUNDED * float(mean.square().mean()):
-            raise ValueError(
-                f"spectral: received {name} of the training split that are constant (mean variance "
-                f"{variance:g}); allowed are pairs that differ; change prepare_data, model or "
-                "embed_captions, or leave spectral out of methods.distillers"
-            )
-    total = img_variance * len(moments.img) * txt_variance * len(moments.txt)
+    total = float(moments.img.trace() * moments.txt.trace())
     common = float(moments.cross.square().sum())
     if common <= _ROUNDED * total:
         raise ValueError(
