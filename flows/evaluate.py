@@ -49,15 +49,24 @@ def evaluate(
     refs = replace(refs, imported=imported(chosen, refs.inputs.digests()))
 
     heard: list[tuple[params.Params, Found, dict[str, Ref]]] = []
-    how = {"force": force, "accept_code": accept_code}
-    done = scored(chosen, refs, how, lambda *told: heard.append(told))
-    # A measure of the first student's sets takes what the further ones scored
-    unseen = [found for _, found, _ in heard[1:]]
-    for student, found, galleries in heard:
-        others = [] if student.student else unseen
-        told = (found, refs.distilled, galleries, others)
+
+    def log(student: params.Params, found: Found, galleries: dict[str, Ref]) -> None:
+        # A measure of the main student's sets takes what the further ones scored
+        unseen = [] if student.student else [further for _, further, _ in heard[1:]]
+        told = (found, refs.distilled, galleries, unseen)
         measures.log_scores(student, invocation(), refs.inputs.prepared, *told)
-    return done
+
+    def hear(student: params.Params, found: Found, galleries: dict[str, Ref]) -> None:
+        heard.append((student, found, galleries))
+        if student.student:
+            log(student, found, galleries)
+
+    try:
+        return scored(chosen, refs, {"force": force, "accept_code": accept_code}, hear)
+    finally:
+        # Also where a further student failed: the main one is done
+        for main in heard[:1]:
+            log(*main)
 
 
 def scored(

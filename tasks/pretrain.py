@@ -174,8 +174,11 @@ def _splits(
 def _put(made: Path, partial: Path, target: Path) -> None:
     """Bring the weights and the json to their places, whole or not at all."""
     try:
-        shutil.copyfile(made, partial)
-        sync(partial)
+        with disk.explained(partial):
+            disk.check_space(partial.parent, made.stat().st_size)
+            with made.open("rb") as source, partial.open("wb") as copy:
+                shutil.copyfileobj(source, copy)
+            sync(partial)
         # First: alone it is no weights, and the next run writes it again
         facts = made.with_name(f"{made.name}.json").read_text()
         write_text(target.with_name(f"{target.name}.json"), facts)

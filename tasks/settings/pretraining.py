@@ -6,6 +6,7 @@ The defaults of `pretrain` are those of `PretrainSection`; no profile holds them
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -141,15 +142,28 @@ def _target(chosen: Params, to: str | None) -> Path:
 
 
 def check_free(target: Path) -> None:
-    """Raise ValueError where the file to write exists, or cannot have its folder."""
+    """Raise ValueError where the file to write or its json exists, or cannot have its folder."""
     files = [path for path in target.parents if path.exists() and not path.is_dir()]
     if files:
         raise ValueError(
             f"--to: received {target}, and {files[0]} is no folder; allowed is a file in a folder; "
             "change --to"
         )
-    if target.exists():
-        raise ValueError(
-            f"--to: received {target}, which exists; allowed is a name that is free; choose "
-            "another, or remove it"
-        )
+    facts = target.with_name(f"{target.name}.json")
+    for place in (target, facts):
+        # A link whose target is gone would be replaced as well
+        if (place.exists() or place.is_symlink()) and not _is_ours(place):
+            raise ValueError(
+                f"--to: received {target}, and {place} exists; allowed is a name that is free; "
+                "choose another, or remove it"
+            )
+
+
+def _is_ours(place: Path) -> bool:
+    """Whether it is the json of a run that was killed before it wrote its weights."""
+    if place.suffix != ".json" or not place.is_file():
+        return False
+    try:
+        return "sha256" in json.loads(place.read_text())
+    except ValueError:
+        return False

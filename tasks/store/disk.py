@@ -74,7 +74,9 @@ def _full(place: Path, num_bytes: int) -> str:
 
 
 def _size(folder: Path | None) -> int:
-    """Return the bytes that files take below a folder."""
+    """Return the bytes of a file, or of all files below a folder."""
     if folder is None:
         return 0
+    if folder.is_file():
+        return folder.stat().st_size
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -22,18 +22,21 @@ from tasks.tracking.records import Part, Record, Row, Run
 
 CELL, LAST = "cell_digest", "last_cell_digest"  # of a cell's run, and of its parent
 LEVEL = {"level": "cell"}
+BESIDE = (
+    "recovery",
+    "over_random",
+    "over_equal_bytes",
+    "hlr",
+    "lrs",
+    "ars",
+    "encoder_robustness",
+)
 # Keys of `cell_scores.of_cell` -> names of metrics
 COMPARED = {
     "val": views.BEST,
     "val_std": f"{views.BEST}_std",
     "n": "evaluate/num_seeds",
-    "recovery": "test/recovery",
-    "over_random": "test/over_random",
-    "over_equal_bytes": "test/over_equal_bytes",
-    "hlr": "test/hlr",
-    "lrs": "test/lrs",
-    "ars": "test/ars",
-    "encoder_robustness": "test/encoder_robustness",
+    **{key: f"test/{key}" for key in BESIDE},
     "seconds": "evaluate/seconds",
     "set_bytes": "distill/set_bytes",
     "loss": "distill/final_loss",
@@ -85,7 +88,9 @@ def log_cell(
         scores: how it compares, see `tasks/reporting/cell_scores.py`.
     """
     refs = [cell.distilled, gallery, *students]
-    digest = canonical_digest([dict(cell.sweep), [ref.digest for ref in refs]])
+    # Other rows than the cell's own, which may come later, say how it compares
+    beside = {key: scores[key] for key in BESIDE}
+    digest = canonical_digest([dict(cell.sweep), [ref.digest for ref in refs], beside])
 
     def build() -> tuple[Record, dict[str, Path]]:
         child = replace(_run_of(params, cell), seconds=scores["seconds"])

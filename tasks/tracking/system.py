@@ -13,11 +13,13 @@ metric keys, and a unit of a sweep has one card.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from tasks.tracking.records import Row
 
@@ -25,6 +27,7 @@ LOGGER = logging.getLogger("vl_distillery")
 SWITCH = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
 SECONDS = 10.0  # between two samples
 PREFIX = "system/"  # MLflow's page shows these apart
+LEFT_OUT = ("system_memory_usage_percentage",)  # its megabytes say the same
 
 
 @contextlib.contextmanager
@@ -70,24 +73,31 @@ def _watch(rows: list[Row], seconds: float, is_over: threading.Event) -> None:
         monitor.clear_metrics()
         monitor.collect_metrics()
         values = monitor.aggregate_metrics() | of_card()
+        for name in LEFT_OUT:
+            values.pop(name, None)
         rows.append((len(rows), {f"{PREFIX}{key}": value for key, value in values.items()}))
 
 
 def of_card() -> dict[str, float]:
-    """Return the load and the memory of the card that PyTorch works on, by the names that MLflow
+    """Return the memory and the load of the card that PyTorch works on, by the names that MLflow
     gives to a first card.
 
     Nothing where it works on no card yet. The load needs `nvidia-ml-py`, of the extra `gpu`.
     """
-    torch = sys.modules.get("torch")
+    # While another thread imports PyTorch it has not all of its parts
+    cuda: Any = getattr(sys.modules.get("torch"), "cuda", None)
     # Asking a card would give this process one where it computes on the CPU
-    if torch is None or not torch.cuda.is_initialized():
+    if not getattr(cuda, "is_initialized", lambda: False)():
         return {}
-    free, whole = torch.cuda.mem_get_info()
-    values = {
-        "gpu_0_memory_usage_megabytes": (whole - free) / 1e6,
-        "gpu_0_memory_usage_percentage": 100 * (whole - free) / whole,
-    }
-    with contextlib.suppress(ModuleNotFoundError):
-        values["gpu_0_utilization_percentage"] = float(torch.cuda.utilization())
+    free, whole = cuda.mem_get_info()
+    values = {"gpu_0_memory_usage_megabytes": (whole - free) / 1e6}
+    try:
+        values["gpu_0_utilization_percentage"] = float(cuda.utilization())
+    except Exception as error:  # errors of the driver's library have no class that we could name
+        _tell_once(f"no load of the card: {error}")
     return values
+
+
+@functools.cache
+def _tell_once(message: str) -> None:
+    LOGGER.warning(message)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,9 +23,10 @@ from tasks.core.foundations.tensor_files import map_tensor
 from tasks.core.networks.encoders import encode_images
 from tasks.core.training.pretraining import PretrainSection
 from tasks.models import ENCODER
+from tasks.pretrain import _put
 from tasks.settings import params, pretraining, steps
 from tasks.settings.validation import Plugin
-from tasks.store import artifacts
+from tasks.store import artifacts, disk
 from tasks.store.artifacts import Ref, file_digest
 from tasks.train_experts import build_start
 from tests.workspace import ROOT, SETTINGS, make_workspace
@@ -85,7 +87,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes_and_a_target_is_never_replaced(m
     first = (workspace.folder / WEIGHTS).read_bytes()
     again = workspace.flow("pretrain", *HOW, "--epochs", "4", check=False)
     assert again.returncode == 2 and again.stdout == ""
-    assert f"--to: received {WEIGHTS}, which exists" in again.stderr
+    assert f"--to: received {WEIGHTS}, and {WEIGHTS} exists" in again.stderr
     often = (*HOW, "--set", "pretrain.checkpoint_every=1", "--epochs", "4", "--to", "b.safetensors")
     work = workspace.folder / "data/.work"
     was_running = workspace.kill_when(
@@ -124,7 +126,9 @@ WRONG = [
     ({"settings": []}, r"--teacher: received toy, with test_nfnet, which is the network to be"),
     ({"settings": [STUDENT, RANDOM]}, r"--to: received nothing, and model\.options\.weights is 'r"),
     ({"to": "vit.pt"}, r"--to: received 'vit\.pt'; allowed is a name that ends in \.safetensors"),
-    ({"to": "taken.safetensors"}, r"--to: received taken\.safetensors, which exists"),
+    ({"to": "taken.safetensors"}, r"received taken\.safetensors, and taken\.safetensors exists"),
+    ({"to": "noted.safetensors"}, r"received noted\.safetensors, and noted\.safetensors\.json ex"),
+    ({"to": "gone.safetensors"}, r"received gone\.safetensors, and gone\.safetensors exists"),
     ({"to": "params.yaml/a/b.safetensors"}, r"and params\.yaml is no folder; allowed is a file in"),
     ({"epochs": 0}, r"pretrain\.epochs: received 0, allowed is >= 1"),
     ({"epochs": None}, r"received epochs None and minutes None; allowed is one of them"),
@@ -142,9 +146,30 @@ WRONG = [
 @pytest.mark.parametrize(("changes", "message"), WRONG)
 def test_what_a_user_can_mend_is_one_message(here, changes, message):
     (here / "taken.safetensors").touch()
+    (here / "noted.safetensors.json").write_text("my notes")
+    (here / "gone.safetensors").symlink_to("nowhere")
     given = {"settings": [STUDENT], "teacher": None, "to": None, "epochs": 1, "minutes": None}
     with pytest.raises(ValueError, match=message):
         pretraining.load(**{**given, **changes})
+
+
+def test_the_json_of_a_run_that_was_killed_is_written_again(here):
+    (here / "killed.safetensors.json").write_text('{"sha256": "ab"}')
+    assert pretraining.load([STUDENT], None, "killed.safetensors", 1, None).target.name
+
+
+def test_a_full_disk_of_the_target_is_told_as_that_with_the_bytes_that_are_needed(here):
+    made, target = here / "weights.safetensors", here / "vit.safetensors"
+    made.write_bytes(bytes(2_000_000))
+    (here / "weights.safetensors.json").write_text("{}")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(disk.Refused, match=r"partial-vit.*: File too large; .* 1,000,000 by"):
+            _put(made, here / ".partial-vit.safetensors", target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(here.glob("*vit*")) == []
 
 
 def test_an_encoder_that_reads_no_weights_is_refused(here):

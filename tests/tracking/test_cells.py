@@ -5,7 +5,7 @@ machine, and addresses where a server stands.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +28,12 @@ from tests.workspace import ROOT
 pytestmark = pytest.mark.services
 SETTING = 'variant={distill.matching.lr_img: 0.5, methods.distillers: ["lors"], budgets: [20]}'
 SAMPLES = [(step, {"system/cpu_utilization_percentage": float(step)}) for step in range(600)]
-SAMPLES[0][1].update({f"system/system_memory_usage_{unit}": 1.0 for unit in ("megabytes", "share")})
+FURTHER = (
+    "system_memory_usage_megabytes",
+    "gpu_0_memory_usage_megabytes",
+    "gpu_0_utilization_percentage",
+)
+SAMPLES[0][1].update({f"system/{name}": 1.0 for name in FURTHER})
 VIEW = f"{views.TAG}sweep-toy-lr"
 HALF = (0.5, 0.5, 0.5)
 PAIRS = PairSet(torch.zeros(20, 3, 4, 4), torch.ones(20, 5), HALF, HALF)
@@ -59,9 +64,9 @@ class Made:
     students: list[Ref]
     gallery: Ref
 
-    def log(self) -> cells.Pages:
+    def log(self, **beside: float | None) -> cells.Pages:
         scores = {name: 1.0 for name in (*cells.COMPARED, "seconds")}
-        scores |= {"seconds": 90.0, "over_equal_bytes": None}
+        scores |= {"seconds": 90.0, "over_equal_bytes": None, **beside}
         return cells.log_cell(self.chosen, self.cell, self.students, self.gallery, scores)
 
 
@@ -144,6 +149,17 @@ def test_more_than_a_request_of_samples_is_logged_once_below_forty_keys(run):
     assert len(seen.get_metric_history(run.info.run_id, "distill/loss")) == 600
     # The one that is left out could be there
     assert len(run.data.metrics) + 1 <= 40 and "test/over_equal_bytes" not in run.data.metrics
+
+
+def test_a_cell_is_told_again_when_other_rows_say_more_of_it(made):
+    other = {"profile": "toy", "sweep": "again", "cell": NAME}
+    again = replace(made, cell=replace(made.cell, sweep=other))
+    for ars in (None, 0.5, 0.5):
+        again.log(ars=ars)
+    tracker = client.Tracker("toy")
+    found = tracker.client.search_runs([tracker.experiment_id], "tags.sweep = 'again'")
+    told = [one.data.metrics.get("test/ars") for one in found if client.PARENT in one.data.tags]
+    assert told == [0.5]
 
 
 def test_where_a_server_stands_a_run_and_its_sweep_have_addresses(run, monkeypatch):

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import time
+from types import ModuleType
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ def test_without_the_switch_there_is_no_sample_and_mlflow_is_not_imported():
 
 
 def test_samples_have_the_values_of_mlflow_and_their_number_as_step(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     monkeypatch.setenv(system.SWITCH, "true")
     monkeypatch.setenv(INTERVAL, "0.05")
     with system.watched() as rows:
@@ -38,7 +40,6 @@ def test_samples_have_the_values_of_mlflow_and_their_number_as_step(monkeypatch)
         assert set(values) == {
             "system/cpu_utilization_percentage",
             "system/system_memory_usage_megabytes",
-            "system/system_memory_usage_percentage",
         }
         assert 0 <= values["system/cpu_utilization_percentage"] <= 100
         assert values["system/system_memory_usage_megabytes"] > 100
@@ -69,16 +70,23 @@ def test_an_error_of_the_work_passes_and_the_samples_end(monkeypatch):
         raise KeyError("of the work")
 
 
-def test_the_card_that_pytorch_works_on_has_values_and_no_process_gets_one_for_them(monkeypatch):
+def test_the_card_that_pytorch_works_on_has_values_and_no_process_gets_one_for_them(
+    monkeypatch, caplog
+):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     assert system.of_card() == {}
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (6_000_000, 8_000_000))
-    memory = {"gpu_0_memory_usage_megabytes": 2.0, "gpu_0_memory_usage_percentage": 25.0}
+    memory = {"gpu_0_memory_usage_megabytes": 2.0}
     monkeypatch.setattr(torch.cuda, "utilization", lambda: 90)
     assert system.of_card() == {**memory, "gpu_0_utilization_percentage": 90.0}
 
-    def without_library() -> int:
-        raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed")
+    def refused() -> int:
+        raise RuntimeError("no NVML here")
 
-    monkeypatch.setattr(torch.cuda, "utilization", without_library)
-    assert system.of_card() == memory
+    monkeypatch.setattr(torch.cuda, "utilization", refused)
+    assert system.of_card() == system.of_card() == memory
+    assert caplog.text.count("no load of the card: no NVML here") == 1
+    # While another thread imports it
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    assert system.of_card() == {}

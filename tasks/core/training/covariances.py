@@ -39,7 +39,7 @@ class Moments:
             owner: (T,) the image of each text: an image counts as often as it has texts.
 
         Raises:
-            ValueError: all images or all texts have the same vector, so that nothing varies.
+            ValueError: images or texts do not vary, or are not finite.
         """
         counts = torch.bincount(owner, minlength=len(features)).to(features)
         num_pairs = len(text_embeds)
@@ -116,6 +116,11 @@ def mean_terms(features: Tensor, text_embeds: Tensor, real: Moments) -> tuple[Te
 
 
 def _check_varied(centred: Tensor, rows: Tensor, what: str, encoder: str) -> None:
+    if not centred.isfinite().all():
+        raise ValueError(
+            f"{what}: received vectors that are not finite; allowed are finite numbers; change "
+            f"the data, or {encoder} in params.yaml"
+        )
     # The mean of equal rows is theirs up to rounding
     if centred.abs().max() <= 8 * torch.finfo(rows.dtype).eps * rows.abs().max():
         raise ValueError(

@@ -187,7 +187,7 @@ class Pretraining:
             shown = {"loss": course.total / done}
             if done == self.steps_per_epoch:
                 course.losses.append(shown["loss"])
-                course.val_losses.append(self.validate())
+                course.val_losses.append(self._val_loss(course.step))
                 course.total = 0.0
             course.seconds = earlier + time.monotonic() - started
             is_due = course.step % self.section.checkpoint_every == 0 or course.step == num_steps
@@ -198,6 +198,15 @@ class Pretraining:
             if progress:
                 progress(course.step, num_steps, **shown)
         return course
+
+    def _val_loss(self, step: int) -> float:
+        """Return the validation loss; the last step may leave the finite numbers unseen."""
+        loss = self.validate()
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the validation loss is {loss} after {step} steps; lower pretrain.lr by --set"
+            )
+        return loss
 
     def loss(self, learner: Learner, step: int) -> Tensor:
         """Return the loss of one batch (METHOD 2): crops, captions and order belong to the step."""

@@ -73,3 +73,6 @@ def test_images_and_captions_that_do_not_vary_are_refused(dtype, value):
     nearly = torch.full_like(texts, value)
     nearly[0] += 0.01 * max(value, 1.0)
     assert Moments.of(features, nearly, OWNER).txt.isfinite().all()
+    nearly[1] = torch.nan
+    with pytest.raises(ValueError, match="captions: received vectors that are not finite"):
+        Moments.of(features, nearly, OWNER)
