@@ -151,8 +151,9 @@ def _ids(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
         if not rows:
             raise ValueError("no rows")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
+        told = f"rows without {error}" if isinstance(error, KeyError) else f"{error!r:.120}"
         raise ValueError(
-            f"{path}: received {error!r:.120}; allowed are rows with {', '.join(ID)}, the last a "
+            f"{path}: received {told}; allowed are rows with {', '.join(ID)}, the last a "
             "whole number; change the file, or state --picture-column and --caption-column of a "
             "table of real pairs"
         ) from error

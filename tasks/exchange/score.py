@@ -126,9 +126,9 @@ def _scaled(rows: Tensor) -> Tensor:
 def _check_all(place: Place, mapping: str | None) -> None:
     """Refuse one file that does not hold everything."""
     needed = {IMAGES, TEXTS} if mapping else {IMAGES, TEXTS, OWNERS}
-    is_tensors = place.path.suffix.lower() == ".safetensors"
-    if is_tensors and not place.path.is_file():
+    if not place.path.exists():
         raise FileNotFoundError(f"{place.path} is not there; change EMBEDDINGS")
+    is_tensors = place.path.suffix.lower() == ".safetensors"
     names = names_of(place.path) if is_tensors else []
     if place.key or not needed <= set(names):
         raise ValueError(

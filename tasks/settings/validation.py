@@ -133,11 +133,17 @@ def section_of(kind: Any, value: Any, where: str) -> Any:
             (found for found in errors if found["loc"][:1] == errors[0]["loc"][:1]),
             key=lambda found: len(found["loc"]),
         )
-        place = ".".join([where, *(str(part) for part in first["loc"])])
+        named = (str(part) for part in first["loc"])
+        place = ".".join([where, *(part for part in named if not _is_form(part))])
         told = f"received {first['input']!r:.200}: {first['msg']}"
         if first["type"] == "value_error":  # in words of ours, which say what was received
             told = str(first["ctx"]["error"])
         raise ValueError(f"{place}: {told}; change it there or with --set") from error
+
+
+def _is_form(part: str) -> bool:
+    """Whether a part of pydantic's place is one form of a field that has several, and no name."""
+    return part in ("bool", "float", "int", "str") or "[" in part
 
 
 def plugin_of(kind: str, section: Any, key: str, where: str) -> tuple[Plugin, dict[str, Any]]:

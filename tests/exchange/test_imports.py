@@ -197,7 +197,7 @@ def files(place):
         ("name.csv", Stated(), ["name.csv: row 0: received train, train/999999.png"]),
         ("caption.csv", Stated(), ["caption.csv: row 0", "from 0"]),
         ("word.csv", Stated(), ["word.csv: received ValueError", "a whole number"]),
-        ("column.csv", Stated(), ["column.csv: received KeyError('split')"]),
+        ("column.csv", Stated(), ["column.csv: received rows without 'split'"]),
         ("one.csv", Stated(), ["one.csv: received 1 images", "at least 2"]),
         ("one.csv", STATED, ["--text-encoder: received with a list of ids, which says it"]),
         ("header.csv", Stated(), ["header.csv: received ValueError('no rows')"]),

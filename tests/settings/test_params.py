@@ -100,7 +100,7 @@ BAD = [
     ),
     (
         "distill.matching.optimiser=rmsprop",
-        r"options\.bi_trajectory\.optimiser\..*: received 'rmsprop': .*'sgd' or 'adam'",
+        r"options\.bi_trajectory\.optimiser: received 'rmsprop': .*'sgd' or 'adam'",
     ),
     (
         "distill.matching.optimiser={img: adam, txt: sgd}",
