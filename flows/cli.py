@@ -76,7 +76,8 @@ def _run(name: str, words: dict[str, Any]) -> None:
     if name in LIGHT:
         run(name, words)
         return
-    from tasks.settings import params, studies  # PyTorch, which `--help` does not need
+    from tasks import preflight  # PyTorch, which `--help` does not need
+    from tasks.settings import params, studies
 
     if name == PRESET and words.pop("list"):
         presets = params.presets(words["settings"])
@@ -95,6 +96,7 @@ def _run(name: str, words: dict[str, Any]) -> None:
         chosen = params.load(words["settings"])
         if name == STUDY:
             studies.load(words["study"], chosen)
+        preflight.check_named_data(chosen, words["settings"])
     run(name, words)
 
 

@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from tasks.store.manifests import DamagedArtifact, Manifest, canonical_digest
 LOGGER = logging.getLogger("vl_distillery")
 CHECKED = stages.DATA / ".checked"
 RANDOM = "random"
+DATA_OPTIONS = "prepare_data.options"
 NO_REF = Ref("", "")  # stands for inputs that are not compared
 TEXT_DIM = 8  # of the vectors that stand in for captions: any width will do
 OPTION = re.compile(r"\bmodel\.(?=options|lora|trainable|image_encoder|input_size)")
@@ -64,6 +65,28 @@ def check(params: Params, stage: str, *, with_weights: bool = True) -> None:
         for name in params.students:
             with _placed(params, f"evaluate.cross_architecture.{name}"):
                 _check_images(params.as_student(name), False, with_weights)
+
+
+def check_named_data(params: Params, settings: Sequence[str]) -> None:
+    """Refuse raw data that a setting names and that are not there.
+
+    Without raw data a prepared artifact stands in, and that may be of other data than were named.
+
+    Args:
+        settings: overrides of params.yaml, which `params` were loaded with.
+
+    Raises:
+        FileNotFoundError: a folder or a file is not there.
+    """
+    named = [one.partition("=")[0] for one in settings]
+    if not {DATA_OPTIONS, f"{DATA_OPTIONS}.path"}.intersection(named):
+        return
+    _, missing = keys.of_prepared(steps.preparation(params))
+    if missing is not None:
+        raise FileNotFoundError(
+            f"{missing}; what was prepared before may be of other data, and is used without this "
+            "--set alone"
+        ) from missing
 
 
 @contextlib.contextmanager

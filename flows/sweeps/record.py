@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -75,8 +76,9 @@ def running(profile: str, name: str, words: dict[str, Any]) -> Iterator[Record]:
     """
     check_name(name, "sweep", "--name")
     record = Record(profile, name, words)
+    is_new = not record.folder.exists()
     record.folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(record.folder / LOCK)
+    lock, is_refused = filelock.FileLock(record.folder / LOCK), False
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
@@ -96,8 +98,9 @@ def running(profile: str, name: str, words: dict[str, Any]) -> Iterator[Record]:
         record.save()
         try:
             yield record
-        except BaseException:
+        except BaseException as error:
             record.state = INTERRUPTED
+            is_refused = is_new and not record.rows and isinstance(error, ValueError | OSError)
             raise
         else:
             record.state = FINISHED
@@ -105,6 +108,9 @@ def running(profile: str, name: str, words: dict[str, Any]) -> Iterator[Record]:
             record.save()
     finally:
         lock.release()
+        # Nothing was begun, so there is nothing to go on with
+        if is_refused:
+            shutil.rmtree(record.folder)
 
 
 def _flow_run() -> str | None:

@@ -122,5 +122,8 @@ def test_a_search_leaves_poor_cells_and_goes_on_with_those_that_it_asked_for(mad
     ],
 )
 def test_a_cell_that_the_parameters_do_not_name_is_refused(made, options, message):
+    before = sorted((made.folder / "data/sweeps/toy").iterdir())
     done = made.flow("distill_sweep", *options, check=False)
     assert done.returncode == 2 and message in done.stderr
+    # Nothing was begun, so no sweep is there to go on with
+    assert sorted((made.folder / "data/sweeps/toy").iterdir()) == before
