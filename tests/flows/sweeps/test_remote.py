@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 
@@ -74,59 +73,37 @@ def test_a_sweep_outlives_its_server_and_goes_on_with_the_next(served, made, num
     assert "of 2: bi_trajectory-4" in served.log()
 
 
-def begun(served: Served, sweep: str) -> subprocess.Popen[bytes]:
-    """Start a sweep of two cells that last, and return when each has come some way."""
+def test_what_is_killed_does_not_stay_running_and_a_parent_goes_on_with_its_cells(served):
+    options = [word for setting in LONGER for word in ("--set", setting)]
+    first = served.sweep("killed", *options)
+    wait_for(lambda: states(served.runs("killed")) == ["Running"] * 2, served.log)
     work = served.workspace.folder / "data/.work"
-    shutil.rmtree(work, ignore_errors=True)
-    parent = again(served, sweep)
     wait_for(lambda: len(list(work.glob("*/.checkpoint.safetensors"))) == 2, served.log)
-    return parent
-
-
-def again(served: Served, sweep: str) -> subprocess.Popen[bytes]:
-    """Start a parent of this sweep."""
-    return served.sweep(sweep, *(word for setting in LONGER for word in ("--set", setting)))
-
-
-def interrupt(parent: subprocess.Popen[bytes]) -> None:
-    """End a parent as Ctrl-C does."""
-    os.kill(parent.pid, signal.SIGINT)
-    assert parent.wait(60) == 130
-
-
-def test_a_parent_that_is_killed_does_not_stay_running_and_the_next_goes_on_with_its_cells(served):
-    first = begun(served, "killed")
-    cells = {run.id for run in served.all_runs("killed")}
+    ids = {run.id for run in served.runs("killed").values()}
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    second = again(served, "killed")
-
-    def parents() -> list[str]:
-        found = [run.state for run in served.client.read_flow_runs() if not run.tags]
-        names = [state.name for state in found if state]
-        return sorted(name for name in names if name in ("Running", "Crashed"))
-
-    wait_for(lambda: parents() == ["Crashed", "Running"], parents)
-    interrupt(second)
-    wait_for(lambda: states(served.all_runs("killed")) == ["Cancelled"] * 2, served.log)
-    assert {run.id for run in served.all_runs("killed")} == cells
-
-
-def test_a_cell_that_is_killed_with_its_worker_is_tried_once_more(served):
-    parent = begun(served, "lost")
-    # With its worker: nobody else could say that the cell ended
+    second = served.sweep("killed", *options)
+    # A cell, with its worker: nobody else could say that it ended
     worker = psutil.Process(served.workers["cpu-0"].pid)
     cell = worker.children()
     for process in (worker, *cell):
         process.kill()
     served.workers["cpu-0"].wait()
     # The lost cell is tried once more, and waits: the other worker has a cell
-    wait_for(lambda: len(served.all_runs("lost")) == 3, served.log)
-    assert states(served.all_runs("lost"))[:2] == ["Crashed", "Running"]
-    interrupt(parent)
+    wait_for(lambda: len(served.all_runs("killed")) == 3, served.log)
+    assert states(served.all_runs("killed"))[:2] == ["Crashed", "Running"]
+    parents = [
+        run.state.name
+        for run in served.client.read_flow_runs()
+        if run.state and not run.tags and run.state.name in ("Running", "Crashed")
+    ]
+    assert sorted(parents) == ["Crashed", "Running"]
+    assert ids < {run.id for run in served.all_runs("killed")}
+    os.kill(second.pid, signal.SIGINT)
+    assert second.wait(60) == 130
     wait_for(
-        lambda: states(served.all_runs("lost")) == ["Cancelled", "Cancelled", "Crashed"],
-        lambda: states(served.all_runs("lost")),
+        lambda: states(served.all_runs("killed")) == ["Cancelled", "Cancelled", "Crashed"],
+        lambda: states(served.all_runs("killed")),
     )
     other = psutil.Process(served.workers["cpu-1"].pid)
     wait_for(lambda: not other.children(), other.children)
