@@ -12,6 +12,10 @@ from dataclasses import replace
 from tasks.core.evaluation import measures
 from tasks.settings.sets import AUGMENTED, EQUAL_BYTES, FULL, PLAIN, RANDOM, SetName
 
+FURTHER = ("hlr", "lrs", "ars", "encoder_robustness")  # measures that need further students
+# How a cell of a sweep compares, by the keys of `cell_scores.of_cell`
+COMPARED = ("recovery", "over_random", "over_equal_bytes", *FURTHER)
+
 # The mean recall of a set as a fraction of 1; None where it was not scored
 Recall = Callable[[SetName], float | None]
 

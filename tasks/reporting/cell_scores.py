@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.beside import Recall, measures_of
+from tasks.beside import FURTHER, Recall, measures_of
 from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe
 from tasks.core.foundations.file_names import HISTORY, SCORE
@@ -21,7 +21,6 @@ from tasks.store.artifacts import Ref
 
 LAST = 0.1  # share of the iterations that count as the end of a distillation
 VALIDATION, MEAN = "val_mean_recall", "mean_recall"
-MEASURES = ("hlr", "lrs", "ars", "encoder_robustness")
 
 
 Found = Mapping[str, Sequence[Ref]]  # scores by set
@@ -48,7 +47,7 @@ def of_cell(
         over_random: ratio to random selection of the same size.
         over_equal_bytes: ratio to random pairs of its bytes, see `equal_bytes.py`. These three are
             None where the reference scored 0 or is not there.
-        each of `MEASURES`: see `measures_of`; None where it is unknown.
+        each of `beside.FURTHER`: see `measures_of`; None where it is unknown.
         seconds: of the set and its students.
         set_bytes: as stored.
         loss: mean distillation loss of the last tenth of the iterations.
@@ -74,7 +73,7 @@ def of_cell(
     is_equal = are_comparable(own[0]["num_bytes"], real_bytes)
     return {
         **told,
-        **{key: beside.get(key) for key in MEASURES},
+        **{key: beside.get(key) for key in FURTHER},
         "recovery": ratio_to(FULL),
         "over_random": ratio_to(str(SetName(RANDOM, size))),
         "over_equal_bytes": ratio_to(equal) if is_equal else None,

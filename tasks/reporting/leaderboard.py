@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tasks.beside import COMPARED
 from tasks.core.evaluation import measures, metrics
 from tasks.core.evaluation.statistics import Statistics
 from tasks.reporting.rendering import environment, write_all
@@ -26,13 +27,7 @@ VALUES = (
     "val",
     "val_std",
     *(name for metric in metrics.NAMES for name in (metric, f"{metric}_std")),
-    "recovery",
-    "over_random",
-    "over_equal_bytes",
-    "hlr",
-    "lrs",
-    "ars",
-    "encoder_robustness",
+    *COMPARED,
     "seconds",
     "set_bytes",
     "loss",

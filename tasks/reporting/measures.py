@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from tasks import beside
 from tasks.beside import Recall, measures_of
 from tasks.reporting.equal_bytes import are_comparable
 from tasks.reporting.tables import FULL, is_again
@@ -22,7 +23,7 @@ from tasks.settings.sets import EQUAL_BYTES, PLAIN, SetName
 
 Recalls = Mapping[tuple[str, str, int], float]  # by student, method and size, 0 of the full data
 ALWAYS = ("recovery", "ior_pairs")
-FURTHER = ("ior_bytes", "hlr", "lrs", "ars", "encoder_robustness")
+FURTHER = ("ior_bytes", *beside.FURTHER)
 # Heading, factor and decimals of a column
 SHOWN = {
     "recovery": ("of full data, %", 100, 1),

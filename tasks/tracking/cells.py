@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tasks import beside
 from tasks.core.foundations.file_names import GALLERY, SHEET
 from tasks.settings.overrides import word_of
 from tasks.settings.params import Params
@@ -22,21 +23,12 @@ from tasks.tracking.records import Part, Record, Row, Run
 
 CELL, LAST = "cell_digest", "last_cell_digest"  # of a cell's run, and of its parent
 LEVEL = {"level": "cell"}
-BESIDE = (
-    "recovery",
-    "over_random",
-    "over_equal_bytes",
-    "hlr",
-    "lrs",
-    "ars",
-    "encoder_robustness",
-)
 # Keys of `cell_scores.of_cell` -> names of metrics
 COMPARED = {
     "val": views.BEST,
     "val_std": f"{views.BEST}_std",
     "n": "evaluate/num_seeds",
-    **{key: f"test/{key}" for key in BESIDE},
+    **{key: f"test/{key}" for key in beside.COMPARED},
     "seconds": "evaluate/seconds",
     "set_bytes": "distill/set_bytes",
     "loss": "distill/final_loss",
@@ -89,8 +81,8 @@ def log_cell(
     """
     refs = [cell.distilled, gallery, *students]
     # Other rows than the cell's own, which may come later, say how it compares
-    beside = {key: scores[key] for key in BESIDE}
-    digest = canonical_digest([dict(cell.sweep), [ref.digest for ref in refs], beside])
+    compared = {key: scores[key] for key in beside.COMPARED}
+    digest = canonical_digest([dict(cell.sweep), [ref.digest for ref in refs], compared])
 
     def build() -> tuple[Record, dict[str, Path]]:
         child = replace(_run_of(params, cell), seconds=scores["seconds"])
