@@ -6,11 +6,15 @@ shows measures says how recalls are looked up, and which measures it shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from tasks.core.evaluation import measures
+from tasks.core.evaluation.statistics import mean
+from tasks.core.foundations.file_names import SCORE
 from tasks.settings.sets import AUGMENTED, EQUAL_BYTES, FULL, PLAIN, RANDOM, SetName
+from tasks.store.artifacts import Ref
 
 FURTHER = ("hlr", "lrs", "ars", "encoder_robustness")  # measures that need further students
 # How a cell of a sweep compares, by the keys of `cell_scores.of_cell`
@@ -18,6 +22,16 @@ COMPARED = ("recovery", "over_random", "over_equal_bytes", *FURTHER)
 
 # The mean recall of a set as a fraction of 1; None where it was not scored
 Recall = Callable[[SetName], float | None]
+
+
+def recalls_of(found: Mapping[str, Sequence[Ref]]) -> Recall:
+    """Return the lookup in scores by set, of one kind of student: the mean over students."""
+
+    def recall(name: SetName) -> float | None:
+        texts = [(ref.folder / SCORE).read_text() for ref in found.get(str(name), ())]
+        return mean(json.loads(text)["mean_recall"] for text in texts) / 100 if texts else None
+
+    return recall
 
 
 def measures_of(

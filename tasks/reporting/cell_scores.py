@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.beside import FURTHER, Recall, measures_of
+from tasks.beside import FURTHER, measures_of, recalls_of
 from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe
 from tasks.core.foundations.file_names import HISTORY, SCORE
@@ -68,7 +68,9 @@ def of_cell(
     # Seconds are those of the set and of its own students; coresets and full data are shared by
     # cells
     made, equal = [distilled, *found[name]], str(SetName(EQUAL_BYTES, size))
-    beside = measures_of(SetName.parse(name), _recalls(found), [_recalls(one) for one in unseen])
+    beside = measures_of(
+        SetName.parse(name), recalls_of(found), [recalls_of(one) for one in unseen]
+    )
     real_bytes = scores[equal][0]["num_bytes"] if equal in scores else None
     is_equal = are_comparable(own[0]["num_bytes"], real_bytes)
     return {
@@ -82,16 +84,6 @@ def of_cell(
         "loss": final_loss(distilled.folder),
         "device": manifests.read(distilled.folder, "device").facts["device"],
     }
-
-
-def _recalls(found: Found) -> Recall:
-    """Return the lookup of a set's mean recall over its students."""
-
-    def recall(name: SetName) -> float | None:
-        refs = found.get(str(name))
-        return describe(_read(ref)[MEAN] for ref in refs).mean / 100 if refs else None
-
-    return recall
 
 
 def final_loss(folder: Path) -> float:

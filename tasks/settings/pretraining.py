@@ -164,6 +164,7 @@ def _is_ours(place: Path) -> bool:
     if place.suffix != ".json" or not place.is_file():
         return False
     try:
-        return "sha256" in json.loads(place.read_text())
+        facts = json.loads(place.read_text())
     except ValueError:
         return False
+    return isinstance(facts, dict) and "sha256" in facts

@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tasks.beside import Recall, measures_of
+from tasks.beside import measures_of, recalls_of
 from tasks.core.evaluation import metrics
 from tasks.core.evaluation.statistics import describe, mean
 from tasks.core.foundations.file_names import CURVE, GALLERY, HISTORY, SCORE, SHEET
@@ -232,20 +232,10 @@ def beside_of(
         students: scores by set, all of one kind of student.
         unseen: the same of each further student.
     """
-    found = measures_of(SetName.parse(name), _recalls(students), [_recalls(one) for one in unseen])
+    found = measures_of(
+        SetName.parse(name), recalls_of(students), [recalls_of(one) for one in unseen]
+    )
     return {MEASURES.get(key, f"test/{key}"): value for key, value in found.items()}
-
-
-def _recalls(students: Mapping[str, list[Ref]]) -> Recall:
-    """Return the lookup of a set's mean recall over its students."""
-
-    def recall(name: SetName) -> float | None:
-        scores = [
-            json.loads((ref.folder / SCORE).read_text()) for ref in students.get(str(name), ())
-        ]
-        return mean(score["mean_recall"] for score in scores) / 100 if scores else None
-
-    return recall
 
 
 def statistics_of(refs: list[Ref]) -> dict[str, float]:

@@ -146,7 +146,7 @@ WRONG = [
 @pytest.mark.parametrize(("changes", "message"), WRONG)
 def test_what_a_user_can_mend_is_one_message(here, changes, message):
     (here / "taken.safetensors").touch()
-    (here / "noted.safetensors.json").write_text("my notes")
+    (here / "noted.safetensors.json").write_text("5")
     (here / "gone.safetensors").symlink_to("nowhere")
     given = {"settings": [STUDENT], "teacher": None, "to": None, "epochs": 1, "minutes": None}
     with pytest.raises(ValueError, match=message):
