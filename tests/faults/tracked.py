@@ -104,7 +104,13 @@ class Started:
 
     def kill_after(self, seconds: float) -> bool:
         """Kill -9 the process after a while; return whether it still ran."""
-        self.process.join(seconds)
+        limit = time.monotonic() + seconds
+        return self.kill_when(lambda: time.monotonic() > limit)
+
+    def kill_when(self, is_so: Callable[[], bool]) -> bool:
+        """Kill -9 the process as soon as it is so; return whether it still ran."""
+        while self.process.is_alive() and not is_so():
+            time.sleep(0.001)
         was_running = self.process.is_alive()
         self.process.kill()
         self.process.join()
