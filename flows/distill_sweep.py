@@ -112,11 +112,12 @@ def distill_sweep(
     digest = hashlib.sha256(text_of(told_apart).encode()).hexdigest()[:6]
     name = name or f"{typed.kind}-{digest}"
     with record.running(profile, name, {**words, "name": name}) as kept:
-        crash_former(kept)
         planned, ends, source = _source(typed, raw, methods, sizes, kept.asked)
         checked = [[one.variant] for one in ends]
         told = Told(own, time.time() if force else None, accept_code, checked, planned)
         with _pool(kept, pool, workers, num_gpus) as found:
+            # From here on an interrupt cancels what the former parent had started, too
+            crash_former(kept)
             course = Course(kept, told, source, found)
             board = course.run(_publish)
     _tell(board)

@@ -19,6 +19,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from flows.policy import retried
 from flows.services import session
+from flows.services.cancelling import ends_with_run
 from tasks.progress import reporter
 from tasks.settings.stores import check_store, store_of
 from tasks.step import Step
@@ -96,7 +97,7 @@ def flow(name: str) -> Callable[[Callable[P, R]], Any]:
         if "prefect" not in sys.modules:
             return made
         session.end_with_worker()
-        return made.recorded()
+        return replace(made, fn=ends_with_run(named)).recorded()
 
     return define
 

@@ -294,11 +294,14 @@ def _identity(pid: int) -> tuple[str, bool]:
 
 
 def _follow(owner: Owner | None) -> None:
-    """Interrupt this process when its owner is gone, and end it where that does not help: nobody
-    would record its outputs.
-    """
+    """Interrupt this process when its owner is gone: nobody would record its outputs."""
     while owner and owner.is_alive:
         time.sleep(POLL_SECONDS)
+    interrupt()
+
+
+def interrupt() -> None:
+    """Interrupt this process from a thread, and end it where that does not help."""
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(END_SECONDS)
     os._exit(130)

@@ -7,11 +7,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 
 import psutil
 import pytest
+from prefect.states import Cancelling
 
 from flows.services.session import GONE_SECONDS
 from tests.flows.sweeps.served import WAIT_SECONDS, Served, serving, states, wait_for
@@ -73,37 +75,59 @@ def test_a_sweep_outlives_its_server_and_goes_on_with_the_next(served, made, num
     assert "of 2: bi_trajectory-4" in served.log()
 
 
-def test_what_is_killed_does_not_stay_running_and_a_parent_goes_on_with_its_cells(served):
-    options = [word for setting in LONGER for word in ("--set", setting)]
-    first = served.sweep("killed", *options)
-    wait_for(lambda: states(served.runs("killed")) == ["Running"] * 2, served.log)
+def begun(served: Served, sweep: str) -> subprocess.Popen[bytes]:
+    """Start a sweep of two cells that last, and return when each has come some way."""
     work = served.workspace.folder / "data/.work"
+    shutil.rmtree(work, ignore_errors=True)
+    parent = again(served, sweep)
     wait_for(lambda: len(list(work.glob("*/.checkpoint.safetensors"))) == 2, served.log)
-    ids = {run.id for run in served.runs("killed").values()}
+    return parent
+
+
+def again(served: Served, sweep: str) -> subprocess.Popen[bytes]:
+    """Start a parent of this sweep."""
+    return served.sweep(sweep, *(word for setting in LONGER for word in ("--set", setting)))
+
+
+def interrupt(parent: subprocess.Popen[bytes]) -> None:
+    """End a parent as Ctrl-C does."""
+    os.kill(parent.pid, signal.SIGINT)
+    assert parent.wait(60) == 130
+
+
+def test_a_parent_that_is_killed_does_not_stay_running_and_the_next_goes_on_with_its_cells(served):
+    first = begun(served, "killed")
+    cells = {run.id for run in served.all_runs("killed")}
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    second = served.sweep("killed", *options)
-    # A cell, with its worker: nobody else could say that it ended
+    second = again(served, "killed")
+
+    def parents() -> list[str]:
+        found = [run.state for run in served.client.read_flow_runs() if not run.tags]
+        names = [state.name for state in found if state]
+        return sorted(name for name in names if name in ("Running", "Crashed"))
+
+    wait_for(lambda: parents() == ["Crashed", "Running"], parents)
+    interrupt(second)
+    wait_for(lambda: states(served.all_runs("killed")) == ["Cancelled"] * 2, served.log)
+    assert {run.id for run in served.all_runs("killed")} == cells
+
+
+def test_a_cell_that_is_killed_with_its_worker_is_tried_once_more(served):
+    parent = begun(served, "lost")
+    # With its worker: nobody else could say that the cell ended
     worker = psutil.Process(served.workers["cpu-0"].pid)
     cell = worker.children()
     for process in (worker, *cell):
         process.kill()
     served.workers["cpu-0"].wait()
     # The lost cell is tried once more, and waits: the other worker has a cell
-    wait_for(lambda: len(served.all_runs("killed")) == 3, served.log)
-    assert states(served.all_runs("killed"))[:2] == ["Crashed", "Running"]
-    parents = [
-        run.state.name
-        for run in served.client.read_flow_runs()
-        if run.state and not run.tags and run.state.name in ("Running", "Crashed")
-    ]
-    assert sorted(parents) == ["Crashed", "Running"]
-    assert ids < {run.id for run in served.all_runs("killed")}
-    os.kill(second.pid, signal.SIGINT)
-    assert second.wait(60) == 130
+    wait_for(lambda: len(served.all_runs("lost")) == 3, served.log)
+    assert states(served.all_runs("lost"))[:2] == ["Crashed", "Running"]
+    interrupt(parent)
     wait_for(
-        lambda: states(served.all_runs("killed")) == ["Cancelled", "Cancelled", "Crashed"],
-        lambda: states(served.all_runs("killed")),
+        lambda: states(served.all_runs("lost")) == ["Cancelled", "Cancelled", "Crashed"],
+        lambda: states(served.all_runs("lost")),
     )
     other = psutil.Process(served.workers["cpu-1"].pid)
     wait_for(lambda: not other.children(), other.children)
@@ -126,11 +150,38 @@ def submit(served: Served, sweep: str, *settings: str) -> None:
     served.client.create_flow_run_from_deployment(deployment, parameters=words, tags=tags)
 
 
+def alone(served: Served, sweep: str) -> tuple[psutil.Process, psutil.Process]:
+    """Submit a cell that lasts, and return the worker that takes it and the process of the cell."""
+    submit(served, sweep, *LONGER, "variant={distill.matching.lr_img: 0.5}")
+    wait_for(lambda: states(served.runs(sweep)) == ["Running"], served.log)
+    living = [worker.pid for worker in served.workers.values() if worker.poll() is None]
+    (cell,) = (child for pid in living for child in psutil.Process(pid).children())
+    return cell.parent(), cell
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether a process has ended, though its worker may not have seen that."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_a_unit_ends_whose_worker_does_not_hear_that_it_is_cancelled(served, is_deleted):
+    name = f"unheard-{is_deleted}"
+    worker, cell = alone(served, name)
+    (run,) = served.all_runs(name)
+    worker.suspend()
+    if is_deleted:
+        served.client.delete_flow_run(run.id)
+    else:
+        served.client.set_flow_run_state(run.id, Cancelling())
+    wait_for(lambda: has_ended(cell), cell.cmdline)
+    worker.resume()
+    wait_for(lambda: not worker.children(), worker.children)
+    assert states(served.all_runs(name)) == ([] if is_deleted else ["Cancelled"])
+
+
 def test_the_process_of_a_unit_ends_with_its_worker(served):
-    submit(served, "alone", *LONGER, "variant={distill.matching.lr_img: 0.5}")
-    worker = psutil.Process(served.workers["cpu-1"].pid)  # the only one that is left
-    wait_for(lambda: states(served.runs("alone")) == ["Running"], served.log)
-    (cell,) = worker.children()
+    worker, cell = alone(served, "alone")
     worker.kill()
     wait_for(lambda: not cell.is_running(), cell.cmdline)
 
