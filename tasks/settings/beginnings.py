@@ -44,14 +44,13 @@ def check_beginnings(
         if entry not in known:
             raise ValueError(
                 f"{where}.begin_with: received {entry!r}; allowed are numbers of pairs, and sets "
-                f"of methods.imported: {', '.join(known) or 'none'}; change one of both "
-                "(begin_with may come from distill.matching)"
+                f"of methods.imported: {', '.join(known) or 'none'}; change one of both"
             )
         if (known[entry].num_pairs or 0) > min(budgets):
             raise ValueError(
                 f"{where}.begin_with: received {entry!r} with a set of {min(budgets)} pairs, which "
                 "it is too large for; allowed are sets of at most that; change `budgets`, or "
-                "begin_with (it may come from distill.matching)"
+                "begin_with"
             )
 
 

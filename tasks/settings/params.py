@@ -24,6 +24,7 @@ from tasks.settings import variants
 from tasks.settings.beginnings import check_beginnings, sizes
 from tasks.settings.files import PARAMS, keys_of
 from tasks.settings.overrides import TOP
+from tasks.settings.places import as_set
 from tasks.settings.sets import SetName, ceilings
 from tasks.settings.stores import check_store
 from tasks.settings.tree import VARIANT, overridden
@@ -242,9 +243,15 @@ def parse(tree: dict[str, Any], where: str = "params.yaml", variant: str | None 
         ValueError: see `load`.
     """
     top = _profile_of(tree, where)
-    name, body = top["profile"], top["profiles"][top["profile"]]
     # Before anything below reads the tree: a variant may change every section
     chosen = variants.apply(tree, variant) if variant else None
+    with as_set(top["profiles"][top["profile"]], chosen):
+        return _typed(top, where, chosen)
+
+
+def _typed(top: dict[str, Any], where: str, variant: Variant | None) -> Params:
+    """Return the parameters of a raw tree that a variant has changed already."""
+    name, body = top["profile"], top["profiles"][top["profile"]]
     root = f"{where}: profiles.{name}"
     methods = keys_of(top["methods"], ("coresets", "distillers", "imported"), f"{where}: methods")
     dataset, prepare = plugin_of(
@@ -279,7 +286,7 @@ def parse(tree: dict[str, Any], where: str = "params.yaml", variant: str | None 
         evaluate=evaluate,
         students=students,
         report=section_of(ReportSection, body["report"], f"{root}.report"),
-        variant=chosen,
+        variant=variant,
     )
     _cross_check(params, root)
     return params
@@ -381,11 +388,11 @@ def _check_parts(params: Params, plugin: Plugin, where: str, root: str) -> None:
         raise ValueError(
             f"{where}.picture_size: received {own} with data of {size} px "
             f"({root}.prepare_data.image_size); allowed is at most that, or null; change one of "
-            "both (picture_size may come from distill.matching)"
+            "both"
         )
     if (own or size) % plugin.parts:
         raise ValueError(
             f"{where}.parts: received {plugin.parts} with pictures of {own or size} px "
             f"(picture_size there, or {root}.prepare_data.image_size); allowed is a number that "
-            "divides them; change one of both (parts may come from distill.matching)"
+            "divides them; change one of both"
         )

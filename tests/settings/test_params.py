@@ -100,11 +100,11 @@ BAD = [
     ),
     (
         "distill.matching.optimiser=rmsprop",
-        r"options\.bi_trajectory\.optimiser: received 'rmsprop': .*'sgd' or 'adam'",
+        r"distill\.matching\.optimiser: received 'rmsprop': .*'sgd' or 'adam'",
     ),
     (
         "distill.matching.optimiser={img: adam, txt: sgd}",
-        r"options\.bi_trajectory\.optimiser\..*\.sim: received .*: Field required",
+        r"distill\.matching\.optimiser\..*\.sim: received .*: Field required",
     ),
     (
         "distill.matching.optimiser={img: adam, txt: sgd, sim: sgd, step_size: x}",
