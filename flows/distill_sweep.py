@@ -30,6 +30,7 @@ from flows.sweeps.remote import crash_former, remote_pool
 from flows.sweeps.sources import Listed, Searched, Source, shares_experts
 from flows.sweeps.units import Pool
 from tasks import stages
+from tasks.core.foundations.names import hint
 from tasks.reporting.leaderboard import FAILED, Leaderboard, best_of, markdown
 from tasks.settings import tree
 from tasks.settings.files import PARAMS, keys_of
@@ -47,6 +48,7 @@ from tasks.settings.space import (
 
 SWEEP = "sweep"
 HOW = ("workers", "pool", "num_gpus")  # words that change no cell
+POOLS = ("gpu", "cpu", RAY)
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ def _tree(settings: Sequence[str]) -> tuple[dict[str, Any], str, list[str]]:
         )
     if raw["profile"] not in raw["profiles"]:
         raise ValueError(
-            f"{PARAMS}: unknown profile {raw['profile']!r}; available: "
+            f"{PARAMS}: unknown profile {raw['profile']!r}"
+            f"{hint(raw['profile'], map(str, raw['profiles']))}; available: "
             f"{', '.join(sorted(raw['profiles']))}; change `profile`"
         )
     own = [one for one in settings if one.partition("=")[0].partition(".")[0] != SWEEP]
@@ -158,6 +161,11 @@ def _pool(
         )
     if pool is None:
         return local_pool(workers, kept.folder)
+    if pool not in POOLS:
+        raise ValueError(
+            f"--pool: received {pool!r}{hint(pool, POOLS)}; allowed: {', '.join(POOLS)}; change it "
+            "or leave it out"
+        )
     return remote_pool(kept, pool, workers)
 
 

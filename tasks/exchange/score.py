@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tasks.core.evaluation.retrieval import TieReport, ties
+from tasks.core.foundations.names import hint
 from tasks.exchange.arrays import Place, names_of, read_array, read_integers
 
 IMAGES, TEXTS, OWNERS = "image_embeds", "text_embeds", "caption_image_idx"
@@ -85,8 +86,8 @@ def score(given: Embedded, similarity: str) -> TieReport:
     """
     if similarity not in SIMILARITIES:
         raise ValueError(
-            f"--similarity: received {similarity!r}; allowed: {', '.join(SIMILARITIES)}; change "
-            "--similarity"
+            f"--similarity: received {similarity!r}{hint(similarity, SIMILARITIES)}; allowed: "
+            f"{', '.join(SIMILARITIES)}; change --similarity"
         )
     images, texts = given.images, given.texts
     kind = torch.promote_types(images.dtype, texts.dtype)

@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from tasks.core.foundations.names import hint
+
 PARAMS = Path("params.yaml")
 PRESETS = "presets.yaml"
 MAX_BYTES = 2**18  # of a file, which is read in seconds
@@ -67,9 +69,19 @@ def keys_of(value: Any, allowed: Sequence[str], where: str) -> dict[str, Any]:
         received = ", ".join(sorted(map(str, value))) if isinstance(value, dict) else repr(value)
         raise ValueError(
             f"{where}: received the keys {received or 'none'}; allowed and needed: "
-            f"{', '.join(sorted(allowed)) or 'none'}"
+            f"{', '.join(sorted(allowed)) or 'none'}{_odd(value, allowed)}"
         )
     return value
+
+
+def _odd(value: Any, allowed: Sequence[str]) -> str:
+    """Return which keys are unknown, with the names meant, and which are missing."""
+    if not isinstance(value, dict):
+        return ""
+    missing = [name for name in allowed if name not in value]
+    unknown = [f"{key}{hint(key, missing)}" for key in value if key not in allowed]
+    parts = {"unknown": unknown, "missing": missing}
+    return "".join(f"; {part}: {', '.join(names)}" for part, names in parts.items() if names)
 
 
 def _text(path: Path) -> str:

@@ -173,7 +173,8 @@ def space_of(raw: Any, where: str) -> Space:
         )
         parts = [str(part) for part in first["loc"] if part not in ("list[any]", "Range")]
         place = ".".join([where, *parts])
-        told = f"received {first['input']!r:.200}: {first['msg']}"
+        meant = hint(parts[-1], Space.model_fields) if first["type"] == "extra_forbidden" else ""
+        told = f"received {first['input']!r:.200}{meant}: {first['msg']}"
         if first["type"] == "value_error":
             told = str(first["ctx"]["error"])
         raise ValueError(

@@ -112,10 +112,11 @@ def load(name: str, params: Params, path: Path = PARAMS) -> Study:
     where = f"{PRESETS}: studies.{name}"
     values = held[name]["profiles"]
     if not isinstance(values, dict) or profile not in values:
-        known = ", ".join(map(str, values)) if isinstance(values, dict) else "none"
+        known = list(map(str, values)) if isinstance(values, dict) else []
         raise ValueError(
-            f"{where}: received the profile {profile!r}; allowed are those with values there: "
-            f"{known}; add it there or choose one with --profile"
+            f"{where}: received the profile {profile!r}{hint(profile, known)}; allowed are those "
+            f"with values there: {', '.join(known) or 'none'}; add it there or choose one with "
+            "--profile"
         )
     if not params.distillers:
         raise ValueError(

@@ -19,6 +19,7 @@ from tasks.core.foundations.names import check_name
 from tasks.core.foundations.plugins import available
 from tasks.core.foundations.section import Range, Section
 from tasks.core.networks.dual_encoder import ModelSection
+from tasks.settings.faults import first_fault
 from tasks.settings.files import keys_of
 from tasks.settings.sets import ENDINGS, FULL, SetName
 
@@ -126,24 +127,9 @@ def section_of(kind: Any, value: Any, where: str) -> Any:
     try:
         return TypeAdapter(kind).validate_json(plain, strict=True)
     except ValidationError as error:
-        errors = error.errors()
-        # A field may have several forms (a name, or a mapping), and each tells its own fault: the
-        # form that fits deepest was meant.
-        first = max(
-            (found for found in errors if found["loc"][:1] == errors[0]["loc"][:1]),
-            key=lambda found: len(found["loc"]),
-        )
-        named = (str(part) for part in first["loc"])
-        place = ".".join([where, *(part for part in named if not _is_form(part))])
-        told = f"received {first['input']!r:.200}: {first['msg']}"
-        if first["type"] == "value_error":  # in words of ours, which say what was received
-            told = str(first["ctx"]["error"])
+        below, told = first_fault(error, kind)
+        place = ".".join([where, *below])
         raise ValueError(f"{place}: {told}; change it there or with --set") from error
-
-
-def _is_form(part: str) -> bool:
-    """Whether a part of pydantic's place is one form of a field that has several, and no name."""
-    return part in ("bool", "float", "int", "str") or "[" in part
 
 
 def plugin_of(kind: str, section: Any, key: str, where: str) -> tuple[Plugin, dict[str, Any]]:

@@ -99,8 +99,8 @@ def join(tree: dict[str, Any], held: dict[str, Any], where: str) -> dict[str, An
     unknown = sorted(set(own) - set(profiles))
     if unknown:
         raise ValueError(
-            f"{where}: profiles: received {', '.join(unknown)}; allowed are the profiles of "
-            f"params.yaml: {', '.join(profiles)}"
+            f"{where}: profiles: received {_hinted(unknown, profiles)}; allowed are the profiles "
+            f"of params.yaml: {', '.join(profiles)}"
         )
     bodies = {name: body for name, body in profiles.items() if isinstance(body, dict)}
     if any("presets" in body for body in (tree, *bodies.values())):
@@ -125,8 +125,8 @@ def presets_of(tree: dict[str, Any]) -> dict[str, Preset]:
     )
     if unknown:
         raise ValueError(
-            f"profiles.{tree['profile']}.presets: received {', '.join(unknown)}; allowed are "
-            "presets that `presets` at the top has: "
+            f"profiles.{tree['profile']}.presets: received {_hinted(unknown, tree['presets'])}; "
+            "allowed are presets that `presets` at the top has: "
             f"{', '.join(tree['presets'])}; change presets.yaml"
         )
     return {
@@ -241,6 +241,10 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
             "none; change it in presets.yaml"
         )
     return value
+
+
+def _hinted(unknown: Collection[str], known: Collection[str]) -> str:
+    return ", ".join(f"{name}{hint(name, known)}" for name in unknown)
 
 
 def _sections(profile: dict[str, Any], distillers: Any) -> dict[str, Any]:
