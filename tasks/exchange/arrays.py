@@ -23,6 +23,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tasks.core.data.text_rows import other_delimiter
+from tasks.core.foundations.names import hint
+
 # Numpy reads the header of an npy file as an expression of Python
 _NPY_ERRORS = (ValueError, EOFError, MemoryError, SyntaxError, TypeError, tokenize.TokenError)
 _LISTS = pyarrow.FixedSizeListArray | pyarrow.ListArray | pyarrow.LargeListArray
@@ -148,8 +151,8 @@ def _key(place: Place, name: str, names: list[str]) -> str:
     wanted = place.key or (names[0] if len(names) == 1 else name)
     if wanted not in names:
         raise ValueError(
-            f"{place.path}: received no {wanted!r}; allowed: {', '.join(names) or 'none'}; write "
-            f"FILE:KEY to name the one that is {name}"
+            f"{place.path}: received no {wanted!r}{hint(wanted, names)}; allowed: "
+            f"{', '.join(names) or 'none'}; write FILE:KEY to name the one that is {name}"
         )
     return wanted
 
@@ -181,12 +184,16 @@ def _csv(place: Place, name: str) -> list[int]:
     try:
         # Spreadsheets write a mark at the start of the file, which would be part of the first name
         with place.path.open(newline="", encoding="utf-8-sig") as handle:
-            rows = list(csv.DictReader(handle))
+            reader = csv.DictReader(handle)
+            rows, header = list(reader), list(reader.fieldnames or [])
+        if column not in header:
+            named = ", ".join(map(repr, header[:20])) or "nothing"
+            raise ValueError(f"no {column!r} in the header {named}{other_delimiter(header)}")
         images = [int(row[column]) for row in rows]
         captions = [int(row["caption"]) for row in rows] if rows and "caption" in rows[0] else None
         if not all(map(_is_index, images)):
             raise ValueError("a number of more than 18 digits")
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
+    except (TypeError, ValueError, csv.Error) as error:
         raise ValueError(
             f"{place}: {name}: received {error}; allowed is a header with `{column}`, and whole "
             "numbers in its column and in `caption`; change the file"

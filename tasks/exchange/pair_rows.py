@@ -23,7 +23,8 @@ from tasks.core.data.image_files import StoredFile, StoredImage, unfolded
 from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.data.table_pictures import PictureReader, TablePicture
 from tasks.core.data.tables import PICTURE, Leaf, Table, open_table
-from tasks.core.data.text_rows import check_cell, text_rows
+from tasks.core.data.text_rows import check_cell, other_delimiter, text_rows
+from tasks.core.foundations.names import hint
 from tasks.core.foundations.records import ImageCaptions
 
 TEXT = ".txt"
@@ -169,8 +170,9 @@ def _check_columns(path: Path, names: list[str], picture: str, caption: str) -> 
     for name in (picture, caption):
         if names.count(name) != 1:
             raise ValueError(
-                f"{path}: --picture-column, --caption-column: received {name!r}, which is there "
-                f"{names.count(name)} times; allowed: {', '.join(names) or 'none'}; change them"
+                f"{path}: --picture-column, --caption-column: received {name!r}"
+                f"{hint(name, names)}, which is there {names.count(name)} times; allowed: "
+                f"{', '.join(names) or 'none'}{other_delimiter(names)}; change them, or the file"
             )
 
 

@@ -283,7 +283,7 @@ def test_embeddings_that_do_not_fit_are_refused_by_file_and_key(texts, parts, tm
         (
             "m.csv",
             "img\n0\n",
-            ["m.csv: caption_image_idx: received 'image'", "header with `image`"],
+            ["m.csv: caption_image_idx: received no 'image' in the header 'img'", "with `image`"],
         ),
         (
             "m.csv",

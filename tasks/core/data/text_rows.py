@@ -16,6 +16,7 @@ from tasks.core.data.annotations import check_caption, read_text
 from tasks.core.data.left_out import Unusable
 
 _MISSING = ("nan", "null", "none")
+_DELIMITERS = (";", "\t", "|", ",")
 # Most lines of a row: a quote that is never closed would take all lines that follow.
 _MAX_LINES = 20
 
@@ -76,6 +77,14 @@ def text_rows(
             )
         else:
             yield where, cells
+
+
+def other_delimiter(header: list[str]) -> str:
+    """Return what seems to separate the cells of a header that was read as a single cell, as the
+    rest of a sentence; "" where nothing does.
+    """
+    found = [sign for sign in _DELIMITERS if len(header) == 1 and sign in header[0]]
+    return f", whose cells seem to be separated by {found[0]!r}" if found else ""
 
 
 def check_cell(text: Any, where: str) -> str:

@@ -8,6 +8,7 @@ or `none` is a missing value that a program wrote as text, and no caption.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -24,9 +25,11 @@ from tasks.core.data.image_files import attach_images, content_digests
 from tasks.core.data.left_out import LeftOut, Unusable
 from tasks.core.data.shares import SharedFiles, check_shares, divided
 from tasks.core.data.split_files import check_columns, files_of_splits, split_digests
-from tasks.core.data.text_rows import check_cell, text_rows
+from tasks.core.data.text_rows import check_cell, other_delimiter, text_rows
+from tasks.core.foundations.names import hint
 from tasks.core.foundations.records import ImageCaptions
 
+LOGGER = logging.getLogger(__name__)
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 
 
@@ -156,8 +159,35 @@ def _rows(path: Path, config: Config, left_out: LeftOut) -> Iterator[tuple[str, 
     if not first:
         raise ValueError(f"{path}: is empty; allowed is a table with a header; get it again")
     header = _checked(first, config, path)
+    _mention_alike(header, config, path)
+    num_rows = 0
     for where, cells in rows:
+        num_rows += 1
         yield where, dict(zip(header, cells, strict=True))
+    if not num_rows:
+        LOGGER.warning("%s: has a header and no row that can be used; it gives no pictures", path)
+
+
+def _mention_alike(header: list[str], config: Config, path: Path) -> None:
+    """Warn of columns that nothing reads, and that have the name of a caption column up to a
+    number.
+    """
+    stems = {"caption", *map(_stem, config.captions)}
+    read = {config.file, config.split, *config.captions}
+    alike = [name for name in header if name not in read and _stem(name) in stems]
+    if alike:
+        LOGGER.warning(
+            "%s: received %d columns that are named like captions and that nothing reads: %s; "
+            "name them in `captions` of the dataset in params.yaml where they hold captions",
+            path,
+            len(alike),
+            ", ".join(map(repr, alike)),
+        )
+
+
+def _stem(name: str) -> str:
+    """Return the name of a column without its number: `caption` of `Caption_2`."""
+    return name.casefold().rstrip("0123456789_- ").removesuffix("s")
 
 
 def _checked(header: list[str], config: Config, path: Path) -> list[str]:
@@ -171,9 +201,10 @@ def _checked(header: list[str], config: Config, path: Path) -> list[str]:
             if count != 1:
                 problem = "is missing" if not count else f"is there {count} times"
                 raise ValueError(
-                    f"{path}: the column {name!r} {problem}; received the header "
-                    f"{', '.join(map(repr, header[:20]))}; change `{option}`, or `delimiter`, of "
-                    "the dataset in params.yaml, or write a header into the first line"
+                    f"{path}: the column {name!r}{hint(name, header)} {problem}; received the "
+                    f"header {', '.join(map(repr, header[:20]))}{other_delimiter(header)}; change "
+                    f"`{option}`, or `delimiter`, of the dataset in params.yaml, or write a header "
+                    "into the first line"
                 )
     return header
 

@@ -1,0 +1,63 @@
+"""Tables of text that are read otherwise than their author meant: the run says so."""
+
+import logging
+
+import pytest
+
+from tasks.core.data.datasets import csv
+from tasks.core.data.left_out import LeftOut
+
+HEADER = "split,file,caption,caption_2,Captions 3,licence\n"
+ROWS = "train,a.jpg,a dog,a hound,a pet,mit\nval,b.jpg,b,b,b,mit\ntest,c.jpg,c,c,c,mit\n"
+
+
+def read(root, text, **options):
+    (root / "images").mkdir(exist_ok=True)
+    (root / "table.csv").write_text(text)
+    given = {
+        "path": str(root),
+        "images": ["images"],
+        "shares": None,
+        "file": "file",
+        "captions": ["caption"],
+        "split": "split",
+        "split_values": {split: split for split in ("train", "val", "test")},
+        "delimiter": None,
+        **{split: ["table.csv"] for split in ("train", "val", "test")},
+    }
+    return csv.read_annotations(csv.Config(**{**given, **options}), LeftOut(0.0))
+
+
+def warnings(caplog):
+    return [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+
+
+def test_columns_that_are_named_like_captions_and_are_not_read_are_told(tmp_path, caplog):
+    assert len(read(tmp_path, HEADER + ROWS)) == 3
+    (told,) = warnings(caplog)
+    assert "2 columns" in told and "'caption_2', 'Captions 3'" in told and "licence" not in told
+
+
+def test_columns_that_are_all_read_are_not_told(tmp_path, caplog):
+    read(tmp_path, HEADER + ROWS, captions=["caption", "caption_2", "Captions 3"])
+    assert warnings(caplog) == []
+
+
+def test_a_table_with_a_header_alone_is_told(tmp_path, caplog):
+    assert read(tmp_path, HEADER, captions=["caption", "caption_2", "Captions 3"]) == []
+    (told,) = warnings(caplog)
+    assert "table.csv: has a header and no row" in told
+
+
+@pytest.mark.parametrize("sign", [";", "\t", "|"])
+def test_a_table_of_another_delimiter_is_told_which_one_it_has(tmp_path, sign):
+    with pytest.raises(
+        ValueError, match=r"seem to be separated by .*change `file`, or `delim"
+    ) as e:
+        read(tmp_path, (HEADER + ROWS).replace(",", sign))
+    assert repr(sign) in str(e.value)
+
+
+def test_a_mistyped_column_is_answered_with_the_one_that_was_meant(tmp_path):
+    with pytest.raises(ValueError, match=r"'fil' \(did you mean 'file'\?\) is missing"):
+        read(tmp_path, HEADER + ROWS, file="fil")
