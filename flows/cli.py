@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from flows import command_line
@@ -38,6 +38,9 @@ WITHOUT_FLOW = (
 LIGHT = ("distill_sweep",)  # flows that check their parameters without PyTorch
 FAILED = "Finished in state Failed("  # how Prefect's line about a failed run begins
 GRACE_SECONDS = 5.0  # for Prefect to record an interruption
+# What Ctrl-C leaves
+GOES_ON = "interrupted; the same command goes on from the last checkpoint"
+BEGINS_AGAIN = "interrupted; nothing was made, and the same command begins again"
 
 
 def main(name: str, argv: Sequence[str] | None = None) -> None:
@@ -51,23 +54,31 @@ def console(arguments: Sequence[str] | None = None) -> None:
     """
     line = list(sys.argv[1:] if arguments is None else arguments)
     name, words = command_line.parse(line)
-    if name in WITHOUT_FLOW:
-        importlib.import_module(f"flows.{name}").main(**words)
-    else:
+    if name not in WITHOUT_FLOW:
         guarded(lambda: _run(name, words))
+        return
+    try:
+        found = importlib.import_module(f"flows.{name}")
+    except KeyboardInterrupt:  # imports take seconds
+        sys.exit(_say(BEGINS_AGAIN, 130))
+    found.main(**words)
 
 
-def guarded(run: Callable[[], None]) -> None:
-    """Run, and exit with one message where a user's input is wrong or Ctrl-C came."""
-    signal.signal(signal.SIGINT, _interrupt)
+def guarded(run: Callable[[], None], *, interrupted: str = GOES_ON) -> None:
+    """Run, and exit with one message where a user's input is wrong or Ctrl-C came.
+
+    Args:
+        interrupted: what is said after Ctrl-C.
+    """
+    signal.signal(signal.SIGINT, partial(_interrupt, interrupted))
     try:
         run()
     except ValueError as error:
-        sys.exit(_say(error, 2))
+        sys.exit(_say(str(error), 2))
     except OSError as error:
-        sys.exit(_say(disk.refusal(error) or error, 2))
-    except KeyboardInterrupt as error:
-        sys.exit(_say(error, 130))
+        sys.exit(_say(disk.in_words(error), 2))
+    except KeyboardInterrupt:
+        sys.exit(_say(interrupted, 130))
 
 
 def _run(name: str, words: dict[str, Any]) -> None:
@@ -138,27 +149,22 @@ def quieten_tracebacks() -> None:
         logging.getLogger(name).addFilter(shorten)
 
 
-def _interrupt(number: int, frame: object) -> None:
+def _interrupt(interrupted: str, number: int, frame: object) -> None:
     """Let Prefect record the interruption, for `GRACE_SECONDS`: its server may be gone."""
-    timer = threading.Timer(GRACE_SECONDS, _give_up)
+    timer = threading.Timer(GRACE_SECONDS, _give_up, [interrupted])
     timer.daemon = True
     timer.start()
     raise KeyboardInterrupt
 
 
-def _give_up() -> None:
+def _give_up(interrupted: str) -> None:
     # Not `sys.exit`, which waits for threads that wait for the server
-    os._exit(_say(KeyboardInterrupt(), 130))
+    os._exit(_say(interrupted, 130))
 
 
-def _say(error: BaseException, code: int) -> int:
-    """Print an error as one message, with the file of an operating system's error."""
-    text = str(error) or "interrupted; the same command goes on from the last checkpoint"
-    where = getattr(error, "filename", None)
-    print(
-        f"error: {text if where is None or str(where) in text else f'{Path(where)}: {text}'}",
-        file=sys.stderr,
-    )
+def _say(text: str, code: int) -> int:
+    """Print an error as one message, and return the exit code."""
+    print(f"error: {text}", file=sys.stderr)
     return code
 
 

@@ -17,7 +17,10 @@ def main(
     what: str, name: str | None, from_dir: str | None, is_copied: bool | None, is_accepted: bool
 ) -> None:
     """Fetch a dataset, and exit: 0 done, 2 a wrong input or no answer, 130 interrupted."""
-    cli.guarded(lambda: _fetch(what, name, from_dir, is_copied, is_accepted))
+    cli.guarded(
+        lambda: _fetch(what, name, from_dir, is_copied, is_accepted),
+        interrupted="interrupted; the same command goes on where it broke off",
+    )
 
 
 def _fetch(

@@ -17,7 +17,7 @@ from tasks.settings import params
 
 def main(settings: Sequence[str], **words: Any) -> None:
     """Import a set, and exit: 0 done, 2 a wrong input, 130 interrupted."""
-    cli.guarded(lambda: _import(settings, **words))
+    cli.guarded(lambda: _import(settings, **words), interrupted=cli.BEGINS_AGAIN)
 
 
 def _import(settings: Sequence[str], path: str, name: str, replace: bool, **stated: Any) -> None:

@@ -34,7 +34,7 @@ ON_TOP = (
 
 def main(settings: Sequence[str], *, is_json: bool) -> None:
     """Print the plan of a profile, and exit: 0 done, 2 a wrong input, 130 interrupted."""
-    cli.guarded(lambda: _print(settings, is_json))
+    cli.guarded(lambda: _print(settings, is_json), interrupted=cli.BEGINS_AGAIN)
 
 
 def show(plan: Plan, *, is_json: bool) -> None:

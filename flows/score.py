@@ -16,7 +16,7 @@ HEADINGS = ("", "recall", "ties at random", "ties as misses")
 
 def main(files: list[str], mapping: str | None, similarity: str, is_json: bool) -> None:
     """Print the scores, and exit: 0 done, 2 a wrong input, 130 interrupted."""
-    cli.guarded(lambda: _score(files, mapping, similarity, is_json))
+    cli.guarded(lambda: _score(files, mapping, similarity, is_json), interrupted=cli.BEGINS_AGAIN)
 
 
 def _score(files: list[str], mapping: str | None, similarity: str, is_json: bool) -> None:

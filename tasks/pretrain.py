@@ -74,7 +74,7 @@ def pretrain(work: Work, prepared: Ref, embeddings: Ref) -> Pretrained:
     with artifacts.lock(work.target):
         check_free(work.target)  # another run may have written it meanwhile
         # A folder that cannot be written is told before an hour of training
-        with disk.explained(folder):
+        with disk.reachable("--to", work.target):
             folder.mkdir(parents=True, exist_ok=True)
             partial.touch()
             partial.unlink()

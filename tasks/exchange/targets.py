@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.stages import DATA, REPORTS
-from tasks.store import artifacts
+from tasks.store import artifacts, disk
 
 CARD, FACTS = "README.md", "set.json"
 
@@ -28,16 +28,17 @@ def whole(target: Path, *, is_replaced: bool) -> Iterator[Path]:
     Raises:
         ValueError: something is there, and is not to be replaced, or is not an export alone.
     """
-    target = target.resolve()
+    target = Path(os.path.realpath(target))  # `resolve` raises for a link that leads to itself
     work, old = (target.with_name(f".{target.name}.{end}") for end in ("partial", "old"))
     # Two exports to one folder would write into one hidden folder
     with artifacts.lock(target):
-        # A kill between the two renames left the older export under its hidden name
-        _bring_back(old, target)
-        _check(target, is_replaced=is_replaced)
-        for left in (work, old):
-            shutil.rmtree(left, ignore_errors=True)
-        work.mkdir(parents=True)
+        with disk.reachable("--to", target):
+            # A kill between the two renames left the older export under its hidden name
+            _bring_back(old, target)
+            _check(target, is_replaced=is_replaced)
+            for left in (work, old):
+                shutil.rmtree(left, ignore_errors=True)
+            work.mkdir(parents=True)
         try:
             yield work
             for path in work.rglob("*"):  # safetensors writes for its user alone

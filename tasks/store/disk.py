@@ -57,6 +57,42 @@ def refusal(error: OSError, folder: Path | None = None) -> Refused | None:
     return Refused(error.errno, f"{path}: {error.strerror}; {problem}")
 
 
+def in_words(error: OSError) -> str:
+    """Return the message of any error of the system: its file, what is wrong, what to change."""
+    found = refusal(error)
+    # Messages of ours have no number
+    if found is not None or error.errno is None or error.strerror is None:
+        return str(found or error)
+    named = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return (
+        f"{' and '.join(named) or 'a file'}: {error.strerror}; allowed is a file or folder that is "
+        "there, or that can be made there; change the option or parameter that names it, or what "
+        "lies there"
+    )
+
+
+@contextmanager
+def reachable(option: str, target: Path) -> Iterator[None]:
+    """Raise ValueError where this block cannot make a target that a user named.
+
+    Args:
+        option: names the target.
+
+    Raises:
+        Refused: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise refusal(error, target.parent) or error from error
+        raise ValueError(
+            f"{option}: received {target}, which cannot be made ({error.strerror}: "
+            f"{error.filename or target}); allowed is a place in a folder that this user may write "
+            f"to; change {option}"
+        ) from error
+
+
 def check_space(folder: Path, num_bytes: int) -> None:
     """Raise `Refused` where a disk has no room for what is about to be written into `folder`."""
     if num_bytes > shutil.disk_usage(folder).free:
