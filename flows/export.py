@@ -17,7 +17,7 @@ from tasks.settings import params
 
 def main(settings: Sequence[str], **words: Any) -> None:
     """Export a set, and exit: 0 done, 2 a wrong input, 130 interrupted."""
-    cli.guarded(lambda: _export(settings, **words))
+    cli.guarded(lambda: _export(settings, **words), interrupted=cli.BEGINS_AGAIN)
 
 
 def _export(settings: Sequence[str], name: str, to: str, replace: bool, **choice: Any) -> None:
@@ -29,11 +29,7 @@ def _export(settings: Sequence[str], name: str, to: str, replace: bool, **choice
     how = Choice(**choice)
     done = export(open_source(chosen, name), Path(to), how, is_replaced=replace)
     print(f"export: {name}, {done.num_pairs} pairs, {done.num_bytes:,} bytes to {to}")
-    cost = done.rounding
-    print(
-        f"8 bits move a normalised value by at most {cost.largest:.4f}, {cost.mean:.5f} in the "
-        f"mean; {cost.num_clipped:,} of {cost.num_values:,} values lay outside and are clipped"
-    )
+    print(done.cost.in_words)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from tasks.core.evaluation.metrics import LISTED
 from tasks.core.evaluation.statistics import CONFIDENCE, describe
 from tasks.core.training.pair_files import num_bytes
 from tasks.exchange.layouts import TABLE
+from tasks.exchange.pictures import Cost
 from tasks.exchange.source import Source
 from tasks.reporting.tables import PROTOCOLS
 
@@ -54,6 +55,7 @@ def render(source: Source, facts: dict[str, Any], choice: Any, facts_digest: str
         "facts": facts,
         "facts_digest": facts_digest,
         "choice": choice,
+        "cost": Cost(**facts["rounding"]).in_words,
         "is_coreset": source.is_coreset,
         "size": next(name for limit, name in SIZES if facts["num_images"] < limit),
         "side": facts["picture_size"] // facts["parts"],

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tasks.core.foundations.names import hint
 from tasks.core.foundations.seeding import derive_seed
 from tasks.core.foundations.tensor_files import save_tensors
 from tasks.core.foundations.text_spans import TextSpans
@@ -24,7 +25,7 @@ from tasks.core.training.pair_files import TEXT_IMAGE_IDX
 from tasks.core.training.pair_set import LOG_WEIGHTS, PairSet
 from tasks.exchange import card
 from tasks.exchange.layouts import LAYOUTS, Content
-from tasks.exchange.pictures import PICTURES, Rounding, cut, encode, to_8_bits
+from tasks.exchange.pictures import PICTURES, Cost, cut, encode, to_8_bits
 from tasks.exchange.source import Source
 from tasks.exchange.targets import CARD, FACTS, whole
 from tasks.models import ENCODER
@@ -61,7 +62,8 @@ class Choice:
         ):
             if value not in known:
                 raise ValueError(
-                    f"{option}: received {value!r}; allowed: {', '.join(known)}; change {option}"
+                    f"{option}: received {value!r}{hint(value, known)}; allowed: "
+                    f"{', '.join(known)}; change {option}"
                 )
         for option, value in (("--licence", self.licence), ("--allows", self.allowed)):
             if not value.strip() or not value.isprintable():
@@ -76,7 +78,7 @@ class Exported:
 
     num_pairs: int
     num_bytes: int
-    rounding: Rounding
+    cost: Cost
 
 
 def export(source: Source, target: Path, choice: Choice, *, is_replaced: bool = False) -> Exported:
@@ -87,7 +89,7 @@ def export(source: Source, target: Path, choice: Choice, *, is_replaced: bool = 
         is_replaced: whether an older export in `target` may go.
 
     Returns:
-        The size of what was written, and what rounding to 8 bits cost.
+        The size of what was written, and what 8 bits cost.
 
     Raises:
         ValueError: `target` exists, see `whole`.
@@ -95,7 +97,7 @@ def export(source: Source, target: Path, choice: Choice, *, is_replaced: bool = 
     pairs = source.pairs
     weights = None if pairs.log_weights is None else pairs.log_weights.tolist()
     with whole(target, is_replaced=is_replaced) as place:
-        pictures, rounding = to_8_bits(pairs.images, pairs.mean, pairs.std)
+        pictures, cost = to_8_bits(pairs.images, pairs.mean, pairs.std)
         origins = source.origins()
         content = Content(
             _encoded(cut(pictures, pairs.parts), choice.picture),
@@ -113,12 +115,12 @@ def export(source: Source, target: Path, choice: Choice, *, is_replaced: bool = 
         if choice.is_test_included:
             _write_test(source, place)
         # Last: the facts have the digest of every file, and the card has that of the facts
-        facts = _facts(source, place, choice, rounding)
+        facts = _facts(source, place, choice, cost)
         (place / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
         text = card.render(source, facts, choice, file_digest(place / FACTS))
         (place / CARD).write_text(text, encoding="utf-8")
         num_bytes = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
-    return Exported(pairs.num_pairs, num_bytes, rounding)
+    return Exported(pairs.num_pairs, num_bytes, cost)
 
 
 def _texts(pairs: PairSet) -> list[slice] | None:
@@ -177,7 +179,7 @@ def _write_test(source: Source, place: Path) -> None:
     (place / ENCODER).write_bytes((source.start.folder / ENCODER).read_bytes())
 
 
-def _facts(source: Source, place: Path, choice: Choice, rounding: Rounding) -> dict[str, Any]:
+def _facts(source: Source, place: Path, choice: Choice, cost: Cost) -> dict[str, Any]:
     """Return what `set.json` holds."""
     # What the set was made from is in its manifest; nothing here is read from params.yaml of today
     pairs, made = source.pairs, source.own.manifest
@@ -204,7 +206,7 @@ def _facts(source: Source, place: Path, choice: Choice, rounding: Rounding) -> d
         "storage": pairs.storage,
         "real_bytes": pairs.real_bytes,
         "sim_alpha": pairs.similarity.alpha if pairs.similarity else None,
-        "rounding": asdict(rounding),
+        "rounding": asdict(cost),
         "method": made.params["method"],
         "model": made.params["model"],
         "image_encoder": source.start.manifest.params,

@@ -1,4 +1,4 @@
-"""Normalised images to 8-bit pictures and back, and what rounding to 8 bits costs."""
+"""Normalised images to 8-bit pictures and back, and what 8 bits cost: by rounding and clipping."""
 
 from __future__ import annotations
 
@@ -25,37 +25,69 @@ _AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Rounding:
+class Cost:
     """The error of 8 bits, in the normalised space that students see.
 
     Attributes:
         largest, mean: absolute error of a value.
         num_clipped: values that were darker than 0 or lighter than 255.
+        largest_rounded: absolute error of a value that was not clipped; 0 without one.
+        largest_clipped, mean_clipped: absolute error of a value that was; 0 without one.
     """
 
     largest: float
     mean: float
     num_clipped: int
     num_values: int
+    largest_rounded: float
+    largest_clipped: float
+    mean_clipped: float
+
+    @property
+    def in_words(self) -> str:
+        """What rounding does and what clipping does, in one sentence each."""
+        told = f"Rounding to 8 bits moves a normalised value by at most {self.largest_rounded:.4f}."
+        if not self.num_clipped:
+            return f"{told} All values lie within what a picture can show, so none is clipped."
+        return (
+            f"{told} {self.num_clipped:,} of {self.num_values:,} values lie outside of what a "
+            f"picture can show: clipping moves these by at most {self.largest_clipped:.4f}, by "
+            f"{self.mean_clipped:.4f} in their mean. Both move a value by {self.mean:.5f} in the "
+            "mean of all."
+        )
 
 
 def to_8_bits(
     images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
-) -> tuple[np.ndarray, Rounding]:
+) -> tuple[np.ndarray, Cost]:
     """Return (M, H, W, 3) uint8 pictures of normalised images (M, 3, H, W), and their cost."""
     scale, shift = torch.tensor([std, mean]).view(2, 1, -1, 1, 1)
-    pictures, largest, total, num_clipped = [], 0.0, 0.0, 0
+    pictures, total, num_clipped = [], 0.0, 0
+    largest_rounded, largest_clipped, total_clipped = 0.0, 0.0, 0.0
     for part in images.split(_AT_ONCE):
         # Normalised x stands for the pixel 255 * (x * std + mean)
         exact = part.mul(scale).add_(shift).mul_(255)
         rounded = exact.round()
         shown = rounded.clamp(0, 255)
-        num_clipped += int((shown != rounded).sum())
+        is_clipped = shown != rounded
+        num_clipped += int(is_clipped.sum())
         # Back from pixels to the normalised space: over 255 * std
         error = exact.sub_(shown).abs_().div_(255 * scale)
-        largest, total = max(largest, float(error.max())), total + float(error.sum())
+        total += float(error.sum())
+        clipped = error * is_clipped
+        total_clipped += float(clipped.sum())
+        largest_clipped = max(largest_clipped, float(clipped.max()))
+        largest_rounded = max(largest_rounded, float((error * ~is_clipped).max()))
         pictures.append(shown.to(torch.uint8).permute(0, 2, 3, 1).contiguous())
-    cost = Rounding(largest, total / images.numel(), num_clipped, images.numel())
+    cost = Cost(
+        largest=max(largest_rounded, largest_clipped),
+        mean=total / images.numel(),
+        num_clipped=num_clipped,
+        num_values=images.numel(),
+        largest_rounded=largest_rounded,
+        largest_clipped=largest_clipped,
+        mean_clipped=total_clipped / max(1, num_clipped),
+    )
     return torch.cat(pictures).numpy(), cost
 
 

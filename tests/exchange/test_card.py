@@ -184,7 +184,7 @@ def test_a_card_tells_scores_with_interval_and_protocol_and_the_cost_of_8_bits(i
     for part in ("own", "prepared", "embeddings"):
         assert getattr(source, part).manifest.digest in text
     assert source.start.manifest.files["encoder.safetensors"] in text
-    assert "values lay outside of what 8 bits can show" in text
+    assert "Rounding to 8 bits moves" in text and "what a picture can show" in text
 
 
 def test_a_card_tells_what_words_are_worth(inside, tmp_path):
