@@ -1,5 +1,6 @@
 """A settings file that cannot be taken is one message with file and line, in bounded time."""
 
+import datetime
 import itertools
 import os
 import subprocess
@@ -55,6 +56,11 @@ CASES = {
     "a list that is not closed": ("a: [1, 2\nb: 3\n", "line 2, .*expected ',' or"),
     "a number of 5000 digits": (f"a: {'9' * 5000}\n", "line 1, .*received '999"),
     "a date that is none": ("a: 2020-13-45\n", "line 1, .*received '2020-13-45': month must be"),
+    "an octal number": ("a: 1\nb: 0100\n", "line 2, column 4: received '0100', .* reads as 64;"),
+    "an octal number in a list": ("a: [020, 100]\n", "received '020', .* reads as 16"),
+    "an octal number as a key": ("a: {0100: 1.0}\n", "line 1, column 5: received '0100'"),
+    "a number of base 60": ("a: 1:30\n", "received '1:30', which YAML reads as 90; allowed are"),
+    "a fraction of base 60": ("a: -1:30.5\n", "received '-1:30.5', .* reads as -90.5"),
     "two colons": ("a: b: c\n", "line 1, column 5: mapping values are not allowed here"),
 }
 
@@ -93,6 +99,10 @@ def test_what_yaml_allows_is_read(tmp_path):
         "b": {"x": 1, "y": 3},
         "c": {"x": 1, "y": 2},
     }
+    path.write_text("a: [0, 0.5, 010.5, -0, 10, 1_000, 0x10, '0100', 08, 12:00:00a, 2020-01-02]\n")
+    date = datetime.date(2020, 1, 2)
+    expected = [0, 0.5, 10.5, 0, 10, 1000, 16, "0100", "08", "12:00:00a", date]
+    assert files.read(path) == {"a": expected}
 
 
 @pytest.mark.parametrize("name", ["params.yaml", "presets.yaml"])
