@@ -10,6 +10,7 @@ import csv
 import json
 import re
 import tokenize
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ _WHOLE = (
     *(torch.int8, torch.int16, torch.int32, torch.int64),
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
 )
+MAX_DIGITS = 18  # far from the end of int64
+# The names under which arrays of one kind lie, with which nothing is mistaken for another
+ROLES = ("image_embeds", "text_embeds", "caption_image_idx")
 NEEDED = "allowed are .npy, .safetensors and .parquet files"
 
 
@@ -114,6 +118,10 @@ def _npy(place: Place, name: str) -> Tensor:
         found = np.load(place.path, allow_pickle=False)
     except _NPY_ERRORS as error:
         raise _refused(place, "pickled objects, or what is no whole npy file") from error
+    # Numpy opens an archive of arrays by its content, whatever its ending
+    if not isinstance(found, np.ndarray):
+        found.close()
+        raise _refused(place, "an archive of several arrays (npz)")
     return _tensor(found, place)
 
 
@@ -148,7 +156,10 @@ _READERS: dict[str, Callable[[Place, str], Tensor]] = {
 
 
 def _key(place: Place, name: str, names: list[str]) -> str:
-    wanted = place.key or (names[0] if len(names) == 1 else name)
+    # The only one is taken, unless its name says that it is something else: with two files in the
+    # other order both directions would be swapped
+    is_it = len(names) == 1 and (names[0] == name or names[0] not in ROLES)
+    wanted = place.key or (names[0] if is_it else name)
     if wanted not in names:
         raise ValueError(
             f"{place.path}: received no {wanted!r}{hint(wanted, names)}; allowed: "
@@ -166,7 +177,7 @@ def _tensor(array: np.ndarray, place: Place) -> Tensor:
 
 def _json(place: Place, name: str) -> list[int]:
     try:
-        found: Any = json.loads(place.path.read_text())
+        found = read_json(place.path)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: received no json ({error}); change the file") from error
     if isinstance(found, dict):
@@ -182,18 +193,13 @@ def _json(place: Place, name: str) -> list[int]:
 def _csv(place: Place, name: str) -> list[int]:
     column = place.key or "image"
     try:
-        # Spreadsheets write a mark at the start of the file, which would be part of the first name
-        with place.path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            rows, header = list(reader), list(reader.fieldnames or [])
+        header, rows = read_rows(place.path)
         if column not in header:
             named = ", ".join(map(repr, header[:20])) or "nothing"
             raise ValueError(f"no {column!r} in the header {named}{other_delimiter(header)}")
-        images = [int(row[column]) for row in rows]
-        captions = [int(row["caption"]) for row in rows] if rows and "caption" in rows[0] else None
-        if not all(map(_is_index, images)):
-            raise ValueError("a number of more than 18 digits")
-    except (TypeError, ValueError, csv.Error) as error:
+        images = [whole_number(row[column]) for row in rows]
+        captions = _column(rows, "caption")
+    except ValueError as error:
         raise ValueError(
             f"{place}: {name}: received {error}; allowed is a header with `{column}`, and whole "
             "numbers in its column and in `caption`; change the file"
@@ -208,9 +214,75 @@ def _csv(place: Place, name: str) -> list[int]:
     return [image for _, image in sorted(zip(captions, images, strict=True))]
 
 
+def _column(rows: list[dict[str, str]], name: str) -> list[int] | None:
+    """Return the numbers of a column that a table may have; None without it."""
+    for other in rows[0] if rows else ():
+        # Left unread, it would leave the rows in another order than it says
+        if other != name and other.casefold() == name:
+            raise ValueError(f"the column {other!r}, which is read as {name!r} alone")
+    return [whole_number(row[name]) for row in rows] if rows and name in rows[0] else None
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a json.
+
+    Raises:
+        ValueError: it is none, or an object has a key twice, of which Python takes the last.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_members)
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _check_once([key for key, _ in pairs])
+    return dict(pairs)
+
+
+def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the header of a csv and its rows by the names there. Cells stay as they are written.
+
+    Raises:
+        ValueError: a column is there twice, or a row has more or fewer cells than the header.
+    """
+    # Spreadsheets write a mark at the start of the file, which would be part of the first name
+    with path.open(newline="", encoding="utf-8-sig") as handle:
+        reader = csv.reader(handle, strict=True)
+        try:
+            # Blanks behind a comma belong to no name: ` caption` would be another column
+            header = [name.strip() for name in next(reader, [])]
+            lines = [(reader.line_num, cells) for cells in reader if cells]
+        except csv.Error as error:
+            raise ValueError(str(error)) from error
+    _check_once(header)
+    for number, cells in lines:
+        if len(cells) != len(header):
+            raise ValueError(
+                f"{len(cells)} cells in line {number}, beside {len(header)} in the header"
+            )
+    return header, [dict(zip(header, cells, strict=True)) for _, cells in lines]
+
+
+def _check_once(names: list[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} twice, of which one alone would be read")
+
+
+def whole_number(text: str) -> int:
+    """Return the number that a cell holds; raise ValueError for anything else.
+
+    Python alone would read `1_0` as 10, and the digits of every script.
+    """
+    if not re.fullmatch(r"[-+]?[0-9]+", text.strip()):
+        raise ValueError(f"{text[:60]!r}, which is no whole number")
+    if len(text.strip()) > MAX_DIGITS:
+        raise ValueError(f"a number of more than {MAX_DIGITS} digits")
+    return int(text)
+
+
 def _is_index(value: object) -> bool:
-    # No bool, which is an int to Python, and far from the end of int64
-    return type(value) is int and abs(value) < 10**18
+    # No bool, which is an int to Python
+    return type(value) is int and abs(value) < 10**MAX_DIGITS
 
 
 def _refused(place: Place, received: str) -> ValueError:

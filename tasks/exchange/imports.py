@@ -24,6 +24,7 @@ from tasks.core.selection.real_bytes import RealBytes
 from tasks.core.training import pair_files
 from tasks.core.training.pair_files import save_pairs
 from tasks.core.training.pair_set import PairSet
+from tasks.exchange.arrays import read_json, read_rows, whole_number
 from tasks.exchange.asked import FITS, FITTED, WORDS, Made, differences
 from tasks.exchange.export import IDS
 from tasks.exchange.exported import read_export
@@ -147,7 +148,7 @@ def _ids(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
     """Return the real pairs that a list names, as a coreset holds them."""
     try:
         rows = _rows(path)
-        wanted = [(str(row[ID[0]]), str(row[ID[1]]), int(str(row[ID[2]]))) for row in rows]
+        wanted = [(str(row[ID[0]]), str(row[ID[1]]), whole_number(str(row[ID[2]]))) for row in rows]
         if not rows:
             raise ValueError("no rows")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -185,10 +186,8 @@ def _ids(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".csv":
-        # As text: pandas would read a picture called `007` as 7, and `NA` as missing
-        found = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
-        return [{str(name): value for name, value in row.items()} for row in found]
-    rows: list[dict[str, Any]] = json.loads(path.read_text())
+        return read_rows(path)[1]
+    rows: list[dict[str, Any]] = read_json(path)
     return rows
 
 

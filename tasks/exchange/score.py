@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tasks.core.evaluation.retrieval import TieReport, ties
 from tasks.core.foundations.names import hint
-from tasks.exchange.arrays import Place, names_of, read_array, read_integers
+from tasks.exchange.arrays import ROLES, Place, names_of, read_array, read_integers
 
-IMAGES, TEXTS, OWNERS = "image_embeds", "text_embeds", "caption_image_idx"
+IMAGES, TEXTS, OWNERS = ROLES
 SIMILARITIES = ("cosine", "inner")
 TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Rows are scaled to about 1. Two rows of 2**-60 have a product of 2**-120, which is above 2**-126,

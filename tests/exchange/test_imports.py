@@ -163,6 +163,11 @@ def files(place):
     (place / "column.csv").write_text("file\ntrain/000001.png\n")
     (place / "one.csv").write_text(header + "train,train/000001.png,0\n")
     (place / "header.csv").write_text(header)
+    (place / "twice.csv").write_text(f"{header[:-1]},file_name\ntrain,train/000001.png,0,b.png\n")
+    (place / "cells.csv").write_text(f"{header}train,train/000001.png,0,1\n")
+    (place / "score.csv").write_text(f"{header}train,train/000001.png,0_0\n")
+    row = '"split": "train", "file_name": "train/000001.png", "caption_number"'
+    (place / "twice.json").write_text(f'[{{{row}: 0, "caption_number": 1}}]')
     (place / "none.json").write_text("[]")
     (place / "deep.json").write_text("[" * 100_000)
     (place / "broken.json").write_text("{")
@@ -198,6 +203,10 @@ def files(place):
         ("caption.csv", Stated(), ["caption.csv: row 0", "from 0"]),
         ("word.csv", Stated(), ["word.csv: received ValueError", "a whole number"]),
         ("column.csv", Stated(), ["column.csv: received rows without 'split'"]),
+        ("twice.csv", Stated(), ["twice.csv: received", "'file_name' twice, of which one alone"]),
+        ("cells.csv", Stated(), ["cells.csv: received", "4 cells in line 2, beside 3 in the h"]),
+        ("score.csv", Stated(), ["score.csv: received", "'0_0', which is no whole number"]),
+        ("twice.json", Stated(), ["twice.json: received", "'caption_number' twice, of which"]),
         ("one.csv", Stated(), ["one.csv: received 1 images", "at least 2"]),
         ("one.csv", STATED, ["--text-encoder: received with a list of ids, which says it"]),
         ("header.csv", Stated(), ["header.csv: received ValueError('no rows')"]),

@@ -217,6 +217,10 @@ def broken(place):
     save_file({"e": texts.to(torch.float8_e4m3fn)}, place / "float8.safetensors")
     pd.DataFrame({"a": [1.0], "b": [2.0]}).to_parquet(place / "columns.parquet")
     (place / "model.pt").write_bytes(b"PK")
+    np.savez(place / "archive.npz", text_embeds=texts.numpy())
+    (place / "archive.npz").rename(place / "archive.npy")
+    save_file({"image_embeds": texts}, place / "images.safetensors")
+    pd.DataFrame({"image_embeds": texts.tolist()}).to_parquet(place / "images.parquet")
 
 
 @pytest.mark.parametrize(
@@ -243,6 +247,9 @@ def broken(place):
         ("all.safetensors:txt", ["all.safetensors: received no 'txt'; allowed: caption_image_idx"]),
         ("model.pt", ["model.pt: received a file of the kind '.pt'", "never a pickle"]),
         ("absent.npy", ["absent.npy is not there"]),
+        ("archive.npy", ["archive.npy: received an archive of several arrays"]),
+        ("images.safetensors", ["images.safetensors: received no 'text_embeds'; allowed: image_e"]),
+        ("images.parquet", ["images.parquet: received no 'text_embeds'; allowed: image_embeds"]),
     ],
 )
 def test_embeddings_that_do_not_fit_are_refused_by_file_and_key(texts, parts, tmp_path):
@@ -253,6 +260,35 @@ def test_embeddings_that_do_not_fit_are_refused_by_file_and_key(texts, parts, tm
         read_embeddings(files, str(tmp_path / "list.json"))
     assert [part for part in parts if part not in str(refused.value)] == []
     assert "unsafely" not in str(refused.value)
+
+
+def table(header, *rows):
+    """The text of a csv."""
+    return "\n".join([header, *(",".join(map(str, row)) for row in rows)])
+
+
+def test_blanks_in_the_header_of_a_mapping_are_part_of_no_name(tmp_path):
+    write(tmp_path, *embeddings())
+    rows = [(image, caption) for caption, image in enumerate(OWNERS)][::-1]
+    (tmp_path / "m.csv").write_text(table("image, caption", *rows))
+    files = [str(tmp_path / f"{kind}_embeds.npy") for kind in ("image", "text")]
+    found = read_embeddings(files, str(tmp_path / "m.csv"))
+    assert found.owners.tolist() == OWNERS
+
+
+def test_two_files_in_the_other_order_are_not_taken_for_each_other(tmp_path):
+    images, texts = embeddings()
+    save_file({"image_embeds": images}, tmp_path / "i.safetensors")
+    save_file({"text_embeds": texts[:7]}, tmp_path / "t.safetensors")
+    save_file({"anything": images}, tmp_path / "a.safetensors")
+    (tmp_path / "m.json").write_text(json.dumps(list(range(7))))
+    first, second, third = (str(tmp_path / f"{name}.safetensors") for name in "ita")
+    for files in ([second, first], [first, first]):
+        with pytest.raises(ValueError, match=r"safetensors: received no '.*_embeds'; allowed: "):
+            read_embeddings(files, str(tmp_path / "m.json"))
+    # Who names the key, or has a name of another kind, says what it is
+    named = read_embeddings([f"{second}:text_embeds", third], str(tmp_path / "m.json"))
+    assert torch.equal(named.images, texts[:7]) and torch.equal(named.texts, images)
 
 
 @pytest.mark.parametrize(
@@ -289,6 +325,21 @@ def test_embeddings_that_do_not_fit_are_refused_by_file_and_key(texts, parts, tm
             "m.csv",
             "caption,image\n0,0\n0,1\n",
             ["m.csv: caption: received 2 rows that do not name"],
+        ),
+        (
+            "m.csv",
+            table("caption,image,caption", *enumerate(OWNERS)),
+            ["'caption' twice, of which"],
+        ),
+        ("m.csv", table("image,image", *enumerate(OWNERS)), ["'image' twice, of which one alone"]),
+        ("m.csv", table("image", *enumerate(OWNERS)), ["2 cells in line 2, beside 1 in the head"]),
+        ("m.csv", table("Caption,image", *enumerate(OWNERS)), ["the column 'Caption'", "`image`"]),
+        ("m.csv", "image\n1_0\n", ["received '1_0', which is no whole number; allowed"]),
+        ("m.csv", "image\n\u0663\n", ["which is no whole number; allowed"]),
+        (
+            "m.json",
+            '{"caption_image_idx": [0], "caption_image_idx": [1]}',
+            ["received no json ('caption_image_idx' twice, of which one alone would be read)"],
         ),
         ("m.npy", np.array(OWNERS, dtype=float), ["m.npy: caption_image_idx: received (14,) of"]),
         ("absent.json", None, ["absent.json is not there"]),
