@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 
@@ -12,6 +13,9 @@ from tasks import preflight, stages
 from tasks import prepare_data as step
 from tasks.exchange.found import imported
 from tasks.settings import params, steps
+from tasks.store.artifacts import Ref
+
+LOGGER = logging.getLogger(__name__)
 
 
 @flow("prepare_data")
@@ -32,7 +36,25 @@ def prepare_data(
         imported(chosen)
     work = steps.preparation(chosen)
     made = run(step.prepare_data, work, force=force, accept_code=accept_code)
+    _warn_of_shared(made)
     return Refs(prepared=made)
+
+
+def _warn_of_shared(made: Ref) -> None:
+    """Say how many pictures two splits have, once, when the data are prepared."""
+    if made.is_cached:
+        return
+    from tasks.shared_pictures import shared
+
+    found = shared(made.folder)
+    if found:
+        LOGGER.warning(
+            "%s: %d pictures of val or test are those of another split too, and are used: %s; "
+            "scores are too high by what students have seen; remove them from one of the splits",
+            made.path,
+            len(found),
+            ", ".join(found[:3]),
+        )
 
 
 if __name__ == "__main__":

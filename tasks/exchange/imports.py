@@ -38,6 +38,7 @@ from tasks.settings import steps
 from tasks.settings.params import Params
 from tasks.settings.sets import SetName
 from tasks.settings.validation import imported_of
+from tasks.shared_pictures import held_out
 from tasks.store import artifacts, caching
 from tasks.store.artifacts import Key, Ref, file_digest
 
@@ -141,7 +142,7 @@ def _published(path: Path, stated: Stated, given: Inputs, params: Params) -> Pai
 
 
 def _pairs(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:
-    return read_pairs(path, stated, params, _encoder(given))
+    return read_pairs(path, stated, params, _encoder(given), held_out(given.prepared.folder))
 
 
 def _ids(path: Path, stated: Stated, given: Inputs, params: Params) -> PairSet:

@@ -7,7 +7,7 @@ that cannot be used is refused, all of them in one message.
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,23 +31,31 @@ from tasks.exchange.pictures import to_images
 from tasks.exchange.published import Stated
 from tasks.progress import reporter
 from tasks.settings.params import Params
+from tasks.shared_pictures import digest_of
 from tasks.store.artifacts import canonical_digest
 
 NAMED = 1000  # of what cannot be used: a wrong column would name each row of a large table
 LEFT_OUT, SOURCE, CAPTIONS = "left_out", "source", "captions"  # of the provenance
 
 
-def read_pairs(path: Path, stated: Stated, params: Params, encoder: ImageEncoder) -> PairSet:
+def read_pairs(
+    path: Path,
+    stated: Stated,
+    params: Params,
+    encoder: ImageEncoder,
+    held_out: Mapping[str, tuple[str, str]],
+) -> PairSet:
     """Return the pairs as students of the profile see them.
 
     Its provenance has the captions, what was left out by reason, and a digest of all that was read.
 
     Args:
         encoder: has the normalisation.
+        held_out: {digest: (split, name)} of the pictures that students are scored on.
 
     Raises:
         ValueError: something is not stated; the number of pairs is no budget; a picture, caption or
-            row cannot be used.
+            row cannot be used, or students are scored on a picture.
     """
     _check_stated(path, stated, params)
     left_out, refused = LeftOut(0.0, str(path)), list[ValueError]()
@@ -70,6 +78,7 @@ def read_pairs(path: Path, stated: Stated, params: Params, encoder: ImageEncoder
     for row in rows:
         with noting(refused):
             picture = _decoded(row, stated, params)
+            _check_trained_on(row, held_out.get(digest_of(picture)))
             # After the first refusal pictures are only checked: the set is not made any more
             if not refused:
                 pictures += [picture] * len(row.captions)
@@ -89,7 +98,7 @@ def read_pairs(path: Path, stated: Stated, params: Params, encoder: ImageEncoder
     provenance = {
         CAPTIONS: captions,
         LEFT_OUT: left_out.facts(),
-        SOURCE: canonical_digest([captions, [_digest(picture) for picture in pictures]]),
+        SOURCE: canonical_digest([captions, [digest_of(picture) for picture in pictures]]),
     }
     shape = len(pictures), params.prepare_data.image_size
     images = to_images(pictures, shape, encoder.mean, encoder.std)
@@ -126,8 +135,16 @@ def _decoded(row: ImageCaptions, stated: Stated, params: Params) -> np.ndarray:
     return decode(image, where, image_size=side, max_pixels=limit)
 
 
-def _digest(picture: np.ndarray) -> str:
-    return hashlib.sha256(picture.data).hexdigest()
+def _check_trained_on(row: ImageCaptions, place: tuple[str, str] | None) -> None:
+    """Refuse a picture that students are scored on, as a list of ids does."""
+    if place is not None:
+        split, name = place
+        raise Unusable(
+            str(row.load),
+            f"picture of {split}",
+            f"received the picture {name!r} of {split}, which students are scored on; allowed are "
+            "pictures of train, and those that the profile does not have; remove it",
+        )
 
 
 def _told(left_out: LeftOut) -> str:

@@ -9,6 +9,7 @@ import io
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -16,11 +17,14 @@ import torch
 from PIL import Image
 
 from tasks.core.data.images import decode
+from tasks.core.foundations.file_names import IMAGES, NAMES
 from tasks.core.foundations.seeding import make_generator
+from tasks.core.foundations.tensor_files import map_tensor
 from tasks.core.networks.text_encoders import hashed
 from tasks.core.training.pair_files import load_pairs
 from tasks.exchange.imports import import_set, left_out_of
 from tasks.exchange.published import Stated
+from tasks.settings import steps
 from tasks.settings.sets import SetName
 
 CAPTIONS = ["a red ball", "two dogs", "a boat, at night", 'the "third" tree']
@@ -249,3 +253,21 @@ def test_empty_values_of_a_table_are_refused_by_row(made, folder):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match="not a whole Parquet file"):
         import_set(made[1], path, "mine", COLUMNS)
+
+
+def test_pictures_that_students_are_scored_on_are_refused_under_any_name(made, folder):
+    prepared = steps.preparation(made[1]).folder
+    names = list(pd.read_parquet(prepared / NAMES)["name"])
+    images = map_tensor(prepared / IMAGES, "images")
+    path = a_csv(folder / "photos")
+    for place, name in enumerate(("train/000003.png", "val/000001.png", "test/000002.png")):
+        Image.fromarray(images[names.index(name)]).save(path.parent / f"{place}.png")
+    with pytest.raises(ValueError, match="received 2 pictures, captions or rows") as error:
+        import_set(made[1], path, "mine", COLUMNS)
+    for line, split, name in ((3, "val", "val/000001.png"), (4, "test", "test/000002.png")):
+        told = f"line {line}.file): received the picture '{name}' of {split}, which students are"
+        assert told in str(error.value)
+    assert "train/000003.png" not in str(error.value)
+    Image.fromarray(picture(7)).save(path.parent / "1.png")
+    Image.fromarray(picture(8)).save(path.parent / "2.png")
+    assert import_set(made[1], path, "mine", COLUMNS)[0] == SetName("mine", 4)
