@@ -161,9 +161,11 @@ def _key(place: Place, name: str, names: list[str]) -> str:
     is_it = len(names) == 1 and (names[0] == name or names[0] not in ROLES)
     wanted = place.key or (names[0] if is_it else name)
     if wanted not in names:
+        # The names of roles are near to each other, and one is never meant for another
+        meant = hint(wanted, names) if place.key else ""
         raise ValueError(
-            f"{place.path}: received no {wanted!r}{hint(wanted, names)}; allowed: "
-            f"{', '.join(names) or 'none'}; write FILE:KEY to name the one that is {name}"
+            f"{place.path}: received no {wanted!r}{meant}; allowed: {', '.join(names) or 'none'}; "
+            f"write FILE:KEY to name the one that is {name}"
         )
     return wanted
 

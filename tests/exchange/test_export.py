@@ -96,11 +96,11 @@ def test_a_set_is_read_back_by_the_libraries_of_others(
     assert torch.equal(embeds, pairs.text_embeds)
     assert torch.equal(load_file(place / "pairs.safetensors")["text_embeds"], embeds)
     error = (normalised(pictures, pairs) - pairs.images).abs()
-    assert float(error.max()) <= done.rounding.largest + 1e-6
-    assert float(error.mean()) == pytest.approx(done.rounding.mean, abs=1e-6)
+    assert float(error.max()) <= done.cost.largest + 1e-6
+    assert float(error.mean()) == pytest.approx(done.cost.mean, abs=1e-6)
     assert [row["caption"] for row in rows] == [origin.caption for origin in source.origins()]
     if name == "herding-4":
-        assert done.rounding.largest < 1e-6 and initial == []
+        assert done.cost.largest < 1e-6 and initial == []
         assert [row["nearest_sentence"] for row in rows] == [row["caption"] for row in rows]
     else:
         begun = load_tensors(source.own.folder / "initial.safetensors")["images"]
@@ -109,7 +109,7 @@ def test_a_set_is_read_back_by_the_libraries_of_others(
 
 def test_the_cost_of_8_bits_is_counted_by_hand(inside, tmp_path):
     source = open_source(inside, "bi_trajectory-4")
-    cost = export(source, tmp_path / "out", choice()).rounding
+    cost = export(source, tmp_path / "out", choice()).cost
     pixels = source.pairs.images.double() * 0.5 + 0.5  # the toy encoder's mean and std
     levels = torch.round(pixels * 255)
     error = (levels.clamp(0, 255) / 255 - pixels).abs() / 0.5

@@ -45,7 +45,7 @@ def test_an_export_comes_back_equal_to_the_8_bits(name, layout, made, folder):
     found, ref = import_set(chosen, folder / "out", "theirs", Stated())
     before, after = source.pairs, load_pairs(ref.folder)
     assert found == SetName("theirs", before.num_pairs)
-    assert float((before.images - after.images).abs().max()) <= done.rounding.largest + 1e-6
+    assert float((before.images - after.images).abs().max()) <= done.cost.largest + 1e-6
     if name != "bi_trajectory-4":  # real pictures
         assert torch.equal(before.images, after.images)
     assert torch.equal(before.text_embeds, after.text_embeds)
