@@ -15,7 +15,7 @@ from tasks.exchange.found import imported
 from tasks.settings import params, steps
 from tasks.store.artifacts import Ref
 
-LOGGER = logging.getLogger(__name__)
+LOGGER = logging.getLogger("vl_distillery")
 
 
 @flow("prepare_data")
