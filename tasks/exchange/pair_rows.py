@@ -168,11 +168,13 @@ def _check_columns(path: Path, names: list[str], picture: str, caption: str) -> 
             f"are two of {', '.join(names)}; change one"
         )
     for name in (picture, caption):
-        if names.count(name) != 1:
+        count = names.count(name)
+        if count != 1:
+            meant = "" if count else hint(name, names)
             raise ValueError(
-                f"{path}: --picture-column, --caption-column: received {name!r}"
-                f"{hint(name, names)}, which is there {names.count(name)} times; allowed: "
-                f"{', '.join(names) or 'none'}{other_delimiter(names)}; change them, or the file"
+                f"{path}: --picture-column, --caption-column: received {name!r}{meant}, which is "
+                f"there {count} times; allowed: {', '.join(names) or 'none'}"
+                f"{other_delimiter(names)}; change them, or the file"
             )
 
 

@@ -199,10 +199,12 @@ def _checked(header: list[str], config: Config, path: Path) -> list[str]:
         for name in names:
             count = header.count(name)
             if count != 1:
-                problem = "is missing" if not count else f"is there {count} times"
+                problem = (
+                    f" is there {count} times" if count else f"{hint(name, header)} is missing"
+                )
                 raise ValueError(
-                    f"{path}: the column {name!r}{hint(name, header)} {problem}; received the "
-                    f"header {', '.join(map(repr, header[:20]))}{other_delimiter(header)}; change "
+                    f"{path}: the column {name!r}{problem}; received the header "
+                    f"{', '.join(map(repr, header[:20]))}{other_delimiter(header)}; change "
                     f"`{option}`, or `delimiter`, of the dataset in params.yaml, or write a header "
                     "into the first line"
                 )
