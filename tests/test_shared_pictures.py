@@ -48,7 +48,7 @@ def prepared(tmp_path, monkeypatch, caplog):
         for _ in range(2):
             caplog.clear()
             with caplog.at_level(logging.WARNING):
-                prepare_data(settings)
+                prepare_data.fn(settings)
             told.append([record.getMessage() for record in caplog.records])
         assert told[1] == []  # nothing was made, so nothing is told again
         return told[0]
