@@ -44,7 +44,7 @@ def test_runs_without_a_server_are_told_once_when_it_is_there(tmp_path, mlflow):
     proxy = f"http://127.0.0.1:{free_port()}"  # nobody there: loopback goes through no proxy
     folder = Folder(tmp_path / "a", _as_user(mlflow.uri), {"http_proxy": proxy, "ALL_PROXY": proxy})
     seconds, said = folder.run(1, 3)
-    assert seconds < SOME_SECONDS / 2 and said.count(WITHOUT) == 1
+    assert seconds < SOME_SECONDS / 4 and said.count(WITHOUT) == 1
     assert "Connection refused" in said and str(folder.spool) in said
     assert len(folder.waiting) == 3
     secrets = ("geh%40im", "geh@im")
@@ -71,7 +71,7 @@ def test_a_users_own_limit_of_a_request_is_kept(tmp_path):
         own = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1"}
         folder = Folder(tmp_path / "a", f"http://127.0.0.1:{silent.getsockname()[1]}", own)
         seconds, said = folder.run(1, 2)
-    assert 1 <= seconds < SOME_SECONDS / 2 and "timed out" in said
+    assert 1 <= seconds < SOME_SECONDS / 4 and "timed out" in said
 
 
 def test_a_server_that_stops_for_a_while_or_is_killed_hears_each_unit_once(tmp_path, mlflow):
