@@ -48,7 +48,10 @@ class Cost:
         """What rounding does and what clipping does, in one sentence each."""
         told = f"Rounding to 8 bits moves a normalised value by at most {self.largest_rounded:.4f}."
         if not self.num_clipped:
-            return f"{told} All values lie within what a picture can show, so none is clipped."
+            return (
+                f"{told} All {self.num_values:,} values lie within what a picture can show, so "
+                "none is clipped."
+            )
         return (
             f"{told} {self.num_clipped:,} of {self.num_values:,} values lie outside of what a "
             f"picture can show: clipping moves these by at most {self.largest_clipped:.4f}, by "

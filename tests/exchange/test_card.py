@@ -23,6 +23,7 @@ from tasks.core.training.similarity import similarity_of
 from tasks.core.training.student_losses import HARD, SOFT, soft_contrastive
 from tasks.exchange import card
 from tasks.exchange.export import Choice, export
+from tasks.exchange.pictures import Cost
 from tasks.exchange.source import open_source
 from tests.workspace import environment
 
@@ -184,7 +185,8 @@ def test_a_card_tells_scores_with_interval_and_protocol_and_the_cost_of_8_bits(i
     for part in ("own", "prepared", "embeddings"):
         assert getattr(source, part).manifest.digest in text
     assert source.start.manifest.files["encoder.safetensors"] in text
-    assert "Rounding to 8 bits moves" in text and "what a picture can show" in text
+    cost = json.loads((tmp_path / "out/set.json").read_text())["rounding"]
+    assert Cost(**cost).in_words in text and f"{cost['num_values']:,} values lie" in text
 
 
 def test_a_card_tells_what_words_are_worth(inside, tmp_path):

@@ -34,4 +34,4 @@ def test_pictures_that_are_not_clipped_say_so():
     pixels = torch.from_numpy(np.arange(30.0).reshape(2, 3, 1, 5).astype("float32") + 0.3)
     _, cost = to_8_bits(of_pixels(pixels), MEAN, STD)
     assert cost.num_clipped == cost.largest_clipped == cost.mean_clipped == 0
-    assert "none is clipped" in cost.in_words
+    assert "All 30 values lie within" in cost.in_words and "none is clipped" in cost.in_words

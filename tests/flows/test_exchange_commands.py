@@ -25,7 +25,9 @@ def made(tmp_path_factory) -> Workspace:
 def test_export_says_what_it_wrote_and_what_8_bits_cost(made):
     done = made.flow("export", "herding-4", "--to", "out/set", "--format", "folder")
     assert "export: herding-4, 4 pairs, " in done.stdout and " bytes to out/set" in done.stdout
-    assert "All values lie within what a picture can show" in done.stdout
+    assert (
+        "All 12,288 values lie within what a picture can show, so none is clipped." in done.stdout
+    )
     assert (made.folder / "out/set/README.md").is_file()
     again = made.flow("export", "herding-4", "--to", "out/set", check=False)
     assert again.returncode == 2 and again.stdout == ""

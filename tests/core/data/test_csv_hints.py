@@ -6,6 +6,7 @@ import pytest
 
 from tasks.core.data.datasets import csv
 from tasks.core.data.left_out import LeftOut
+from tests.core.data.test_datasets_csv import csv_options
 
 HEADER = "split,file,caption,caption_2,Captions 3,licence\n"
 ROWS = "train,a.jpg,a dog,a hound,a pet,mit\nval,b.jpg,b,b,b,mit\ntest,c.jpg,c,c,c,mit\n"
@@ -14,18 +15,7 @@ ROWS = "train,a.jpg,a dog,a hound,a pet,mit\nval,b.jpg,b,b,b,mit\ntest,c.jpg,c,c
 def read(root, text, **options):
     (root / "images").mkdir(exist_ok=True)
     (root / "table.csv").write_text(text)
-    given = {
-        "path": str(root),
-        "images": ["images"],
-        "shares": None,
-        "file": "file",
-        "captions": ["caption"],
-        "split": "split",
-        "split_values": {split: split for split in ("train", "val", "test")},
-        "delimiter": None,
-        **{split: ["table.csv"] for split in ("train", "val", "test")},
-    }
-    return csv.read_annotations(csv.Config(**{**given, **options}), LeftOut(0.0))
+    return csv.read_annotations(csv_options(root, **options), LeftOut(0.0))
 
 
 def warnings(caplog):

@@ -13,7 +13,7 @@ from tests.core.data.caption_samples import SAMPLES, prepared, read, through_kar
 SPLITS = ("train", "val", "test")
 
 
-def _options(root, **options):
+def csv_options(root, **options):
     defaults = {
         "path": str(root),
         "images": ["images"],
@@ -66,7 +66,7 @@ def test_the_same_pictures_and_captions_as_through_karpathy(tmp_path, name, deli
     path = tmp_path / "raw" / name
     path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
     files = {split: [name] for split in SPLITS}
-    config = _options(tmp_path / "raw", delimiter=how.get("delimiter"), **files)
+    config = csv_options(tmp_path / "raw", delimiter=how.get("delimiter"), **files)
     assert prepared(csv, config, tmp_path / "found") == expected
     assert len(csv.raw_digest(config)) == 64
 
@@ -76,18 +76,18 @@ GOOD = "split,file,caption\ntrain,a.jpg,one\nval,b.jpg,two\ntest,c.jpg,three\n"
 
 def test_one_row_an_image_has_several_columns_of_captions(tmp_path):
     _table(tmp_path, "split,file,first,second\ntrain,a.jpg,x,y\nval,b.jpg,,z\ntest,c.jpg,w,\n")
-    found = read(csv, _options(tmp_path, captions=["first", "second"]))
+    found = read(csv, csv_options(tmp_path, captions=["first", "second"]))
     assert [example.captions for example in found] == [("x", "y"), ("z",), ("w",)]
 
 
 def test_cells_in_quotes_hold_commas_lines_and_quotes(tmp_path):
     _table(tmp_path, GOOD.replace("one", '"a, ""b""\nc"'))
-    assert read(csv, _options(tmp_path))[0].captions == ('a, "b"\nc',)
+    assert read(csv, csv_options(tmp_path))[0].captions == ('a, "b"\nc',)
 
 
 def test_quotes_after_a_blank_are_quotes(tmp_path):
     _table(tmp_path, GOOD.replace("one", ' "a, ""b"""').replace("two", '  two "b"'))
-    found = read(csv, _options(tmp_path))
+    found = read(csv, csv_options(tmp_path))
     assert [example.captions for example in found[:2]] == [('a, "b"',), ('two "b"',)]
 
 
@@ -95,7 +95,7 @@ def test_splits_are_those_of_files_or_of_shares(tmp_path):
     for letter, split in zip("abc", SPLITS, strict=True):
         _table(tmp_path, f"file,caption\n{letter}.jpg,{letter}\n", f"{split}.csv")
     files = {split: [f"{split}.csv"] for split in SPLITS}
-    found = read(csv, _options(tmp_path, split=None, split_values={}, **files))
+    found = read(csv, csv_options(tmp_path, split=None, split_values={}, **files))
     assert [(example.name, example.split) for example in found] == [
         ("a.jpg", "train"),
         ("b.jpg", "val"),
@@ -103,14 +103,14 @@ def test_splits_are_those_of_files_or_of_shares(tmp_path):
     ]
     shares = Shares(seed=0, train=0.34, val=0.33, test=0.33)
     files = {split: ["*.csv"] for split in SPLITS}
-    found = read(csv, _options(tmp_path, split=None, split_values={}, shares=shares, **files))
+    found = read(csv, csv_options(tmp_path, split=None, split_values={}, shares=shares, **files))
     assert sorted(example.split for example in found) == sorted(SPLITS)
 
 
 def test_rows_that_an_option_leaves_out_are_counted(tmp_path):
     _table(tmp_path, GOOD + "extra,a.jpg,four\n")
     values = {"train": "train", "val": "val", "test": "test", "extra": None}
-    assert read(csv, _options(tmp_path, split_values=values))[0].captions == ("one",)
+    assert read(csv, csv_options(tmp_path, split_values=values))[0].captions == ("one",)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_rows_that_an_option_leaves_out_are_counted(tmp_path):
 def test_a_malformed_row_is_named_by_line(tmp_path, text, message):
     _table(tmp_path, text)
     with pytest.raises(ValueError, match=message):
-        read(csv, _options(tmp_path))
+        read(csv, csv_options(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -157,4 +157,4 @@ def test_options_that_contradict_are_refused(tmp_path, options, message):
     _table(tmp_path, GOOD)
     (tmp_path / "other.txt").write_text(GOOD)
     with pytest.raises(ValueError, match=message):
-        read(csv, _options(tmp_path, **options))
+        read(csv, csv_options(tmp_path, **options))
