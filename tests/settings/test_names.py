@@ -81,6 +81,15 @@ def test_a_preset_or_a_cell_whose_name_leads_elsewhere_is_refused(name):
         ("train_experts.lr_imgs=1", "lr_img"),
         ("methods.distillers=[bi_trajektory]", "bi_trajectory"),
         ("model.image_encoder=tim", "timm"),
+        ("distill.matching.optimiser=adm", "adam"),
+        ("distill.matching.init_image=kmeans", "k_means"),
+        ("model.trainable=head", "heads"),
+        ("evaluate.protocol=strickt", "strict"),
+        ("train_experts.storage=float23", "float32"),
+        ("distill.matching.lr_decay=cosin", "cosine"),
+        ("evaluate={num_evals: 5, protocol: strict, cross_architecture: {}}", "num_eval"),
+        ("train_experts.augment={crop_scales: 1.0}", "crop_scale"),
+        ("model={image_encoder: timm, options: {nam: x}}", "name"),
     ],
 )
 def test_a_typo_is_answered_with_the_nearest_name(setting, meant):
