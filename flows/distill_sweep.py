@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -48,7 +48,7 @@ from tasks.settings.space import (
 
 SWEEP = "sweep"
 HOW = ("workers", "pool", "num_gpus")  # words that change no cell
-POOLS = ("gpu", "cpu", RAY)
+PoolName = Literal["gpu", "cpu", "ray"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def distill_sweep(
     space: Space | None = None,
     name: str | None = None,
     workers: Annotated[int, Field(ge=1, le=256)] = 1,
-    pool: Literal["gpu", "cpu", "ray"] | None = None,
+    pool: PoolName | None = None,
     num_gpus: Annotated[float, Field(ge=0, le=1)] | None = None,
 ) -> SweepRefs:
     """Distil and score every cell of a space, each beside random selection of its size.
@@ -161,9 +161,10 @@ def _pool(
         )
     if pool is None:
         return local_pool(workers, kept.folder)
-    if pool not in POOLS:
+    known = get_args(PoolName)
+    if pool not in known:
         raise ValueError(
-            f"--pool: received {pool!r}{hint(pool, POOLS)}; allowed: {', '.join(POOLS)}; change it "
+            f"--pool: received {pool!r}{hint(pool, known)}; allowed: {', '.join(known)}; change it "
             "or leave it out"
         )
     return remote_pool(kept, pool, workers)
