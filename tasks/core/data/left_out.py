@@ -23,6 +23,8 @@ LOGGER = logging.getLogger(__name__)
 _NAMED, _STORED = 20, 3
 # Most characters of a message or a place.
 _LONGEST = 1500
+# A reason that several readers mention
+EMPTY_FILE = "file without a single row or example"
 
 
 class Unusable(ValueError):

@@ -5,17 +5,17 @@ import logging
 import pytest
 
 from tasks.core.data.datasets import csv
-from tasks.core.data.left_out import LeftOut
+from tasks.core.data.left_out import EMPTY_FILE, LeftOut
 from tests.core.data.test_datasets_csv import csv_options
 
 HEADER = "split,file,caption,caption_2,Captions 3,licence\n"
 ROWS = "train,a.jpg,a dog,a hound,a pet,mit\nval,b.jpg,b,b,b,mit\ntest,c.jpg,c,c,c,mit\n"
 
 
-def read(root, text, **options):
+def read(root, text, left_out=None, **options):
     (root / "images").mkdir(exist_ok=True)
     (root / "table.csv").write_text(text)
-    return csv.read_annotations(csv_options(root, **options), LeftOut(0.0))
+    return csv.read_annotations(csv_options(root, **options), left_out or LeftOut(0.0))
 
 
 def warnings(caplog):
@@ -33,10 +33,10 @@ def test_columns_that_are_all_read_are_not_told(tmp_path, caplog):
     assert warnings(caplog) == []
 
 
-def test_a_table_with_a_header_alone_is_told(tmp_path, caplog):
-    assert read(tmp_path, HEADER, captions=["caption", "caption_2", "Captions 3"]) == []
-    (told,) = warnings(caplog)
-    assert "table.csv: has a header and no row" in told
+def test_a_table_with_a_header_alone_is_counted(tmp_path):
+    left_out = LeftOut(0.0, str(tmp_path))
+    assert read(tmp_path, HEADER, left_out) == []
+    assert left_out.facts() == {EMPTY_FILE: {"count": 1, "first": ["table.csv"]}}
 
 
 @pytest.mark.parametrize("sign", [";", "\t", "|"])

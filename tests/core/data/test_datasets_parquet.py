@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core.data.datasets import parquet
+from tasks.core.data.left_out import EMPTY_FILE, LeftOut
 from tasks.core.data.table_pictures import PictureReader
 from tasks.core.data.tables import Leaf
 from tasks.settings import validation
@@ -132,6 +133,13 @@ def test_several_caption_columns_are_joined_and_unnamed_images_numbered(tmp_path
         ("val/000000", ("v", "v")),
         ("test/000000", ("v", "v")),
     ]
+
+
+def test_a_table_without_rows_is_counted(tmp_path):
+    config, left_out = _dataset(tmp_path), LeftOut(0.0, str(tmp_path))
+    _write(tmp_path / "val-1.parquet", {**_columns([]), "caption": pa.array([], TEXTS)})
+    assert len(list(parquet.examples(config, left_out))) == len(SAMPLES)
+    assert left_out.facts() == {EMPTY_FILE: {"count": 1, "first": ["val-1.parquet"]}}
 
 
 def test_a_struct_without_bytes_is_read_from_its_path(tmp_path):

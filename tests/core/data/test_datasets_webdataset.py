@@ -9,6 +9,7 @@ import tarfile
 import pytest
 
 from tasks.core.data.datasets import webdataset
+from tasks.core.data.left_out import EMPTY_FILE, LeftOut
 from tests.core.data.caption_samples import of_split, picture, prepared, read, through_karpathy
 
 SPLITS = ("train", "val", "test")
@@ -266,6 +267,13 @@ def test_files_of_operating_systems_are_counted_and_stop_nothing(tmp_path):
         ".DS_Store": b"",
     }
     assert len(read(webdataset, _dataset(tmp_path, members))) == 3
+
+
+def test_a_shard_without_examples_is_counted(tmp_path):
+    config, left_out = _dataset(tmp_path), LeftOut(0.0, str(tmp_path))
+    _shard(tmp_path / "train-1.tar", {})
+    assert len(list(webdataset.examples(config, left_out))) == 3
+    assert left_out.facts() == {EMPTY_FILE: {"count": 1, "first": ["train-1.tar"]}}
 
 
 def test_line_breaks_make_captions_unless_the_metadata_have_them_as_one(tmp_path):

@@ -22,7 +22,7 @@ from tasks.core.data.annotations import (
     text_digest,
 )
 from tasks.core.data.image_files import attach_images, content_digests
-from tasks.core.data.left_out import LeftOut, Unusable
+from tasks.core.data.left_out import EMPTY_FILE, LeftOut, Unusable
 from tasks.core.data.shares import SharedFiles, check_shares, divided
 from tasks.core.data.split_files import check_columns, files_of_splits, split_digests
 from tasks.core.data.text_rows import check_cell, other_delimiter, text_rows
@@ -165,7 +165,7 @@ def _rows(path: Path, config: Config, left_out: LeftOut) -> Iterator[tuple[str, 
         num_rows += 1
         yield where, dict(zip(header, cells, strict=True))
     if not num_rows:
-        LOGGER.warning("%s: has a header and no row that can be used; it gives no pictures", path)
+        left_out.mention(EMPTY_FILE, str(path))
 
 
 def _mention_alike(header: list[str], config: Config, path: Path) -> None:

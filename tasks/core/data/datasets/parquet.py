@@ -33,7 +33,7 @@ from tasks.core.data.annotations import (
 )
 from tasks.core.data.download_logs import STATUS, failed, has_status, is_failed
 from tasks.core.data.image_files import StoredFile, StoredImage, check_one_split
-from tasks.core.data.left_out import LeftOut, Unusable
+from tasks.core.data.left_out import EMPTY_FILE, LeftOut, Unusable
 from tasks.core.data.split_files import (
     SplitFiles,
     check_columns,
@@ -235,6 +235,8 @@ def _paths(config: Config) -> dict[Path, tuple[str, ...]]:
 def _rows(path: Path, splits: tuple[str, ...], config: Config, left_out: LeftOut) -> Iterator[_Row]:
     """Yield the rows of a table that are used, after checking the types of all columns."""
     table, first = open_table(path), 0
+    if not table.file.metadata.num_rows:
+        left_out.mention(EMPTY_FILE, str(path))
     texts = [table.caption_leaf(column) for column in config.captions]
     columns = [leaf.column for leaf in texts]
     for field, named in (("name", config.name), ("split", config.split)):

@@ -32,7 +32,7 @@ from tasks.core.data.annotations import check_name, file_digest, text_digest
 from tasks.core.data.download_logs import log_of, refuse_failed
 from tasks.core.data.file_kinds import NOISE
 from tasks.core.data.image_files import StoredFile, StoredImage
-from tasks.core.data.left_out import LeftOut, Unusable
+from tasks.core.data.left_out import EMPTY_FILE, LeftOut, Unusable
 from tasks.core.data.sample_captions import ENDINGS, MAX_BYTES, captions_of
 from tasks.core.data.split_files import SplitFiles, files_of_splits, only_split, split_digests
 from tasks.core.data.tars import Member, read_tar, tar_digest
@@ -83,7 +83,10 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
         log = log_of(path)
         if log is not None:
             refuse_failed(log, left_out)
-        for key, sample in _samples(path, left_out).items():
+        samples = _samples(path, left_out)
+        if not samples:
+            left_out.mention(EMPTY_FILE, str(path))
+        for key, sample in samples.items():
             where = f"{path}: key {key!r}"
             with left_out.catching():
                 first = places.setdefault((split, key), where)
