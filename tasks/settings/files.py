@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,13 @@ from typing import Any
 import yaml
 
 from tasks.core.foundations.names import hint
+from tasks.settings.values import TYPED, Loader, typed
 
 PARAMS = Path("params.yaml")
 PRESETS = "presets.yaml"
 MAX_BYTES = 2**18  # of a file, which is read in seconds
 MAX_VALUES = 100_000  # of a file, each alias counted as often as it is used
 MAX_DEPTH = 50  # of lists and mappings in each other
-# Numbers that PyYAML reads as octal or in base 60. DVC and `--set` read 0100 as one hundred, and
-# people do too.
-_OTHER_BASE = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(:[0-9]+)+(\.[0-9_]*)?")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -125,9 +122,9 @@ def _reason(error: Exception, text: str) -> str:
     return place + (", ".join(told) or str(error))
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads YAML, but refuses deep nesting, a key given twice, numbers of another base, and aliases
-    that make an endless value.
+class _Loader(Loader):
+    """Reads YAML, but refuses deep nesting, a key given twice, and aliases that make an endless
+    value.
     """
 
     depth = 0
@@ -152,24 +149,6 @@ class _Loader(yaml.SafeLoader):
         if node is not None:
             _count(node, {})
         return node
-
-    def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """Return a value. A date or number that Python does not take is refused with its place.
-
-        So is a number that is read in another base than it seems.
-        """
-        try:
-            found = super().construct_object(node, deep)
-        except (ValueError, OverflowError) as error:
-            raise _wrong(node, f"received {node.value!r:.60}: {error}") from error
-        # A text in quotes stays one, and so do a date and `010.5`
-        if isinstance(found, int | float) and _OTHER_BASE.fullmatch(node.value):
-            raise _wrong(
-                node,
-                f"received {node.value!r:.60}, which YAML reads as {found}; allowed are decimal "
-                "numbers without zeros before them and without colons; quotes make it a text",
-            )
-        return found
 
 
 def _count(node: Any, known: dict[int, int]) -> int:
@@ -198,7 +177,8 @@ def _check_keys(node: Any) -> None:
     seen = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode):
-            name = (key.tag, key.value)
+            # Two spellings of one number are one key
+            name = (key.tag, typed(key.value) if key.tag == TYPED else key.value)
             if name in seen:
                 raise _wrong(key, f"the key {key.value!r} is there twice; leave one out")
             seen.add(name)

@@ -1,7 +1,7 @@
 """`--set section.key=value`: one override of the raw tree of params.yaml and presets.yaml, in
 place.
 
-A value is taken as typed: a number, true, false, null, or else text with every sign that it has.
+A value is taken as typed (values.py): a number, true, false, null, or else text with every sign.
 Lists, mappings and text in quotes are read as YAML without anchors, aliases, tags and comments.
 """
 
@@ -9,22 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from typing import Any
 
 import yaml
 
 from tasks.core.foundations.names import hint
+from tasks.settings.values import Loader, typed
 
 TOP = ("profile", "store", "methods", "sweep", "presets", "profiles")
-# Not yes, no, on and off, which YAML takes for truth values too: they stay texts
-WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
-# Python reads at most 4,300 digits
-INTEGER = re.compile(r"[-+]?[0-9]{1,1000}")
-# Wider than the float of PyYAML, which takes 1e-3 for a text
-FLOAT = re.compile(
-    r"[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf)|\.nan"
-)
 RECIPES = ("small", "full")  # of `evaluate`
 QUOTED = ("[", "{", "'", '"')
 
@@ -55,7 +47,7 @@ def value_of(text: str, where: str) -> Any:
             signs with a meaning of their own in YAML.
     """
     if not text.lstrip().startswith(QUOTED):
-        return _plain(text)
+        return typed(text)
     text = text.strip()
     try:
         loader = _Loader(text)
@@ -100,35 +92,15 @@ def _key(key: Any) -> str:
     return json.dumps(str(key)) if not isinstance(key, int) else str(key)
 
 
-def _plain(text: str) -> Any:
-    word = text.strip()
-    if word.lower() in WORDS:
-        return WORDS[word.lower()]
-    if INTEGER.fullmatch(word):
-        return int(word)
-    if FLOAT.fullmatch(word):
-        return float(word.replace(".inf", "inf").replace(".nan", "nan"))
-    return text
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML that gives plain values only: no dates, no other forms of numbers, nothing by name."""
-
-    # Without resolvers every value is a text, which `_plain` reads as it reads one outside of lists
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012, as in the class above
+class _Loader(Loader):
+    """YAML without anchors, aliases and tags: a few of them can make a value without end."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse anchors, aliases and tags: a few of them can make a value without end."""
+        """Return a node; refuse one with a name or a tag."""
         event = self.peek_event()
         if getattr(event, "anchor", None) or getattr(event, "tag", None):
             raise yaml.YAMLError("* & and ! have a meaning of their own in YAML")
         return super().compose_node(parent, index)
-
-
-_Loader.add_constructor(
-    "tag:yaml.org,2002:str",
-    lambda loader, node: node.value if node.style else _plain(node.value),
-)
 
 
 def assign(tree: dict[str, Any], path: str, value: Any, where: str) -> None:
