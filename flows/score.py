@@ -22,8 +22,9 @@ def main(files: list[str], mapping: str | None, similarity: str, is_json: bool) 
 def _score(files: list[str], mapping: str | None, similarity: str, is_json: bool) -> None:
     session.switch_offline()
     from tasks.core.evaluation.metrics import LISTED
-    from tasks.exchange.score import read_embeddings, score
+    from tasks.exchange.score import check_similarity, read_embeddings, score
 
+    check_similarity(similarity)
     given = read_embeddings(files, mapping)
     found = score(given, similarity)
     least, most = given.captions_per_image

@@ -34,7 +34,8 @@ def main(action: str, name: str | None, settings: Sequence[str]) -> None:
         name: the sweep; None lists all, for `status` alone.
         settings: overrides of params.yaml, for the profile.
     """
-    cli.guarded(lambda: _do(action, name, settings or ()))
+    told = cli.GOES_ON if action == "resume" else cli.BEGINS_AGAIN
+    cli.guarded(lambda: _do(action, name, settings or ()), interrupted=told)
 
 
 def _do(action: str, name: str | None, settings: Sequence[str]) -> None:

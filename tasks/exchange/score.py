@@ -78,17 +78,25 @@ def read_embeddings(files: Sequence[str], mapping: str | None) -> Embedded:
     return Embedded(images, texts, _owners(where, len(images), len(texts)))
 
 
-def score(given: Embedded, similarity: str) -> TieReport:
-    """Return the recalls of METHOD 8, with ties as hits, in random order, and as misses.
-
-    Args:
-        similarity: `cosine`, or `inner` for inner products of the embeddings as they are.
-    """
+def check_similarity(similarity: str) -> None:
+    """Raise ValueError for a name that is not in `SIMILARITIES`; before files are read."""
     if similarity not in SIMILARITIES:
         raise ValueError(
             f"--similarity: received {similarity!r}{hint(similarity, SIMILARITIES)}; allowed: "
             f"{', '.join(SIMILARITIES)}; change --similarity"
         )
+
+
+def score(given: Embedded, similarity: str) -> TieReport:
+    """Return the recalls of METHOD 8, with ties as hits, in random order, and as misses.
+
+    Args:
+        similarity: `cosine`, or `inner` for inner products of the embeddings as they are.
+
+    Raises:
+        ValueError: another similarity, or lengths too different for `inner`.
+    """
+    check_similarity(similarity)
     images, texts = given.images, given.texts
     kind = torch.promote_types(images.dtype, texts.dtype)
     scale = _units if similarity == "cosine" else _scaled

@@ -66,6 +66,9 @@ def test_score_prints_a_table_and_json(made):
     assert found["captions_per_image"] == {"least": 1, "most": 2}
     done = made.flow("score", "all.pt", check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    # A mistyped option is told before a file is read
+    done = made.flow("score", "not-there.npy", "--similarity", "cosin", check=False)
+    assert "received 'cosin' (did you mean 'cosine'?)" in done.stderr
 
 
 def test_an_imported_set_stands_in_plan_scores_and_report(made):
