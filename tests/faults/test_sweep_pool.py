@@ -7,12 +7,14 @@ no process stays.
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -20,15 +22,13 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
+from tests.faults.sweeps import SETTINGS, checkpoints
 from tests.flows.sweeps.served import WAIT_SECONDS, Served, serving, states, wait_for
 from tests.flows.test_prefect import free_port
 from tests.infra.postgres import Postgres, postgres
-from tests.workspace import TINY, Workspace, make_workspace
+from tests.workspace import Workspace, make_workspace
 
 pytestmark = pytest.mark.services
-GRID = "sweep.grid={distill.matching.lr_img: [0.01, 0.02]}"
-LONGER = ("distill.matching.iterations=60", "distill.matching.checkpoint_every=2")
-SETTINGS = (*TINY, *LONGER, "methods.coresets=[random]", GRID)
 CELLS = ("distilled", "scores")
 SECRET, USER = "p-a-s-s", "us-e-r:w-o-r-d"
 GONE_SECONDS = 60
@@ -42,6 +42,7 @@ class Lab:
     Attributes:
         served: the server, with the parent's folder as its workspace.
         made: what an undisturbed sweep makes.
+        held: the processes of cells that stand still, by their workers.
     """
 
     served: Served
@@ -49,6 +50,7 @@ class Lab:
     store: Path
     checkouts: dict[str, Workspace]
     made: dict[str, str]
+    held: dict[str, psutil.Process] = field(default_factory=dict)
 
     def start_worker(self, name: str) -> None:
         self.served.start_worker(name, at=self.checkouts[name].folder)
@@ -62,21 +64,41 @@ class Lab:
             shutil.rmtree(self.store / name, ignore_errors=True)
 
     def begin(self, name: str) -> subprocess.Popen[bytes]:
-        """Start a sweep without its cells, and return when each worker makes one."""
+        """Start a sweep without its cells, and return when each worker has one that stands still.
+
+        Small cells would be done before both are under way, so each is held at a checkpoint.
+        """
         self.forget_cells()
+        self.held.clear()
         sweep = self.sweep(name)
-        wait_for(lambda: len(self.checkpoints()) == 2, self.served.log)
+        wait_for(self.hold, self.served.log)
         return sweep
+
+    def hold(self) -> bool:
+        """Stop the cells that have a checkpoint; return whether all workers have one."""
+        for name, checkout in self.checkouts.items():
+            if name not in self.held and checkpoints(checkout):
+                cell = self.held[name] = self.cell_of(name)
+                cell.suspend()
+                # A signal that comes before would be taken at once
+                wait_for(lambda cell=cell: cell.status() == psutil.STATUS_STOPPED, cell.status)
+        return self.held.keys() == self.checkouts.keys()
+
+    def go_on(self, *told: str) -> None:
+        """Let the cells go on, once those of the workers `told` have been told to end."""
+        for name in told:
+            wait_for(lambda cell=self.held[name]: is_told_to_end(cell), self.served.log)
+        for cell in self.held.values():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                cell.resume()
+
+    def cell_of(self, worker: str) -> psutil.Process:
+        """Return the process of the cell that a worker has begun: the last of its line."""
+        return psutil.Process(self.served.workers[worker].pid).children(recursive=True)[-1]
 
     def sweep(self, name: str) -> subprocess.Popen[bytes]:
         """Start a parent in the folder of `a`."""
         return self.served.sweep(name, at=self.checkouts["a"].folder)
-
-    def checkpoints(self) -> list[Path]:
-        found: list[Path] = []
-        for checkout in self.checkouts.values():
-            found += checkout.folder.glob("data/.work/*/.checkpoint.safetensors")
-        return found
 
     def cells(self, name: str) -> list[FlowRun]:
         """Return the runs of the cells of a sweep."""
@@ -106,11 +128,20 @@ class Lab:
         return found
 
 
+def is_told_to_end(process: psutil.Process) -> bool:
+    """Whether SIGTERM waits for a process that stands still, or the process is gone already."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except FileNotFoundError:
+        return True
+    pending = re.search(r"^ShdPnd:\s*([0-9a-f]+)$", status, flags=re.MULTILINE)
+    assert pending
+    return bool(int(pending[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory) -> Iterator[Lab]:
+def lab(made, tmp_path_factory) -> Iterator[Lab]:
     place = tmp_path_factory.mktemp("pool")
-    whole = make_workspace(place / "whole", SETTINGS)
-    whole.flow("distill_sweep", seconds=280)
     store = place / "store"
     store.mkdir()
     own = (*SETTINGS, f"store={store.as_uri()}")
@@ -128,7 +159,7 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
         with serving(checkouts.pop("parent"), USER, **env) as served:
             for name in ("sweep-unit/cpu", "distill-sweep/cpu"):
                 served.deploy(name, "{{ $PWD }}")
-            found = Lab(served, database, store, checkouts, whole.digests())
+            found = Lab(served, database, store, checkouts, made.digests())
             for name in checkouts:
                 found.start_worker(name)
             yield found
@@ -144,6 +175,7 @@ def test_workers_share_a_store_and_no_folder(lab):
 def test_postgres_is_restarted_meanwhile(lab):
     sweep = lab.begin("postgres")
     lab.database.end()
+    lab.go_on()
     time.sleep(5)
     lab.database.start()
     lab.check(sweep)
@@ -152,8 +184,8 @@ def test_postgres_is_restarted_meanwhile(lab):
 
 def test_a_cell_that_is_told_to_end_is_tried_once_more(lab):
     sweep = lab.begin("cell")
-    cell = psutil.Process(lab.served.workers["a"].pid).children(recursive=True)[-1]
-    cell.terminate()
+    lab.held["a"].terminate()
+    lab.go_on("a")
     lab.check(sweep)
     assert "is tried once more" in lab.served.log()
 
@@ -163,6 +195,7 @@ def test_a_worker_that_is_told_to_end_ends_its_cell_which_is_tried_once_more(lab
     worker = lab.served.workers["b"]
     of_worker = psutil.Process(worker.pid).children(recursive=True)
     worker.terminate()
+    lab.go_on("b")
     lab.start_worker("b")  # another in its place, as a cluster would start one
     wait_for(lambda: not [one for one in of_worker if one.is_running()], of_worker.copy)
     worker.wait(GONE_SECONDS)
@@ -173,6 +206,7 @@ def test_a_worker_that_is_told_to_end_ends_its_cell_which_is_tried_once_more(lab
 def test_a_parent_is_told_to_end_and_cancels_what_it_started(lab):
     sweep = lab.begin("parent")
     sweep.terminate()
+    lab.go_on("a", "b")
     assert sweep.wait(GONE_SECONDS) == -signal.SIGTERM, lab.served.log()
     wait_for(lambda: states(lab.cells("parent")) == ["Cancelled"] * 2, lab.served.log)
     wait_for(lambda: not lab.units() and not lab.served.under_way(), lab.units)
@@ -183,6 +217,8 @@ def test_a_cell_is_cancelled_alone(lab):
     sweep = lab.begin("cancelled")
     cancelled = lab.cells("cancelled")[0]
     lab.served.client.set_flow_run_state(cancelled.id, Cancelling())
+    wait_for(lambda: any(map(is_told_to_end, lab.held.values())), lab.served.log)
+    lab.go_on()
     assert sweep.wait(WAIT_SECONDS) == 2, lab.served.log()
     assert states(lab.cells("cancelled")) == ["Cancelled", "Completed"]
     assert "1 of 2 cells failed" in lab.served.log() and "is Cancelled" in lab.served.log()
@@ -192,13 +228,15 @@ def test_a_cell_is_cancelled_alone(lab):
 def test_a_deployed_parent_is_cancelled_with_all_that_it_started(lab):
     served = lab.served
     lab.forget_cells()
+    lab.held.clear()
     served.start_worker("parents", "local", at=lab.checkouts["a"].folder)
     deployment = served.client.read_deployment_by_name("distill-sweep/cpu").id
     words = {"name": "deployed", "workers": 2}
     parent = served.client.create_flow_run_from_deployment(deployment, parameters=words)
-    wait_for(lambda: len(lab.checkpoints()) == 2, served.log)
+    wait_for(lab.hold, served.log)
     served.client.set_flow_run_state(parent.id, Cancelling())
     since = time.monotonic()
+    lab.go_on("a", "b")
     wait_for(lambda: not lab.units() and not served.under_way(), served.under_way)
     assert time.monotonic() - since < GONE_SECONDS
     assert states([served.client.read_flow_run(parent.id)]) == ["Cancelled"]
