@@ -181,7 +181,7 @@ _plain(
     "distill_sweep",
     WHOLE,
     "Distil and score the cells of a sweep, each beside random pairs. `sweep` of params.yaml says "
-    "which; of nothing it is a grid of methods and sizes.",
+    "which; without one it is a grid of methods and sizes.",
     "--method bi_trajectory --num-pairs 20",
     "--workers 2 --set 'sweep.grid={distill.matching.lr_img: [0.01, 0.03]}'",
 )
@@ -377,7 +377,9 @@ def _score(
     return locals()
 
 
-@_command("demo", BESIDE, "Run everything by DVC, and say where the report is.", "")
+@_command(
+    "demo", BESIDE, "Run everything once, record it with DVC, and say where the report is.", ""
+)
 def _demo() -> Words:
     return {}
 

@@ -216,7 +216,10 @@ List = Annotated[bool, _option(CHOICE, "Name what there is to run, and run nothi
 
 
 Set = Annotated[str, _argument(CHOICE, "SET", "A set of the profile, <method>-<num_pairs>.")]
-To = Annotated[str, _option(WRITTEN, "The folder to write; it must not exist.", metavar="DIR")]
+To = Annotated[
+    str,
+    _option(WRITTEN, "The folder to write; without --replace it must not exist.", metavar="DIR"),
+]
 Layout = Annotated[
     str, _option(WRITTEN, "huggingface, webdataset or folder.", "--format", metavar="LAYOUT")
 ]
@@ -282,7 +285,7 @@ Teacher = Annotated[
     str | None,
     _option(
         READ,
-        "A profile of params.yaml with the image encoder that teaches; of nothing it is that of "
+        "A profile of params.yaml with the image encoder that teaches; without one it is that of "
         "the profile itself, as params.yaml has it.",
         metavar="PROFILE",
         autocompletion=_profiles,
@@ -292,7 +295,7 @@ WeightsTo = Annotated[
     str | None,
     _option(
         WRITTEN,
-        "The .safetensors file to write; of nothing it is what model.options.weights names.",
+        "The .safetensors file to write; without one it is what model.options.weights names.",
         "--to",
         metavar="FILE",
     ),

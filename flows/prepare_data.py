@@ -11,8 +11,10 @@ from flows.refs import Refs
 from flows.runner import flow, run
 from tasks import preflight, stages
 from tasks import prepare_data as step
+from tasks.core.foundations.records import SPLITS
 from tasks.exchange.found import imported
 from tasks.settings import params, steps
+from tasks.store import manifests
 from tasks.store.artifacts import Ref
 
 LOGGER = logging.getLogger("vl_distillery")
@@ -36,14 +38,24 @@ def prepare_data(
         imported(chosen)
     work = steps.preparation(chosen)
     made = run(step.prepare_data, work, force=force, accept_code=accept_code)
-    _warn_of_shared(made)
+    if not made.is_cached:
+        _tell_splits(made)
+        _warn_of_shared(made)
     return Refs(prepared=made)
 
 
+def _tell_splits(made: Ref) -> None:
+    """Say how many images and captions each split has, so that a wrong split is seen at once."""
+    facts = manifests.read(made.folder, "num_images", "num_captions").facts
+    told = [
+        f"{split} {facts['num_images'][split]} images with {facts['num_captions'][split]} captions"
+        for split in SPLITS
+    ]
+    LOGGER.info("%s: %s", made.path, ", ".join(told))
+
+
 def _warn_of_shared(made: Ref) -> None:
-    """Say how many pictures two splits have, once, when the data are prepared."""
-    if made.is_cached:
-        return
+    """Say how many pictures two splits have."""
     from tasks.shared_pictures import shared
 
     found = shared(made.folder)

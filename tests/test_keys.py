@@ -143,7 +143,7 @@ def test_the_key_of_a_warm_start_by_name_covers_its_code_and_not_its_checkpoints
     [
         ("method=rigde", r"unknown distiller 'rigde'.*change it in .*warm_start\.method"),
         ("options.tau=-1.0", r"warm_start\.options\.tau: received -1\.0, allowed is > 0"),
-        ("options={}", r"warm_start\.options\.features: received .*Field required"),
+        ("options={}", r"warm_start\.options\.features: received .* is missing"),
         ("options=3", r"warm_start\.options: received 3; allowed is a mapping of options of ridge"),
     ],
 )

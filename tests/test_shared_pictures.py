@@ -37,19 +37,20 @@ def raw(place, colours):
 
 @pytest.fixture
 def prepared(tmp_path, monkeypatch, caplog):
-    """A function that prepares colours, and returns what it warned of."""
+    """A function that prepares colours, and returns what it said, warnings alone or more."""
     for name in ("params.yaml", "presets.yaml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     monkeypatch.chdir(tmp_path)
 
-    def run(colours):
+    def run(colours, level=logging.WARNING):
         settings = raw(tmp_path / "raw" / "mine", colours)
         told = []
         for _ in range(2):
             caplog.clear()
-            with caplog.at_level(logging.WARNING):
+            with caplog.at_level(level, "vl_distillery"):
                 prepare_data.fn(settings)
-            told.append([record.getMessage() for record in caplog.records])
+            own = [one for one in caplog.records if one.name == "vl_distillery"]
+            told.append([record.getMessage() for record in own if record.levelno >= level])
         assert told[1] == []  # nothing was made, so nothing is told again
         return told[0]
 
@@ -65,3 +66,10 @@ def test_a_picture_of_train_and_of_test_is_told_with_both_names(prepared):
 
 def test_copies_within_a_split_are_told_by_nobody(prepared):
     assert prepared(SPLITS) == []
+
+
+def test_images_and_captions_of_each_split_are_told(prepared):
+    (told,) = prepared(SPLITS, logging.INFO)
+    counts = [(split, len(pictures)) for split, pictures in SPLITS.items()]
+    words = [f"{split} {number} images with {number} captions" for split, number in counts]
+    assert told.endswith(": " + ", ".join(words))

@@ -201,8 +201,8 @@ def part(folder: Path, digest: str | None = None) -> Part:
     manifest = artifacts.verify(folder)
     if manifest is None:
         raise FileNotFoundError(
-            f"{folder} is not there; an export takes a set that is made; `vl-distillery pipeline` "
-            "makes it, `dvc pull` brings what others made"
+            f"{folder} is not there; exports and imports take what is made; `vl-distillery "
+            "pipeline` makes it, `dvc pull` brings what others made"
         )
     if digest is not None and manifest.digest != digest:
         raise ValueError(

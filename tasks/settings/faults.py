@@ -13,6 +13,17 @@ from tasks.core.foundations.names import hint
 
 # pydantic lists choices as text: 'adam' or 'sgd'
 _QUOTED = re.compile(r"'([^']*)'")
+# What is allowed, by pydantic's types of errors; other types have words of their own
+_ALLOWED = (
+    ("bool", "allowed are true and false"),
+    ("int", "allowed is a whole number"),
+    ("float", "allowed is a number"),
+    ("string_type", "allowed is a text; quotes make one of a number"),
+    ("list_type", "allowed is a list, such as [a, b]"),
+    ("tuple_type", "allowed is a list, such as [a, b]"),
+    ("dict_type", "allowed is a mapping, such as {key: value}"),
+    ("dataclass_type", "allowed is a mapping, such as {key: value}"),
+)
 # Its types of errors about keys
 _MISSING, _UNKNOWN = "missing", ("extra_forbidden", "unexpected_keyword_argument")
 
@@ -36,13 +47,22 @@ def first_fault(error: ValidationError, kind: Any) -> tuple[list[str], str]:
     place = [str(part) for part in first["loc"] if not _is_form(str(part))]
     if first["type"] == "value_error":  # in words of ours, which say what was received
         return place, str(first["ctx"]["error"])
+    if first["type"] == _MISSING:
+        told = f"received {first['input']!r:.80}, in which {place[-1]!r} is missing"
+        return place, f"{told}; give it a value"
     if first["type"] in _UNKNOWN:
         known = _keys(kind, place[:-1])
         allowed = f"; allowed: {', '.join(known)}" if known else ""
         told = f"received {first['input']!r:.200}: unknown key {place[-1]!r}"
         return place, f"{told}{hint(place[-1], known)}{allowed}"
     meant = hint(first["input"], _QUOTED.findall(str(first.get("ctx", {}).get("expected", ""))))
-    return place, f"received {first['input']!r:.200}{meant}: {first['msg']}"
+    return place, f"received {first['input']!r:.200}{meant}: {_allowed(first)}"
+
+
+def _allowed(fault: Any) -> str:
+    """Return what is allowed at the place of a fault, in words."""
+    known = (told for kind, told in _ALLOWED if fault["type"].startswith(kind))
+    return next(known, str(fault["msg"]))
 
 
 def _is_form(part: str) -> bool:

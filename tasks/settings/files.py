@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ from typing import Any
 import yaml
 
 from tasks.core.foundations.names import hint
-from tasks.settings.values import TYPED, Loader, typed
+from tasks.settings.values import TYPED, Loader, typed, wrong
 
 PARAMS = Path("params.yaml")
 PRESETS = "presets.yaml"
 MAX_BYTES = 2**18  # of a file, which is read in seconds
 MAX_VALUES = 100_000  # of a file, each alias counted as often as it is used
 MAX_DEPTH = 50  # of lists and mappings in each other
+PLAIN_TAGS = (None, "!", "tag:yaml.org,2002:str")
+NUMBERS = (":int", ":float", ":timestamp")
+OCTAL = re.compile(r"[-+]?0o[0-7]+")  # of YAML 1.2
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -123,8 +127,8 @@ def _reason(error: Exception, text: str) -> str:
 
 
 class _Loader(Loader):
-    """Reads YAML, but refuses deep nesting, a key given twice, and aliases that make an endless
-    value.
+    """Reads YAML, but refuses deep nesting, aliases that make an endless value, types by tags, and
+    values that DVC reads otherwise.
     """
 
     depth = 0
@@ -138,9 +142,25 @@ class _Loader(Loader):
             mark = self.peek_event().start_mark
             problem = f"values are nested too deeply; {MAX_DEPTH} levels are allowed"
             raise yaml.composer.ComposerError(None, None, problem, mark)
+        if getattr(self.peek_event(), "tag", None) not in PLAIN_TAGS:
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, f"received the tag {event.tag!r:.60}; leave it out", event.start_mark
+            )
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
+        return node
+
+    def compose_scalar_node(self, anchor: Any) -> Any:
+        """Return a value; refuse one that is a text here, and a number or a date in DVC."""
+        node = super().compose_scalar_node(anchor)
+        if node.tag == TYPED and isinstance(typed(node.value), str) and _is_number(node.value):
+            raise wrong(
+                node,
+                f"received {node.value!r:.60}, which readers of YAML take for several things; "
+                "allowed are decimal numbers such as 1000, 0.5 and 1e-3; quotes make it a text",
+            )
         return node
 
     def get_single_node(self) -> Any:
@@ -151,38 +171,29 @@ class _Loader(Loader):
         return node
 
 
+def _is_number(text: str) -> bool:
+    """Whether YAML 1.1 or 1.2 takes a text without quotes for a number or a date."""
+    kinds = yaml.SafeLoader.yaml_implicit_resolvers.get(text[:1], [])
+    tags = [tag for tag, pattern in kinds if pattern.match(text)]
+    return bool(OCTAL.fullmatch(text)) or any(tag.endswith(NUMBERS) for tag in tags)
+
+
 def _count(node: Any, known: dict[int, int]) -> int:
     """Return how many values a node stands for, all its aliases written out.
 
     Raises:
-        yaml.YAMLError: too many, a node that holds itself, or a key given twice.
+        yaml.YAMLError: too many, or a node that holds itself.
     """
     # An alias is the same node again; its values count again, but are walked once
     if id(node) in known:
         if not known[id(node)]:
-            raise _wrong(node, "the value holds itself through an alias; allowed are other values")
+            raise wrong(node, "the value holds itself through an alias; allowed are other values")
         return known[id(node)]
     known[id(node)] = 0  # being counted
     parts = node.value if isinstance(node, yaml.CollectionNode) else []
     if isinstance(node, yaml.MappingNode):
-        _check_keys(node)
         parts = [part for pair in node.value for part in pair]
     found = known[id(node)] = 1 + sum(_count(part, known) for part in parts)
     if found > MAX_VALUES:
-        raise _wrong(node, f"it stands for more than {MAX_VALUES} values, which are allowed")
+        raise wrong(node, f"it stands for more than {MAX_VALUES} values, which are allowed")
     return found
-
-
-def _check_keys(node: Any) -> None:
-    seen = set()
-    for key, _ in node.value:
-        if isinstance(key, yaml.ScalarNode):
-            # Two spellings of one number are one key
-            name = (key.tag, typed(key.value) if key.tag == TYPED else key.value)
-            if name in seen:
-                raise _wrong(key, f"the key {key.value!r} is there twice; leave one out")
-            seen.add(name)
-
-
-def _wrong(node: Any, problem: str) -> yaml.YAMLError:
-    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)

@@ -15,6 +15,7 @@ from tasks.settings.overrides import override
 
 SHARED = "shared"
 VARIANT = "variant"
+PROFILE = "profile"
 
 
 def overridden(overrides: Sequence[str], path: Path = PARAMS) -> tuple[dict[str, Any], str | None]:
@@ -25,7 +26,8 @@ def overridden(overrides: Sequence[str], path: Path = PARAMS) -> tuple[dict[str,
         FileNotFoundError: see `read_tree`.
     """
     tree, variant = read_tree(path), None
-    for setting in overrides:
+    # The profile first, wherever it stands: the other settings are for the profile that is run
+    for setting in sorted(overrides, key=lambda one: one.partition("=")[0] != PROFILE):
         key, _, value = setting.partition("=")
         # The caller applies the variant after all overrides, wherever it stands among them
         if key == VARIANT:

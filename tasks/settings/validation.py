@@ -231,7 +231,11 @@ def distillers_of(chosen: Any, section: Any, where: str) -> dict[str, Plugin]:
         # A method without an entry of its own has what is shared
         without = set(plugins.available("distillers")).intersection(map(str, chosen)) - set(options)
         options = {**{name: {} for name in sorted(without)}, **options}
-        options = {name: _overlay(name, shared, own, where) for name, own in options.items()}
+        # An empty entry says no more than none
+        options = {
+            name: _overlay(name, shared, {} if own is None else own, where)
+            for name, own in options.items()
+        }
     return methods_of("distillers", chosen, {"options": options}, where)
 
 
@@ -246,14 +250,15 @@ def _overlay(name: str, shared: dict[str, Any], own: Any, where: str) -> Any:
 
 def methods_of(kind: str, chosen: Any, section: Any, where: str) -> dict[str, Plugin]:
     options = keys_of(section, ("options",), where)["options"]
-    if (
-        not isinstance(chosen, list)
-        or not isinstance(options, dict)
-        or len(set(map(str, chosen))) != len(chosen)
-    ):
+    if not isinstance(options, dict):
         raise ValueError(
-            f"{where}: methods.{kind} must be a list of different names and `options` a mapping; "
-            f"received {chosen!r}, {options!r}"
+            f"{where}.options: received {options!r:.200}; allowed is a mapping of each method to "
+            "its options, {} for none; change it in params.yaml"
+        )
+    if not isinstance(chosen, list) or len(set(map(str, chosen))) != len(chosen):
+        raise ValueError(
+            f"methods.{kind}: received {chosen!r:.200}; allowed is a list of different names, such "
+            f"as [{plugins.available(kind)[0]}]; change it in params.yaml or with --set"
         )
     for name in chosen:
         plugins.load(kind, name, where=f"methods.{kind} of params.yaml")
@@ -298,7 +303,8 @@ def check_model(model: ModelSection, where: str) -> None:
         if (model.trainable == trainable) != (value is not None):
             raise ValueError(
                 f"{where}.{key}: received {value} with trainable {model.trainable!r}; "
-                f"`{trainable}` needs {example} or such, others null"
+                f"`{trainable}` needs {example} or such, others null; change {key} or trainable "
+                "there or with --set"
             )
 
 

@@ -2,7 +2,7 @@
 
 A value without quotes is a number, true, false, null, or else a text with every sign that it has.
 PyYAML alone reads 0100 as 64, 1:30 as 90, `off` as false and 1e-3 as a text. DVC, which reads the
-same files, and people do not.
+same files, and people do not. What DVC reads otherwise is refused in files (files.py).
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ MERGE = "<<"
 
 def typed(text: str) -> Any:
     """Return the value that a text without quotes stands for; see above."""
-    word = text.strip()
-    if word.lower() in WORDS:
-        return WORDS[word.lower()]
+    word = text.strip(" \t\n")
+    plain = word.lower()
+    if plain in WORDS and word in (plain, plain.capitalize(), plain.upper()):
+        return WORDS[plain]
     if INTEGER.fullmatch(word):
         return int(word)
     if FLOAT.fullmatch(word):
@@ -44,6 +45,25 @@ class Loader(yaml.SafeLoader):
             return TYPED
         tag: str = super().resolve(kind, value, implicit)
         return tag
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """Return a mapping; refuse one that has a key twice, of which YAML keeps the last."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                value = typed(key.value) if key.tag == TYPED else key.value
+                # Two spellings of a number are one key, and in JSON so are 20 and "20"
+                names = {value, str(value)}
+                if names & seen:
+                    raise wrong(key, f"the key {key.value!r} is there twice; leave one out")
+                seen |= names
+        return node
+
+
+def wrong(node: Any, problem: str) -> yaml.YAMLError:
+    """Return the error of a node, with its place."""
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 Loader.add_constructor(TYPED, lambda loader, node: typed(node.value))

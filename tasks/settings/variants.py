@@ -96,11 +96,11 @@ def join(tree: dict[str, Any], held: dict[str, Any], where: str) -> dict[str, An
     own, profiles = _mapping(held["profiles"], f"{where}: profiles"), tree.get("profiles")
     if not isinstance(profiles, dict):  # refused where sections are read
         return tree
-    unknown = sorted(set(own) - set(profiles))
+    unknown = sorted(set(own) - set(profiles), key=str)
     if unknown:
         raise ValueError(
             f"{where}: profiles: received {_hinted(unknown, profiles)}; allowed are the profiles "
-            f"of params.yaml: {', '.join(profiles)}"
+            f"of params.yaml: {', '.join(map(str, profiles))}"
         )
     bodies = {name: body for name, body in profiles.items() if isinstance(body, dict)}
     if any("presets" in body for body in (tree, *bodies.values())):
@@ -176,7 +176,8 @@ def _cell(presets: dict[str, Preset], preset: str, cell: str) -> dict[str, Any]:
     if cell not in cells:
         raise ValueError(
             f"preset {preset!r}: received the cell {cell!r}{hint(cell, cells)}; allowed: "
-            f"{', '.join(cells)}; change `presets` of presets.yaml"
+            f"{', '.join(cells)}; write {preset}/{next(iter(cells))}, or change `presets` of "
+            "presets.yaml"
         )
     return cells[cell]
 
@@ -220,10 +221,10 @@ def _preset(name: str, body: Any, own: Any) -> Preset:
     # A profile replaces the cells of a table as a whole; `every` holds for its cells too
     cells = _mapping(body[CELLS] if own is None else own, where)
     for part in (name, *cells):
-        if not NAME.fullmatch(str(part)):
+        if not isinstance(part, str) or not NAME.fullmatch(part):
             raise ValueError(
                 f"{where}: received the name {part!r}; allowed are small letters, digits and "
-                "`_`, since it names a folder"
+                "`_`, since it names a folder; put a name that looks like a number in quotes"
             )
     return Preset(
         str(body[TITLE]),

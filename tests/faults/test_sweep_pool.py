@@ -68,8 +68,8 @@ class Lab:
 
         Small cells would be done before both are under way, so each is held at a checkpoint.
         """
+        self.release()
         self.forget_cells()
-        self.held.clear()
         sweep = self.sweep(name)
         wait_for(self.hold, self.served.log)
         return sweep
@@ -88,13 +88,20 @@ class Lab:
         """Let the cells go on, once those of the workers `told` have been told to end."""
         for name in told:
             wait_for(lambda cell=self.held[name]: is_told_to_end(cell), self.served.log)
+        self.release()
+
+    def release(self) -> None:
+        """Let all cells go on, also those of a scenario that failed."""
         for cell in self.held.values():
             with contextlib.suppress(psutil.NoSuchProcess):
                 cell.resume()
+        self.held.clear()
 
     def cell_of(self, worker: str) -> psutil.Process:
-        """Return the process of the cell that a worker has begun: the last of its line."""
-        return psutil.Process(self.served.workers[worker].pid).children(recursive=True)[-1]
+        """Return the process of the cell that a worker has begun."""
+        below = psutil.Process(self.served.workers[worker].pid).children(recursive=True)
+        (cell,) = (process for process in below if "prefect.engine" in process.cmdline())
+        return cell
 
     def sweep(self, name: str) -> subprocess.Popen[bytes]:
         """Start a parent in the folder of `a`."""
@@ -130,10 +137,9 @@ class Lab:
 
 def is_told_to_end(process: psutil.Process) -> bool:
     """Whether SIGTERM waits for a process that stands still, or the process is gone already."""
-    try:
-        status = Path(f"/proc/{process.pid}/status").read_text()
-    except FileNotFoundError:
+    if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
         return True
+    status = Path(f"/proc/{process.pid}/status").read_text()
     pending = re.search(r"^ShdPnd:\s*([0-9a-f]+)$", status, flags=re.MULTILINE)
     assert pending
     return bool(int(pending[1], 16) >> (signal.SIGTERM - 1) & 1)
@@ -163,6 +169,7 @@ def lab(made, tmp_path_factory) -> Iterator[Lab]:
             for name in checkouts:
                 found.start_worker(name)
             yield found
+            found.release()
 
 
 def test_workers_share_a_store_and_no_folder(lab):
@@ -228,7 +235,6 @@ def test_a_cell_is_cancelled_alone(lab):
 def test_a_deployed_parent_is_cancelled_with_all_that_it_started(lab):
     served = lab.served
     lab.forget_cells()
-    lab.held.clear()
     served.start_worker("parents", "local", at=lab.checkouts["a"].folder)
     deployment = served.client.read_deployment_by_name("distill-sweep/cpu").id
     words = {"name": "deployed", "workers": 2}

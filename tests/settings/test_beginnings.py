@@ -43,7 +43,7 @@ def test_a_set_begins_with_the_largest_that_fits(begin_with, expected):
         (["begin_with=[theirs-20]"], r"received 'theirs-20'; allowed are .*imported: none; change"),
         (["begin_with=[1]"], r"begin_with.*received 1, allowed is >= 2 pairs"),
         (["begin_with=[lors-20]"], r"received 'lors-20'; allowed are numbers of pairs, and sets"),
-        (["begin_with=20"], r"begin_with: received 20: Input should be a valid (array|tuple)"),
+        (["begin_with=20"], r"begin_with: received 20: allowed is a list"),
         (["earlier_lr_scale=1.5"], r"earlier_lr_scale: received 1.5, allowed is >= 0 and <= 1"),
         (
             ["begin_with=[10]", "lr_img={20: 0.1, 50: 0.1}"],

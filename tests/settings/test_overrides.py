@@ -61,6 +61,7 @@ def test_text_stays_as_it_was_typed(text):
         ('"/a #b"', "/a #b"),
         ("[]", []),
         (" [1, 1e-3, a, '*.tar', 2020-01-01]", [1, 0.001, "a", "*.tar", "2020-01-01"]),
+        ("{<<: 3}", {"<<": 3}),
         ("{20: 1e-3, b: [x, {c: ~}]}", {20: 0.001, "b": ["x", {"c": None}]}),
     ],
 )
@@ -73,6 +74,9 @@ def test_numbers_words_lists_and_mappings_are_read(text, value):
     "text",
     [
         "[*.tar]",
+        "{20: 1, 020: 2}",
+        "{20: 1, '20': 2}",
+        "{a: {b: 1, b: 2}}",
         "[@x]",
         "[a",
         "{a: [",

@@ -24,7 +24,7 @@ _NAMED, _STORED = 20, 3
 # Most characters of a message or a place.
 _LONGEST = 1500
 # A reason that several readers mention
-EMPTY_FILE = "file without a single row or example"
+EMPTY_FILE = "file without a row or member"
 
 
 class Unusable(ValueError):

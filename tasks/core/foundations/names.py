@@ -23,11 +23,12 @@ def check_name(name: object, what: str, where: str) -> None:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ValueError(
             f"{where}: received the {what} {name!r}; allowed are at most 100 letters, digits, "
-            "`_`, `-` and `.`, the first no `.`, since it names a folder; change it there"
+            "`_`, `-` and `.`, the first no `.`, since it names a folder; change it there, and put "
+            "a name that looks like a number in quotes"
         )
 
 
 def hint(name: object, known: Iterable[str]) -> str:
     """Return ` (did you mean 'toy'?)` for a name that is near a known one, else ""."""
-    near = get_close_matches(str(name), list(known), 1)
+    near = get_close_matches(str(name), list(map(str, known)), 1)
     return f" (did you mean {near[0]!r}?)" if near else ""

@@ -39,6 +39,12 @@ def test_a_table_with_a_header_alone_is_counted(tmp_path):
     assert left_out.facts() == {EMPTY_FILE: {"count": 1, "first": ["table.csv"]}}
 
 
+def test_a_table_whose_rows_are_all_refused_is_not_called_empty(tmp_path):
+    left_out = LeftOut(1.0, str(tmp_path))
+    read(tmp_path, HEADER + "train,a.jpg\n", left_out)
+    assert EMPTY_FILE not in left_out.facts() and len(left_out.facts()) == 1
+
+
 @pytest.mark.parametrize("sign", [";", "\t", "|"])
 def test_a_table_of_another_delimiter_is_told_which_one_it_has(tmp_path, sign):
     with pytest.raises(

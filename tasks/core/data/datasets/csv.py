@@ -154,13 +154,19 @@ def _paths(config: Config) -> dict[Path, tuple[str, ...]]:
 
 def _rows(path: Path, config: Config, left_out: LeftOut) -> Iterator[tuple[str, Mapping[str, str]]]:
     """Yield the place and the cells of each row by column."""
-    rows = text_rows(path, _delimiter(path, config), left_out.refuse)
+    num_rows = 0
+
+    def refuse(error: Unusable) -> None:
+        nonlocal num_rows
+        num_rows += 1
+        left_out.refuse(error)
+
+    rows = text_rows(path, _delimiter(path, config), refuse)
     _, first = next(rows, ("", []))
     if not first:
         raise ValueError(f"{path}: is empty; allowed is a table with a header; get it again")
     header = _checked(first, config, path)
     _mention_alike(header, config, path)
-    num_rows = 0
     for where, cells in rows:
         num_rows += 1
         yield where, dict(zip(header, cells, strict=True))

@@ -84,7 +84,7 @@ def examples(config: Config, left_out: LeftOut) -> Iterable[ImageCaptions]:
         if log is not None:
             refuse_failed(log, left_out)
         samples = _samples(path, left_out)
-        if not samples:
+        if not samples and not read_tar(path).members:
             left_out.mention(EMPTY_FILE, str(path))
         for key, sample in samples.items():
             where = f"{path}: key {key!r}"
