@@ -2,7 +2,7 @@
 
 What cannot work is found before anything is prepared, trained or fetched. `data/.checked` remembers
 what did work by its options, weights, code and libraries, so that nothing is built again for this.
-Flows begin with `check`.
+Flows begin with `check`. Raw data are asked for first, which takes no time.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ def check(params: Params, stage: str, *, with_weights: bool = True) -> None:
             checked.
 
     Raises:
-        ValueError, FileNotFoundError: a network cannot be built, run or trained as it is asked for;
-            the message names the parameter.
+        ValueError, FileNotFoundError: raw data are not there, or a network cannot be built, run or
+            trained as it is asked for; the message names the parameter.
     """
+    _check_data(params)
     sections = stages.sections_of(stage)
     if "embed_captions" in sections and with_weights:
         with _placed(params, "embed_captions"):
@@ -87,6 +88,17 @@ def check_named_data(params: Params, settings: Sequence[str]) -> None:
             f"{missing}; what was prepared before may be of other data, and is used without this "
             "--set alone"
         ) from missing
+
+
+def _check_data(params: Params) -> None:
+    """Refuse raw data that are not there, before a network is built or asked for at the hub."""
+    work = steps.preparation(params)
+    # What is prepared may stand in for raw data; the stage decides that
+    if work.folder.exists():
+        return
+    key, missing = keys.of_prepared(work)
+    if missing is not None and not travel.offered(key):
+        raise missing
 
 
 @contextlib.contextmanager

@@ -387,3 +387,9 @@ def test_weights_are_not_asked_for_where_the_artifact_of_them_is_there(place):
     for path in (file, place.folder / "raw/bert"):
         path.with_name(f"away_{path.name}").rename(path)
     shutil.rmtree(place.folder / "data")
+
+
+def test_raw_data_are_asked_for_before_a_network_is_built(place):
+    done = place.flow("train_experts", "--profile", "flickr30k", check=False)
+    assert done.returncode == 2 and "there is no dataset folder 'raw/flickr30k'" in done.stderr
+    assert "checking" not in done.stderr
