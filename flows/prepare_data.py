@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from flows import cli
 from flows.refs import Refs
@@ -46,7 +47,7 @@ def prepare_data(
 
 def _tell_splits(made: Ref) -> None:
     """Say how many images and captions each split has, so that a wrong split is seen at once."""
-    facts = manifests.read(made.folder, "num_images", "num_captions").facts
+    facts = dict[str, Any](manifests.read(made.folder, "num_images", "num_captions").facts)
     told = [
         f"{split} {facts['num_images'][split]} images with {facts['num_captions'][split]} captions"
         for split in SPLITS

@@ -41,7 +41,6 @@ class Facts(TypedDict, total=False):
     seconds: float
     device: str
     num_images: dict[str, int]
-    num_captions: dict[str, int]
     out_dim: int
     peak_bytes: int
     peak_card_bytes: int
