@@ -2,7 +2,7 @@
 
 What cannot work is found before anything is prepared, trained or fetched. `data/.checked` remembers
 what did work by its options, weights, code and libraries, so that nothing is built again for this.
-Flows begin with `check`. Raw data are asked for first, which takes no time.
+Flows begin with `check`. Raw data are looked for first: a hub that does not answer takes minutes.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ PRESETS = "presets.yaml"
 MAX_BYTES = 2**18  # of a file, which is read in seconds
 MAX_VALUES = 100_000  # of a file, each alias counted as often as it is used
 MAX_DEPTH = 50  # of lists and mappings in each other
+MERGE_TAG = "tag:yaml.org,2002:merge"
 PLAIN_TAGS = (None, "!", "tag:yaml.org,2002:str")
 NUMBERS = (":int", ":float", ":timestamp")
 OCTAL = re.compile(r"[-+]?0o[0-7]+")  # of YAML 1.2
@@ -151,6 +152,11 @@ class _Loader(Loader):
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> str:
+        """Return the tag of a node that has none; `<<` merges, as params.yaml does."""
+        tag = super().resolve(kind, value, implicit)
+        return MERGE_TAG if tag == TYPED and value == "<<" else tag
 
     def compose_scalar_node(self, anchor: Any) -> Any:
         """Return a value; refuse one that is a text here, and a number or a date in DVC."""

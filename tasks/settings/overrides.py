@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from tasks.core.foundations.names import hint
-from tasks.settings.values import TYPED, Loader, typed
+from tasks.settings.values import Loader, typed
 
 TOP = ("profile", "store", "methods", "sweep", "presets", "profiles")
 RECIPES = ("small", "full")  # of `evaluate`
@@ -101,11 +101,6 @@ class _Loader(Loader):
         if getattr(event, "anchor", None) or getattr(event, "tag", None):
             raise yaml.YAMLError("* & and ! have a meaning of their own in YAML")
         return super().compose_node(parent, index)
-
-    def resolve(self, kind: Any, value: Any, implicit: Any) -> str:
-        """Return the tag of a node; nothing can be merged without names, so `<<` is a text."""
-        is_plain = kind is yaml.ScalarNode and implicit[0]
-        return TYPED if is_plain else super().resolve(kind, value, implicit)
 
 
 def assign(tree: dict[str, Any], path: str, value: Any, where: str) -> None:

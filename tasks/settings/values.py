@@ -20,7 +20,6 @@ FLOAT = re.compile(
     r"[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf)|\.nan"
 )
 TYPED = "tag:vl-distillery,2026:typed"
-MERGE = "<<"
 
 
 def typed(text: str) -> Any:
@@ -41,9 +40,8 @@ class Loader(yaml.SafeLoader):
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> str:
         """Return the tag of a node that has none: `TYPED` for a value without quotes."""
-        if kind is yaml.ScalarNode and implicit[0] and value != MERGE:
-            return TYPED
-        tag: str = super().resolve(kind, value, implicit)
+        is_plain = kind is yaml.ScalarNode and implicit[0]
+        tag: str = TYPED if is_plain else super().resolve(kind, value, implicit)
         return tag
 
     def compose_mapping_node(self, anchor: Any) -> Any:
